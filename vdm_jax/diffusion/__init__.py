@@ -1,0 +1,38 @@
+"""Gaussian diffusion: processes, log-SNR schedules, parameterizations, the denoiser and its loss."""
+
+from vdm_jax.diffusion.denoiser import precondition
+from vdm_jax.diffusion.loss import denoising_loss
+from vdm_jax.diffusion.parameterization import (
+  Coefficients,
+  Parameterization,
+  edm,
+  predict_eps,
+  predict_v,
+  predict_x,
+  snap,
+)
+from vdm_jax.diffusion.process import (
+  GaussianProcess,
+  Posterior,
+  diffuse,
+  from_left,
+  input_scaled,
+  noise_in,
+  posterior,
+  variance_preserving,
+)
+from vdm_jax.diffusion.schedule import (
+  LogsnrSampler,
+  cosine_grid,
+  cosine_logsnr,
+  cosine_sampler,
+  karras_grid,
+  lognormal_sampler,
+)
+
+__all__ = [
+  'Coefficients', 'GaussianProcess', 'LogsnrSampler', 'Parameterization', 'Posterior',
+  'cosine_grid', 'cosine_logsnr', 'cosine_sampler', 'denoising_loss', 'diffuse', 'edm', 'from_left', 'input_scaled',
+  'karras_grid', 'lognormal_sampler', 'noise_in', 'posterior', 'precondition', 'predict_eps', 'predict_v', 'predict_x',
+  'snap', 'variance_preserving',
+]  # fmt: skip

@@ -1,0 +1,133 @@
+"""The attention of the factorized U-Net: over the pixels of a frame, over the frames of a pixel, and over a caption."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+
+from vdm_jax.networks.layers import GroupNorm, dense, named, zeros_init
+from vdm_jax.types import Array
+
+RELATIVE_POSITIONS = ('keys_values', 'keys', 'bias', 'none')
+
+
+class SpatialAttention(nn.Module):
+  """Residual self-attention among the pixels of each frame: `[n h w c] -> [n h w c]`; no feed-forward (VDM section 3)."""
+
+  head_width: int
+  norm_groups: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    heads = count_heads(x.shape[-1], self.head_width)
+    h = rearrange(GroupNorm(self.norm_groups, dtype=self.dtype, name='norm')(x), 'n h w c -> n (h w) c')
+    qkv = dense((3, heads, self.head_width), ('embed', None, 'heads', None), dtype=self.dtype, name='qkv')(h)
+    h = jax.nn.dot_product_attention(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :])
+    return x + _project(x.shape[-1], self.dtype)(h).reshape(x.shape)
+
+
+class TemporalAttention(nn.Module):
+  """Residual self-attention among the video frames of each pixel: `[b f h w c] -> [b f h w c]` (VDM section 3).
+
+  The first `num_video` frames attend to each other. The rest are independent images: their attention matrix is the identity, so
+  they pass through the value and output projections alone (joint training, VDM section 3.2).
+
+  Attributes:
+    num_frames: the longest video, T; the relative tables have 2T - 1 rows.
+    relative_positions: 'keys_values' (Shaw et al. 2018: k_j + r_K[j-i] and v_j + r_V[j-i]), 'keys', 'bias' (a number
+      per head and distance) or 'none'.
+  """
+
+  num_frames: int
+  head_width: int
+  norm_groups: int
+  relative_positions: str = 'keys_values'
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, num_video: int) -> Array:
+    heads = count_heads(x.shape[-1], self.head_width)
+    frames = x.shape[1]
+    h = GroupNorm(self.norm_groups, dtype=self.dtype, name='norm')(rearrange(x, 'b f h w c -> (b f) h w c'))
+    h = rearrange(h, '(b f) h w c -> b f (h w) c', f=frames)
+    qkv = dense((3, heads, self.head_width), ('embed', None, 'heads', None), dtype=self.dtype, name='qkv')(h)
+    q, k, v = (qkv[..., i, :, :] for i in range(3))
+    key_table, value_table, bias = self._relative(heads, num_video)
+
+    logits = jnp.einsum('bipnd,bjpnd->bpnij', q[:, :num_video], k[:, :num_video])
+    if key_table is not None:
+      logits += jnp.einsum('bipnd,ijd->bpnij', q[:, :num_video], key_table)
+    logits = logits.astype(jnp.float32) * self.head_width**-0.5 + bias
+    attention = nn.softmax(logits).astype(self.dtype)
+    out = jnp.einsum('bpnij,bjpnd->bipnd', attention, v[:, :num_video])
+    images = v[:, num_video:]
+    if value_table is not None:
+      out += jnp.einsum('bpnij,ijd->bipnd', attention, value_table)
+      images = images + value_table[0, 0]
+    h = jnp.concatenate([out, images], axis=1)
+    return x + _project(x.shape[-1], self.dtype)(h).reshape(x.shape)
+
+  def _relative(self, heads: int, num_video: int) -> tuple[Array | None, Array | None, Array | float]:
+    """The tables r_K and r_V spread to `[i j d]`, and the bias to `[n i j]`, for `j - i`."""
+    rows = 2 * self.num_frames - 1
+    distance = jnp.arange(num_video) - jnp.arange(num_video)[:, None] + self.num_frames - 1
+
+    def table(name: str) -> Array:
+      # As large as the contents they are added to, or frames t - 1 and t + 1 look alike for the first thousands of steps.
+      values = self.param(name, named(nn.initializers.normal(1.0), None, None), (rows, self.head_width))
+      return values[distance].astype(self.dtype)
+
+    if self.relative_positions == 'keys_values':
+      return table('relative_keys'), table('relative_values'), 0.0
+    if self.relative_positions == 'keys':
+      return table('relative_keys'), None, 0.0
+    if self.relative_positions == 'bias':
+      bias = self.param('relative_bias', named(nn.initializers.normal(1.0), None, 'heads'), (rows, heads))
+      return None, None, jnp.moveaxis(bias[distance], -1, 0)
+    return None, None, 0.0
+
+
+class AttentionPool(nn.Module):
+  """Pools tokens into one vector: attention whose query is the tokens' mean (VDM section 4.3 says only "attention pooling").
+
+  tokens `[... l c]`, mask bool `[... l]` -> `[... width]`; zeros where nothing is valid.
+  """
+
+  width: int
+  heads: int = 16
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens: Array, mask: Array) -> Array:
+    if self.width % self.heads:
+      raise ValueError(f'embedding_width={self.width} does not split into {self.heads} heads: choose a multiple of {self.heads}.')
+    valid = mask[..., None]
+    mean = jnp.where(valid, tokens, 0).sum(-2) / jnp.maximum(valid.sum(-2), 1)
+    split = (self.heads, self.width // self.heads)
+    q, k, v = (
+      dense(split, ('embed', 'heads', None), dtype=self.dtype, name=name)(inputs)
+      for name, inputs in (('query', mean), ('key', tokens), ('value', tokens))
+    )
+    logits = jnp.einsum('...nd,...lnd->...nl', q, k).astype(jnp.float32) * split[1] ** -0.5
+    attention = nn.softmax(jnp.where(mask[..., None, :], logits, -1e30)).astype(self.dtype)
+    pooled = jnp.einsum('...nl,...lnd->...nd', attention, v)
+    out = dense(self.width, ('heads', None, 'embed'), axis=(-2, -1), dtype=self.dtype, name='out')(pooled)
+    return jnp.where(mask.any(-1, keepdims=True), out, 0)
+
+
+def count_heads(channels: int, head_width: int) -> int:
+  """channels / head_width, or a ValueError that says which widths fit."""
+  if channels % head_width:
+    fits = [width for width in range(1, channels + 1) if channels % width == 0]
+    raise ValueError(f'{channels} channels do not split into heads of head_width={head_width}: choose one of {fits}.')
+  return channels // head_width
+
+
+def _project(channels: int, dtype: Any) -> nn.DenseGeneral:
+  """The zero-initialised projection back to the residual stream, from `[... heads width]`."""
+  return dense(channels, ('heads', None, 'embed'), axis=(-2, -1), kernel_init=zeros_init, dtype=dtype, name='out')

@@ -1,0 +1,132 @@
+"""Layers that every network shares, with their logical axis names.
+
+A kernel's axes are named for `vdm_jax.partitioning`'s table: 'embed' is the residual stream's width, 'mlp' and 'heads' are inner
+widths. Parameters are float32; `dtype` is what a layer computes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vdm_jax.types import Array
+
+Axes = tuple[str | None, ...]
+zeros_init = nn.initializers.zeros_init()
+
+
+def named(init: nn.initializers.Initializer, *axes: str | None) -> nn.initializers.Initializer:
+  """An initializer whose parameter carries one logical axis name per dimension."""
+  return nn.with_logical_partitioning(init, axes)
+
+
+def dense(
+  features: int | Sequence[int],
+  axes: Axes,
+  *,
+  axis: int | Sequence[int] = -1,
+  kernel_init: nn.initializers.Initializer | None = None,
+  dtype: Any = jnp.float32,
+  name: str | None = None,
+) -> nn.DenseGeneral:
+  """A dense layer with bias over `axis`, Lecun-normal unless `kernel_init` says otherwise; `axes` names its kernel's dimensions."""
+  features = (features,) if isinstance(features, int) else tuple(features)
+  return nn.DenseGeneral(
+    features,
+    axis=axis,
+    dtype=dtype,
+    kernel_init=named(kernel_init or nn.initializers.lecun_normal(), *axes),
+    bias_init=named(zeros_init, *axes[-len(features) :]),
+    name=name,
+  )
+
+
+class Conv3x3(nn.Module):
+  """A 3x3 convolution with bias on `[n h w c]`, zero padded to the same size (at stride 2 to half of it)."""
+
+  features: int
+  axes: tuple[str | None, str | None] = ('embed', 'mlp')
+  stride: int = 1
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    kernel = self.param('kernel', named(self.kernel_init, None, None, *self.axes), (3, 3, x.shape[-1], self.features))
+    bias = self.param('bias', named(zeros_init, self.axes[-1]), (self.features,))
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    return (_convolve(x, kernel) if self.stride == 1 else _native(x, kernel, self.stride)) + bias
+
+
+class GroupNorm(nn.Module):
+  """Group normalisation of each frame of `[n h w c]` over its pixels and channel group, then an affine modulation.
+
+  One read of x gathers the sums, one applies everything folded into a scale and a shift per channel. Statistics are float32.
+  Statistics never span frames: those of independent images would mix with the video's (VDM's masked joint training).
+  """
+
+  num_groups: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, scale: Array | float = 0.0, shift: Array | float = 0.0) -> Array:
+    """Returns `norm(x) (1 + scale) + shift`; scale and shift are `[n c]` (FiLM) or absent."""
+    channels = x.shape[-1]
+    if channels % self.num_groups:
+      raise ValueError(
+        f'{channels} channels do not split into norm_groups={self.num_groups}: '
+        f'choose a divisor of {channels}, or a base_channels that it divides.'
+      )
+    gain = self.param('scale', named(nn.initializers.ones_init(), 'embed'), (channels,))
+    bias = self.param('bias', named(zeros_init, 'embed'), (channels,))
+
+    y = x.astype(jnp.float32)
+    moments = jnp.stack([y.mean((1, 2)), jnp.square(y).mean((1, 2))])  # [2 n c]
+    grouped = moments.reshape(*moments.shape[:2], self.num_groups, -1).mean(-1)
+    mean, square = jnp.repeat(grouped, channels // self.num_groups, axis=-1)
+    inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + 1e-6)
+    a = inverse * gain * (1 + scale)
+    b = bias * (1 + scale) + shift - mean * a
+    return (y * a[:, None, None] + b[:, None, None]).astype(self.dtype)
+
+
+def sinusoidal(position: Array, width: int, max_period: float = 1e4) -> Array:
+  """`[sin, cos](position f_i)`, f_i = max_period^(-i / (width/2 - 1)); position `[...]` -> float32 `[... width]`."""
+  half = width // 2
+  frequency = jnp.exp(-jnp.log(max_period) * jnp.arange(half) / max(half - 1, 1))
+  angle = jnp.asarray(position, jnp.float32)[..., None] * frequency
+  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def _native(x: Array, kernel: Array, stride: int = 1) -> Array:
+  return jax.lax.conv_general_dilated(x, kernel, (stride, stride), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def _flipped(dy: Array, kernel: Array) -> Array:
+  """The gradient w.r.t. x as a convolution of its own: the kernel turned by 180 degrees with its channels swapped."""
+  return _native(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+
+
+@jax.custom_vjp
+def _convolve(x: Array, kernel: Array) -> Array:
+  """`_native` whose input gradient does not slow down tenfold inside a loop on CPU (reconstruction guidance in a scan)."""
+  return _native(x, kernel)
+
+
+def _convolve_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+  return _native(x, kernel), (x, kernel)
+
+
+def _convolve_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+  x, kernel = residuals
+  native = jax.linear_transpose(lambda x: _native(x, kernel), x)
+  dx = jax.lax.platform_dependent(dy, kernel, cpu=_flipped, default=lambda dy, kernel: native(dy)[0])
+  (dkernel,) = jax.linear_transpose(lambda kernel: _native(x, kernel), kernel)(dy)
+  return dx, dkernel
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
