@@ -14,11 +14,14 @@ from vdm_jax.diffusion.parameterization import (
 from vdm_jax.diffusion.process import (
   GaussianProcess,
   Posterior,
+  as_keys,
+  branch,
   diffuse,
   from_left,
   input_scaled,
   noise_in,
   posterior,
+  unit_noise,
   variance_preserving,
 )
 from vdm_jax.diffusion.schedule import (
@@ -31,8 +34,8 @@ from vdm_jax.diffusion.schedule import (
 )
 
 __all__ = [
-  'Coefficients', 'GaussianProcess', 'LogsnrSampler', 'Parameterization', 'Posterior',
+  'Coefficients', 'GaussianProcess', 'LogsnrSampler', 'Parameterization', 'Posterior', 'as_keys', 'branch',
   'cosine_grid', 'cosine_logsnr', 'cosine_sampler', 'denoising_loss', 'diffuse', 'edm', 'from_left', 'input_scaled',
   'karras_grid', 'lognormal_sampler', 'noise_in', 'posterior', 'precondition', 'predict_eps', 'predict_v', 'predict_x',
-  'snap', 'variance_preserving',
+  'snap', 'unit_noise', 'variance_preserving',
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vdm_jax.diffusion.parameterization import Parameterization
-from vdm_jax.diffusion.process import GaussianProcess, diffuse, from_left
+from vdm_jax.diffusion.process import GaussianProcess, as_keys, branch, diffuse, from_left, unit_noise
 from vdm_jax.diffusion.schedule import LogsnrSampler
 from vdm_jax.types import Array, Network
 
@@ -43,15 +43,21 @@ def denoising_loss(
 
   Returns:
     the loss `[]`, and `{'per_example': [b], 'logsnr': [b]}`.
+
+  Raises ValueError unless `self_condition_rate` is in [0, 1].
   """
+  if not 0 <= self_condition_rate <= 1:
+    raise ValueError(
+      f'self_condition_rate={self_condition_rate} must be in [0, 1]: it is a probability. Snap uses 0.9.'
+    )
   batch = x.shape[0]
-  keys = rng if jnp.ndim(rng) else jax.random.split(rng, batch)
-  logsnr_key = jax.random.fold_in(keys[0], 0)
-  eps_keys, coin_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in (1, 2))
+  rng = as_keys(rng)
+  keys = rng if rng.ndim else jax.random.split(rng, batch)
+  logsnr_key, eps_keys, coin_keys = branch(keys[0], 0), branch(keys, 1), branch(keys, 2)
 
   x = jnp.asarray(x, jnp.float32)
   logsnr = sample_logsnr(logsnr_key, batch)
-  eps = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(eps_keys)
+  eps = unit_noise(eps_keys, x.shape)
   c = parameterization(process.alpha(logsnr), process.sigma(logsnr))
   network_input = from_left(c.input, x) * diffuse(process, x, eps, logsnr)
 

@@ -36,7 +36,10 @@ def predict_eps(alpha: Array, sigma: Array) -> Coefficients:
 
 
 def predict_v(alpha: Array, sigma: Array) -> Coefficients:
-  """F = v = alpha eps - sigma x (Salimans & Ho 2022; VDM section 2): x_hat = (alpha z - sigma F) / (alpha^2 + sigma^2)."""
+  """F = v = alpha eps - sigma x (Salimans & Ho 2022; VDM section 2).
+
+  x_hat = (alpha z - sigma F) / (alpha^2 + sigma^2), whose denominator is 1 where the process preserves variance.
+  """
   power = alpha**2 + sigma**2
   return _unweighted(alpha, sigma, skip=alpha / power, out=-sigma / power, target_x=-sigma, target_eps=alpha)
 
@@ -69,7 +72,8 @@ def snap(sigma_data: float) -> Parameterization:
   """Snap's preconditioning (Eqs. 24, 26, 27, 35, 36), with 1 / sigma_in read as alpha.
 
   F = (sigma_data^2 eps - sigma x) / (sigma_data sqrt(sigma^2 + sigma_data^2)), the negative of EDM's for alpha = 1;
-  the weight w = lambda_w out^2 keeps EDM's weight 1/sigma_data^2 + 1/sigma^2 on |x_hat - x|^2. It is not EDM at shifted noise.
+  the weight w = lambda_w out^2 keeps EDM's weight 1/sigma_data^2 + 1/sigma^2 on |x_hat - x|^2. It is not EDM at shifted
+  noise.
   """
   _check_sigma_data(sigma_data)
 
@@ -99,4 +103,6 @@ def _unweighted(alpha: Array, sigma: Array, **coefficients: Array | float) -> Co
 
 def _check_sigma_data(sigma_data: float) -> None:
   if not sigma_data > 0:
-    raise ValueError(f'sigma_data={sigma_data} must be positive: it is the standard deviation of the data (EDM 0.5, Snap 1).')
+    raise ValueError(
+      f'sigma_data={sigma_data} must be positive: it is the standard deviation of the data (EDM 0.5, Snap 1).'
+    )

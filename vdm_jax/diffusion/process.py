@@ -42,9 +42,9 @@ def variance_preserving() -> GaussianProcess:
 
 
 def input_scaled(sigma_in: float) -> GaussianProcess:
-  """`alpha = 1 / sigma_in`, `sigma = exp(-logsnr / 2) / sigma_in`: Snap's x_sigma = x / sigma_in + sigma eps (section 3.2).
+  """`alpha = 1 / sigma_in`, `sigma = exp(-logsnr / 2) / sigma_in`: Snap's x_sigma = x / sigma_in + sigma eps.
 
-  `sigma_in = 1` is EDM (Karras et al. 2022). Raises ValueError unless `sigma_in > 0`.
+  Snap section 3.2; `sigma_in = 1` is EDM (Karras et al. 2022). Raises ValueError unless `sigma_in > 0`.
   """
   if not sigma_in > 0:
     raise ValueError(f'sigma_in={sigma_in} must be positive: it divides the signal. EDM is sigma_in=1, Snap 4 and 32.')
@@ -80,6 +80,28 @@ def posterior(process: GaussianProcess, z_t: Array, x: Array, logsnr_t: Array, l
     std_min=std * process.sigma(logsnr_s),
     std_max=std * process.sigma(logsnr_t),
   )
+
+
+def unit_noise(rng: Array, shape: tuple[int, ...]) -> Array:
+  """Standard normal noise `[b ...]`.
+
+  `rng` is one key, or a key per example `[b]`, in which case no example depends on its batch; of either style of jax.
+  """
+  rng = as_keys(rng)
+  if rng.ndim == 0:
+    return jax.random.normal(rng, shape)
+  return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(rng)
+
+
+def branch(rng: Array, index: int) -> Array:
+  """The `index`-th key derived from a key, or from each of a batch of keys."""
+  rng = as_keys(rng)
+  return jax.random.fold_in(rng, index) if rng.ndim == 0 else jax.vmap(jax.random.fold_in, (0, None))(rng, index)
+
+
+def as_keys(rng: Array) -> Array:
+  """Typed keys `[]` or `[b]`, also from the uint32 `[2]` or `[b 2]` that `jax.random.PRNGKey` makes."""
+  return rng if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(rng)
 
 
 def from_left(coefficient: Array, like: Array) -> Array:

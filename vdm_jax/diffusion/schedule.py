@@ -24,8 +24,9 @@ def cosine_logsnr(u: Array, *, logsnr_min: float = -20.0, logsnr_max: float = 20
   """
   a, b = _cosine_angles(logsnr_min, logsnr_max)
   from_noise = float(np.arctan(np.exp(0.5 * logsnr_min)))
-  clean, noisy = jnp.minimum(u, 0.5), jnp.minimum(1.0 - u, 0.5)
-  return jnp.where(u < 0.5, -2.0 * jnp.log(jnp.tan(a * clean + b)), 2.0 * jnp.log(jnp.tan(a * noisy + from_noise)))
+  is_clean = u < 0.5
+  clean, noisy = jnp.where(is_clean, u, 0.5), jnp.where(is_clean, 0.5, 1.0 - u)
+  return jnp.where(is_clean, -2.0 * jnp.log(jnp.tan(a * clean + b)), 2.0 * jnp.log(jnp.tan(a * noisy + from_noise)))
 
 
 def cosine_grid(num_points: int, *, logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Array:

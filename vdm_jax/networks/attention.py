@@ -16,7 +16,7 @@ RELATIVE_POSITIONS = ('keys_values', 'keys', 'bias', 'none')
 
 
 class SpatialAttention(nn.Module):
-  """Residual self-attention among the pixels of each frame: `[n h w c] -> [n h w c]`; no feed-forward (VDM section 3)."""
+  """Residual self-attention among the pixels of each frame, `[n h w c]`; no feed-forward (VDM section 3)."""
 
   head_width: int
   norm_groups: int
@@ -34,8 +34,8 @@ class SpatialAttention(nn.Module):
 class TemporalAttention(nn.Module):
   """Residual self-attention among the video frames of each pixel: `[b f h w c] -> [b f h w c]` (VDM section 3).
 
-  The first `num_video` frames attend to each other. The rest are independent images: their attention matrix is the identity, so
-  they pass through the value and output projections alone (joint training, VDM section 3.2).
+  The first `num_video` frames attend to each other. The rest are independent images: their attention matrix is the
+  identity, so they pass through the value and output projections alone (joint training, VDM section 3.2).
 
   Attributes:
     num_frames: the longest video, T; the relative tables have 2T - 1 rows.
@@ -78,7 +78,7 @@ class TemporalAttention(nn.Module):
     distance = jnp.arange(num_video) - jnp.arange(num_video)[:, None] + self.num_frames - 1
 
     def table(name: str) -> Array:
-      # As large as the contents they are added to, or frames t - 1 and t + 1 look alike for the first thousands of steps.
+      # As large as the contents they are added to; small ones leave frames t - 1 and t + 1 alike for long.
       values = self.param(name, named(nn.initializers.normal(1.0), None, None), (rows, self.head_width))
       return values[distance].astype(self.dtype)
 
@@ -93,7 +93,7 @@ class TemporalAttention(nn.Module):
 
 
 class AttentionPool(nn.Module):
-  """Pools tokens into one vector: attention whose query is the tokens' mean (VDM section 4.3 says only "attention pooling").
+  """Pools tokens into one vector by attention whose query is their mean (VDM 4.3 leaves the form open).
 
   tokens `[... l c]`, mask bool `[... l]` -> `[... width]`; zeros where nothing is valid.
   """
@@ -105,7 +105,9 @@ class AttentionPool(nn.Module):
   @nn.compact
   def __call__(self, tokens: Array, mask: Array) -> Array:
     if self.width % self.heads:
-      raise ValueError(f'embedding_width={self.width} does not split into {self.heads} heads: choose a multiple of {self.heads}.')
+      raise ValueError(
+        f'embedding_width={self.width} does not split into {self.heads} heads: choose a multiple of {self.heads}.'
+      )
     valid = mask[..., None]
     mean = jnp.where(valid, tokens, 0).sum(-2) / jnp.maximum(valid.sum(-2), 1)
     split = (self.heads, self.width // self.heads)

@@ -43,7 +43,9 @@ class WordEncoder(nn.Module):
   @nn.compact
   def __call__(self, ids: Array) -> Array:
     if ids.shape[-1] > self.max_length:
-      raise ValueError(f'captions of {ids.shape[-1]} tokens exceed text_length={self.max_length}; raise it or shorten them.')
+      raise ValueError(
+        f'captions of {ids.shape[-1]} tokens exceed text_length={self.max_length}; raise it or shorten them.'
+      )
     init = named(nn.initializers.normal(1.0), None, 'embed')
     words = self.param('embedding', init, (self.vocabulary_size, self.width))
     positions = self.param('position_embedding', init, (self.max_length, self.width))
@@ -51,10 +53,10 @@ class WordEncoder(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-  """Text and class label as one vector per segment: `Conditioning -> [b n width]`, or None when the network takes neither.
+  """Text and class label as one vector per segment, `[b n width]`; None when the condition has neither.
 
-  A segment is the video or one appended image. Dropped conditions are zeros (VDM below Eq. 6). Captions arrive as ids for a
-  `WordEncoder` (`vocabulary_size > 0`) or as a frozen encoder's embeddings; both are pooled by attention.
+  A segment is the video or one appended image. Dropped conditions are zeros (VDM below Eq. 6). Captions arrive as ids
+  for a `WordEncoder` (`vocabulary_size > 0`) or as a frozen encoder's embeddings; both are pooled by attention.
 
   Raises ValueError when a condition arrives that the network was not built for.
   """
@@ -73,7 +75,9 @@ class ConditionEmbedding(nn.Module):
       vectors.append(self._text(cond))
     if cond.label is not None:
       if not self.num_classes:
-        raise ValueError('a class label was given to a network without classes: set model.num_classes, or give no label.')
+        raise ValueError(
+          'a class label was given to a network without classes: set model.num_classes, or give no label.'
+        )
       init = named(nn.initializers.normal(1.0), None, 'embed')
       table = self.param('label_embedding', init, (self.num_classes, self.width))
       vectors.append(table[cond.label].astype(self.dtype))

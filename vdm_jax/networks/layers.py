@@ -1,7 +1,7 @@
 """Layers that every network shares, with their logical axis names.
 
-A kernel's axes are named for `vdm_jax.partitioning`'s table: 'embed' is the residual stream's width, 'mlp' and 'heads' are inner
-widths. Parameters are float32; `dtype` is what a layer computes in.
+A kernel's axes are named for `vdm_jax.partitioning`'s table: 'embed' is the residual stream's width, 'mlp' and
+'heads' are inner widths. Parameters are float32; `dtype` is what a layer computes in.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def dense(
   dtype: Any = jnp.float32,
   name: str | None = None,
 ) -> nn.DenseGeneral:
-  """A dense layer with bias over `axis`, Lecun-normal unless `kernel_init` says otherwise; `axes` names its kernel's dimensions."""
+  """A dense layer with bias over `axis`, Lecun-normal by default; `axes` names its kernel's dimensions."""
   features = (features,) if isinstance(features, int) else tuple(features)
   return nn.DenseGeneral(
     features,
@@ -65,8 +65,9 @@ class Conv3x3(nn.Module):
 class GroupNorm(nn.Module):
   """Group normalisation of each frame of `[n h w c]` over its pixels and channel group, then an affine modulation.
 
-  One read of x gathers the sums, one applies everything folded into a scale and a shift per channel. Statistics are float32.
-  Statistics never span frames: those of independent images would mix with the video's (VDM's masked joint training).
+  One read of x gathers the sums, one applies everything folded into a scale and a shift per channel. Statistics are
+  float32. Statistics never span frames: those of independent images would mix with the video's (VDM's masked joint
+  training).
   """
 
   num_groups: int
@@ -113,7 +114,7 @@ def _flipped(dy: Array, kernel: Array) -> Array:
 
 @jax.custom_vjp
 def _convolve(x: Array, kernel: Array) -> Array:
-  """`_native` whose input gradient does not slow down tenfold inside a loop on CPU (reconstruction guidance in a scan)."""
+  """`_native`, but with an input gradient that keeps its speed inside a loop on CPU (guidance in the sampler)."""
   return _native(x, kernel)
 
 

@@ -1,6 +1,7 @@
 """The factorized space-time U-Net of Video Diffusion Models (Ho et al. 2022, section 3 and appendix A).
 
-Frames are folded into the batch for everything spatial, so all convolutions are 2-D; time is mixed by temporal attention alone.
+Frames are folded into the batch for everything spatial, so all convolutions are 2-D; time is mixed by temporal
+attention alone.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from vdm_jax.types import Array, Carry, Conditioning
 class UNet3D(nn.Module):
   """`(x [b f h w c], logsnr [b], cond, carry) -> (output like x, carry)`; the carry passes through unused.
 
-  The last `n - 1` of the f frames are independent images, where n is the segment axis of `cond` (1 when it has none): they
-  share the spatial layers and take no part in temporal attention, so they and the video cannot influence each other.
+  The last `n - 1` of the f frames are independent images, where n is the segment axis of `cond` (1 when it has none):
+  they share the spatial layers and take no part in temporal attention, so they and the video cannot influence each
+  other.
 
   Attributes:
     num_frames: frames of the longest video, without appended images.
@@ -31,7 +33,7 @@ class UNet3D(nn.Module):
     head_width: channels per attention head.
     embedding_width, embedding_layers: of the conditioning embedding's MLP.
     dropout: within residual blocks.
-    modulation: 'film' scales and shifts the second norm by the embedding; 'add' adds it before (SPEC: the paper fits both).
+    modulation: 'film' scales and shifts the second norm by the embedding; 'add' adds it before (VDM's words fit both).
     resample: 'residual' (resampling inside residual blocks) or 'conv' (strided convolution; nearest, then convolution).
     relative_positions: of temporal attention, see `TemporalAttention`.
     temporal_everywhere: temporal attention after every block, not only at `attention_resolutions`.
@@ -81,6 +83,11 @@ class UNet3D(nn.Module):
         features, resample, self.modulation, self.dropout if train else 0.0, self.norm_groups, self.dtype, name=name
       )(h, embedding, segments)
 
+    def resample(h: Array, name: str, way: str) -> Array:
+      if self.resample == 'residual':
+        return block(h, h.shape[-1], name, way)
+      return {'down': Downsample, 'up': Upsample}[way](self.dtype, name=name)(h)
+
     def attend(h: Array, name: str, listed: bool | None = None) -> Array:
       listed = h.shape[2] in self.attention_resolutions if listed is None else listed
       if listed:
@@ -99,7 +106,6 @@ class UNet3D(nn.Module):
       init = named(nn.initializers.normal(1.0), None, None, 'embed')
       h += self.param('position_embedding', init, h.shape[1:]).astype(h.dtype)
 
-    residual = self.resample == 'residual'
     skips = [h]
     levels = list(enumerate(self.channel_multipliers))
     for k, multiplier in levels:
@@ -107,7 +113,7 @@ class UNet3D(nn.Module):
         h = attend(block(h, self.base_channels * multiplier, f'down_{k}_{i}'), f'down_{k}_{i}')
         skips.append(h)
       if k < len(levels) - 1:
-        h = block(h, h.shape[-1], f'down_{k}_resample', 'down') if residual else Downsample(self.dtype, name=f'down_{k}_resample')(h)
+        h = resample(h, f'down_{k}_resample', 'down')
         skips.append(h)
 
     h = block(h, h.shape[-1], 'middle_0')
@@ -119,7 +125,7 @@ class UNet3D(nn.Module):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = attend(block(h, self.base_channels * multiplier, f'up_{k}_{i}'), f'up_{k}_{i}')
       if k > 0:
-        h = block(h, h.shape[-1], f'up_{k}_resample', 'up') if residual else Upsample(self.dtype, name=f'up_{k}_resample')(h)
+        h = resample(h, f'up_{k}_resample', 'up')
 
     h = nn.swish(GroupNorm(self.norm_groups, self.dtype, name='head_norm')(h))
     h = Conv3x3(p * p * self.channels, ('embed', None), kernel_init=zeros_init, dtype=self.dtype, name='head')(h)
@@ -155,8 +161,8 @@ class UNet3D(nn.Module):
     num_video = frames - cond.num_images()
     if not 1 <= num_video <= self.num_frames:
       raise ValueError(
-        f'x has {frames} frames, {cond.num_images()} of them appended images: {num_video} video frames, but the network was '
-        f'built for 1 to num_frames={self.num_frames}. Sample longer videos block by block.'
+        f'x has {frames} frames, {cond.num_images()} of them appended images: {num_video} video frames, but the '
+        f'network was built for 1 to num_frames={self.num_frames}. Sample longer videos block by block.'
       )
     return num_video
 
@@ -164,8 +170,8 @@ class UNet3D(nn.Module):
 class ResidualBlock(nn.Module):
   """norm, swish, [resample], convolve, modulate by the embedding, swish, dropout, convolve; plus a shortcut.
 
-  x `[n h w c]` with n = b f frames, embedding `[b s width]`, segments `[f]` -> `[n h' w' features]`. The second convolution starts
-  at zero, so a block starts as its shortcut.
+  x `[n h w c]` with n = b f frames, embedding `[b s width]`, segments `[f]` -> `[n h' w' features]`. The second
+  convolution starts at zero, so a block starts as its shortcut.
   """
 
   features: int

@@ -41,8 +41,9 @@ def classifier_free(denoiser: Denoiser, null: Callable[[Any], Any], weight: Weig
 def oscillating(logsnrs: Array, high: float, low: float, start: int) -> Weight:
   """Guidance weights that alternate along a grid (Imagen Video section 3.5, which Snap section 3.6 uses).
 
-  The first `start` levels of the increasing grid `logsnrs` have weight `high`, the next `low`, then `high`, and so on. The
-  weight belongs to the noise level: Heun's second evaluation reads the next level's.
+  The first `start` levels of the increasing grid `logsnrs` have weight `high`, the next `low`, then `high`, and so on.
+  The weight belongs to the noise level: Heun's second evaluation reads the next level's, and a level that churn has
+  raised reads the nearest one's.
   """
   grid = jnp.asarray(logsnrs)
 
@@ -58,19 +59,23 @@ def reconstruction(
 ) -> Denoiser:
   """`x_hat - (w alpha / 2) grad_z |observed - measure(x_hat(z))|^2` (VDM Eqs. 7 and 8), for any process.
 
-  The norm is a sum over the elements of each example. `alpha grad_z` is invariant to rescaling z, so a weight means the same
-  under every process. For frames given (Eq. 7) put `replacement` outside: it overwrites the observed part.
+  The norm is a sum over the elements of each example. `alpha grad_z` is invariant to rescaling z, so a weight means the
+  same under every process. For frames given (Eq. 7) put `replacement` outside: it overwrites the observed part. Raises
+  ValueError where `observed` is larger than what is measured.
 
   Args:
-    measure: a differentiable function of x `[b ...]` that leaves examples apart, such as a downsampling or the choice of frames.
-    observed: its value for the wanted video.
+    measure: a differentiable function of x `[b ...]` that leaves examples apart, such as a downsampling or the choice
+      of frames.
+    observed: its value for the wanted video, or what broadcasts to it.
     weight: w_r, a number or a function of logsnr `[b]`.
   """
 
   def guided(z: Array, logsnr: Array, cond: Any, carry: Carry) -> tuple[Array, Carry]:
     def misfit(z: Array) -> tuple[Array, tuple[Array, Carry]]:
       x_hat, new_carry = denoiser(z, logsnr, cond, carry)
-      return jnp.sum(jnp.square(observed - measure(x_hat))), (x_hat, new_carry)
+      measured = measure(x_hat)
+      _check_observed(observed, measured)
+      return jnp.sum(jnp.square(observed - measured)), (x_hat, new_carry)
 
     gradient, (x_hat, new_carry) = jax.grad(misfit, has_aux=True)(z)
     scale = 0.5 * _at(weight, logsnr) * process.alpha(logsnr)
@@ -82,8 +87,9 @@ def reconstruction(
 def replacement(denoiser: Denoiser, observed: Array, mask: Array) -> Denoiser:
   """`where(mask, observed, x_hat)`: the replacement method in x_hat-space (VDM section 3.1).
 
-  Under ancestral steps with gamma = 0, DDIM and Heun the observed part of z has exactly the marginals `q(z_s | x)`, though not
-  the joint law over steps of independent draws; for gamma > 0 its variance is too large and `redraw` is exact.
+  Under ancestral steps with gamma = 0, DDIM and Heun the observed part of z has exactly the marginals `q(z_s | x)`,
+  though not the joint law over steps of independent draws; for gamma > 0 its variance is too large, and `redraw` is
+  exact.
   """
 
   def replaced(z: Array, logsnr: Array, cond: Any, carry: Carry) -> tuple[Array, Carry]:
@@ -122,6 +128,14 @@ def dynamic_threshold(denoiser: Denoiser, percentile: float) -> Denoiser:
 
 def _at(weight: Weight, logsnr: Array) -> Array:
   return jnp.asarray(weight(logsnr) if callable(weight) else weight, jnp.float32)
+
+
+def _check_observed(observed: Array, measured: Array) -> None:
+  shape, wanted = jnp.shape(observed), measured.shape
+  if len(shape) > len(wanted) or any(n not in (1, m) for n, m in zip(shape[::-1], wanted[::-1], strict=False)):
+    raise ValueError(
+      f'observed has shape {shape}, but measure(x_hat) {wanted}: give observed the shape of what is measured.'
+    )
 
 
 def _stack(conditional: Array | None, null: Array | None) -> Array | None:

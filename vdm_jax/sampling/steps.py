@@ -1,23 +1,24 @@
 """Steps of the reverse process: from `z_t` at `logsnr_t` to the cleaner `z_s` at `logsnr_s`.
 
-All hold for any Gaussian process. A step is `(denoiser, z_t, logsnr_t, logsnr_s, rng, cond, carry) -> (z_s, carry)`.
+All hold for any Gaussian process. A step is `(denoiser, z_t, logsnr_t, logsnr_s, rng, cond, carry) -> (z_s, carry)`;
+`rng` is one key, or a key per example.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from vdm_jax.diffusion import GaussianProcess, diffuse, from_left, noise_in, posterior
+from vdm_jax.diffusion import GaussianProcess, branch, diffuse, from_left, noise_in, posterior, unit_noise
 from vdm_jax.types import Array, Carry, Denoiser, Step
 
 
 def ancestral(process: GaussianProcess, gamma: float = 0.0) -> Step:
   """A draw of mean E[z_s | z_t, x_hat] and variance std_min^(2(1-gamma)) std_max^(2 gamma) (VDM Eq. 4).
 
-  `gamma` in [0, 1] interpolates the log-variance between q(z_s|z_t,x)'s and q(z_t|z_s)'s; else ValueError.
+  `gamma` in [0, 1] interpolates the log-variance between q(z_s|z_t,x)'s and q(z_t|z_s)'s; else ValueError. Only
+  gamma = 0 means the same in every process: the bounds' ratio (sigma_t / sigma_s)^2 depends on the scale of z.
   """
   if not 0 <= gamma <= 1:
     raise ValueError(f'gamma={gamma} must be in [0, 1]: it interpolates between two variances. VDM uses 0 to 0.3.')
@@ -28,7 +29,7 @@ def ancestral(process: GaussianProcess, gamma: float = 0.0) -> Step:
     x_hat, carry = denoiser(z_t, logsnr_t, cond, carry)
     reverse = posterior(process, z_t, x_hat, logsnr_t, logsnr_s)
     std = reverse.std_min ** (1 - gamma) * reverse.std_max**gamma
-    return reverse.mean + from_left(std, z_t) * jax.random.normal(rng, z_t.shape), carry
+    return reverse.mean + from_left(std, z_t) * unit_noise(rng, z_t.shape), carry
 
   return step
 
@@ -46,9 +47,10 @@ def ddim(process: GaussianProcess) -> Step:
 
 
 def heun(process: GaussianProcess, churn: float = 0.0, churn_noise: float = 1.0) -> Step:
-  """EDM's second-order step (Karras et al. 2022, Algorithms 1 and 2) in y = z / alpha and its noise level sigma / alpha.
+  """EDM's second-order step (Karras et al. 2022, Algorithms 1 and 2) in y = z / alpha and its noise sigma / alpha.
 
-  For `input_scaled` this is Snap's sampler (section 3.2): x_hat is divided by sigma_in, and y is sigma_in times the state.
+  For `input_scaled` this is Snap's sampler (section 3.2), where x_hat is divided by sigma_in: y is sigma_in times the
+  state.
 
   Args:
     churn: the share by which the noise level is first raised with fresh noise, EDM's S_churn / num_steps; in
@@ -64,7 +66,7 @@ def heun(process: GaussianProcess, churn: float = 0.0, churn_noise: float = 1.0)
     y, noise_s = z_t / from_left(process.alpha(logsnr_t), z_t), jnp.exp(-0.5 * logsnr_s)
     if churn:
       raised = jnp.exp(-0.5 * logsnr_t) * (churn_noise * (churn * (2 + churn)) ** 0.5)
-      y = y + from_left(raised, y) * jax.random.normal(rng, y.shape)
+      y = y + from_left(raised, y) * unit_noise(rng, y.shape)
       logsnr_t = logsnr_t - 2 * jnp.log1p(churn)
     noise_t = jnp.exp(-0.5 * logsnr_t)
 
@@ -92,25 +94,28 @@ def langevin_corrected(step: Step, process: GaussianProcess, delta: float = 0.1)
   def corrected(
     denoiser: Denoiser, z_t: Array, logsnr_t: Array, logsnr_s: Array, rng: Array, cond: Any, carry: Carry
   ) -> tuple[Array, Carry]:
-    step_rng, noise_rng = jax.random.split(rng)
+    step_rng, noise_rng = branch(rng, 0), branch(rng, 1)
     z, carry = step(denoiser, z_t, logsnr_t, logsnr_s, step_rng, cond, carry)
     x_hat, carry = denoiser(z, logsnr_s, cond, carry)
     drift = -0.5 * delta * noise_in(process, z, x_hat, logsnr_s)
-    noise = delta**0.5 * jax.random.normal(noise_rng, z.shape)
+    noise = delta**0.5 * unit_noise(noise_rng, z.shape)
     return z + from_left(process.sigma(logsnr_s), z) * (drift + noise), carry
 
   return corrected
 
 
 def redraw(step: Step, process: GaussianProcess, observed: Array, mask: Array) -> Step:
-  """After `step`, draws z_s afresh from q(z_s | observed) where `mask` holds: VDM section 3.1's replacement, exact for every gamma."""
+  """After `step`, draws z_s afresh from q(z_s | observed) where `mask` holds.
+
+  VDM section 3.1's replacement method, exact for every gamma. `observed` and `mask` broadcast to z `[b ...]`.
+  """
 
   def redrawn(
     denoiser: Denoiser, z_t: Array, logsnr_t: Array, logsnr_s: Array, rng: Array, cond: Any, carry: Carry
   ) -> tuple[Array, Carry]:
-    step_rng, noise_rng = jax.random.split(rng)
+    step_rng, noise_rng = branch(rng, 0), branch(rng, 1)
     z, carry = step(denoiser, z_t, logsnr_t, logsnr_s, step_rng, cond, carry)
     x = jnp.broadcast_to(observed, z.shape)
-    return jnp.where(mask, diffuse(process, x, jax.random.normal(noise_rng, z.shape), logsnr_s), z), carry
+    return jnp.where(mask, diffuse(process, x, unit_noise(noise_rng, z.shape), logsnr_s), z), carry
 
   return redrawn

@@ -1,0 +1,36 @@
+"""The environment of the tests; it must stand before the first `import jax`, so it is set at import.
+
+`JAX_PLATFORMS`, `JAX_COMPILATION_CACHE_DIR` and the rest may be overridden from outside. Subprocesses started
+by a test inherit all of it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+_DEFAULTS = {
+  'JAX_PLATFORMS': 'cpu',
+  # Most of the time of a first run is compilation, so compiled programs are kept between runs.
+  'JAX_COMPILATION_CACHE_DIR': str(REPOSITORY / '.jax_cache'),
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+  # A hub look-up in a test would be a bug; this turns it into an error instead of a download.
+  'HF_HUB_OFFLINE': '1',
+  # Otherwise importing transformers prints that PyTorch is absent, which is intended here.
+  'TRANSFORMERS_NO_ADVISORY_WARNINGS': '1',
+}
+
+
+def _threads_per_worker() -> int:
+  workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
+  return max(1, (os.cpu_count() or 1) // workers)
+
+
+for _name, _value in _DEFAULTS.items():
+  os.environ.setdefault(_name, _value)
+if 'PYTEST_XDIST_WORKER' in os.environ:
+  # Each xdist worker takes its share of the cores: XLA reads NPROC, numpy and scikit-learn the others.
+  for _name in ('NPROC', 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
+    os.environ.setdefault(_name, str(_threads_per_worker()))

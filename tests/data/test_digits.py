@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import itertools
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+from vdm_jax.data import Digits
+from vdm_jax.data.digits import COLORS, DIRECTIONS, glyphs
+
+FLAGS = ('random_start', 'bounce', 'colors')
+MODES = [
+  dict(zip(FLAGS, flags, strict=True)) | {'num_digits': num_digits}
+  for num_digits in (1, 2)
+  for flags in itertools.product((False, True), repeat=3)
+]
+PHRASE = re.compile(rf'a (bouncing )?(?:({"|".join(COLORS)}) )?(\d) moving ({"|".join(DIRECTIONS)})')
+
+
+def digits(split='train', seed=0, **mode):
+  channels = 3 if mode.get('colors') else 1
+  return Digits(**{'split': split, 'seed': seed, 'channels': channels} | mode)
+
+
+def ink(split, digit, color, size, channels):
+  """All glyphs of a digit as they should look: uint8 [n size size channels]."""
+  images, labels = glyphs(split)
+  nearest = np.arange(size) * 8 // size
+  enlarged = images[labels == digit][:, nearest][:, :, nearest][..., None]
+  shade = np.array(COLORS[color]) if color else np.full(channels, 255)
+  return np.rint(enlarged * (shade / 255)).astype(np.uint8)
+
+
+def explanations(video, stacks):
+  """Every way to make the video, exactly, from one glyph of each stack: corners [digit frame 2] of boxes."""
+  size = stacks[0].shape[1]
+  fits = []  # per digit: [frame glyph y x], True where the glyph can be beneath the frame
+  for stack in stacks:
+    windows = np.lib.stride_tricks.sliding_window_view(video, (size, size), axis=(1, 2))
+    windows = np.moveaxis(windows, 3, -1)  # [t y x size size c]
+    fits.append(np.stack([(frame[None] >= stack[:, None, None]).all(axis=(3, 4, 5)) for frame in windows]))
+  candidates = [np.flatnonzero(fit.any(axis=(2, 3)).all(axis=0)) for fit in fits]
+  for chosen in itertools.product(*candidates):
+    options = []
+    for t, frame in enumerate(video):
+      places = [np.argwhere(fit[t, glyph]) for fit, glyph in zip(fits, chosen, strict=True)]
+      options.append(
+        [place for place in itertools.product(*places) if (draw(frame, stacks, chosen, place) == frame).all()]
+      )
+    if all(options):
+      for frames in itertools.islice(itertools.product(*options), 1000):
+        yield np.array(frames).swapaxes(0, 1)  # [digit frame 2]
+
+
+def draw(frame, stacks, chosen, places):
+  drawn = np.zeros_like(frame)
+  for stack, glyph, (y, x) in zip(stacks, chosen, places, strict=True):
+    size = stack.shape[1]
+    window = drawn[y : y + size, x : x + size]
+    np.maximum(window, stack[glyph], out=window)
+  return drawn
+
+
+def moves_as_said(path, direction, bouncing):
+  axis = 1 if direction in ('left', 'right') else 0
+  sign = 1 if direction in ('right', 'down') else -1
+  if np.ptp(path[:, 1 - axis]):
+    return False
+  steps = np.diff(path[:, axis]) * sign
+  if not bouncing:
+    return steps.min() >= 0 and steps.sum() > 0 and np.ptp(steps) <= 1  # constant speed, in whole pixels
+  moving = steps[steps != 0]
+  return len(moving) > 0 and moving[0] > 0 and moving.min() < 0
+
+
+@pytest.mark.parametrize('mode', MODES, ids=lambda mode: '-'.join(f'{k}={v:d}' for k, v in mode.items()))
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_captions_are_true(mode, split):
+  """Pixel by pixel, the clip consists of the digits, colours and paths it is said to have, none hidden."""
+  source = digits(split, **mode)
+  for i in range(4):
+    clip = source[i]
+    phrases = [PHRASE.fullmatch(phrase).groups() for phrase in clip.caption.split(' and ')]
+    assert len(phrases) == mode['num_digits']
+    assert all(bool(bouncing) == mode['bounce'] for bouncing, *_ in phrases)
+    assert all((color in COLORS) == mode['colors'] for _, color, *_ in phrases)
+    stacks = [ink(split, int(digit), color, 8, source.channels) for _, color, digit, _ in phrases]
+    true = [
+      paths
+      for paths in explanations(clip.video, stacks)
+      if all(
+        moves_as_said(path, direction, mode['bounce'])
+        for path, (*_, direction) in zip(paths, phrases, strict=True)
+      )
+    ]
+    assert true, clip.caption
+    if mode['num_digits'] == 2:
+      shared = np.maximum(0, 8 - np.abs(true[0][0] - true[0][1])).prod(axis=-1) / 64
+      assert shared.mean() <= 0.5
+
+
+def box_path(clip):
+  """Where the one grey digit of 16x16 frames is."""
+  stack = ink('train', int(PHRASE.fullmatch(clip.caption)[3]), None, 8, 1)
+  (path,) = next(explanations(clip.video, [stack]))
+  return path
+
+
+@pytest.mark.parametrize('num_frames', [2, 5, 8, 16])
+def test_the_plain_path_is_the_formula(num_frames):
+  seen = set()
+  source = digits(num_frames=num_frames)
+  for i in range(30):
+    clip = source[i]
+    direction = clip.caption.split()[-1]
+    offsets = [(8 * (2 * f + 1)) // (2 * num_frames) for f in range(num_frames)]  # floor(8 / T (f + 1/2))
+    if direction in ('left', 'up'):
+      offsets = offsets[::-1]
+    centre = [4] * num_frames
+    expected = (
+      zip(centre, offsets, strict=True)
+      if direction in ('left', 'right')
+      else zip(offsets, centre, strict=True)
+    )
+    assert box_path(clip).tolist() == [list(corner) for corner in expected]
+    seen.add(direction)
+  assert seen == set(DIRECTIONS)
+
+
+def test_captions_and_labels_agree_and_are_even():
+  source = digits()
+  labels = []
+  for i in range(4000):
+    clip = source[i]
+    digit, direction = divmod(clip.label, 4)
+    assert clip.caption == f'a {digit} moving {DIRECTIONS[direction]}'
+    labels.append(clip.label)
+  counts = np.bincount(labels, minlength=source.num_classes)
+  assert len(counts) == 40
+  assert np.abs(counts - 100).max() < 45  # 4.5 standard deviations
+
+
+def test_two_digits_have_no_label():
+  source = digits(num_digits=2)
+  assert source.num_classes is None
+  assert source[0].label is None
+
+
+@pytest.mark.parametrize('mode', [MODES[0], MODES[7], MODES[-1]], ids=['plain', 'hard', 'two-hard'])
+def test_a_clip_is_a_function_of_seed_split_and_index(mode):
+  source = digits(seed=3, **mode)
+  twin = pickle.loads(pickle.dumps(digits(seed=3, **mode)))
+  for i in (7, 0, 2**20 - 1, 7):
+    np.testing.assert_array_equal(source[i].video, twin[np.int64(i)].video)
+    assert source[i].caption == twin[i].caption
+  videos = [
+    digits(split, seed, **mode)[i].video for split in ('train', 'test') for seed in (3, 4) for i in (0, 1)
+  ]
+  assert len({video.tobytes() for video in videos}) == len(videos)
+
+
+def test_train_and_test_share_no_glyph():
+  (train, train_digits), (test, test_digits) = glyphs('train'), glyphs('test')
+  assert (len(train), len(test)) == (1501, 296)
+  train_set, test_set = ({image.tobytes() for image in images} for images in (train, test))
+  assert (len(train_set), len(test_set)) == (1501, 296)
+  assert not train_set & test_set
+  for labels in (train_digits, test_digits):
+    counts = np.bincount(labels, minlength=10)
+    assert counts.min() > 0.95 * counts.mean()
+
+
+@pytest.mark.parametrize('mode', MODES, ids=lambda mode: '-'.join(f'{k}={v:d}' for k, v in mode.items()))
+def test_vocabulary_is_exactly_the_words_in_use(mode):
+  source = digits(**mode)
+  words = {word for i in range(400) for word in source[i].caption.split()}
+  assert source.vocabulary == tuple(sorted(words))
+
+
+def test_grey_in_three_channels_is_the_grey_in_one():
+  grey, rgb = digits(), digits(channels=3)
+  for i in range(5):
+    np.testing.assert_array_equal(rgb[i].video, grey[i].video.repeat(3, axis=-1))
+
+
+def test_large_frames_enlarge_the_same_handwriting():
+  small, large = digits(), digits(height=32, width=32)
+  for i in range(5):
+    counts = [np.bincount(source[i].video[4].ravel(), minlength=256)[1:] for source in (small, large)]
+    np.testing.assert_array_equal(4 * counts[0], counts[1])  # every pixel of ink became four
+
+
+@pytest.mark.parametrize(('height', 'width'), [(16, 40), (40, 16), (33, 64)])
+def test_frames_need_not_be_square(height, width):
+  source = digits(height=height, width=width, num_frames=16)
+  for i in range(20):
+    clip = source[i]
+    assert clip.video.shape == (16, height, width, 1)
+    ink_per_frame = clip.video.astype(int).sum(axis=(1, 2, 3))
+    assert (ink_per_frame == ink_per_frame[0]).all()  # nothing is cut off at the border
+
+
+def test_reading_frames_is_a_window_of_the_clip():
+  source = digits(bounce=True, random_start=True)
+  rng = np.random.default_rng(0)
+  for i in range(20):
+    whole = source[i]
+    part = source.read(i, rng, 3)
+    starts = [s for s in range(6) if (whole.video[s : s + 3] == part.video).all()]
+    assert starts
+    assert (part.caption, part.label) == (whole.caption, whole.label)
+    np.testing.assert_array_equal(source.read(i, rng, 8).video, whole.video)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ({'split': 'valid'}, "digits: split is 'valid'; use 'train' or 'test'."),
+    ({'seed': -1}, 'digits: seed is -1, but a seed cannot be negative; use 0 or more.'),
+    ({'num_digits': 3}, 'digits: num_digits is 3; use 1 or 2.'),
+    ({'num_frames': 0}, 'digits: num_frames is 0; use 1 or more.'),
+    ({'height': 8}, 'digits: the size is 8x16, too small to read a digit; use sides of 16 or more.'),
+    ({'channels': 4}, 'digits: channels is 4; use 1 (grey) or 3 (RGB).'),
+    (
+      {'colors': True, 'channels': 1},
+      'digits: colors needs 3 channels, but channels is 1; set channels=3 or colors=False.',
+    ),
+    (
+      {'bounce': True, 'num_frames': 3},
+      'digits: bounce cannot be seen in 3 frames; use num_frames=4 or more, or bounce=False.',
+    ),
+  ],
+)
+def test_bad_arguments(arguments, message):
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    digits(**arguments)
+
+
+def test_index_outside():
+  with pytest.raises(IndexError, match=re.escape('digits: index 1048576 is outside of 0 ... 1048575.')):
+    digits()[2**20]

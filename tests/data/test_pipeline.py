@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from vdm_jax import data
+from vdm_jax.data import digits, sources
+from vdm_jax.types import Batch
+
+
+def configure(**changes):
+  config = ConfigDict(
+    {
+      'name': 'digits',
+      'path': '',
+      'batch_size': 6,
+      'num_frames': 8,
+      'height': 16,
+      'width': 16,
+      'channels': 1,
+      'num_images': 2,
+      'frame_skip': 1,
+      'flip': False,
+      'text': 'words',
+      'labels': True,
+      'num_workers': 0,
+      'digits': {'num_digits': 1, 'random_start': False, 'bounce': False, 'colors': False},
+    }
+  )
+  config.update(changes)
+  return config
+
+
+class Letters:
+  """A text function that can be undone: every character becomes its number."""
+
+  def __call__(self, captions):
+    tokens = np.zeros((len(captions), 40), np.int32)
+    for row, caption in zip(tokens, captions, strict=True):
+      row[: len(caption)] = [ord(letter) for letter in caption[:40]]
+    return tokens, tokens > 0
+
+
+def read_back(tokens):
+  return ''.join(chr(token) for token in tokens if token)
+
+
+def build(config, encode=None, **arguments):
+  encode = Letters() if config.text == 'words' else encode
+  return data.build(config, encode, **({'seed': 0} | arguments))
+
+
+def take(batches, count):
+  return list(itertools.islice(batches, count))
+
+
+def leaves(batch):
+  return [batch.x, *(field for field in batch.cond if field is not None)]
+
+
+def assert_equal(left, right):
+  assert [field is None for field in left.cond] == [field is None for field in right.cond]
+  for a, b in zip(leaves(left), leaves(right), strict=True):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """37 clips, of which clip i is the flat grey level 6 i, and its caption says so."""
+  root = tmp_path_factory.mktemp('clips')
+  for i in range(37):
+    data.write_mp4(root / f'{i:02}.mp4', np.full((9, 16, 16, 1), 6 * i, np.uint8), fps=8)
+    (root / f'{i:02}.txt').write_text(f'number {i}')
+  return str(root)
+
+
+def clip_numbers(batch):
+  """Which clip of `folder` each frame of the batch shows: int [b t+n-1]."""
+  return np.rint((batch.x.mean(axis=(2, 3, 4)) + 1) * 127.5 / 6).astype(int)
+
+
+def test_shapes_types_and_range():
+  batch = next(build(configure()))
+  assert isinstance(batch, Batch)
+  assert batch.x.shape == (6, 10, 16, 16, 1)
+  assert batch.x.dtype == np.float32
+  assert (batch.x.min(), batch.x.max()) == (-1.0, 1.0)
+  assert batch.cond.text.shape == batch.cond.text_mask.shape == (6, 3, 40)
+  assert batch.cond.text_mask.dtype == bool
+  assert batch.cond.label.shape == (6, 3)
+  assert batch.cond.label.dtype == np.int32
+  assert batch.cond.drop is None
+
+
+def test_embeddings_keep_their_width():
+  def embed(captions):
+    return np.ones((len(captions), 5, 7), np.float32), np.ones((len(captions), 5), bool)
+
+  batch = next(build(configure(text='bert-large'), embed))
+  assert batch.cond.text.shape == (6, 3, 5, 7)
+  assert batch.cond.text_mask.shape == (6, 3, 5)
+
+
+def test_without_text_and_labels_drop_tells_the_number_of_conditions():
+  batch = next(build(configure(text='none', labels=False)))
+  np.testing.assert_array_equal(batch.cond.drop, np.zeros((6, 3), bool))
+  assert [field is None for field in batch.cond] == [True, True, True, False, True, True, True, True]
+
+
+def glyph_is_in(frame, digit):
+  """Whether a training glyph of this digit makes up the whole 16x16 frame."""
+  images, labels = digits.glyphs('train')
+  windows = np.lib.stride_tricks.sliding_window_view(frame, (8, 8)).reshape(-1, 8, 8)
+  complete = [window.tobytes() for window in windows if window.sum() == frame.sum()]
+  return bool({image.tobytes() for image in images[labels == digit]} & set(complete))
+
+
+def test_videos_and_images_carry_their_own_captions():
+  batch = next(build(configure(num_images=8)))
+  pixels = data.to_uint8(batch.x[..., 0]).astype(np.uint8)
+  differing = 0
+  for video, tokens, labels in zip(pixels, batch.cond.text, batch.cond.label, strict=True):
+    for position, frames in enumerate([video[:8], *video[8:, None]]):
+      caption = read_back(tokens[position])
+      digit, direction = divmod(int(labels[position]), 4)
+      assert caption == f'a {digit} moving {digits.DIRECTIONS[direction]}'
+      assert all(glyph_is_in(frame, digit) for frame in frames)
+    differing += len({read_back(row) for row in tokens}) > 2
+  assert differing == 6
+
+
+def test_images_come_from_other_clips_and_from_all_of_them(folder):
+  config = configure(name='folder', path=folder, num_images=4, labels=False)
+  numbers = np.concatenate([clip_numbers(batch) for batch in take(build(config), 30)])
+  videos, images = numbers[:, :8], numbers[:, 8:]
+  assert (videos == videos[:, :1]).all()
+  assert (images != videos[:, :1]).all()
+  assert set(images.ravel()) == set(videos.ravel())
+
+
+def test_captions_of_a_folder_follow_their_clips(folder):
+  config = configure(name='folder', path=folder, num_images=3, labels=False)
+  for batch in take(build(config), 5):
+    for shown, tokens in zip(clip_numbers(batch), batch.cond.text, strict=True):
+      assert [read_back(row) for row in tokens] == [f'number {i}' for i in shown[7:]]
+
+
+def test_every_epoch_shows_every_clip_once_in_a_new_order(folder):
+  config = configure(name='folder', path=folder, batch_size=1, num_images=0, labels=False)
+  names = data.Folder(folder, 'train', num_frames=8).names
+  epochs = np.array([clip_numbers(batch)[0, 0] for batch in take(build(config), 3 * len(names))]).reshape(
+    3, -1
+  )
+  for epoch in epochs:
+    assert sorted(epoch) == [int(name[:2]) for name in names]
+  assert len({tuple(epoch) for epoch in epochs}) == 3
+  for seed in (1, 2):  # not the next epoch of seed 0 either
+    other = [clip_numbers(batch)[0, 0] for batch in take(build(config, seed=seed), len(names))]
+    assert all(other != epoch.tolist() for epoch in epochs)
+
+
+def test_resuming_at_any_step_equals_never_having_stopped(folder):
+  """Three epochs of 37 clips less the held-out ones, at every step, on one to three hosts."""
+  config = configure(name='folder', path=folder, num_images=1, labels=False, num_frames=4, flip=True)
+  for shard_count in (1, 2, 3):
+    where = {'shard_index': shard_count - 1, 'shard_count': shard_count}
+    whole = take(build(config, **where), 18)
+    for start, expected in enumerate(whole):
+      assert_equal(next(build(config, start=start, **where)), expected)
+
+
+def test_hosts_share_out_one_global_batch():
+  config = configure()
+  whole = take(build(config), 4)
+  hosts = [take(build(config, shard_index=i, shard_count=3), 4) for i in range(3)]
+  for step, batch in enumerate(whole):
+    for leaf, *parts in zip(leaves(batch), *(leaves(host[step]) for host in hosts), strict=True):
+      assert parts[0].shape == (2, *leaf.shape[1:])
+      for i, part in enumerate(parts):
+        np.testing.assert_array_equal(part, leaf[i::3])
+
+
+def test_seeds_and_splits_differ():
+  streams = [
+    next(build(configure(), seed=seed, split=split)) for seed in (0, 1) for split in ('train', 'test')
+  ]
+  for left, right in itertools.combinations(streams, 2):
+    assert (left.x != right.x).any(axis=(1, 2, 3, 4)).all()
+
+
+def test_the_held_out_set_is_the_start_of_the_test_stream(folder):
+  config = configure(name='folder', path=folder, labels=False, flip=True)
+  first, again = (data.held_out(config, Letters(), seed=0, num_batches=2) for _ in range(2))
+  for a, b, c in zip(first, again, take(build(config, split='test'), 2), strict=True):
+    assert_equal(a, b)
+    assert_equal(a, c)
+  names = data.Folder(folder, 'test', num_frames=8).names
+  shown = np.concatenate([clip_numbers(batch)[:, 0] for batch in first])
+  assert shown.tolist() == [int(name[:2]) for name in itertools.islice(itertools.cycle(names), 12)]
+
+
+def test_flips_mirror_whole_clips_half_of_the_time(tmp_path):
+  video = np.zeros((8, 16, 16, 1), np.uint8)
+  video[:, :, :4] = 255  # bright at the left
+  for name in 'abc':
+    data.write_mp4(tmp_path / f'{name}.mp4', video, fps=8)
+  config = configure(name='folder', path=str(tmp_path), labels=False, flip=True, num_images=1)
+  x = np.concatenate([batch.x for batch in take(build(config), 40)])
+  left, right = x[:, :, :, 0].mean(axis=(2, 3)) > 0, x[:, :, :, -1].mean(axis=(2, 3)) > 0
+  assert (left != right).all()
+  assert (left[:, :8] == left[:, :1]).all()  # a clip is flipped as a whole
+  assert 0.35 < left[:, 0].mean() < 0.65
+  assert 0.35 < (left[:, 0] == left[:, 8]).mean() < 0.65  # its image on its own
+  assert all((batch.x[:, :, :, 0] > 0).all() for batch in take(build(config, split='test'), 10))
+
+
+def test_clips_are_fitted_to_the_size(folder):
+  config = configure(name='folder', path=folder, labels=False, height=12, width=20, channels=3, num_images=0)
+  for batch in take(build(config), 3):
+    assert batch.x.shape == (6, 8, 12, 20, 3)
+    assert np.ptp(batch.x, axis=(1, 2, 3, 4)).max() < 0.02  # flat grey stays flat grey
+
+
+def test_a_single_clip_is_its_own_image(tmp_path):
+  data.write_mp4(tmp_path / 'a.mp4', np.full((8, 16, 16, 1), 90, np.uint8), fps=8)
+  config = configure(name='folder', path=str(tmp_path), labels=False)
+  assert (clip_numbers(next(build(config))) == 15).all()
+
+
+@pytest.mark.slow
+def test_workers_change_nothing():
+  config = configure(digits={'num_digits': 1, 'random_start': True})
+  for start in (0, 3):
+    batches = {
+      workers: take(build(configure(**config.to_dict() | {'num_workers': workers}), start=start), 5)
+      for workers in (0, 2)
+    }
+    for left, right in zip(batches[0], batches[2], strict=True):
+      assert_equal(left, right)
+      assert right.x.base is None  # not a view of shared memory
+
+
+EXIT_WITH_LIVE_WORKERS = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_pipeline import Letters, configure
+from vdm_jax import data
+if __name__ == '__main__':
+  batches = data.build(configure(num_workers=1), Letters(), seed=0)
+  kept = [next(batches), next(batches)]
+  print(kept[1].x.shape)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_quietly_with_the_program(tmp_path):
+  script = tmp_path / 'script.py'
+  script.write_text(EXIT_WITH_LIVE_WORKERS.format(folder=os.path.dirname(__file__)))
+  paths = os.pathsep.join(sys.path)
+  done = subprocess.run(
+    [sys.executable, script], capture_output=True, text=True, env=os.environ | {'PYTHONPATH': paths}
+  )
+  assert (done.returncode, done.stdout.strip(), done.stderr) == (0, '(6, 10, 16, 16, 1)', '')
+
+
+def test_closed_streams_stop_their_threads():
+  before = threading.active_count()
+  for _ in range(5):
+    batches = build(configure())
+    next(batches)
+    batches.close()
+  deadline = time.monotonic() + 5
+  while threading.active_count() > before and time.monotonic() < deadline:
+    time.sleep(0.01)
+  assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize(
+  ('changes', 'arguments', 'message'),
+  [
+    (
+      {'name': 'digit'},
+      {},
+      "data.name='digit' is unknown; the nearest is 'digits', all are digits, folder.",
+    ),
+    ({}, {'split': 'valid'}, "data: split is 'valid'; use 'train' or 'test'."),
+    ({'batch_size': 0}, {}, 'data.batch_size=0, but it must be 1 or more.'),
+    ({'num_images': -1}, {}, 'data.num_images=-1, but it must be 0 or more.'),
+    ({'channels': 2}, {}, 'data.channels=2, but it must be 1 (grey) or 3 (RGB).'),
+    ({}, {'start': -1}, 'start=-1, but the first step is 0.'),
+    ({}, {'shard_index': 2, 'shard_count': 2}, 'shard_index=2 is not one of 2 shards; use 0 to 1.'),
+    (
+      {},
+      {'shard_index': 0, 'shard_count': 4},
+      'data.batch_size=6 cannot be shared out evenly to 4 hosts; use a multiple of 4.',
+    ),
+    (
+      {'text': 'bert-large'},
+      {},
+      "data.text='bert-large', but no text function is given; the two must agree.",
+    ),
+    (
+      {'path': '/clips'},
+      {},
+      "data.path='/clips' is not read by data.name='digits', which draws its own clips; "
+      "leave it empty, or set data.name='folder'.",
+    ),
+    (
+      {'frame_skip': 2},
+      {},
+      "data.frame_skip=2 has no meaning for data.name='digits'; set it to 1.",
+    ),
+    (
+      {'flip': True},
+      {},
+      "data.flip=True would make the captions of data.name='digits' false; set it to False.",
+    ),
+    (
+      {'digits': {'num_digits': 2}},
+      {},
+      "data.labels=True, but the clips of data.name='digits' with these settings have no labels; "
+      'set it to False.',
+    ),
+  ],
+)
+def test_errors_come_before_the_first_batch(changes, arguments, message):
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    build(configure(**changes), **arguments)
+
+
+def test_text_function_without_text():
+  message = "data.text='none', but a text function is given; the two must agree."
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    data.build(configure(text='none'), Letters(), seed=0)
+
+
+def test_vocabulary(folder):
+  assert data.vocabulary(configure()) == sources.build(configure(), 'test', 5).vocabulary
+  words = {'number', *(str(i) for i in range(37))}
+  assert data.vocabulary(configure(name='folder', path=folder)) == tuple(sorted(words))
+
+
+def test_import_stays_light():
+  """Reading a configuration or sampling must not wait for scikit-learn or FFmpeg."""
+  code = (
+    "import sys, vdm_jax.data; print([m for m in ('sklearn', 'scipy', 'av', 'flax') if m in sys.modules])"
+  )
+  shown = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+  assert shown.strip() == '[]'

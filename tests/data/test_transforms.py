@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from vdm_jax.data import transforms
+
+
+def raises(message):
+  return pytest.raises(ValueError, match=f'^{re.escape(message)}$')
+
+
+def test_pixels_come_back_exactly_and_reach_both_ends():
+  levels = np.arange(256, dtype=np.uint8)
+  floats = transforms.to_float(levels)
+  assert floats.dtype == np.float32
+  assert (floats[0], floats[-1]) == (-1.0, 1.0)
+  np.testing.assert_allclose(np.diff(floats), 2 / 255, atol=1e-6)
+  np.testing.assert_array_equal(transforms.to_uint8(floats), levels)
+
+
+def test_out_of_range_is_clipped_not_wrapped_or_rescaled():
+  np.testing.assert_array_equal(transforms.to_uint8(np.array([-1.5, 0.0, 1.01, 9.0])), [0, 128, 255, 255])
+
+
+def test_errors_of_pixels():
+  with raises('to_uint8: pixels are uint8, but floats in -1 ... 1 are needed.'):
+    transforms.to_uint8(np.zeros(3, np.uint8))
+  with raises('to_float: pixels are float32, but uint8 0 ... 255 is needed; convert them first.'):
+    transforms.to_float(np.zeros(3, np.float32))
+  with raises('to_uint8: 2 of 4 pixels are not finite; check the sampler, not the file.'):
+    transforms.to_uint8(np.array([0.0, np.nan, np.inf, 1.0]))
+
+
+def test_grey_and_colour():
+  grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+  colour = transforms.to_channels(grey, 3)
+  assert (colour == grey).all()
+  np.testing.assert_array_equal(transforms.to_channels(colour, 1), grey)
+  primaries = np.diag([255, 255, 255]).astype(np.uint8).reshape(1, 1, 3, 3)
+  assert transforms.to_channels(primaries, 1).ravel().tolist() == [76, 150, 29]
+
+
+def ramp(height, width):
+  """Brightness grows with the column, so that a pixel tells where it came from."""
+  return np.tile(np.linspace(0, 255, width), (height, 1)).round().astype(np.uint8)[None, :, :, None]
+
+
+@pytest.mark.parametrize(('height', 'width'), [(32, 64), (64, 64), (128, 64), (40, 120)])
+def test_crop_is_central_and_keeps_the_aspect(height, width):
+  cut = transforms.resize_and_crop(ramp(height, width), 16, 16).astype(float)[0, :, :, 0]
+  side = min(height, width)
+  source = (width - side) / 2 + (np.arange(16) + 0.5) * side / 16 - 0.5  # the pixel that column j shows
+  # bicubic filtering is exact on a ramp except within its support of the two ends
+  np.testing.assert_allclose(cut[:, 2:-2], np.tile(source[2:-2] * 255 / (width - 1), (16, 1)), atol=2)
+
+
+def test_the_right_size_is_left_alone():
+  video = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3)).astype(np.uint8)
+  np.testing.assert_array_equal(transforms.resize_and_crop(video, 16, 24), video)
+
+
+def test_flat_pictures_stay_flat():
+  video = np.full((2, 31, 47, 3), [[[[10, 200, 99]]]], np.uint8)
+  assert (transforms.resize_and_crop(video, 16, 8) == [10, 200, 99]).all()
+
+
+def test_window_starts_are_uniform_over_all_that_fit():
+  rng = np.random.default_rng(0)
+  starts = [transforms.window_start(12, 3, 4, rng) for _ in range(4000)]
+  counts = np.bincount(starts, minlength=4)
+  assert len(counts) == 4  # 9 of 12 frames are spanned
+  assert np.abs(counts / 1000 - 1).max() < 0.12  # four standard deviations
+  with raises('8 frames are too few: num_frames=3 with frame_skip=4 needs 9.'):
+    transforms.window_start(8, 3, 4, rng)
+
+
+def test_flip_mirrors_columns_half_of_the_time():
+  rng = np.random.default_rng(0)
+  video = ramp(2, 8)
+  flipped = [transforms.random_flip(video, rng) for _ in range(1000)]
+  mirrored = sum((f == video[:, :, ::-1]).all() for f in flipped)
+  assert all((f == video).all() or (f == video[:, :, ::-1]).all() for f in flipped)
+  assert 440 < mirrored < 560

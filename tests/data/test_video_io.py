@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import re
+
+import av
+import numpy as np
+import pytest
+
+from vdm_jax.data import video_io
+
+
+def patches(seed, size, rows=4, columns=6, frames=3):
+  """Flat squares of random colours, new in every frame."""
+  colors = np.random.default_rng(seed).integers(0, 256, (frames, rows, columns, 3)).astype(np.uint8)
+  return colors.repeat(size, axis=1).repeat(size, axis=2)
+
+
+def numbered(num_frames, side=48):
+  """Frame i has the grey value 6 i, so that a frame read back tells its number."""
+  return np.full((num_frames, side, side, 3), 6 * np.arange(num_frames)[:, None, None, None], np.uint8)
+
+
+def numbers(video):
+  return np.rint(video.mean(axis=(1, 2, 3)) / 6).astype(int).tolist()
+
+
+def encode(path, video, codec, pixel_format='yuv420p', rotation=0, **options):
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream(codec, rate=8, options=options)
+    stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], pixel_format
+    if rotation:
+      stream.set_display_rotation(rotation)
+    for frame in video:
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, 'rgb24')))
+    container.mux(stream.encode())
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_flat_colors_survive_mp4_within_two_levels(tmp_path, seed):
+  video = patches(seed, size=16)
+  video_io.write_mp4(tmp_path / 'a.mp4', video, fps=8)
+  read = video_io.read_video(tmp_path / 'a.mp4')
+  inside = np.zeros(video.shape[1:3], bool)
+  inside.reshape(4, 16, 6, 16)[:, 2:-2, :, 2:-2] = True  # chroma has half the resolution: not across an edge
+  assert np.abs(read.astype(int) - video)[:, inside].max() <= 2
+
+
+def test_other_decoders_see_the_same_colors(tmp_path):
+  """swscale's default path replicates chroma, so that even edges hold."""
+  video = patches(0, size=16)
+  video_io.write_mp4(tmp_path / 'a.mp4', video, fps=8)
+  with av.open(str(tmp_path / 'a.mp4')) as container:
+    read = np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)])
+  assert np.abs(read.astype(int) - video).max() <= 3
+
+
+def test_black_and_white_are_not_swapped_or_squeezed(tmp_path):
+  video = np.zeros((2, 32, 32, 1), np.float32)
+  video[0], video[1] = -1, 1
+  video_io.write_mp4(tmp_path / 'a.mp4', video, fps=8)
+  read = video_io.read_video(tmp_path / 'a.mp4')
+  assert read[0].max() == 0
+  assert read[1].min() == 255
+
+
+@pytest.mark.parametrize('fps', [1, 8, 24, 30000 / 1001, 60])
+def test_mp4_keeps_its_frame_rate(tmp_path, fps):
+  video_io.write_mp4(tmp_path / 'a.mp4', numbered(9), fps=fps)
+  info = video_io.probe(tmp_path / 'a.mp4')
+  assert info.num_frames == 9
+  assert info.frame_rate == pytest.approx(fps, rel=1e-3)
+
+
+def test_odd_sides_repeat_their_last_pixels(tmp_path):
+  video = patches(1, size=16)[:, :-1, :-3]
+  video_io.write_mp4(tmp_path / 'a.mp4', video, fps=8)
+  read = video_io.read_video(tmp_path / 'a.mp4')
+  assert read.shape == (3, 64, 94, 3)
+  assert np.abs(read[:, -1, 4:12].astype(int) - video[:, -1, 4:12]).max() <= 2
+
+
+@pytest.mark.parametrize('fps', [8, 20, 25])
+def test_gif_is_exact_and_keeps_frames_that_do_not_change(tmp_path, fps):
+  video = patches(2, size=4).repeat(3, axis=0)
+  video_io.write_gif(tmp_path / 'a.gif', video, fps=fps)
+  np.testing.assert_array_equal(video_io.read_video(tmp_path / 'a.gif'), video)
+  assert video_io.probe(tmp_path / 'a.gif').frame_rate == pytest.approx(fps, rel=0.02)
+  assert b'NETSCAPE2.0\x03\x01\x00\x00' in (tmp_path / 'a.gif').read_bytes()  # repeats for ever
+
+
+def test_grey_gif_is_exact_with_all_256_levels(tmp_path):
+  video = np.random.default_rng(0).permutation(256).reshape(1, 16, 16, 1).astype(np.uint8)
+  video_io.write_gif(tmp_path / 'a.gif', video, fps=8)
+  np.testing.assert_array_equal(video_io.read_video(tmp_path / 'a.gif'), video.repeat(3, axis=-1))
+
+
+def test_png_is_exact(tmp_path):
+  image = patches(3, size=1)[0]
+  video_io.write_png(tmp_path / 'a.png', image)
+  np.testing.assert_array_equal(video_io.read_video(tmp_path / 'a.png')[0], image)
+
+
+@pytest.mark.parametrize(
+  ('name', 'codec', 'options'),
+  [
+    ('a.mp4', 'libx264', {'g': '250', 'bf': '3'}),
+    ('b.mp4', 'libx264', {'g': '12', 'bf': '2', 'x264-params': 'open-gop=1'}),
+    ('c.mp4', 'mpeg4', {'g': '12', 'bf': '2', 'qmin': '1', 'qmax': '2'}),  # seeking lands too late here
+    ('a.mov', 'libx264', {'g': '5'}),
+    ('a.mkv', 'libx264', {'g': '12', 'bf': '3'}),
+    ('a.webm', 'libvpx-vp9', {'g': '12'}),
+    ('a.avi', 'mpeg4', {'g': '12', 'bf': '2', 'qmin': '1', 'qmax': '2'}),
+    ('b.avi', 'libx264', {'g': '12', 'bf': '3'}),
+  ],
+)
+def test_windows_are_exact_in_every_container(tmp_path, name, codec, options):
+  encode(tmp_path / name, numbered(40), codec, **options)
+  assert video_io.probe(tmp_path / name).num_frames == 40
+  assert numbers(video_io.read_video(tmp_path / name)) == list(range(40))
+  for start, num_frames, frame_skip in [(0, 1, 1), (1, 8, 1), (13, 5, 4), (24, 16, 1), (39, 1, 7)]:
+    window = video_io.read_video(tmp_path / name, start=start, num_frames=num_frames, frame_skip=frame_skip)
+    assert numbers(window) == list(range(start, start + num_frames * frame_skip, frame_skip))
+
+
+def test_varying_frame_rate_counts_frames_not_seconds(tmp_path):
+  path = tmp_path / 'a.mp4'
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream('libx264', rate=100, options={'g': '4'})
+    stream.height, stream.width, stream.pix_fmt = 32, 32, 'yuv420p'
+    for i, frame in enumerate(numbered(12)):
+      picture = av.VideoFrame.from_ndarray(frame, 'rgb24')
+      picture.pts = i * i
+      container.mux(stream.encode(picture))
+    container.mux(stream.encode())
+  assert numbers(video_io.read_video(path, start=5, num_frames=3, frame_skip=2)) == [5, 7, 9]
+  assert video_io.probe(path).frame_rate == pytest.approx(11 / 1.21, rel=1e-6)
+
+
+@pytest.mark.parametrize('rotation', [90, 180, -90])
+def test_telephone_videos_are_turned_upright(tmp_path, rotation):
+  upright = np.zeros((2, 32, 64, 3), np.uint8)
+  upright[:, :16, :32] = 255  # the upper left corner is white
+  stored = np.rot90(upright, -rotation // 90, axes=(1, 2))
+  encode(tmp_path / 'a.mp4', np.ascontiguousarray(stored), 'libx264', rotation=rotation)
+  read = video_io.read_video(tmp_path / 'a.mp4')
+  np.testing.assert_allclose(read, upright, atol=12)
+
+
+def test_a_rewritten_file_is_read_anew(tmp_path):
+  for num_frames in (3, 5):
+    video_io.write_mp4(tmp_path / 'a.mp4', numbered(num_frames), fps=8)
+    assert numbers(video_io.read_video(tmp_path / 'a.mp4')) == list(range(num_frames))
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch):
+  path = tmp_path / 'new' / 'a.mp4'
+  video_io.write_mp4(path, numbered(4), fps=8)
+  before = path.read_bytes()
+  frames = iter([video_io._yuv420(frame) for frame in patches(0, size=16, frames=100)])
+
+  def fail_at_the_end(frame):
+    if (picture := next(frames, None)) is not None:
+      return picture
+    assert [file for file in path.parent.iterdir() if file != path]  # half of it is on the disk
+    raise RuntimeError('disk full')
+
+  monkeypatch.setattr(video_io, '_yuv420', fail_at_the_end)
+  with pytest.raises(RuntimeError, match='disk full'):
+    video_io.write_mp4(path, patches(0, size=16, frames=101), fps=8)
+  assert path.read_bytes() == before
+  assert [file.name for file in path.parent.iterdir()] == ['a.mp4']
+
+
+def raises(error, message):
+  return pytest.raises(error, match=f'^{re.escape(message)}$')
+
+
+def test_errors_of_reading(tmp_path):
+  path = tmp_path / 'a.mp4'
+  with raises(FileNotFoundError, f'{path}: there is no such video file; check the path.'):
+    video_io.read_video(path)
+  path.write_text('I am a text file that somebody has renamed.')
+  with raises(
+    ValueError,
+    f'{path}: cannot be decoded as a video (Invalid data found when processing input); '
+    're-encode or remove the file.',
+  ):
+    video_io.read_video(path)
+  video_io.write_mp4(path, numbered(8), fps=8)
+  with raises(ValueError, f'{path}: frame 9 is needed, but the video has 8 frames; use a longer video.'):
+    video_io.read_video(path, start=1, num_frames=5, frame_skip=2)
+  with raises(ValueError, f'{path}: frame 8 is needed, but the video has 8 frames; use a longer video.'):
+    video_io.read_video(path, start=8)
+  with raises(
+    ValueError,
+    f'{path}: start=0, num_frames=0, frame_skip=1 name no frames; '
+    'start must be 0 or more, the others 1 or more.',
+  ):
+    video_io.read_video(path, num_frames=0)
+
+
+def test_a_sound_file_has_no_video(tmp_path):
+  path = tmp_path / 'a.mp4'
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream('aac', rate=44100)
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 2048), np.float32), format='fltp', layout='mono')
+    frame.rate = 44100
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  with raises(ValueError, f'{path}: there are no video frames in this file; re-encode or remove it.'):
+    video_io.read_video(path)
+
+
+@pytest.mark.parametrize('kept', [0, 10, 0.3, 0.6, 0.9])
+def test_a_truncated_file_is_named(tmp_path, kept):
+  path = tmp_path / 'a.mp4'
+  video_io.write_mp4(path, numbered(8), fps=8)
+  content = path.read_bytes()
+  path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+  with pytest.raises(ValueError, match=re.escape(f'{path}: ')):
+    video_io.read_video(path)
+
+
+def test_errors_of_writing(tmp_path):
+  path = tmp_path / 'a.mp4'
+  with raises(
+    ValueError,
+    'video: the shape is (2, 4, 32, 32, 3), but [frames, height, width, 1 or 3 channels] is needed; '
+    'pass one video at a time.',
+  ):
+    video_io.write_mp4(path, np.zeros((2, 4, 32, 32, 3), np.uint8), fps=8)
+  for fps in (0, float('nan')):
+    with raises(ValueError, f'{path}: fps is {fps}, but a positive number of frames per second is needed.'):
+      video_io.write_mp4(path, numbered(2), fps=fps)
+  assert not path.exists()

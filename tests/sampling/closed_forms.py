@@ -1,0 +1,133 @@
+"""Data whose ideal denoiser `E[x | z]` is known in closed form, and the tools that put samplers on trial with it.
+
+The estimates are plain arithmetic in z, alpha and sigma, so that they serve numpy in float64 as well as jax.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm_jax.diffusion import GaussianProcess, branch, from_left, input_scaled, variance_preserving
+
+PROCESSES = {'preserving': variance_preserving(), 'scaled-1': input_scaled(1.0), 'scaled-4': input_scaled(4.0)}
+
+
+class Gaussian(NamedTuple):
+  """Independent pixels `x ~ N(mean, std^2)`."""
+
+  mean: float
+  std: float
+
+  def estimate(self, z, alpha, sigma):
+    gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
+    return self.mean + gain * (z - alpha * self.mean)
+
+
+class Mixture(NamedTuple):
+  """Independent pixels from mixtures of Gaussians; parameters are `[k]`, or `[k c]` along the last axis."""
+
+  weights: np.ndarray
+  means: np.ndarray
+  stds: np.ndarray
+
+  @property
+  def std(self):
+    mean = (self.weights * self.means).sum(0)
+    return np.sqrt((self.weights * (self.stds**2 + self.means**2)).sum(0) - mean**2)
+
+  def estimate(self, z, alpha, sigma):
+    xp = jnp if isinstance(z, jax.Array) else np
+    log_p, estimates = [], []
+    for weight, mean, std in zip(*self, strict=True):
+      variance = (alpha * std) ** 2 + sigma**2
+      log_p.append(np.log(weight) - (z - alpha * mean) ** 2 / (2 * variance) - xp.log(variance) / 2)
+      estimates.append(Gaussian(mean, std).estimate(z, alpha, sigma))
+    most = functools.reduce(xp.maximum, log_p)
+    p = [xp.exp(a - most) for a in log_p]
+    return sum(a * b for a, b in zip(p, estimates, strict=True)) / sum(p)
+
+  def quantiles(self, levels):
+    """Of a single mixture, by bisection on its distribution function."""
+    found = []
+    for level in levels:
+      low, high = -5.0, 5.0
+      for _ in range(60):
+        middle = (low + high) / 2
+        mass = sum(w * NormalDist(m, s).cdf(middle) for w, m, s in zip(*self, strict=True))
+        low, high = (middle, high) if mass < level else (low, middle)
+      found.append(middle)
+    return np.array(found)
+
+
+class JointGaussian(NamedTuple):
+  """`x ~ N(mean, covariance)` along the last axis: correlated frames or pixels."""
+
+  mean: np.ndarray
+  covariance: np.ndarray
+
+  def estimate(self, z, alpha, sigma):
+    """alpha and sigma are `[b 1]`: the gain is diagonal in the covariance's eigenvectors."""
+    values, vectors = np.linalg.eigh(self.covariance)
+    gain = alpha * values / (alpha**2 * values + sigma**2)
+    return self.mean + ((z - alpha * self.mean) @ vectors * gain) @ vectors.T
+
+  def observed(self, index: int, value: float) -> JointGaussian:
+    """The law of x given that `x[index]` is `value`."""
+    column = self.covariance[:, index]
+    shift = (value - self.mean[index]) / column[index]
+    return JointGaussian(self.mean + column * shift, self.covariance - np.outer(column, column) / column[index])
+
+
+def exact(data, process: GaussianProcess):
+  """The ideal denoiser of `data`, ignoring condition and carry."""
+
+  def denoiser(z, logsnr, cond, carry):
+    return data.estimate(z, from_left(process.alpha(logsnr), z), from_left(process.sigma(logsnr), z)), carry
+
+  return denoiser
+
+
+def even_normals(n: int) -> np.ndarray:
+  """n equally probable values of a standard normal, float32: a sample without sampling error, in random order."""
+  values = np.array([NormalDist().inv_cdf((i + 0.5) / n) for i in range(n)], np.float32)
+  return np.random.default_rng(0).permutation(values / values.std())
+
+
+# A Gaussian and a mixture of two modes.
+GAUSSIAN = Gaussian(0.3, 0.5)
+MIXTURE = Mixture(np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array([0.1, 0.2]))
+
+
+def states(denoiser, step, logsnrs, z, rng, cond=None, carry=None) -> jax.Array:
+  """z at every level of the grid `[N b ...]`: the sampler's loop, without its last denoise."""
+
+  def body(state, inputs):
+    logsnr_t, logsnr_s, i = inputs
+    t, s = (jnp.broadcast_to(level, z.shape[:1]) for level in (logsnr_t, logsnr_s))
+    state = step(denoiser, state[0], t, s, branch(rng, i), cond, state[1])
+    return state, state[0]
+
+  levels = (logsnrs[:-1], logsnrs[1:], jnp.arange(len(logsnrs) - 1))
+  return jnp.concatenate([z[None], jax.lax.scan(body, (z, carry), levels)[1]])
+
+
+def compiled(step: Callable, denoiser: Callable) -> Callable:
+  """One step, compiled, as a function of z `[b ...]`, levels `[]` or `[b]`, key and condition; numpy in float64 out."""
+
+  @jax.jit
+  def run(z, logsnr_t, logsnr_s, rng, cond):
+    t, s = (jnp.broadcast_to(level, z.shape[:1]) for level in (logsnr_t, logsnr_s))
+    return step(denoiser, z, t, s, rng, cond, None)[0]
+
+  def call(z, logsnr_t, logsnr_s, rng=None, cond=None):
+    z, t, s = (jnp.asarray(a, jnp.float32) for a in (z, logsnr_t, logsnr_s))
+    return np.asarray(run(z, t, s, jax.random.key(0) if rng is None else rng, cond), np.float64)
+
+  return call

@@ -1,0 +1,278 @@
+"""The whole sampler: every step reaches the data, evaluations are counted, and compiled loops equal plain ones."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sampling.closed_forms import GAUSSIAN, MIXTURE, PROCESSES, Gaussian, JointGaussian, Mixture, even_normals, exact
+
+from vdm_jax.diffusion import branch, cosine_grid, from_left, karras_grid
+from vdm_jax.sampling import (
+  ancestral,
+  classifier_free,
+  clip,
+  ddim,
+  heun,
+  langevin_corrected,
+  reconstruction,
+  redraw,
+  replacement,
+  sample,
+)
+from vdm_jax.types import Conditioning
+
+RNG = jax.random.key(0)
+Z = np.random.default_rng(1).normal(size=(4, 2)).astype(np.float32)
+
+STEPS = {
+  'ancestral': ancestral,
+  'ancestral-0.1': lambda process: ancestral(process, 0.1),
+  'ancestral-0.3': lambda process: ancestral(process, 0.3),
+  'ancestral-1': lambda process: ancestral(process, 1.0),
+  'ddim': ddim,
+  'heun': heun,
+  'heun-churn': lambda process: heun(process, 0.1),
+  'langevin': lambda process: langevin_corrected(ancestral(process), process),
+  'langevin-ddim': lambda process: langevin_corrected(ddim(process), process),
+}
+
+
+def long_grid(step, process):
+  if 'heun' in step:
+    return karras_grid(64, sigma_min=0.002, sigma_max=80.0)
+  return cosine_grid(256) if process == 'preserving' else cosine_grid(256, logsnr_min=-9.0, logsnr_max=12.0)
+
+
+# Two columns of pixels: a Gaussian, written as a mixture of equal parts, and the mixture.
+COLUMNS = Mixture(*(np.stack(pair, 1) for pair in zip(([0.3, 0.7], [0.3] * 2, [0.5] * 2), MIXTURE, strict=True)))
+
+
+@pytest.mark.parametrize('process_name', ['preserving', 'scaled-4'])
+@pytest.mark.parametrize('name', STEPS)
+def test_every_step_reaches_the_data(name, process_name):
+  """Mean and standard deviation of a Gaussian within 2 %, of a mixture its modes' weights and its quantiles too."""
+  process, grid, noise = PROCESSES[process_name], long_grid(name, process_name), even_normals(32768)
+  z = float(process.sigma(grid[0])) * np.stack([noise, noise[::-1]], 1)
+  run = jax.jit(lambda z, rng: sample(exact(COLUMNS, process), STEPS[name](process), grid, z, rng, None))
+  single, mixed = np.asarray(run(z, RNG), np.float64).T
+  assert abs(single.mean() - 0.3) < 0.02 * 0.5
+  assert abs(single.std() / 0.5 - 1) < 0.02
+  assert abs(mixed.mean() - 0.17) < 0.02 * MIXTURE.std
+  assert abs(mixed.std() / MIXTURE.std - 1) < 0.02
+  assert abs((mixed < -0.1).mean() - 0.3) < 0.012
+  levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+  np.testing.assert_allclose(np.quantile(mixed, levels), MIXTURE.quantiles(levels), atol=0.02)
+
+
+def counter(z, logsnr, cond, carry):
+  """Counts its evaluations in the carry, per example, and says the count."""
+  carry = {'count': jnp.zeros((z.shape[0], 1), jnp.bfloat16)} if carry is None else carry
+  count = carry['count'] + 1
+  return from_left(count[:, 0].astype(jnp.float32), z) + 0 * z, {'count': count}
+
+
+@pytest.mark.parametrize(
+  'name, evaluations', [('ancestral-0.3', 9), ('ddim', 9), ('heun', 17), ('heun-churn', 17), ('langevin', 17)]
+)
+def test_number_of_evaluations_and_the_carry_between_them(name, evaluations):
+  """N for N points, 2N - 1 with Heun, N - 1 more with Langevin; each reads the carry of the one before, from zeros."""
+  x = sample(counter, STEPS[name](PROCESSES['preserving']), jnp.linspace(-5, 5, 9), jnp.zeros((2, 3)), RNG, None)
+  np.testing.assert_array_equal(x, evaluations)
+
+
+def test_steps_around_steps_count_all_evaluations():
+  process = PROCESSES['preserving']
+  step = redraw(langevin_corrected(heun(process), process), process, np.float32(0), np.array([[True, False, False]]))
+  x = sample(counter, step, jnp.linspace(-5, 5, 9), jnp.zeros((2, 3)), RNG, None)
+  np.testing.assert_array_equal(x, 25)
+
+
+def test_the_first_carry_is_zeros_of_the_networks_shape():
+  """None is only handed in to learn shapes: a denoiser that takes it for ones starts from zeros all the same."""
+
+  def denoiser(z, logsnr, cond, carry):
+    carry = jnp.ones(z.shape) if carry is None else carry
+    return carry + 0 * z, carry
+
+  x = sample(denoiser, ddim(PROCESSES['preserving']), jnp.linspace(-5, 5, 4), jnp.zeros((2, 3)), RNG, None)
+  np.testing.assert_array_equal(x, 0)
+
+
+def test_guided_evaluations_thread_the_conditional_carry():
+  def denoiser(z, logsnr, cond, carry):
+    x_hat, carry = counter(z, logsnr, cond, carry)
+    return x_hat, {'count': carry['count'] + 100 * cond.drop[:, :1]}
+
+  guided = clip(classifier_free(denoiser, lambda cond: cond._replace(drop=jnp.ones((2, 1), bool)), 3.0))
+  cond = Conditioning(label=jnp.ones((2, 1), jnp.int32))
+  unclipped = classifier_free(denoiser, lambda cond: cond._replace(drop=jnp.ones((2, 1), bool)), 3.0)
+  grid, z = jnp.linspace(-5, 5, 5), jnp.zeros((2, 3))
+  np.testing.assert_array_equal(sample(unclipped, heun(PROCESSES['preserving']), grid, z, RNG, cond), 9)
+  np.testing.assert_array_equal(sample(guided, heun(PROCESSES['preserving']), grid, z, RNG, cond), 1)
+
+
+@pytest.mark.parametrize('name', ['ancestral-0.3', 'ddim', 'langevin', 'heun-churn'])
+def test_result_is_a_function_of_the_key(name):
+  process, grid = PROCESSES['scaled-1'], jnp.linspace(-6, 6, 9)
+  z = np.float32(20) * even_normals(64)[:, None]
+  run = jax.jit(lambda z, rng: sample(exact(MIXTURE, process), STEPS[name](process), grid, z, rng, None))
+  np.testing.assert_array_equal(run(z, RNG), run(z, jax.random.key(0)))
+  assert np.array_equal(run(z, RNG), run(z, jax.random.key(1))) == (name == 'ddim')
+
+
+def test_each_step_draws_its_own_noise():
+  """Steps that add unit noise to z and a denoiser that says z: the sum of N - 1 independent draws."""
+
+  def add_noise(denoiser, z_t, logsnr_t, logsnr_s, rng, cond, carry):
+    return z_t + jax.random.normal(rng, z_t.shape), carry
+
+  x = sample(
+    lambda z, logsnr, cond, carry: (z, carry), add_noise, jnp.linspace(-5, 5, 17), jnp.zeros((8192, 1)), RNG, None
+  )
+  np.testing.assert_allclose(x.var(), 16, rtol=0.06)
+
+
+def test_a_key_per_example_frees_a_video_from_its_batch():
+  process, grid = PROCESSES['preserving'], jnp.linspace(-6, 6, 9)
+  keys = jax.random.split(RNG, 4)
+  z = even_normals(8).reshape(4, 2)
+  step = langevin_corrected(ancestral(process, 0.3), process)
+  run = jax.jit(lambda z, keys: sample(exact(MIXTURE, process), step, grid, z, keys, None))
+  order = np.array([2, 0, 3, 1])
+  np.testing.assert_allclose(run(z, keys)[order], run(z[order], keys[order]), rtol=1e-5, atol=1e-6)
+
+
+def test_steps_run_from_noise_to_data_and_see_every_level_once():
+  """Levels are handed on as `[b]`, each step from its point of the grid to the next, the last denoise at the last."""
+  grid = jnp.array([-5.0, -1.0, 0.5, 7.0])
+
+  def step(denoiser, z_t, logsnr_t, logsnr_s, rng, cond, carry):
+    assert logsnr_t.shape == logsnr_s.shape == (2,)
+    return 10 * z_t + from_left(logsnr_s - 2 * logsnr_t, z_t) + cond, carry
+
+  x = sample(lambda z, logsnr, cond, carry: (z + from_left(logsnr, z), carry), step, grid, jnp.ones((2, 3)), RNG, 4.0)
+  z = 1.0
+  for t, s in zip(grid[:-1], grid[1:], strict=True):
+    z = 10 * z + s - 2 * t + 4
+  np.testing.assert_allclose(x, np.full((2, 3), z + 7), rtol=1e-6)
+
+
+FRAMES = JointGaussian(np.array([0.2, -0.1]), np.array([[0.30, 0.24], [0.24, 0.35]]))
+
+
+@pytest.mark.parametrize('name', ['ddim', 'heun', 'langevin'])
+def test_reconstruction_in_the_compiled_scan_is_a_plain_loop(name):
+  """All guidance at once: the gradient inside the scan, the clip after it, the replacement last."""
+  process, grid = PROCESSES['preserving'], jnp.linspace(-5, 6, 7)
+  step = STEPS[name](process)
+  mask = np.array([[True, False]])
+
+  def build(observed):
+    guided = reconstruction(exact(FRAMES, process), process, lambda x: x[:, :1], observed[:, :1], 2.0)
+    return replacement(clip(guided), observed, mask)
+
+  observed = np.random.default_rng(2).uniform(-1, 1, size=(4, 2)).astype(np.float32)
+  compiled = jax.jit(lambda z, observed: sample(build(observed), step, grid, z, RNG, None))(Z, observed)
+
+  denoiser, state = jax.jit(build(observed)), jnp.asarray(Z)
+  for i in range(6):
+    t, s = jnp.full(4, grid[i]), jnp.full(4, grid[i + 1])
+    state = step(denoiser, state, t, s, branch(RNG, i), None, None)[0]
+  plain = denoiser(state, jnp.full(4, grid[6]), None, None)[0]
+  np.testing.assert_allclose(compiled, plain, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(compiled[:, 0], observed[:, 0])
+  assert np.ptp(compiled[:, 1]) > 0.1
+
+
+def test_exact_reconstruction_samples_the_conditional():
+  """With the weight of the exact residual variance, the free frame has the conditional's mean and spread."""
+  process, grid = PROCESSES['preserving'], karras_grid(65, sigma_min=0.002, sigma_max=80.0)
+  alpha, sigma = (np.asarray(f(grid), np.float64) for f in process)
+  c, residual = FRAMES.covariance, []
+  for a, s in zip(alpha, sigma, strict=True):
+    residual.append((c - a * c @ np.linalg.solve(a**2 * c + s**2 * np.eye(2), a * c))[0, 0])
+  weights = jnp.asarray(sigma**2 / (alpha**2 * np.array(residual)), jnp.float32)
+
+  def weight(logsnr):
+    return jnp.interp(logsnr, grid, weights)
+
+  denoiser = reconstruction(exact(FRAMES, process), process, lambda x: x[:, :1], np.full((1024, 1), 0.7), weight)
+  noise = even_normals(1024)
+  z = float(sigma[0]) * np.stack([noise, np.random.default_rng(3).permutation(noise)], 1)
+  x = jax.jit(lambda z: sample(denoiser, heun(process), grid, z, RNG, None))(z)
+  wanted = FRAMES.observed(0, 0.7)
+  np.testing.assert_allclose(x[:, 0], 0.7, atol=1e-3)
+  np.testing.assert_allclose(x[:, 1].mean(), wanted.mean[1], atol=0.01)
+  np.testing.assert_allclose(x[:, 1].std(), wanted.covariance[1, 1] ** 0.5, rtol=0.02)
+
+
+def test_redrawn_frames_draw_the_others_with_them():
+  """VDM's replacement method: an exact denoiser still pulls the free frame towards what was observed."""
+  process, grid = PROCESSES['preserving'], cosine_grid(128, logsnr_min=-12.0, logsnr_max=12.0)
+  mask, observed = np.array([[True, False]]), np.array([[1.2, 0.0]], np.float32)
+  denoiser = replacement(exact(FRAMES, process), observed, mask)
+  step = redraw(ancestral(process, 0.1), process, observed, mask)
+  z = np.random.default_rng(4).normal(size=(2048, 2)).astype(np.float32)
+  x = jax.jit(lambda z: sample(denoiser, step, grid, z, RNG, None))(z)
+  np.testing.assert_array_equal(x[:, 0], np.float32(1.2))
+  free, conditional = FRAMES.mean[1], FRAMES.observed(0, 1.2).mean[1]
+  assert free + 0.05 < x[:, 1].mean() < conditional + 0.05
+
+
+def test_new_weights_and_observations_do_not_compile_again():
+  process, grid, traces = PROCESSES['preserving'], cosine_grid(8), []
+  data = Gaussian(0.4, 0.5), Gaussian(-0.1, 0.5)
+
+  @jax.jit
+  def run(scale, weight, observed, z, rng, cond):
+    traces.append(scale)
+
+    def denoiser(z, logsnr, cond, carry):
+      kept, dropped = (exact(d, process)(z, logsnr, cond, carry)[0] for d in data)
+      return scale * jnp.where(from_left(cond.drop[:, 0], z), dropped, kept), carry
+
+    guided = classifier_free(denoiser, lambda cond: cond._replace(drop=jnp.ones((2, 1), bool)), weight)
+    guided = reconstruction(guided, process, lambda x: x[:, :1], observed, weight)
+    return sample(guided, ancestral(process, 0.1), grid, z, rng, cond)
+
+  cond = Conditioning(label=jnp.ones((2, 1), jnp.int32))
+  z = np.random.default_rng(5).normal(size=(2, 3)).astype(np.float32)
+  results = [
+    run(np.float32(scale), np.float32(weight), np.full((2, 1), observed, np.float32), z, jax.random.key(key), cond)
+    for scale, weight, observed, key in [(1, 0, 0, 0), (0.5, 0, 0, 0), (1, 2, 0, 0), (1, 2, 1, 0), (1, 2, 1, 1)]
+  ]
+  assert len(traces) == 1
+  assert len({r.tobytes() for r in map(np.asarray, results)}) == 5
+
+
+@pytest.mark.parametrize('logsnrs', [np.array([5.0, 0.0, -5.0]), [-5.0, 0.0, 0.0], jnp.array([-5.0, 5.0, 2.0])])
+def test_grids_that_do_not_increase_are_refused(logsnrs):
+  message = 'logsnrs must increase, from noise to data, as cosine_grid and karras_grid do.'
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    sample(exact(GAUSSIAN, PROCESSES['preserving']), ddim(PROCESSES['preserving']), logsnrs, Z, RNG, None)
+
+
+def test_grids_may_be_traced_and_of_one_point():
+  process, grid = PROCESSES['preserving'], jnp.linspace(-5, 5, 4)
+  run = jax.jit(lambda logsnrs: sample(exact(GAUSSIAN, process), ddim(process), logsnrs, Z, RNG, None))
+  np.testing.assert_allclose(run(grid), sample(exact(GAUSSIAN, process), ddim(process), grid, Z, RNG, None), rtol=1e-5)
+  np.testing.assert_allclose(run(grid[:1]), exact(GAUSSIAN, process)(Z, jnp.full(4, -5.0), None, None)[0], rtol=1e-5)
+
+
+def test_old_style_keys_are_keys():
+  """`jax.random.PRNGKey`'s uint32 pair is one key, not two."""
+  process = PROCESSES['preserving']
+  step = langevin_corrected(ancestral(process), process)
+  run = jax.jit(lambda rng: sample(exact(GAUSSIAN, process), step, jnp.linspace(-5, 5, 4), Z, rng, None))
+  np.testing.assert_array_equal(run(jax.random.PRNGKey(0)), run(RNG))
+
+
+def test_state_is_float32_whatever_comes_in():
+  """Also from a float64 grid and an integer-valued z."""
+  grid, z = np.linspace(-5, 5, 4), np.zeros((2, 3), np.float16)
+  x = sample(exact(GAUSSIAN, PROCESSES['preserving']), ddim(PROCESSES['preserving']), grid, z, RNG, None)
+  assert x.dtype == jnp.float32

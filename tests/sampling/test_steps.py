@@ -1,0 +1,337 @@
+"""Each step against its closed form: linear maps, noise gains, variances, orders, and loops written out in float64."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sampling.closed_forms import GAUSSIAN, MIXTURE, PROCESSES, compiled, even_normals, exact, states
+
+from vdm_jax.diffusion import cosine_grid, from_left, input_scaled, karras_grid
+from vdm_jax.sampling import ancestral, ddim, heun, langevin_corrected, redraw, replacement, sample
+
+MANY = 2**16
+
+STEPS = {
+  'ancestral': ancestral,
+  'ancestral-0.1': lambda process: ancestral(process, 0.1),
+  'ddim': ddim,
+  'heun': heun,
+  'heun-churn': lambda process: heun(process, 0.2),
+  'langevin': lambda process: langevin_corrected(ancestral(process), process),
+  'redraw': lambda process: redraw(ddim(process), process, np.float32(0.5), np.array([[True, False]])),
+}
+every_process = pytest.mark.parametrize('process', PROCESSES.values(), ids=PROCESSES)
+
+
+def at(process, logsnr):
+  """alpha and sigma in float64, shaped `[b 1]` for levels `[b]`."""
+  return tuple(np.asarray(f(logsnr), np.float64)[..., None] for f in process)
+
+
+def stay(denoiser, z_t, logsnr_t, logsnr_s, rng, cond, carry):
+  """No step at all, to see what is put around it."""
+  return z_t, carry
+
+
+def says(z, logsnr, cond, carry):
+  """A denoiser that always says its condition, a number."""
+  return cond + 0 * z, carry
+
+
+def normals(*shape):
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+# Every step
+
+
+@pytest.mark.parametrize('name', [name for name in STEPS if name != 'ancestral-0.1'])
+def test_steps_are_the_same_in_every_process(name):
+  """z / alpha at equal log-SNR follows the same law, with the same noise, whatever the process.
+
+  Not so for gamma > 0: VDM's upper bound, the standard deviation of q(z_t|z_s), changes with the scale of z_t.
+  """
+  t, s = np.array([-5.0, -1.0, 0.5, 4.0]), np.array([-4.0, 0.5, 1.0, 6.0])
+  results = []
+  for process in PROCESSES.values():
+    step = compiled(STEPS[name](process), exact(MIXTURE, process))
+    (alpha_t, _), (alpha_s, _) = at(process, t), at(process, s)
+    results.append(step(alpha_t * np.exp(-t / 2)[:, None] * normals(4, 2), t, s) / alpha_s)
+  np.testing.assert_allclose(results[1], results[0], rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(results[2], results[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', STEPS)
+def test_each_example_has_its_own_level(name):
+  process = PROCESSES['scaled-4']
+  step = compiled(STEPS[name](process), exact(MIXTURE, process))
+  t, s, z = np.array([-5.0, -1.0, 0.5]), np.array([-4.0, 0.5, 4.0]), normals(3, 2)
+  alone = [step(z, t[i], s[i])[i] for i in range(3)]
+  np.testing.assert_allclose(step(z, t, s), alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['ancestral-0.1', 'heun-churn', 'langevin', 'redraw'])
+def test_a_key_per_example_frees_it_from_its_batch(name):
+  """The noise goes with the key, and is new for each element."""
+  process, order = PROCESSES['preserving'], np.array([2, 0, 1])
+  step = compiled(STEPS[name](process), exact(GAUSSIAN, process))
+  keys, z = jax.random.split(jax.random.key(2), 3), normals(3, 2)
+  whole = step(z, -1.0, 1.0, keys)
+  np.testing.assert_allclose(whole[order], step(z[order], -1.0, 1.0, keys[order]), rtol=1e-6)
+  assert len(np.unique(step(0 * z, -1.0, 1.0, keys))) == (4 if name == 'redraw' else 6)
+
+
+@pytest.mark.parametrize('process', [PROCESSES['preserving'], PROCESSES['scaled-4']], ids=['preserving', 'scaled-4'])
+@pytest.mark.parametrize('name', ['ancestral', 'ancestral-0.1', 'ddim', 'langevin'])
+def test_denoising_is_the_limit_of_a_step_to_no_noise(process, name):
+  """So the sampler's last evaluation takes the place of a last step (gamma = 1 alone keeps its noise)."""
+  z = at(process, -2.0)[1] * normals(16, 1)
+  x = compiled(STEPS[name](process), exact(MIXTURE, process))(z, -2.0, 80.0) / at(process, 80.0)[0]
+  np.testing.assert_allclose(x, MIXTURE.estimate(z, *at(process, -2.0)), atol=1e-5)
+
+
+def test_denoising_is_edms_last_euler_step():
+  """EDM's Algorithm 1 from sigma to 0 along d = (y - D) / sigma."""
+  y, sigma = np.array([0.7, -2.0, 0.1]), 0.05
+  d = (y - GAUSSIAN.estimate(y, 1.0, sigma)) / sigma
+  logsnrs = -2 * np.log(np.array([0.06, sigma]))
+  ours = sample(exact(GAUSSIAN, PROCESSES['scaled-1']), stay, logsnrs, y[:, None], jax.random.key(0), None)
+  np.testing.assert_allclose(ours[:, 0], y + (0 - sigma) * d, rtol=1e-5)
+
+
+# ancestral
+
+
+# Levels now and next: both ends, narrow and wide.
+T, S = np.array([(-20.0, -17.0), (-3.0, -2.5), (-0.5, 0.5), (2.0, 8.0), (19.0, 20.0)]).T
+
+
+@every_process
+def test_ancestral_mean_and_lower_variance(process):
+  """VDM Eq. 3: with x_hat fixed, z_s is q(z_s | z_t, x_hat)'s mean plus its standard deviation times unit noise."""
+  step = compiled(ancestral(process), says)
+  (alpha_t, _), (alpha_s, sigma_s) = at(process, T), at(process, S)
+  keep = np.exp(T - S)[:, None]
+  zero = np.zeros((5, MANY))
+  noise = step(zero, T, S, cond=0.0)
+  unit = noise / (sigma_s * np.sqrt(1 - keep))
+  for moment, wanted in ((1, 0), (2, 1), (3, 0), (4, 3)):
+    np.testing.assert_allclose((unit**moment).mean(1), wanted, atol=0.02 * moment)
+  np.testing.assert_allclose(np.corrcoef(unit), np.eye(5), atol=0.02)
+  moved = step(zero + 1.7 * alpha_t, T, S, cond=0.4) - noise
+  scale = alpha_s + sigma_s
+  wanted = (keep * 1.7 + (1 - keep) * 0.4) * alpha_s / scale
+  np.testing.assert_allclose(moved[:, :9] / scale, np.broadcast_to(wanted, (5, 9)), atol=1e-5)
+
+
+@every_process
+@pytest.mark.parametrize('gamma', [0.1, 0.3, 1.0])
+def test_ancestral_variance_lies_between_its_bounds(process, gamma):
+  """VDM Eq. 4: log-variance at gamma between q(z_s|z_t,x)'s and q(z_t|z_s)'s, whose ratio is (sigma_t / sigma_s)^2."""
+  lower, ours = (compiled(ancestral(process, g), says)(np.zeros((5, 8)), T, S, cond=0.0) for g in (0.0, gamma))
+  ratio = at(process, T)[1] / at(process, S)[1]
+  np.testing.assert_allclose(ours / lower, np.broadcast_to(ratio**gamma, (5, 8)), rtol=1e-4)
+
+
+# ddim and heun
+
+
+@every_process
+def test_ddim_is_its_formula(process):
+  """z_s = alpha_s x_hat + sigma_s (z_t - alpha_t x_hat) / sigma_t, and no noise."""
+  (alpha_t, sigma_t), (alpha_s, sigma_s) = at(process, -1.5), at(process, 0.7)
+  z = normals(16, 1).astype(np.float64)
+  x_hat = MIXTURE.estimate(z, alpha_t, sigma_t)
+  ours = compiled(ddim(process), exact(MIXTURE, process))(z, -1.5, 0.7)
+  np.testing.assert_allclose(ours, alpha_s * x_hat + sigma_s * (z - alpha_t * x_hat) / sigma_t, rtol=1e-4, atol=1e-5)
+
+
+def error_of_ode(step, process, intervals):
+  """Root mean square error against the exact solution, where (y - mean) / sqrt(std^2 + sigma^2) is kept."""
+  grid = np.asarray(karras_grid(intervals + 1, sigma_min=0.002, sigma_max=80.0))
+  (alpha_0, sigma_0), (alpha_1, _) = at(process, grid[0]), at(process, grid[-1])
+  z = start = sigma_0 * even_normals(64)[:, None].astype(np.float64)
+  for t, s in zip(grid[:-1], grid[1:], strict=True):
+    z = step(z, t, s)
+  mean, std = GAUSSIAN
+  first, last = np.exp(-0.5 * grid[[0, -1]].astype(np.float64))
+  wanted = mean + (start / alpha_0 - mean) * np.sqrt((std**2 + last**2) / (std**2 + first**2))
+  return np.sqrt(np.mean((z / alpha_1 - wanted) ** 2))
+
+
+@pytest.mark.parametrize('name', ['preserving', 'scaled-4'])
+@pytest.mark.parametrize('make, order, tolerance', [(ddim, 1, 0.1), (heun, 2, 0.15)])
+def test_order_of_convergence(make, order, tolerance, name):
+  step = compiled(make(PROCESSES[name]), exact(GAUSSIAN, PROCESSES[name]))
+  intervals = np.array([32, 64, 128, 256])
+  errors = [error_of_ode(step, PROCESSES[name], n) for n in intervals]
+  slope = np.polyfit(np.log(1 / intervals), np.log(errors), 1)[0]
+  assert abs(slope - order) < tolerance, (slope, errors)
+
+
+@pytest.mark.parametrize('sigma_in', [1.0, 4.0, 32.0])
+def test_heun_is_snaps_sampler(sigma_in):
+  """Snap section 3.2 in float64: y of x / sigma_in + sigma eps, D divided by sigma_in, the result times sigma_in.
+
+  The last Euler step to sigma = 0 gives D / sigma_in, so that what comes out is D, without another factor.
+  """
+  process, n = input_scaled(sigma_in), 16
+  sigmas = np.append((80 ** (1 / 7) + np.arange(n) / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7, 0)
+  noise = even_normals(64)[:, None]
+
+  def slope(y, sigma):
+    return (y - MIXTURE.estimate(y, 1 / sigma_in, sigma) / sigma_in) / sigma
+
+  y = 80 * noise.astype(np.float64)
+  for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    d = slope(y, now)
+    ahead = y + (after - now) * d
+    y = y + (after - now) * (d + slope(ahead, after)) / 2 if after else ahead
+
+  grid = karras_grid(n, sigma_min=0.002, sigma_max=80.0, sigma_in=sigma_in)
+  run = jax.jit(lambda z: sample(exact(MIXTURE, process), heun(process), grid, z, jax.random.key(0), None))
+  np.testing.assert_allclose(run(80 * noise), sigma_in * y, rtol=1e-5, atol=2e-5)
+
+
+@every_process
+@pytest.mark.parametrize('churn, churn_noise', [(0.1, 1.0), (2**0.5 - 1, 1.2)])
+def test_churn_is_edms_algorithm_2(process, churn, churn_noise):
+  """The step's own noise shows where the denoiser says 0: then Heun only scales y by sigma_s / sigma_hat."""
+  sigma_t, sigma_s = np.exp(0.5), np.exp(-0.2)
+  sigma_hat = sigma_t + churn * sigma_t
+  (alpha_t, _), (alpha_s, _) = at(process, -1.0), at(process, 0.4)
+
+  def denoiser(z, logsnr, cond, carry):
+    return cond * exact(MIXTURE, process)(z, logsnr, None, carry)[0], carry
+
+  step = compiled(heun(process, churn, churn_noise), denoiser)
+  raised = step(np.zeros((MANY, 1)), -1.0, 0.4, cond=0.0) / alpha_s * sigma_hat / sigma_s
+  eps = raised / (churn_noise * np.sqrt(sigma_hat**2 - sigma_t**2))
+  np.testing.assert_allclose([eps.mean(), eps.std()], [0, 1], atol=0.01)
+
+  x = np.random.default_rng(4).normal(size=(MANY, 1))
+  y_hat = x + churn_noise * np.sqrt(sigma_hat**2 - sigma_t**2) * eps
+  d = (y_hat - MIXTURE.estimate(y_hat, 1.0, sigma_hat)) / sigma_hat
+  ahead = y_hat + (sigma_s - sigma_hat) * d
+  d_ahead = (ahead - MIXTURE.estimate(ahead, 1.0, sigma_s)) / sigma_s
+  y = y_hat + (sigma_s - sigma_hat) * (d + d_ahead) / 2
+  np.testing.assert_allclose(step(alpha_t * x, -1.0, 0.4, cond=1.0) / alpha_s, y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('make', [ddim, heun])
+def test_deterministic_steps_draw_nothing(make):
+  step = compiled(make(PROCESSES['preserving']), exact(MIXTURE, PROCESSES['preserving']))
+  one, other = (step(normals(4, 1), 0.0, 1.0, jax.random.key(k)) for k in (0, 1))
+  np.testing.assert_array_equal(one, other)
+
+
+# langevin_corrected
+
+
+@every_process
+@pytest.mark.parametrize('delta', [0.1, 0.4])
+def test_langevin_has_the_variance_recursion_of_its_score(process, delta):
+  """V -> V (1 - delta sigma^2 / (2 M))^2 + delta sigma^2, with M = alpha^2 std^2 + sigma^2 the marginal variance."""
+  levels = np.array([-3.0, 0.0, 4.0])
+  alpha, sigma = at(process, levels)
+  marginal = alpha**2 * GAUSSIAN.std**2 + sigma**2
+  step = compiled(langevin_corrected(stay, process, delta), exact(GAUSSIAN, process))
+  middle = np.repeat(alpha * GAUSSIAN.mean, MANY, 1)
+  noise, moved = (step(z, -20.0, levels) for z in (middle, middle + sigma))
+  gain = 1 - delta * sigma**2 / (2 * marginal)
+  np.testing.assert_allclose((moved - noise)[:, :9] / sigma, np.repeat(gain, 9, 1), atol=2e-5)
+  unit = (noise - middle) / (np.sqrt(delta) * sigma)
+  np.testing.assert_allclose([unit.mean(1), unit.std(1)], [[0, 0, 0], [1, 1, 1]], atol=0.012)
+  kept = marginal * gain**2 + delta * sigma**2
+  np.testing.assert_allclose(kept, marginal + delta**2 * sigma**4 / (4 * marginal), rtol=1e-10)
+
+
+def test_langevin_noise_is_not_the_steps():
+  """Equal keys would add the standard deviations instead of the variances."""
+  process = PROCESSES['scaled-1']
+  step = compiled(langevin_corrected(ancestral(process), process, 0.4), says)
+  of_step = -np.expm1(-1.0)
+  wanted = of_step * (1 - 0.4 / 2) ** 2 + 0.4
+  np.testing.assert_allclose(step(np.zeros((MANY, 1)), -1.0, 0.0, cond=0.0).var(), wanted, rtol=0.02)
+
+
+# replacement and redraw
+
+
+def observed_part(step, denoiser, process, grid, x):
+  """Standard deviation of z around alpha x over sigma, and its mean error over sigma, at every level."""
+  z = float(process.alpha(grid[0])) * x + float(process.sigma(grid[0])) * even_normals(4096)[:, None]
+  every = np.asarray(jax.jit(lambda z: states(denoiser, step, grid, z, jax.random.key(5)))(jnp.asarray(z, jnp.float32)))
+  alpha, sigma = (np.asarray(from_left(f(grid), every)) for f in process)
+  noise = (every - alpha * x) / sigma
+  return noise.std((1, 2)), noise.mean((1, 2))
+
+
+@pytest.mark.parametrize('name', ['preserving', 'scaled-4'])
+@pytest.mark.parametrize('step', [ancestral, ddim, heun])
+def test_replacement_keeps_the_marginals_of_the_observed_part(step, name):
+  """z^a ~ q(z_s^a | x^a) at every level, although only x_hat is overwritten."""
+  process, x = PROCESSES[name], 0.7
+  grid = karras_grid(33, sigma_min=0.002, sigma_max=80.0) if step is heun else cosine_grid(129)[16:-16]
+  denoiser = replacement(exact(GAUSSIAN, process), np.float32(x), np.ones((1, 1), bool))
+  std, mean = observed_part(step(process), denoiser, process, grid, x)
+  np.testing.assert_allclose(std, 1, atol=0.05 if step is ancestral else 2e-3)
+  np.testing.assert_allclose(mean, 0, atol=0.06 if step is ancestral else 2e-3)
+
+
+@pytest.mark.parametrize('gamma', [0.1, 1.0])
+def test_replacement_with_larger_variance_is_too_wide_and_redraw_is_not(gamma):
+  process, x, grid = PROCESSES['preserving'], 0.7, cosine_grid(256)
+  mask = np.ones((1, 1), bool)
+  denoiser = replacement(exact(GAUSSIAN, process), np.float32(x), mask)
+  std, _ = observed_part(ancestral(process, gamma), denoiser, process, grid, x)
+  variance, levels = 1.0, np.asarray(grid, np.float64)
+  sigma_2 = 1 / (1 + np.exp(levels))
+  for i, left in enumerate(-np.expm1(levels[:-1] - levels[1:])):
+    variance = (1 - left) * variance + left * (sigma_2[i] / sigma_2[i + 1]) ** gamma
+  np.testing.assert_allclose(std[-1] ** 2, variance, rtol=0.1)
+  assert variance > 2.5
+  redrawn = redraw(ancestral(process, gamma), process, np.float32(x), mask)
+  std, mean = observed_part(redrawn, exact(GAUSSIAN, process), process, grid, x)
+  np.testing.assert_allclose(std[1:], 1, atol=0.05)
+  np.testing.assert_allclose(mean[1:], 0, atol=0.07)
+
+
+def test_redraw_leaves_the_rest_to_its_step():
+  """Observed pixels do not read the step's result, and the others do not see the observation."""
+  process, observed = PROCESSES['scaled-4'], np.array([[0.7, 99.0]], np.float32)
+  redrawn = redraw(ddim(process), process, observed, np.array([[True, False]]))
+  step, plain = (compiled(make, exact(GAUSSIAN, process)) for make in (redrawn, ddim(process)))
+  z = np.full((8192, 2), 5.0)
+  ours = step(z, -1.0, 6.0)
+  np.testing.assert_array_equal(ours[:, 1], plain(z, -1.0, 6.0)[:, 1])
+  np.testing.assert_array_equal(ours[:, 0], step(-z, -1.0, 6.0)[:, 0])
+  alpha, sigma = at(process, 6.0)
+  noise = (ours[:, 0] - alpha * 0.7) / sigma
+  np.testing.assert_allclose([noise.mean(), noise.std()], [0, 1], atol=0.04)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+  'make, value, message',
+  [
+    (ancestral, -0.1, 'gamma=-0.1 must be in [0, 1]: it interpolates between two variances. VDM uses 0 to 0.3.'),
+    (ancestral, 1.5, 'gamma=1.5 must be in [0, 1]: it interpolates between two variances. VDM uses 0 to 0.3.'),
+    (heun, -0.1, 'churn=-0.1 must be in [0, 0.4142]: EDM caps S_churn / num_steps at sqrt(2) - 1.'),
+    (heun, 0.5, 'churn=0.5 must be in [0, 0.4142]: EDM caps S_churn / num_steps at sqrt(2) - 1.'),
+    (
+      lambda process, delta: langevin_corrected(ddim(process), process, delta),
+      0,
+      'delta=0 must be positive; VDM uses 0.1. For no correction leave the step as it is.',
+    ),
+  ],
+)
+def test_settings_outside_their_range_are_refused(make, value, message):
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    make(PROCESSES['preserving'], value)

@@ -1,0 +1,367 @@
+"""Laws of saving and restoring: exact, whole or not at all, and never silently from scratch."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from jax.sharding import SingleDeviceSharding
+
+from vdm_jax import checkpoints, configuration, models
+from vdm_jax.checkpoints import Checkpointer
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class State(NamedTuple):
+  step: Any
+  params: Any
+  moments: Any
+  ema: Any
+
+
+def make_state(step: int, width: int = 4) -> State:
+  rng = np.random.default_rng(step)
+
+  def tree():
+    return {
+      'a': {'kernel': jnp.float32(rng.standard_normal((3, width)))},
+      'b': jnp.float32(rng.random(2)),
+    }
+
+  return State(jnp.int32(step), tree(), (None, {'count': jnp.int32(step), 'mu': tree()}), tree())
+
+
+def abstract(state: State) -> State:
+  sharding = SingleDeviceSharding(jax.devices()[0])
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def assert_same(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def save(workdir, *steps, keep=3):
+  with Checkpointer(workdir, keep) as checkpointer:
+    for step in steps:
+      checkpointer.save(step, make_state(step))
+    checkpointer.wait()
+
+
+def restore(workdir, like=None):
+  with Checkpointer(workdir, 3) as checkpointer:
+    return checkpointer.restore(abstract(make_state(0) if like is None else like))
+
+
+def files_of(folder: Path) -> list[Path]:
+  return sorted(f for f in folder.rglob('*') if f.is_file())
+
+
+def flip(file: Path, position: float = 0.5, bit: int = 0) -> None:
+  content = bytearray(file.read_bytes())
+  content[int(position * (len(content) - 1))] ^= 1 << bit
+  file.write_bytes(content)
+
+
+def test_what_is_saved_comes_back_bit_for_bit_with_its_structure(tmp_path):
+  save(tmp_path, 1, 2)
+  found = restore(tmp_path)
+  assert isinstance(found, State)
+  assert_same(found, make_state(2))
+
+
+def test_a_new_workdir_has_nothing_to_restore(tmp_path):
+  assert restore(tmp_path) is None
+
+
+def test_donating_the_state_after_save_does_not_reach_the_file(tmp_path):
+  overwrite = jax.jit(lambda s: jax.tree.map(jnp.zeros_like, s), donate_argnums=0)
+  state = make_state(5)
+  with Checkpointer(tmp_path, 1) as checkpointer:
+    checkpointer.save(5, state)
+    jax.block_until_ready(overwrite(state))
+  assert_same(restore(tmp_path), make_state(5))
+
+
+def test_only_the_newest_are_kept(tmp_path):
+  save(tmp_path, 1, 2, 3, 4, keep=2)
+  assert checkpoints.steps(tmp_path) == [3, 4]
+
+
+def test_the_average_alone_is_read_without_the_rest(tmp_path):
+  save(tmp_path, 7)
+  ema, step = checkpoints.restore_ema(tmp_path, abstract(make_state(0)).ema)
+  assert step == 7
+  assert_same(ema, make_state(7).ema)
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """A workdir with the checkpoints of steps 1 and 2, to be copied."""
+  workdir = tmp_path_factory.mktemp('saved')
+  save(workdir, 1, 2)
+  return workdir
+
+
+# Orbax notes times and completion in these; they hold nothing that is restored.
+WITHOUT_CONTENT = {'_CHECKPOINT_METADATA', 'commit_success.txt'}
+
+
+def damages(folder: Path):
+  """(name, what to do) for a flipped bit, a truncation and a deletion of each file."""
+  for file in files_of(folder):
+    name = str(file.relative_to(folder))
+    for position in (0.0, 0.31, 1.0):
+      yield f'flip {position} {name}', name, lambda f, position=position: flip(f, position, bit=3)
+    yield f'truncate {name}', name, lambda f: f.write_bytes(f.read_bytes()[:-1])
+    yield f'delete {name}', name, lambda f: f.unlink()
+
+
+def test_every_damage_is_found_named_and_survived(saved, tmp_path):
+  """F10, F11: bit flips, truncations and deletions of every file of the newest checkpoint."""
+  found = 0
+  for i, (what, name, damage) in enumerate(damages(saved / 'checkpoints' / '2')):
+    workdir = tmp_path / str(i)
+    shutil.copytree(saved, workdir)
+    folder = workdir / 'checkpoints' / '2'
+    damage(folder / name)
+    if name in WITHOUT_CONTENT:
+      assert_same(restore(workdir), make_state(2))
+      continue
+    with pytest.warns(RuntimeWarning) as warned:
+      assert_same(restore(workdir), make_state(1))
+    assert str(warned[0].message).startswith(f'checkpoint {folder} is damaged: '), what
+    assert name in str(warned[0].message), what
+    assert checkpoints.steps(workdir) == [1]
+    assert (workdir / 'damaged' / '2-0').is_dir()
+    found += 1
+  assert found >= 40
+
+
+def test_training_goes_on_over_a_damaged_checkpoint(saved, tmp_path):
+  shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+  shutil.rmtree(tmp_path / 'checkpoints' / '2' / 'default')
+  with Checkpointer(tmp_path, 3) as checkpointer:
+    with pytest.warns(RuntimeWarning, match='default/_METADATA is missing'):
+      checkpointer.restore(abstract(make_state(0)))
+    checkpointer.save(2, make_state(2))
+    checkpointer.wait()
+  assert_same(restore(tmp_path), make_state(2))
+
+
+def test_readers_leave_a_damaged_checkpoint_where_it_is(saved, tmp_path):
+  shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+  flip(tmp_path / 'checkpoints' / '2' / 'default' / '_METADATA')
+  with pytest.warns(RuntimeWarning):
+    ema, step = checkpoints.restore_ema(tmp_path, abstract(make_state(0)).ema)
+  assert step == 1
+  assert_same(ema, make_state(1).ema)
+  assert checkpoints.steps(tmp_path) == [1, 2]
+
+
+def test_with_no_good_checkpoint_nothing_starts_from_scratch(tmp_path):
+  save(tmp_path, 1, 2)
+  for step in (1, 2):
+    flip(tmp_path / 'checkpoints' / str(step) / 'default' / '_METADATA')
+  with pytest.warns(RuntimeWarning), pytest.raises(ValueError) as error:
+    restore(tmp_path)
+  assert str(error.value).startswith(
+    f'no checkpoint under {tmp_path}/checkpoints is good: step 2: default/_METADATA'
+  )
+  assert str(error.value).endswith('. Put a copy back, or delete the folder to start anew.')
+  assert checkpoints.steps(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize('name', ['7', 'LAST', 'model.bin'])
+def test_an_empty_or_foreign_folder_is_no_new_run(tmp_path, name):
+  (tmp_path / 'checkpoints' / name).mkdir(parents=True)
+  with pytest.raises(ValueError) as error:
+    if name == '7':
+      with pytest.warns(RuntimeWarning, match='manifest.json is missing'):
+        restore(tmp_path)
+    else:
+      restore(tmp_path)
+  expected = (
+    f"{tmp_path}/checkpoints holds ['{name}'], no checkpoint: move it away, or use another --workdir."
+  )
+  assert str(error.value) == expected or name == '7'
+  assert name != '7' or 'step 7: manifest.json is missing' in str(error.value)
+
+
+def test_what_a_killed_first_save_left_is_no_checkpoint(tmp_path):
+  (tmp_path / 'checkpoints' / '3.orbax-checkpoint-tmp' / 'default').mkdir(parents=True)
+  assert restore(tmp_path) is None
+  save(tmp_path, 3)
+  assert [f.name for f in (tmp_path / 'checkpoints').iterdir()] == ['3']
+
+
+def test_another_shape_is_an_error_that_lists_every_tensor(tmp_path):
+  save(tmp_path, 1)
+  other = make_state(0, width=5)
+  other.ema['c'] = jnp.zeros(1)
+  del other.params['b']
+  with pytest.raises(ValueError) as error:
+    restore(tmp_path, other)
+  assert str(error.value) == (
+    f'checkpoint {tmp_path}/checkpoints/1 does not fit the model:\n'
+    '  ema/a/kernel: float32[3, 4] saved, float32[3, 5] expected\n'
+    '  ema/c: absent saved, float32[1] expected\n'
+    '  moments/1/mu/a/kernel: float32[3, 4] saved, float32[3, 5] expected\n'
+    '  params/a/kernel: float32[3, 4] saved, float32[3, 5] expected\n'
+    '  params/b: float32[2] saved, absent expected\n'
+    'Use the configuration it was made by (config.json beside it), or another --workdir.'
+  )
+
+
+def test_a_failed_save_is_a_warning_and_the_third_in_a_row_an_error(tmp_path, monkeypatch):
+  """F12: a full disk does not stop training at once, and never costs the last good checkpoint."""
+  full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  with Checkpointer(tmp_path, 1) as checkpointer:
+    checkpointer.save(1, make_state(1))
+    checkpointer.wait()
+    whole = checkpoints._fingerprint
+    monkeypatch.setattr(checkpoints, '_fingerprint', lambda file: (_ for _ in ()).throw(full))
+    checkpointer.save(2, make_state(2))
+    with pytest.warns(
+      RuntimeWarning, match='step 2 could not be written.*No space left.*next save tries again'
+    ):
+      checkpointer.save(3, make_state(3))
+    with pytest.warns(RuntimeWarning, match='step 3 could not be written'):
+      checkpointer.save(4, make_state(4))
+    with pytest.raises(OSError, match='3 saves failed in a row: free space or mend the disk'):
+      checkpointer.wait()
+    monkeypatch.setattr(checkpoints, '_fingerprint', whole)
+    assert checkpoints.steps(tmp_path) == [1]
+    checkpointer.save(5, make_state(5))
+    checkpointer.wait()
+  assert_same(restore(tmp_path), make_state(5))
+
+
+def test_at_least_one_checkpoint_is_kept():
+  with pytest.raises(ValueError) as error:
+    Checkpointer('anywhere', 0)
+  assert str(error.value) == 'training.keep_checkpoints=0: keep at least 1, or the run cannot resume.'
+
+
+MESHES = """
+import sys
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from vdm_jax.checkpoints import Checkpointer
+from vdm_jax.partitioning import make_mesh
+workdir, write = sys.argv[1], sys.argv[2] == 'write'
+meshes = [({'data': 4}, 4), ({'fsdp': 4}, 4), ({'data': 2, 'fsdp': 2}, 4), ({'fsdp': 2, 'tensor': 2}, 4)]
+meshes.append(({'data': 1}, 1))
+spec = {'kernel': P('fsdp', 'tensor'), 'bias': P()}
+values = {'kernel': np.arange(32, dtype=np.float32).reshape(8, 4) / 7, 'bias': np.float32(3)}
+for i, (sizes, count) in enumerate(meshes):
+  mesh = make_mesh(sizes, jax.devices()[:count])
+  shardings = {name: NamedSharding(mesh, spec[name]) for name in spec}
+  if write:
+    with Checkpointer(f'{workdir}/{i}', 1) as checkpointer:
+      checkpointer.save(1, {'ema': jax.device_put(values, shardings)})
+  for j in range(len(meshes) if not write else 0):
+    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), values, shardings)
+    with Checkpointer(f'{workdir}/{j}', 1) as checkpointer:
+      found = checkpointer.restore({'ema': like})['ema']
+    for name in spec:
+      assert found[name].sharding == shardings[name]
+      np.testing.assert_array_equal(np.asarray(found[name]), values[name])
+    print(i, j)
+"""
+
+
+def test_what_one_mesh_saved_every_other_restores_exactly(tmp_path):
+  """F13."""
+  env = dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=4', PYTHONPATH=str(REPOSITORY))
+  for mode in ('write', 'read'):
+    command = [sys.executable, '-c', MESHES, str(tmp_path), mode]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    assert run.returncode == 0, run.stdout + run.stderr
+  assert run.stdout.split('\n')[:-1] == [f'{i} {j}' for i in range(5) for j in range(5)]
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A workdir as training leaves it, of a real but tiny model with random parameters."""
+  workdir = tmp_path_factory.mktemp('trained')
+  config = configuration.default()
+  config.data.update(num_frames=2, height=8, width=8, channels=1)
+  config.model.update(
+    base_channels=8, channel_multipliers=(1,), num_blocks=1, attention_resolutions=(), head_width=8,
+    embedding_width=8, embedding_layers=1, norm_groups=2,
+  )  # fmt: skip
+  (workdir / 'config.json').write_text(json.dumps(config.to_dict()))
+  params = jax.jit(models.build(config.model.to_dict()).init)(jax.random.key(5))
+  ema = jax.tree.map(lambda x: x + 1, params)
+  with Checkpointer(workdir, 1) as checkpointer:
+    checkpointer.save(12, {'params': params, 'ema': ema})
+  return workdir, ema
+
+
+def test_load_builds_the_model_of_a_workdir_with_its_average(trained):
+  workdir, ema = trained
+  model, params = checkpoints.load(workdir)
+  assert model.video_shape == (2, 8, 8, 1)
+  assert_same(params, ema)
+
+
+def test_exported_weights_are_the_same_model_in_one_file(trained, tmp_path):
+  workdir, ema = trained
+  path = tmp_path / 'weights.safetensors'
+  checkpoints.export_weights(workdir, path)
+  assert [f.name for f in tmp_path.iterdir()] == ['weights.safetensors']
+  model, params = checkpoints.load(path)
+  assert_same(params, ema)
+  assert model.config == checkpoints.load(workdir)[0].config
+  assert checkpoints.read_config(path) == checkpoints.read_config(workdir)
+  names = safetensors.numpy.load_file(path)
+  assert 'stem/kernel' in names and len(names) == len(jax.tree.leaves(ema))
+
+
+def test_weights_of_another_model_are_refused_with_the_list(trained, tmp_path):
+  workdir, _ = trained
+  path, other = tmp_path / 'weights.safetensors', tmp_path / 'other.safetensors'
+  checkpoints.export_weights(workdir, path)
+  tensors = safetensors.numpy.load_file(path)
+  tensors['stem/bias'] = np.zeros(3, np.float32)
+  config = {'config': json.dumps(checkpoints.read_config(path))}
+  safetensors.numpy.save_file(tensors, other, config)
+  with pytest.raises(ValueError) as error:
+    checkpoints.load(other)
+  assert '\n  stem/bias: float32[3] saved, float32[8] expected\n' in str(error.value)
+
+
+def test_paths_without_a_run_are_named(tmp_path):
+  with pytest.raises(FileNotFoundError) as error:
+    checkpoints.load(tmp_path)
+  message = f'{tmp_path} has no config.json: name the workdir of a training run, or a weights file.'
+  assert str(error.value) == message
+  foreign = tmp_path / 'foreign.safetensors'
+  safetensors.numpy.save_file({'a': np.zeros(1)}, foreign)
+  with pytest.raises(ValueError) as error:
+    checkpoints.load(foreign)
+  assert str(error.value) == (
+    f'{foreign} names no configuration in its metadata: only files written by export_weights can be loaded.'
+  )
+
+
+def test_a_run_without_a_checkpoint_is_named(trained, tmp_path):
+  shutil.copy(trained[0] / 'config.json', tmp_path)
+  with pytest.raises(FileNotFoundError) as error:
+    checkpoints.load(tmp_path)
+  assert str(error.value) == (
+    f'{tmp_path}/checkpoints holds no checkpoint: train first, or name another workdir.'
+  )

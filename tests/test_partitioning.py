@@ -1,0 +1,229 @@
+"""Laws of the mesh and the axis table; what needs several devices runs in a process of four virtual ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vdm_jax import partitioning
+from vdm_jax.types import Batch, Conditioning
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def on_four_devices(code: str) -> str:
+  env = dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=4', PYTHONPATH=str(REPOSITORY))
+  run = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, timeout=240)
+  assert run.returncode == 0, run.stdout + run.stderr
+  return run.stdout
+
+
+def one_device_mesh():
+  return partitioning.make_mesh({'data': -1}, jax.devices()[:1])
+
+
+def test_the_rest_of_the_devices_goes_where_minus_one_is():
+  out = on_four_devices(
+    'from vdm_jax.partitioning import make_mesh\n'
+    "for sizes in ({'data': -1}, {'data': 2, 'fsdp': -1}, {'data': 1, 'fsdp': -1, 'tensor': 2}):\n"
+    '  mesh = make_mesh(sizes)\n'
+    '  print(tuple(mesh.shape.items()), {t.name for t in mesh.axis_types})\n'
+  )
+  assert out.splitlines() == [
+    "(('data', 4), ('fsdp', 1), ('tensor', 1)) {'Auto'}",
+    "(('data', 2), ('fsdp', 2), ('tensor', 1)) {'Auto'}",
+    "(('data', 1), ('fsdp', 2), ('tensor', 2)) {'Auto'}",
+  ]
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'message'),
+  [
+    (
+      {'data': 2, 'fsdp': 2, 'tensor': 1},
+      'mesh.data=2 x mesh.fsdp=2 x mesh.tensor=1 = 4 devices, but there are 6. '
+      'Set one axis to -1 (the rest), or choose sizes whose product is 6.',
+    ),
+    (
+      {'data': -1, 'fsdp': 4},
+      'mesh.data=-1 x mesh.fsdp=4 x mesh.tensor=1: 6 devices are not a multiple of 4. '
+      'Choose sizes whose product divides 6.',
+    ),
+    (
+      {'data': -1, 'fsdp': -1},
+      'mesh.data=-1 x mesh.fsdp=-1 x mesh.tensor=1 leaves two axes open: only one may be -1.',
+    ),
+    ({'data': 0}, 'mesh.data=0 is no number of devices: give a positive number, or -1 for the rest.'),
+    (
+      {'tensors': 2},
+      "mesh.tensors is not a mesh axis (did you mean 'tensor'?): the axes are data, fsdp, tensor.",
+    ),
+  ],
+)
+def test_a_mesh_that_does_not_fit_shows_the_arithmetic(sizes, message):
+  with pytest.raises(ValueError) as error:
+    partitioning.make_mesh(sizes, jax.devices() * 6)
+  assert str(error.value) == message
+
+
+def test_parameters_lie_as_the_table_says():
+  out = on_four_devices(
+    'import jax\n'
+    'from jax.sharding import PartitionSpec as P\n'
+    'from vdm_jax.partitioning import make_mesh, param_shardings\n'
+    "mesh = make_mesh({'data': 1, 'fsdp': 2, 'tensor': 2})\n"
+    "axes = {'a': P('embed', 'heads', None), 'b': ('layers', 'embed'), 'odd': ('embed', 'mlp')}\n"
+    "axes['whole'] = None\n"
+    "shapes = {'a': (4, 6, 8), 'b': (3, 4), 'odd': (3, 4), 'whole': (4, 4)}\n"
+    'shapes = {name: jax.ShapeDtypeStruct(shape, float) for name, shape in shapes.items()}\n'
+    'for name, sharding in param_shardings(mesh, shapes, axes).items():\n'
+    '  print(name, tuple(sharding.spec), sharding.shard_shape(shapes[name].shape))\n'
+  )
+  assert out.splitlines() == [
+    "a ('fsdp', 'tensor', None) (2, 3, 8)",
+    "b (None, 'fsdp') (3, 2)",
+    "odd (None, 'tensor') (3, 2)",  # 3 is not divided by 2: whole
+    'whole (None, None) (4, 4)',
+  ]
+
+
+@pytest.mark.parametrize(
+  ('axes', 'message'),
+  [
+    (
+      ('embed', 'embed'),
+      "parameter 'block/kernel' ('embed', 'embed'): the axes 'embed' and 'embed' both map to mesh axis "
+      "'fsdp'. Name one of them None.",
+    ),
+    (
+      ('mlp', 'heads'),
+      "parameter 'block/kernel' ('mlp', 'heads'): the axes 'mlp' and 'heads' both map to mesh axis 'tensor'. "
+      'Name one of them None.',
+    ),
+    (
+      ('batch', 'embed'),
+      "parameter 'block/kernel' ('batch', 'embed'): the axes 'batch' and 'embed' both map to mesh axis "
+      "'fsdp'. Name one of them None.",
+    ),
+    (
+      ('embedd', None),
+      "parameter 'block/kernel' has the unknown axis 'embedd' (did you mean 'embed'?): see RULES.",
+    ),
+    (
+      ('embed',),
+      "parameter 'block/kernel' of shape (4, 4) has 1 axis names, ('embed',): give one per axis.",
+    ),
+  ],
+)
+def test_axes_that_cannot_be_laid_out_are_rejected_on_any_mesh(axes, message):
+  with pytest.raises(ValueError) as error:
+    partitioning.param_shardings(
+      one_device_mesh(), {'block': {'kernel': jnp.zeros((4, 4))}}, {'block': {'kernel': axes}}
+    )
+  assert str(error.value) == message
+
+
+def test_copies_of_the_parameters_inside_another_tree_lie_as_they_do():
+  mesh = one_device_mesh()
+  params = {'a': jnp.zeros(4), 'b': {'c': jnp.zeros((2, 2))}}
+  shardings = partitioning.param_shardings(mesh, params, {'a': ('mlp',), 'b': {'c': ('embed', None)}})
+  state = {'count': jnp.zeros(()), 'moments': (params, params), 'sums': {'a': jnp.zeros(3)}}
+  whole = partitioning.replicated(mesh)
+  assert partitioning.like_params(state, params, shardings, whole) == {
+    'count': whole,
+    'moments': (shardings, shardings),
+    'sums': {'a': whole},
+  }
+
+
+def test_each_device_holds_its_rows_of_the_batch_whatever_the_mesh():
+  out = on_four_devices(
+    'import numpy as np\n'
+    'from vdm_jax.partitioning import batch_shard, make_mesh, put_batch\n'
+    "for sizes in ({'data': 4}, {'fsdp': 4}, {'data': 2, 'fsdp': 2}, {'data': 2, 'tensor': 2}):\n"
+    '  mesh = make_mesh(sizes)\n'
+    '  x = put_batch(np.arange(8.0)[:, None], mesh)\n'
+    '  rows = sorted(np.ravel(s.data).astype(int).tolist() for s in x.addressable_shards)\n'
+    '  print(*batch_shard(mesh), rows)\n'
+  )
+  quarters = '0 1 [[0, 1], [2, 3], [4, 5], [6, 7]]'
+  halves = '0 1 [[0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7]]'
+  assert out.splitlines() == [quarters, quarters, quarters, halves]
+
+
+@pytest.mark.parametrize(
+  ('processes', 'tensor', 'expected'),
+  [
+    ([0, 0, 1, 1, 2, 2, 3, 3], 1, [(0, 4), (1, 4), (2, 4), (3, 4)]),
+    ([0, 0, 0, 0, 1, 1, 1, 1], 2, [(0, 2), (1, 2)]),
+    ([0, 0, 1, 1, 2, 2, 3, 3], 4, [(0, 2), (0, 2), (1, 2), (1, 2)]),  # two processes share each row
+  ],
+)
+def test_processes_feed_the_rows_their_devices_hold(monkeypatch, processes, tensor, expected):
+  devices = np.array([SimpleNamespace(process_index=p) for p in processes]).reshape(-1, 1, tensor)
+  mesh = SimpleNamespace(devices=devices, shape={'tensor': tensor})
+  for process, part in enumerate(expected):
+    monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
+    assert partitioning.batch_shard(mesh) == part
+
+
+def test_a_process_without_an_even_part_of_the_batch_is_an_error(monkeypatch):
+  devices = np.array([SimpleNamespace(process_index=p) for p in (0, 0, 0, 1, 1, 1)]).reshape(3, 1, 2)
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  with pytest.raises(ValueError) as error:
+    partitioning.batch_shard(SimpleNamespace(devices=devices, shape={'tensor': 2}))
+  assert str(error.value) == (
+    'process 1 holds rows [1, 2] of the 3 of the batch: no even part. '
+    'Choose mesh.tensor so that it divides, or is a multiple of, the devices of a process.'
+  )
+
+
+def test_a_batch_comes_back_as_it_was_put():
+  batch = Batch(np.arange(6.0, dtype=np.float32).reshape(3, 2), Conditioning(label=np.arange(3)[:, None]))
+  mesh = one_device_mesh()
+  placed = partitioning.put_batch(batch, mesh)
+  assert placed.x.sharding == NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  assert placed.cond.text is None
+  jax.tree.map(np.testing.assert_array_equal, placed, batch)
+
+
+def test_a_batch_that_does_not_split_shows_the_arithmetic():
+  mesh = partitioning.make_mesh({'data': 1})
+  partitioning.check_batch(12, mesh, accumulation=4)
+  with pytest.raises(ValueError) as error:
+    partitioning.check_batch(10, mesh, accumulation=4)
+  assert str(error.value) == (
+    'data.batch_size=10 does not split into mesh.data=1 x mesh.fsdp=1 x training.accumulation_steps=4 = 4 '
+    'equal parts. Use 8 or 12, or change the mesh.'
+  )
+
+
+def test_constraints_act_where_a_mesh_is_set_and_only_there():
+  def network(x):
+    return 2 * partitioning.constrain(x, 'batch')
+
+  assert jax.jit(network).lower(jnp.zeros((4, 4))).as_text().count('sharding_constraint') == 0
+  with jax.set_mesh(one_device_mesh()):
+    assert jax.jit(network).lower(jnp.zeros((4, 4))).as_text().count('sharding_constraint') == 1
+    with pytest.raises(ValueError, match="activation has the unknown axis 'bach'"):
+      partitioning.constrain(jnp.zeros((4, 4)), 'bach')
+
+
+def test_a_constraint_splits_the_axes_it_names():
+  out = on_four_devices(
+    'import jax, jax.numpy as jnp\n'
+    'from vdm_jax.partitioning import constrain, make_mesh\n'
+    "with jax.set_mesh(make_mesh({'data': 2, 'tensor': 2})):\n"
+    "  x = jax.jit(lambda: constrain(jnp.zeros((4, 6, 8)), 'batch', None, 'heads'))()\n"
+    'print(x.addressable_shards[0].data.shape)\n'
+  )
+  assert out == '(2, 6, 4)\n'

@@ -1,0 +1,95 @@
+"""The door of the text room: names, widths, and errors before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from vdm_jax import text
+from vdm_jax.text import bert_folder
+
+NO_FILES = (
+  'data.text=bert-large needs a folder with model.safetensors, config.json and tokenizer.json or vocab.txt '
+  'of bert-large-uncased, and {}. Download them from https://huggingface.co/google-bert/bert-large-uncased '
+  'into one folder and pass --config.data.text_path=FOLDER, or train word embeddings instead, which need no '
+  'files: --config.data.text=words'
+)
+ALL_FILES = 'model.safetensors, config.json, tokenizer.json or vocab.txt'
+
+
+def test_none_has_no_text_function():
+  assert text.build('none', length=4) is None
+
+
+def test_words_are_built_from_the_vocabulary():
+  encode = text.build('words', length=3, vocabulary=['left', 'right'])
+  np.testing.assert_array_equal(encode(['right left up'])[0], [[3, 2, 1]])
+
+
+def test_the_width_is_known_before_anything_is_loaded(write_bert):
+  assert [text.width(name) for name in ('none', 'words', 'bert-large')] == [None, None, 1024]
+  assert text.build('words', length=3, vocabulary=('a',)).width is None
+
+
+def test_bert_large_is_built_from_a_folder_of_its_width(write_bert):
+  small = {'num_hidden_layers': 1, 'intermediate_size': 8, 'num_attention_heads': 16, 'hidden_size': 1024}
+  config = bert_folder.read_config(write_bert(**small))
+  rng = np.random.default_rng(0)
+  shapes = bert_folder.tensor_shapes(config)
+  path = write_bert({n: 0.02 * rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}, **small)
+  assert text.check('bert-large', path) == []
+  encode = text.build('bert-large', path=path, length=6)
+  embeddings, mask = encode(['a nine', ''])
+  assert embeddings.shape == (2, 6, encode.width) == (2, 6, 1024)
+  np.testing.assert_array_equal(mask.sum(1), [4, 2])
+
+
+def test_another_width_is_refused_by_name(write_bert):
+  path = write_bert()
+  message = f'{path}/config.json: hidden_size is 16, data.text=bert-large needs 1024'
+  assert text.check('bert-large', path) == [message]
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    text.build('bert-large', path=path, length=6)
+
+
+@pytest.mark.parametrize('call', [text.width, text.check, lambda name: text.build(name, length=4)])
+def test_an_unknown_name_gets_the_nearest_one(call):
+  message = "data.text='bert' is unknown; the nearest of none, words, bert-large is 'bert-large'"
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    call('bert')
+
+
+@pytest.mark.parametrize('name', ['none', 'words'])
+def test_a_folder_that_nobody_reads_is_refused(name):
+  message = f"data.text_path='/bert' is for data.text=bert-large, and data.text is {name!r}; leave it empty"
+  assert text.check(name, '/bert') == [message]
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    text.build(name, path='/bert', length=4, vocabulary=('a',))
+
+
+@pytest.mark.parametrize(
+  ('present', 'lacks'),
+  [
+    ([], ALL_FILES),
+    (['model.safetensors'], 'config.json, tokenizer.json or vocab.txt'),
+    (['model.safetensors', 'config.json'], 'tokenizer.json or vocab.txt'),
+    (['vocab.txt', 'config.json'], 'model.safetensors'),
+    (['tokenizer.json'], 'model.safetensors, config.json'),
+  ],
+)
+def test_missing_files_are_listed_with_the_remedy(tmp_path, present, lacks):
+  for name in present:
+    (tmp_path / name).write_text(json.dumps({}))
+  message = NO_FILES.format(f'data.text_path={str(tmp_path)!r} lacks {lacks}')
+  assert text.check('bert-large', str(tmp_path)) == [message]
+  with pytest.raises(FileNotFoundError, match=f'^{re.escape(message)}$'):
+    text.build('bert-large', path=str(tmp_path), length=8)
+
+
+def test_an_empty_path_is_not_the_working_directory():
+  message = NO_FILES.format('data.text_path is empty')
+  with pytest.raises(FileNotFoundError, match=f'^{re.escape(message)}$'):
+    text.build('bert-large', length=8)

@@ -1,0 +1,383 @@
+"""The loop: interrupted and resumed equals uninterrupted, bit for bit, whatever the interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import standin
+from standin import make_batch, make_config, make_model
+
+from vdm_jax import checkpoints, partitioning
+from vdm_jax.training import loop, train
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STEPS = 7
+
+
+class Crash(Exception):
+  pass
+
+
+def settings(**changes):
+  return make_config(num_steps=STEPS, heldout_every=3, self_condition_rate=0.5, **changes)
+
+
+def call(workdir, config, batches=standin.batches, **arguments):
+  mesh = partitioning.make_mesh({'data': -1})
+  arguments = {'heldout': [make_batch(1000), make_batch(1001)]} | arguments
+  return train(make_model(config), config, workdir, mesh=mesh, batches=batches, **arguments)
+
+
+def rows_of(workdir):
+  rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  return [
+    {key: value for key, value in row.items() if not key.startswith(('time/', 'memory/'))} for row in rows
+  ]
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('uninterrupted')
+  return call(workdir, settings()), rows_of(workdir)
+
+
+def stopping(start, *, at, how):
+  """The data, which stops the run while the batch of step `at` (from 0) is made."""
+  for k, batch in enumerate(standin.batches(start), start):
+    if k == at:
+      how()
+    yield batch
+
+
+def crash():
+  raise Crash
+
+
+def terminate():
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize('at', range(STEPS))
+def test_stopped_by_a_signal_at_any_step_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, at):
+  """F03, T2: the step is finished and saved, also in the middle of a logging window."""
+  early = call(tmp_path, settings(), functools.partial(stopping, at=at, how=terminate))
+  assert int(early.step) == at + 1
+  assert checkpoints.steps(tmp_path)[-1] == at + 1
+  if at % 2:  # stop twice
+    call(tmp_path, settings(), functools.partial(stopping, at=at + 1, how=terminate))
+  state, rows = uninterrupted
+  assert_same(call(tmp_path, settings()), state)
+  assert rows_of(tmp_path) == rows
+
+
+@pytest.mark.parametrize('at', range(STEPS))
+def test_crashed_at_any_step_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, at):
+  """F01: at most `checkpoint_every` steps are done again, with the same data and draws."""
+  seen = []
+
+  def watched(start):
+    seen.append(start)
+    return standin.batches(start)
+
+  with pytest.raises(Crash):
+    call(tmp_path, settings(), functools.partial(stopping, at=at, how=crash))
+  state, rows = uninterrupted
+  assert_same(call(tmp_path, settings(), watched), state)
+  assert rows_of(tmp_path) == rows
+  assert seen == [at // 2 * 2]
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(uninterrupted, tmp_path):
+  """F10 through the loop: the rows after the older checkpoint are cut and come again."""
+  call(tmp_path, settings())
+  newest = tmp_path / 'checkpoints' / '7' / 'default' / '_METADATA'
+  newest.write_bytes(newest.read_bytes()[:-1])
+  with pytest.warns(RuntimeWarning, match='default/_METADATA has'):
+    state = call(tmp_path, settings())
+  assert_same(state, uninterrupted[0])
+  assert rows_of(tmp_path) == uninterrupted[1]
+
+
+def test_more_steps_continue_a_finished_run(tmp_path):
+  changes = {'schedule': 'constant', 'heldout_every': 0, 'log_every': 2}
+  straight = call(tmp_path / 'a', make_config(num_steps=6, **changes))
+  call(tmp_path / 'b', make_config(num_steps=4, **changes))
+  assert_same(call(tmp_path / 'b', make_config(num_steps=6, **changes)), straight)
+  assert rows_of(tmp_path / 'a') == rows_of(tmp_path / 'b')
+
+
+def test_a_finished_run_is_left_as_it_is(uninterrupted, tmp_path, capsys):
+  call(tmp_path, settings())
+  before = (tmp_path / 'metrics.jsonl').read_text()
+  assert_same(call(tmp_path, settings()), uninterrupted[0])
+  assert (tmp_path / 'metrics.jsonl').read_text() == before
+  assert 'nothing to do: training.num_steps=7 are done. Raise it to train on.' in capsys.readouterr().err
+
+
+def test_rows_have_the_keys_people_read(tmp_path, capsys):
+  seen = []
+  call(tmp_path, settings(), on_row=seen.append)
+  rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  assert rows == seen
+  assert [row['step'] for row in rows] == [3, 4, 6, 7]  # held-out at 3 and 6, logged at 4 and the end
+  assert set(rows[0]) == {'step'} | {key for key in rows[0] if key.startswith('heldout/')}
+  logged = rows[1]
+  for key in ('loss', 'gradient_norm', 'parameter_norm', 'update_norm', 'learning_rate', 'skipped_steps'):
+    assert f'train/{key}' in logged
+  assert any(re.fullmatch(r'train/loss_logsnr_-?\d+_-?\d+', key) for key in logged)
+  assert {'time/steps_per_second', 'time/host_seconds', 'memory/host_peak_bytes'} <= set(logged)
+  assert 'time/compile_seconds' in logged and 'time/compile_seconds' not in rows[3]
+  lines = capsys.readouterr().err.splitlines()
+  progress = r'step \d/7  loss \d+\.\d{4}  \d+\.\d\d steps/s  \d+:\d\d left'
+  assert [bool(re.fullmatch(progress, line)) for line in lines] == [False, False, True, True]
+  assert json.loads((tmp_path / 'config.json').read_text()) == settings().to_dict()
+  assert json.loads((tmp_path / 'env.json').read_text())['processes'] == 1
+
+
+def test_previews_get_the_average_at_their_steps(tmp_path):
+  previews = {}
+
+  def preview(ema, step):
+    previews[step] = jax.device_get(ema)
+
+  state = call(tmp_path, make_config(preview_every=3), preview=preview)
+  assert list(previews) == [3, 6]
+  assert_same(previews[6], state.ema)
+  assert not np.array_equal(previews[3]['enter']['kernel'], previews[6]['enter']['kernel'])
+
+
+def test_a_preview_changes_nothing_of_the_training(uninterrupted, tmp_path):
+  state = call(tmp_path, settings(preview_every=1), preview=lambda ema, step: None)
+  assert_same(state, uninterrupted[0])
+
+
+def test_at_most_two_steps_are_in_flight(tmp_path, monkeypatch):
+  waited = []
+  original = jax.block_until_ready
+  monkeypatch.setattr(loop.jax, 'block_until_ready', lambda x: waited.append(1) or original(x))
+  ahead = []
+
+  def watched(start):
+    for k, batch in enumerate(standin.batches(start), start):
+      ahead.append(k - len(waited))  # dispatched before this batch, less waited for
+      yield batch
+
+  call(tmp_path, make_config(checkpoint_every=100), watched, heldout=None)
+  assert max(ahead) == 2
+  assert ahead == [0, 1, 2, 2, 2, 2]
+
+
+def test_a_window_without_a_finite_step_ends_the_run_and_says_what_to_do(tmp_path):
+  def poisoned(start):
+    for k, batch in enumerate(standin.batches(start), start):
+      yield batch._replace(x=batch.x * np.nan) if k >= 4 else batch
+
+  with pytest.raises(FloatingPointError) as error:
+    call(tmp_path, make_config(num_steps=12), poisoned)
+  assert str(error.value) == (
+    'no loss or gradient of the 4 steps up to step 8 was finite. '
+    'The same command goes on from the last checkpoint, but will end here again. '
+    'Use another --workdir with a lower training.learning_rate, a smaller '
+    "training.clip_norm or model.dtype='float32', and check the data for NaN."
+  )
+  assert rows_of(tmp_path)[-1]['train/skipped_steps'] == 4
+  assert 'train/loss' not in rows_of(tmp_path)[-1]
+
+
+def test_data_that_end_are_an_error(tmp_path):
+  with pytest.raises(ValueError) as error:
+    call(tmp_path, make_config(), lambda start: iter([make_batch(0), make_batch(1)]))
+  assert str(error.value) == 'the data ended before step 3: training needs an endless iterator of batches.'
+
+
+def test_the_data_are_closed_and_the_lock_and_signals_given_back_after_an_error(tmp_path):
+  closed = []
+
+  def source(start):
+    try:
+      yield make_batch(0)
+      raise Crash
+    finally:
+      closed.append(True)
+
+  handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+  with pytest.raises(Crash):
+    call(tmp_path, make_config(), source)
+  assert closed == [True]
+  assert (tmp_path / 'run.lock').read_text() == ''
+  assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+def test_a_batch_that_does_not_split_is_found_before_the_workdir_is_made(tmp_path):
+  with pytest.raises(ValueError, match='data.batch_size=8 does not split'):
+    call(tmp_path / 'run', make_config(accumulation_steps=3))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_of_another_configuration_is_left_alone(tmp_path):
+  call(tmp_path, make_config(num_steps=3))
+  before = {f: f.read_bytes() for f in tmp_path.rglob('*') if f.is_file()}
+  with pytest.raises(ValueError, match='training.learning_rate: 0.01 in the workdir, 0.5 now'):
+    call(tmp_path, make_config(num_steps=3, learning_rate=0.5))
+  assert {f: f.read_bytes() for f in tmp_path.rglob('*') if f.is_file()} == before
+
+
+def test_a_second_interrupt_from_the_keyboard_ends_at_once(tmp_path):
+  def twice():
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+
+  with pytest.raises(KeyboardInterrupt):
+    call(tmp_path, make_config(), functools.partial(stopping, at=3, how=twice))
+
+
+RUN = """
+import sys
+sys.path.insert(0, {folder!r})
+import time
+import standin, test_loop
+def slow(start):
+  for batch in standin.batches(start):
+    time.sleep(0.01)
+    yield batch
+test_loop.call(sys.argv[1], test_loop.killed_settings({num_steps}), slow)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_instants_equals_uninterrupted(tmp_path):
+  """F01, F02: SIGKILL anywhere, also in the middle of a save or a restore, loses and repeats nothing."""
+  env = dict(os.environ, PYTHONPATH=str(REPOSITORY))
+  command = [sys.executable, '-c', RUN.format(folder=str(Path(__file__).parent), num_steps=150)]
+  subprocess.run([*command, tmp_path / 'whole'], env=env, check=True, capture_output=True)
+  rng = random.Random(0)
+  kills, steps = 0, []
+  while True:
+    with subprocess.Popen(
+      [*command, tmp_path / 'killed'], env=env, stderr=subprocess.PIPE, text=True
+    ) as process:
+      # From its first words on, so that the instants fall into restoring, training and saving.
+      process.stderr.readline()
+      try:
+        process.wait(rng.uniform(0.0, 4.0))
+      except subprocess.TimeoutExpired:
+        process.kill()
+        kills += 1
+        steps.append(max(checkpoints.steps(tmp_path / 'killed'), default=0))
+        continue
+      assert process.returncode == 0, process.stderr.read()
+      break
+  assert kills >= 3, kills
+  assert steps == sorted(steps)
+  assert rows_of(tmp_path / 'killed') == rows_of(tmp_path / 'whole')
+  killed, whole = (call(tmp_path / name, killed_settings(150)) for name in ('killed', 'whole'))
+  assert int(whole.step) == 150
+  assert_same(killed, whole)
+  leftovers = [f.name for f in (tmp_path / 'killed' / 'checkpoints').iterdir()]
+  assert sorted(leftovers) == ['149', '150']
+
+
+def test_a_killed_run_resumes_from_its_last_save(tmp_path):
+  """One kill for the quick tests; the slow one has many."""
+  code = RUN.format(folder=str(Path(__file__).parent), num_steps=100_000)
+  env = dict(os.environ, PYTHONPATH=str(REPOSITORY))
+  with subprocess.Popen(
+    [sys.executable, '-c', code, tmp_path], env=env, stderr=subprocess.DEVNULL
+  ) as process:
+    deadline = time.monotonic() + 100
+    while not checkpoints.steps(tmp_path) and time.monotonic() < deadline:
+      time.sleep(0.02)
+    process.kill()
+  done = checkpoints.steps(tmp_path)[-1]
+  state = call(tmp_path, killed_settings(done + 2))
+  assert int(state.step) == done + 2
+
+
+def killed_settings(num_steps):
+  return make_config(
+    num_steps=num_steps,
+    schedule='constant',
+    checkpoint_every=1,
+    log_every=7,
+    self_condition_rate=0.5,
+    heldout_every=50,
+  )
+
+
+TWO_PROCESSES = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+import jax
+workdir, index, port, stop_at = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+jax.distributed.initialize(f'localhost:{{port}}', num_processes=2, process_id=index)
+import standin
+from vdm_jax import partitioning
+from vdm_jax.training import train
+mesh = partitioning.make_mesh({{'data': 2, 'fsdp': 2}})
+part, count = partitioning.batch_shard(mesh)
+def batches(start):
+  for k, batch in enumerate(standin.batches(start), start):
+    if k == stop_at and index == 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+    yield jax.tree.map(lambda x: x[part * 8 // count:(part + 1) * 8 // count], batch)
+config = standin.make_config(num_steps=200, checkpoint_every=50, log_every=10)
+state = train(standin.make_model(config), config, workdir, mesh=mesh, batches=batches)
+print('finished at', int(state.step), flush=True)
+os._exit(0)
+"""
+
+
+def launch_two(workdir, stop_at):
+  """The steps at which two processes of two devices each finished; output goes to files, not pipes."""
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    port = str(probe.getsockname()[1])
+  env = dict(os.environ, PYTHONPATH=str(REPOSITORY), XLA_FLAGS='--xla_force_host_platform_device_count=2')
+  code = TWO_PROCESSES.format(folder=str(Path(__file__).parent))
+  outputs = [workdir.with_name(f'{workdir.name}-{stop_at}-{index}.log') for index in range(2)]
+  with contextlib.ExitStack() as stack:
+    processes = []
+    for index, output in enumerate(outputs):
+      command = [sys.executable, '-c', code, workdir, str(index), port, str(stop_at)]
+      log = stack.enter_context(output.open('w'))
+      processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT))
+      stack.callback(processes[-1].kill)
+    for process in processes:
+      process.wait(120)
+  texts = [output.read_text() for output in outputs]
+  assert [process.returncode for process in processes] == [0, 0], '\n'.join(texts)
+  return [int(re.search(r'finished at (\d+)', text)[1]) for text in texts]
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_resume_as_one_would_train(tmp_path):
+  """F03, F04: a signal to one of them ends both at the same step; the result is that of one process."""
+  first = launch_two(tmp_path / 'two', stop_at=70)
+  assert first[0] == first[1] and 70 < first[0] < 200
+  assert launch_two(tmp_path / 'two', stop_at=-1) == [200, 200]
+  config = make_config(num_steps=200, checkpoint_every=50, log_every=10)
+  alone = call(tmp_path / 'one', config, heldout=None)
+  again = call(tmp_path / 'two', config, heldout=None)  # on another mesh: one device
+  for field in ('params', 'ema', 'opt_state'):
+    pairs = zip(jax.tree.leaves(getattr(alone, field)), jax.tree.leaves(getattr(again, field)), strict=True)
+    for a, b in pairs:
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  assert [row['step'] for row in rows_of(tmp_path / 'two')] == list(range(10, 201, 10))

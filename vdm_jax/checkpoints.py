@@ -1,0 +1,308 @@
+"""Saving and restoring a run: Orbax behind one door, with a checksum for every file.
+
+`workdir/checkpoints/<step>/` is one finished checkpoint. Orbax writes it beside that place and renames it
+whole, so a killed job leaves an old checkpoint or a new one, never a part; `manifest.json` inside, written
+before the rename, holds the length and CRC-32 of every file, so a flipped bit or a truncated file is found
+before it is trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import safetensors
+import safetensors.numpy
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from vdm_jax import models, partitioning
+from vdm_jax.types import Params
+
+FOLDER = 'checkpoints'
+MANIFEST = 'manifest.json'
+# Orbax notes the time of the commit in this file after the manifest is written; restoring never reads it.
+_STAMP = '_CHECKPOINT_METADATA'
+# Saves that may fail in a row (a full disk, a lost mount) before training stops.
+MAX_FAILURES = 3
+
+
+class Checkpointer:
+  """The checkpoints of one workdir, written in the background; use as a context manager.
+
+  State is any pytree of arrays with a field or key `ema`. Failed saves are warnings until MAX_FAILURES follow
+  each other; a good checkpoint is only deleted after a newer one is finished.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, keep: int):
+    """`keep` newest checkpoints are kept. Raises ValueError unless it is positive."""
+    if keep < 1:
+      raise ValueError(f'training.keep_checkpoints={keep}: keep at least 1, or the run cannot resume.')
+    self.directory = Path(workdir).absolute() / FOLDER
+    self._failures = 0
+    self._step = -1
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+      cleanup_tmp_directories=True,
+      async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
+    )
+    self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+  def __enter__(self) -> Checkpointer:
+    return self
+
+  def __exit__(self, *error: Any) -> None:
+    self._settle()
+    self._manager.close()
+
+  def save(self, step: int, state: Any) -> None:
+    """Copies the state and writes it in the background; the state may be donated as soon as this returns."""
+    self._settle()
+    self._step = step
+    try:
+      self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True)
+    except OSError as error:
+      self._failed(error)
+
+  def wait(self) -> None:
+    """Returns once the last save is on disk; raises its error if it failed."""
+    self._settle()
+    if self._failures:
+      raise OSError(f'the checkpoint of step {self._step} could not be written: see the warnings above.')
+
+  def restore(self, abstract: Any) -> Any | None:
+    """The newest good checkpoint, laid out as `abstract` says; None where there never was one.
+
+    Damaged ones that are newer are moved to `workdir/damaged/` with a warning that names the file.
+
+    Args:
+      abstract: tree of ShapeDtypeStructs with shardings, on a mesh that need not be the one it was saved on.
+
+    Raises:
+      ValueError: no checkpoint is good, the folder holds something else, or shapes differ from those saved.
+    """
+    chosen = None
+    if jax.process_index() == 0:
+      chosen, damaged = _newest_good(self.directory)
+      for step in damaged:
+        _move_aside(self.directory / str(step))
+    if jax.process_count() > 1:
+      chosen = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if chosen is None else chosen)))
+    self._manager.reload()
+    return None if chosen in (None, -1) else _restore(self.directory / str(chosen), abstract)
+
+  def _settle(self) -> None:
+    try:
+      self._manager.wait_until_finished()
+      if self._step in _listed(self.directory):
+        self._failures = 0
+    except OSError as error:
+      self._failed(error)
+
+  def _failed(self, error: OSError) -> None:
+    self._failures += 1
+    message = f'the checkpoint of step {self._step} could not be written to {self.directory}: {error}'
+    if self._failures >= MAX_FAILURES:
+      raise OSError(
+        f'{message}. {self._failures} saves failed in a row: free space or mend the disk.'
+      ) from error
+    warnings.warn(f'{message}. Training goes on; the next save tries again.', RuntimeWarning, stacklevel=3)
+
+  def _write_manifest(self) -> None:
+    """Called by Orbax on one process when all files are written, before their folder gets its name."""
+    for folder in self.directory.glob(f'{self._step}.orbax-checkpoint-tmp*'):
+      names = sorted(str(f.relative_to(folder)) for f in folder.rglob('*') if f.is_file())
+      files = {name: _fingerprint(folder / name) for name in names if name != _STAMP}
+      (folder / MANIFEST).write_text(json.dumps({'files': files, 'crc32': _checksum(files)}, indent=1))
+
+
+def steps(workdir: str | os.PathLike) -> list[int]:
+  """The steps of the finished checkpoints of a workdir, good or not, increasing."""
+  return sorted(_listed(Path(workdir).absolute() / FOLDER))
+
+
+def restore_ema(workdir: str | os.PathLike, abstract: Params) -> tuple[Params, int]:
+  """`(EMA parameters, step)` of the newest good checkpoint, without reading the rest of the state.
+
+  `abstract`: ShapeDtypeStructs with shardings. Raises FileNotFoundError where there is no checkpoint.
+  """
+  directory = Path(workdir).absolute() / FOLDER
+  step, _ = _newest_good(directory)
+  if step is None:
+    raise FileNotFoundError(f'{directory} holds no checkpoint: train first, or name another workdir.')
+  return _restore(directory / str(step), {'ema': abstract})['ema'], step
+
+
+def load(path: str | os.PathLike, mesh: Mesh | None = None) -> tuple[models.Model, Params]:
+  """`(model, EMA parameters)` of a workdir or of a file written by `export_weights`.
+
+  Parameters are split over `mesh`, or lie on the first device. Raises FileNotFoundError for a path with
+  neither.
+  """
+  model = models.build(read_config(path)['model'])
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  if mesh is None:
+    shardings = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), shapes)
+  else:
+    shardings = partitioning.param_shardings(mesh, shapes, model.logical_axes)
+  abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+  if Path(path).is_dir():
+    return model, restore_ema(path, abstract)[0]
+  return model, _read_weights(path, abstract)
+
+
+def export_weights(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
+  """Writes the newest EMA parameters to a safetensors file: names 'a/b/c', the configuration as metadata."""
+  config = read_config(workdir)
+  _, params = load(workdir)
+  _, step = _newest_good(Path(workdir).absolute() / FOLDER)
+  tensors = {name: np.asarray(value) for name, value in _named(params).items()}
+  path = Path(path)
+  partial = path.with_name(path.name + '.partial')
+  safetensors.numpy.save_file(tensors, partial, {'config': json.dumps(config), 'step': str(step)})
+  os.replace(partial, path)
+
+
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+  """The configuration a workdir or weights file was made by, as plain dicts and lists; nothing is executed.
+
+  Raises FileNotFoundError or ValueError when there is none.
+  """
+  path = Path(path)
+  if path.is_file():
+    with safetensors.safe_open(path, framework='numpy') as file:
+      metadata = file.metadata() or {}
+    if 'config' not in metadata:
+      raise ValueError(
+        f'{path} names no configuration in its metadata: only files written by export_weights can be loaded.'
+      )
+    return json.loads(metadata['config'])
+  try:
+    return json.loads((path / 'config.json').read_text())
+  except FileNotFoundError:
+    raise FileNotFoundError(
+      f'{path} has no config.json: name the workdir of a training run, or a weights file.'
+    ) from None
+
+
+def _listed(directory: Path) -> list[int]:
+  return [int(f.name) for f in directory.iterdir() if f.name.isdigit()] if directory.is_dir() else []
+
+
+def _newest_good(directory: Path) -> tuple[int | None, list[int]]:
+  """The newest step whose files are as they were written, and the damaged ones above it."""
+  damaged: dict[int, str] = {}
+  while candidates := [step for step in _listed(directory) if step not in damaged]:
+    step = max(candidates)
+    problem = _damage(directory / str(step))
+    if problem is None:
+      return step, list(damaged)
+    if (directory / str(step)).exists():  # else a training run has deleted it meanwhile
+      damaged[step] = problem
+      warnings.warn(
+        f'checkpoint {directory / str(step)} is damaged: {problem}.', RuntimeWarning, stacklevel=3
+      )
+  if damaged:
+    raise ValueError(
+      f'no checkpoint under {directory} is good: '
+      + '; '.join(f'step {step}: {problem}' for step, problem in damaged.items())
+      + '. Put a copy back, or delete the folder to start anew.'
+    )
+  foreign = (
+    [f.name for f in directory.iterdir() if '.orbax-checkpoint-tmp' not in f.name]
+    if directory.is_dir()
+    else []
+  )
+  if foreign:
+    raise ValueError(f'{directory} holds {foreign}, no checkpoint: move it away, or use another --workdir.')
+  return None, []
+
+
+def _damage(folder: Path) -> str | None:
+  """What is wrong with a checkpoint, naming the file; None when every file is as it was written."""
+  try:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    if manifest['crc32'] != _checksum(manifest['files']):
+      return f'{MANIFEST} is not as it was written'
+    for name, expected in manifest['files'].items():
+      found = _fingerprint(folder / name)
+      if found != expected:
+        return f'{name} has {found}, but was written with {expected}'
+  except FileNotFoundError as error:
+    return f'{Path(error.filename).relative_to(folder)} is missing'
+  except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    return f'{MANIFEST} is unreadable ({error})'
+  return None
+
+
+def _checksum(files: dict[str, str]) -> str:
+  return f'{zlib.crc32(json.dumps(files).encode()):08x}'
+
+
+def _fingerprint(file: Path) -> str:
+  checksum, size = 0, 0
+  with open(file, 'rb') as stream:
+    while block := stream.read(1 << 23):
+      checksum, size = zlib.crc32(block, checksum), size + len(block)
+  return f'{size} bytes, crc32 {checksum:08x}'
+
+
+def _move_aside(folder: Path) -> None:
+  target = folder.parent.parent / 'damaged'
+  target.mkdir(exist_ok=True)
+  taken = len(list(target.glob(f'{folder.name}-*')))
+  os.replace(folder, target / f'{folder.name}-{taken}')
+
+
+def _restore(folder: Path, abstract: Any) -> Any:
+  """Part or all of a checkpoint: what `abstract` has."""
+  handler = ocp.PyTreeCheckpointHandler()
+  with ocp.Checkpointer(handler) as reader:
+    saved = handler.metadata(folder / 'default').tree
+    _check_shapes(folder, saved, abstract)
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
+    return reader.restore(folder / 'default', args=args)
+
+
+def _check_shapes(folder: Path, saved: Any, abstract: Any) -> None:
+  found, wanted = _named(saved), _named(abstract)
+  roots = {name.split('/')[0] for name in wanted}
+  found = {name: leaf for name, leaf in found.items() if name.split('/')[0] in roots}
+
+  def describe(leaf: Any) -> str:
+    return 'absent' if leaf is None else f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
+
+  different = [
+    f'  {name}: {describe(found.get(name))} saved, {describe(wanted.get(name))} expected'
+    for name in sorted(found.keys() | wanted.keys())
+    if describe(found.get(name)) != describe(wanted.get(name))
+  ]
+  if different:
+    raise ValueError(
+      f'checkpoint {folder} does not fit the model:\n' + '\n'.join(different) + '\n'
+      'Use the configuration it was made by (config.json beside it), or another --workdir.'
+    )
+
+
+def _read_weights(path: str | os.PathLike, abstract: Params) -> Params:
+  tensors = safetensors.numpy.load_file(path)
+  _check_shapes(Path(path), tensors, _named(abstract))
+  return jax.tree_util.tree_map_with_path(
+    lambda p, x: jax.device_put(tensors[_name(p)], x.sharding), abstract
+  )
+
+
+def _named(tree: Any) -> dict[str, Any]:
+  return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(path: Any) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator='/')

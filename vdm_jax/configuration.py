@@ -1,0 +1,181 @@
+"""The one place that lists every configuration key, its default and its meaning.
+
+An experiment in `configs/` starts from `default()` and changes what differs; overrides come from the command line. A
+key that is not listed here is an error. Shapes and text are stated once, under `data`: the `model` section refers to
+them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vdm_jax import models
+
+
+def default(network: str = 'unet3d') -> ConfigDict:
+  """Every key with its default: VDM's text-to-video settings where the paper gives them. Locked: only known keys can
+  be set.
+  """
+  config = ConfigDict({'seed': 0, 'data': _data(), 'training': _training(), 'sampling': _sampling()})
+  config.model = _model(network, config.data)
+  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}  # devices per mesh axis; -1: all that remain
+  return config.lock()
+
+
+def _data() -> dict[str, Any]:
+  return {
+    'name': 'digits',  # digits (embedded) or folder (your clips)
+    'path': '',  # folder: where the clips are
+    'batch_size': 128,  # videos per step, over all devices and micro-batches
+    'num_frames': 16,
+    'height': 64,  # pixels
+    'width': 64,
+    'channels': 3,
+    'num_images': 0,  # independent images appended to each video (joint training)
+    'frame_skip': 1,  # take every n-th frame
+    'flip': False,  # left-right flips
+    'text': 'none',  # none, words (trainable word vectors) or bert-large (frozen, from text_path)
+    'text_path': '',  # bert-large: folder of the encoder's files
+    'text_length': 32,  # tokens per caption
+    'vocabulary': (),  # words: the known words; () stands for all that the dataset's captions use
+    'labels': False,  # hand class labels to the network
+    'num_workers': 0,  # processes that prepare batches; 0: threads of this one
+    # digits: the embedded data's harder modes
+    'digits': {'num_digits': 1, 'random_start': False, 'bounce': False, 'colors': False},
+  }
+
+
+def _model(network: str, data: ConfigDict) -> dict[str, Any]:
+  shared = ('num_frames', 'height', 'width', 'channels', 'text', 'text_path', 'text_length', 'vocabulary')
+  references = {name: data.get_ref(name) for name in shared}
+  return {
+    'network': network,
+    'process': 'variance_preserving',  # or input_scaled
+    'parameterization': 'eps',  # eps, v, x, edm or snap
+    'sigma_in': 1.0,  # input_scaled: what the signal is divided by
+    'sigma_data': 1.0,  # edm, snap: standard deviation of the data
+    'logsnr': 'cosine',  # training noise levels: cosine or lognormal
+    'logsnr_min': -20.0,  # cosine: range, also of the cosine sampling grid
+    'logsnr_max': 20.0,
+    'logsnr_shift': 0.0,  # cosine: added to every training level; negative trains more on noise
+    'lognormal_mean': -1.2,  # lognormal: of log sigma
+    'lognormal_std': 1.2,
+    **models.network_fields(network),
+    **references,
+  }
+
+
+def _training() -> dict[str, Any]:
+  return {
+    'num_steps': 200_000,
+    'log_every': 100,
+    'checkpoint_every': 5_000,
+    'preview_every': 5_000,  # sample videos during training; 0: never
+    'heldout_every': 1_000,  # loss on held-out clips; 0: never
+    'keep_checkpoints': 2,
+    'tensorboard': False,
+    'optimizer': 'adam',  # adam or lamb
+    'learning_rate': 3e-4,
+    'schedule': 'constant',  # after the warm-up: constant, or cosine to zero at num_steps
+    'warmup_steps': 1_000,
+    'beta1': 0.9,
+    'beta2': 0.99,
+    'weight_decay': 0.0,  # decoupled; not on biases and norms
+    'clip_norm': 1.0,  # global norm of the gradient; 0: no clipping
+    'ema_decay': 0.9999,
+    'ema_half_life': 0.0,  # steps; when positive it replaces ema_decay by 0.5^(1 / half-life)
+    'ema_warmup': False,  # decay at step n at most (1 + n) / (10 + n)
+    'condition_drop_rate': 0.1,  # of text and labels, for classifier-free guidance
+    'self_condition_rate': 0.0,  # Snap: 0.9
+    'accumulation_steps': 1,  # micro-batches per step
+  }
+
+
+def _sampling() -> dict[str, Any]:
+  return {
+    'num_steps': 256,  # points of the grid: evaluations of an ancestral sampler
+    'grid': 'cosine',  # cosine or karras
+    'sigma_min': 0.002,  # karras: range and curvature
+    'sigma_max': 80.0,
+    'rho': 7.0,
+    'step': 'ancestral',  # ancestral, ddim or heun
+    'gamma': 0.0,  # ancestral: interpolates the log-variance
+    'churn': 0.0,  # heun: noise added back, EDM's S_churn / num_steps
+    'langevin_delta': 0.0,  # size of a Langevin correction after each step; 0: none. VDM: 0.1
+    'guidance_weight': 0.0,  # w of VDM Eq. 6; 0: off. The paper's tables print 1 + w
+    'guidance_low': 0.0,  # oscillating guidance: the low weight
+    'guidance_start': 0,  # oscillating guidance: steps before the weight alternates; 0: it never does
+    'threshold': 'clip',  # of x_hat: clip, dynamic or none
+    'percentile': 99.5,  # dynamic threshold
+    'reconstruction_weight': 0.0,  # w_r, when frames or a low resolution are given
+    'fps': 8,  # of the files written
+  }
+
+
+def resolve(config: ConfigDict, vocabulary: tuple[str, ...]) -> ConfigDict:
+  """Fills what only the dataset knows: its words, where `data.text` is 'words' and `data.vocabulary` is empty."""
+  if config.data.text == 'words' and not config.data.vocabulary:
+    config.data.vocabulary = tuple(vocabulary)
+  return config
+
+
+def validate(config: Mapping[str, Any]) -> None:
+  """Raises ValueError unless the sections and keys are exactly those of `default()`, with values of their types."""
+  config = to_dict(config)
+  network = config.get('model', {}).get('network', 'unet3d')
+  _compare(config, to_dict(default(network)), '')
+
+
+def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
+  """A plain nested dict, references followed."""
+  return config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+
+
+def read(path: str | Path) -> ConfigDict:
+  """Reads a run's `config.json`. It is data: nothing in it is executed."""
+  values = _tuples(json.loads(Path(path).read_text()))
+  validate(values)
+  config = default(values['model']['network'])
+  with config.unlocked():
+    config.update(values)
+  return config
+
+
+def _compare(given: Mapping[str, Any], expected: Mapping[str, Any], prefix: str) -> None:
+  for key in given:
+    if key not in expected:
+      near = difflib.get_close_matches(key, list(expected), n=1)
+      hint = f'did you mean {prefix}{near[0]}?' if near else f'the keys here are {", ".join(expected)}.'
+      raise ValueError(f'config.{prefix}{key} is not a configuration key: {hint}')
+  for key, default_value in expected.items():
+    if key not in given:
+      raise ValueError(
+        f'config.{prefix}{key} is missing: start the configuration from vdm_jax.configuration.default().'
+      )
+    value = given[key]
+    if isinstance(default_value, Mapping):
+      _compare(value, default_value, f'{prefix}{key}.')
+    elif not _fits(value, default_value):
+      raise ValueError(
+        f'config.{prefix}{key}={value!r} is of type {type(value).__name__}, not {type(default_value).__name__}.'
+      )
+
+
+def _fits(value: Any, like: Any) -> bool:
+  if isinstance(like, float):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+  if isinstance(like, tuple):
+    return isinstance(value, tuple | list)
+  return type(value) is type(like)
+
+
+def _tuples(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {key: _tuples(item) for key, item in value.items()}
+  return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,190 @@
+"""From a source to batches, on Grain.
+
+The stream is one global sequence of elements, each a pure function of the seed and its index. Step k takes
+elements k * batch_size to (k + 1) * batch_size - 1, of which a host takes every `shard_count`-th. So a run
+resumes by its step number alone, on any number of hosts and workers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from absl import flags
+
+from vdm_jax.data import sources, transforms
+from vdm_jax.types import Batch, Conditioning
+
+Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+THREADS = 4
+BATCHES_AHEAD = 4
+
+
+class _Element(NamedTuple):
+  """A clip and its appended images."""
+
+  frames: np.ndarray  # uint8 [t+n-1 h w c]
+  captions: tuple[str, ...]  # n
+  labels: tuple[int, ...]  # n, empty if clips have none
+
+
+def build(
+  config: Any,
+  encode: Encode | None,
+  *,
+  seed: int,
+  split: str = 'train',
+  start: int = 0,
+  shard_index: int = 0,
+  shard_count: int = 1,
+) -> Iterator[Batch]:
+  """Endless batches of this host, from step `start` on.
+
+  `config` is the section `data`; `encode` turns captions into (tokens [n l] or [n l c], mask [n l]), and is
+  None exactly if data.text is 'none'. With b = batch_size / shard_count and n = 1 + num_images, x is float32
+  [b t+n-1 h w c] in [-1, 1]; its last n - 1 frames are each a random frame of another clip (joint training,
+  VDM section 3.2). text [b n l] or [b n l c], text_mask bool [b n l] and label int32 [b n] belong to the
+  video and to each image. With neither text nor labels, drop bool [b n] is False.
+
+  The train stream is shuffled anew in every epoch; the test stream keeps the order of the source and is never
+  flipped. Raises ValueError on settings that do not fit, and what the source raises, before the first batch.
+  """
+  if start < 0:
+    raise ValueError(f'start={start}, but the first step is 0.')
+  batches = _dataset(config, encode, seed, split, shard_index, shard_count)
+  return _close_at_exit(_iterate(batches[start:], config.num_workers))
+
+
+def held_out(
+  config: Any,
+  encode: Encode | None,
+  *,
+  seed: int,
+  num_batches: int,
+  shard_index: int = 0,
+  shard_count: int = 1,
+) -> list[Batch]:
+  """The first `num_batches` batches of the test split, as `build` makes them: the same ones on every call."""
+  batches = _dataset(config, encode, seed, 'test', shard_index, shard_count)
+  return [batches[k] for k in range(num_batches)]
+
+
+def _dataset(config, encode, seed: int, split: str, shard_index: int, shard_count: int) -> grain.MapDataset:
+  """Batches of one host by random access: element k is step k."""
+  _check(config, encode, shard_index, shard_count)
+  source = sources.build(config, split, seed)
+  if config.labels and source.num_classes is None:
+    raise ValueError(
+      f'data.labels=True, but the clips of data.name={config.name!r} with these settings have no labels; '
+      'set it to False.'
+    )
+  read = functools.partial(
+    _read,
+    source=source,
+    size=(config.num_frames, config.height, config.width, config.channels),
+    num_images=config.num_images,
+    flip=config.flip and split == 'train',
+  )
+  read(0, np.random.default_rng(seed))  # so that bad data fails here and not in a thread
+  # Not shuffle(seed): there, epoch e of seed s is epoch 0 of seed s + e.
+  clips = grain.MapDataset.range(len(source)).seed(seed)
+  if split == 'train':
+    clips = clips.shuffle()
+  elements = clips.repeat().random_map(read)[shard_index::shard_count]
+  collate = functools.partial(_collate, encode=encode, labels=config.labels)
+  return elements.batch(config.batch_size // shard_count, drop_remainder=True, batch_fn=collate)
+
+
+def _check(config, encode: Encode | None, shard_index: int, shard_count: int) -> None:
+  for name, least in {
+    'batch_size': 1,
+    'num_frames': 1,
+    'num_images': 0,
+    'frame_skip': 1,
+    'num_workers': 0,
+  }.items():
+    if config[name] < least:
+      raise ValueError(f'data.{name}={config[name]}, but it must be {least} or more.')
+  if config.channels not in (1, 3):
+    raise ValueError(f'data.channels={config.channels}, but it must be 1 (grey) or 3 (RGB).')
+  if not 0 <= shard_index < shard_count:
+    raise ValueError(
+      f'shard_index={shard_index} is not one of {shard_count} shards; use 0 to {shard_count - 1}.'
+    )
+  if config.batch_size % shard_count:
+    raise ValueError(
+      f'data.batch_size={config.batch_size} cannot be shared out evenly to {shard_count} hosts; '
+      f'use a multiple of {shard_count}.'
+    )
+  if (config.text == 'none') != (encode is None):
+    given = 'no text function' if encode is None else 'a text function'
+    raise ValueError(f'data.text={config.text!r}, but {given} is given; the two must agree.')
+
+
+def _read(index: int, rng: np.random.Generator, *, source, size, num_images: int, flip: bool) -> _Element:
+  num_frames, height, width, channels = size
+  clips = [source.read(index, rng, num_frames)]
+  others = max(1, len(source) - 1)  # a lone clip has to be its own image
+  for offset in rng.integers(others, size=num_images):
+    clips.append(source.read((index + 1 + int(offset)) % len(source), rng, 1))
+  frames = []
+  for clip in clips:
+    video = transforms.resize_and_crop(clip.video, height, width)
+    video = transforms.random_flip(video, rng) if flip else video
+    frames.append(transforms.to_channels(video, channels))
+  labels = tuple(clip.label for clip in clips if clip.label is not None)
+  return _Element(np.concatenate(frames), tuple(clip.caption for clip in clips), labels)
+
+
+def _collate(elements: Sequence[_Element], *, encode: Encode | None, labels: bool) -> Batch:
+  shape = (len(elements), len(elements[0].captions))  # [b n]
+  cond = Conditioning()
+  if encode is not None:
+    tokens, mask = encode([caption for element in elements for caption in element.captions])
+    cond = cond._replace(text=tokens.reshape(*shape, *tokens.shape[1:]), text_mask=mask.reshape(*shape, -1))
+  if labels:
+    cond = cond._replace(label=np.array([element.labels for element in elements], np.int32))
+  if encode is None and not labels:
+    cond = cond._replace(drop=np.zeros(shape, bool))
+  return Batch(transforms.to_float(np.stack([element.frames for element in elements])), cond)
+
+
+def _iterate(batches: grain.MapDataset, num_workers: int) -> Iterator[Batch]:
+  options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BATCHES_AHEAD)
+  stream = batches.to_iter_dataset(options)
+  if num_workers:
+    if not flags.FLAGS.is_parsed():  # in a notebook or a test; Grain's workers insist on it
+      flags.FLAGS.mark_as_parsed()
+    stream = stream.mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+    )
+  iterator = iter(stream)
+  try:
+    yield from map(_copy, iterator) if num_workers else iterator
+  finally:
+    iterator.close()
+
+
+def _close_at_exit(stream: Iterator[Batch]) -> Iterator[Batch]:
+  """A stream still alive at exit would lose Grain's modules before its workers, and complain at length."""
+  alive = weakref.ref(stream)
+
+  def close() -> None:
+    with contextlib.suppress(ValueError):  # another thread is waiting for a batch
+      if (stream := alive()) is not None:
+        stream.close()
+
+  atexit.register(close)
+  return stream
+
+
+def _copy(batch: Batch) -> Batch:
+  """Out of the memory shared with a worker, which must not outlive it."""
+  cond = Conditioning(*(None if field is None else np.array(field) for field in batch.cond))
+  return Batch(np.array(batch.x), cond)

@@ -1,0 +1,74 @@
+"""Sources of clips by name. A new one is a class with `Source`'s methods and a line in `_BUILDERS`."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Protocol
+
+import numpy as np
+
+from vdm_jax.data.clip import Clip
+from vdm_jax.data.digits import SPLITS, Digits
+from vdm_jax.data.folder import Folder
+
+
+class Source(Protocol):
+  """Clips by random access. Must be picklable, for workers."""
+
+  @property
+  def num_classes(self) -> int | None:
+    """Number of labels, None when clips have none."""
+
+  @property
+  def vocabulary(self) -> tuple[str, ...]:
+    """All words that captions can contain, in lower case, sorted."""
+
+  def __len__(self) -> int: ...
+
+  def read(self, index: int, rng: np.random.Generator, num_frames: int) -> Clip:
+    """`num_frames` frames of clip `index`; what is random about them comes from `rng` alone."""
+
+
+def build(config: Any, split: str, seed: int) -> Source:
+  """The source that `config.name` names; `config` is the section `data` of a configuration.
+
+  `split` is 'train' or 'test', which have nothing in common. Raises ValueError on settings that do not fit,
+  and what the source itself raises.
+  """
+  if split not in SPLITS:
+    raise ValueError(f"data: split is {split!r}; use 'train' or 'test'.")
+  if config.name not in _BUILDERS:
+    nearest = difflib.get_close_matches(config.name, _BUILDERS, n=1, cutoff=0.0)[0]
+    raise ValueError(
+      f'data.name={config.name!r} is unknown; the nearest is {nearest!r}, all are {", ".join(_BUILDERS)}.'
+    )
+  return _BUILDERS[config.name](config, split, seed)
+
+
+def vocabulary(config: Any) -> tuple[str, ...]:
+  """All words that captions of the data can contain, in lower case, sorted; raises as `build` does."""
+  return build(config, 'train', seed=0).vocabulary
+
+
+def _digits(config: Any, split: str, seed: int) -> Digits:
+  if config.path:
+    raise ValueError(
+      f"data.path={config.path!r} is not read by data.name='digits', which draws its own clips; "
+      "leave it empty, or set data.name='folder'."
+    )
+  if config.frame_skip != 1:
+    raise ValueError(
+      f"data.frame_skip={config.frame_skip} has no meaning for data.name='digits'; set it to 1."
+    )
+  if config.flip:
+    raise ValueError("data.flip=True would make the captions of data.name='digits' false; set it to False.")
+  size = {name: config[name] for name in ('num_frames', 'height', 'width', 'channels')}
+  return Digits(split=split, seed=seed, **size, **config.digits)
+
+
+def _folder(config: Any, split: str, seed: int) -> Folder:
+  del seed  # files are what they are
+  return Folder(config.path, split, num_frames=config.num_frames, frame_skip=config.frame_skip)
+
+
+_BUILDERS = {'digits': _digits, 'folder': _folder}

@@ -1,0 +1,6 @@
+"""How good are the videos: the judge of captioned digits and the Frechet distance."""
+
+from vdm_jax.evaluation.digits import Scores, accuracy, parse_caption, read_clips, score
+from vdm_jax.evaluation.frechet import frechet_distance
+
+__all__ = ['Scores', 'accuracy', 'frechet_distance', 'parse_caption', 'read_clips', 'score']

@@ -1,0 +1,197 @@
+"""Where every array lives: one mesh, one table from logical axis names to mesh axes.
+
+The mesh has three axes. `data` copies the parameters and splits the batch; `fsdp` splits the batch and the
+parameters; `tensor` splits the width of a layer. Networks name the axes of their parameters and activations
+by what they mean ('embed', 'mlp', ...) and never see the mesh. Whoever traces them sets it: `with
+jax.set_mesh(mesh)`.
+
+Linen's own logical constraints are not used: inside `nn.logical_axis_rules` its multi-head layers, which
+initialise their kernel flat, fail on the constraint of its final shape. `constrain` does the same from this
+table.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ('data', 'fsdp', 'tensor')
+BATCH = ('data', 'fsdp')
+
+# Logical axis -> mesh axes. None: never split.
+RULES: dict[str, tuple[str, ...] | str | None] = {
+  'batch': BATCH,
+  'embed': 'fsdp',
+  'mlp': 'tensor',
+  'heads': 'tensor',
+  'layers': None,
+}
+
+
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """The device mesh `(data, fsdp, tensor)`.
+
+  Args:
+    sizes: devices along each axis; an absent axis has one, and one axis may be -1, the rest.
+    devices: what to arrange, `jax.devices()` by default.
+
+  Raises:
+    ValueError: an unknown axis, a size that is neither positive nor -1, two sizes of -1, or a product that is
+      not the number of devices.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  for name, size in sizes.items():
+    if name not in AXES:
+      raise ValueError(
+        f'mesh.{name} is not a mesh axis{_nearest(name, AXES)}: the axes are {", ".join(AXES)}.'
+      )
+    if size < 1 and size != -1:
+      raise ValueError(
+        f'mesh.{name}={size} is no number of devices: give a positive number, or -1 for the rest.'
+      )
+  shape = [sizes.get(name, 1) for name in AXES]
+  arithmetic = ' x '.join(f'mesh.{name}={size}' for name, size in zip(AXES, shape, strict=True))
+  if shape.count(-1) > 1:
+    raise ValueError(f'{arithmetic} leaves two axes open: only one may be -1.')
+  fixed = math.prod(size for size in shape if size != -1)
+  if -1 in shape:
+    if len(devices) % fixed:
+      raise ValueError(
+        f'{arithmetic}: {len(devices)} devices are not a multiple of {fixed}. '
+        f'Choose sizes whose product divides {len(devices)}.'
+      )
+    shape[shape.index(-1)] = len(devices) // fixed
+  elif fixed != len(devices):
+    raise ValueError(
+      f'{arithmetic} = {fixed} devices, but there are {len(devices)}. '
+      f'Set one axis to -1 (the rest), or choose sizes whose product is {len(devices)}.'
+    )
+  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """A full copy on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The leading axis is split over `data` and `fsdp`, the others are whole."""
+  return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def param_shardings(mesh: Mesh, abstract: Any, logical_axes: Any) -> Any:
+  """A NamedSharding for every parameter, from the names of its axes.
+
+  Args:
+    mesh: from `make_mesh`.
+    abstract: tree of arrays or ShapeDtypeStructs.
+    logical_axes: the same tree with one logical name (or None) per axis: tuples or PartitionSpecs; None for a
+      whole tensor leaves it unsplit.
+
+  An axis whose length its mesh axes do not divide stays whole: that costs memory, never correctness.
+
+  Raises:
+    ValueError: a name that is not in RULES, as many names as axes are not given, or one mesh axis would split
+      two axes of one tensor.
+  """
+
+  def sharding(path: Any, leaf: Any, names: Any) -> NamedSharding:
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    return NamedSharding(mesh, _spec(mesh, f"parameter '{name}'", leaf.shape, names))
+
+  return jax.tree_util.tree_map_with_path(sharding, abstract, logical_axes)
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+  """Tells the compiler how an activation lies: the logical names of its leading axes, the rest is whole.
+
+  Acts on the mesh of `jax.set_mesh`, and returns x as it is where none is set. Raises ValueError as
+  `param_shardings` does.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return x
+  names += (None,) * (x.ndim - len(names))
+  return jax.lax.with_sharding_constraint(x, _spec(mesh, 'activation', x.shape, names))
+
+
+def like_params(abstract: Any, params: Any, shardings: Any, default: NamedSharding) -> Any:
+  """Shardings for a tree that holds copies of the parameter tree (moments, averages): those of the
+  parameters.
+
+  Every subtree of `abstract` with the structure of `params` gets `shardings`; every other leaf gets
+  `default`.
+  """
+  structure = jax.tree.structure(params)
+
+  def is_params(tree: Any) -> bool:
+    return jax.tree.structure(tree) == structure
+
+  return jax.tree.map(lambda tree: shardings if is_params(tree) else default, abstract, is_leaf=is_params)
+
+
+def check_batch(batch_size: int, mesh: Mesh, accumulation: int = 1) -> None:
+  """Raises ValueError unless the global batch splits evenly over mesh and micro-batches."""
+  data, fsdp = (mesh.shape[name] for name in BATCH)
+  parts = data * fsdp * accumulation
+  if accumulation < 1 or batch_size < 1 or batch_size % parts:
+    below, above = batch_size // max(parts, 1) * parts, -(-batch_size // max(parts, 1)) * parts
+    raise ValueError(
+      f'data.batch_size={batch_size} does not split into mesh.data={data} x mesh.fsdp={fsdp} x '
+      f'training.accumulation_steps={accumulation} = {parts} equal parts. '
+      f'Use {" or ".join(str(size) for size in sorted({below, above}) if size > 0)}, or change the mesh.'
+    )
+
+
+def batch_shard(mesh: Mesh) -> tuple[int, int]:
+  """`(index, count)` of the part of the global batch this process feeds: arguments of `data.build`.
+
+  Processes that share the rows of a batch (a tensor axis across hosts) get the same part.
+  """
+  rows = mesh.devices.reshape(-1, mesh.shape['tensor'])
+  mine = [i for i, row in enumerate(rows) if any(d.process_index == jax.process_index() for d in row)]
+  if len(rows) % len(mine) or mine != list(range(mine[0], mine[0] + len(mine))) or mine[0] % len(mine):
+    raise ValueError(
+      f'process {jax.process_index()} holds rows {mine} of the {len(rows)} of the batch: no even part. '
+      'Choose mesh.tensor so that it divides, or is a multiple of, the devices of a process.'
+    )
+  return mine[0] // len(mine), len(rows) // len(mine)
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+  """This process's part of a batch (numpy, leading axis b / shard_count) as global arrays, split by row."""
+  sharding = batch_sharding(mesh)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+
+def _spec(mesh: Mesh | AbstractMesh, name: str, shape: tuple[int, ...], names: Any) -> PartitionSpec:
+  names = (None,) * len(shape) if names is None else tuple(names)
+  if len(names) != len(shape):
+    raise ValueError(f'{name} of shape {shape} has {len(names)} axis names, {names}: give one per axis.')
+  spec, taken = [], {}
+  for axis, size in zip(names, shape, strict=True):
+    if axis is not None and axis not in RULES:
+      raise ValueError(f"{name} has the unknown axis '{axis}'{_nearest(axis, RULES)}: see RULES.")
+    rule = RULES.get(axis) if axis else None
+    mesh_axes = () if rule is None else (rule,) if isinstance(rule, str) else rule
+    for mesh_axis in mesh_axes:
+      if mesh_axis in taken:
+        raise ValueError(
+          f"{name} {names}: the axes '{taken[mesh_axis]}' and '{axis}' both map to mesh axis "
+          f"'{mesh_axis}'. Name one of them None."
+        )
+      taken[mesh_axis] = axis
+    divides = size % math.prod(mesh.shape[mesh_axis] for mesh_axis in mesh_axes) == 0
+    spec.append(rule if mesh_axes and divides else None)
+  return PartitionSpec(*spec)
+
+
+def _nearest(name: str, known: Any) -> str:
+  match = difflib.get_close_matches(name, list(known), n=1)
+  return f" (did you mean '{match[0]}'?)" if match else ''

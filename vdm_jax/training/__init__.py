@@ -1,0 +1,6 @@
+"""Training: the optimizer, the state, one step, the loop, and the folder a run lives in."""
+
+from vdm_jax.training.loop import train
+from vdm_jax.training.step import make_heldout_loss, make_train_step
+
+__all__ = ['make_heldout_loss', 'make_train_step', 'train']

@@ -1,0 +1,258 @@
+"""The training loop: the same call starts a run, resumes it after any interruption, and finishes it."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from vdm_jax import partitioning
+from vdm_jax.checkpoints import Checkpointer
+from vdm_jax.models import Model
+from vdm_jax.training import metrics, optimizer, record, run_folder, state
+from vdm_jax.training.step import make_heldout_loss, make_train_step
+from vdm_jax.types import Batch, Params
+
+# Steps dispatched before the loop waits for the oldest: enough to hide the host, few enough for CPU
+# collectives.
+IN_FLIGHT = 2
+PROGRESS_SECONDS = 10.0
+
+Preview = Callable[[Params, int], None]
+OnRow = Callable[[Mapping[str, float]], None]
+
+
+def train(
+  model: Model,
+  config: Any,
+  workdir: str | Path,
+  *,
+  mesh: Mesh,
+  batches: Callable[[int], Iterator[Batch]],
+  heldout: Sequence[Batch] | None = None,
+  preview: Preview | None = None,
+  on_row: OnRow | None = None,
+) -> state.TrainState:
+  """Trains to `config.training.num_steps`, resuming from the newest good checkpoint of the workdir.
+
+  On SIGTERM or SIGINT it finishes the step, saves and returns early: compare the returned state's `step`.
+
+  Args:
+    model: from `models.build(config.model)`.
+    config: ConfigDict with the sections `training`, `data` (for `batch_size`) and `seed`.
+    workdir: the run's folder; made if absent.
+    mesh: from `partitioning.make_mesh`.
+    batches: start step -> iterator of this process's numpy batches, the first being that of the start step.
+    heldout: numpy batches whose loss under the EMA is logged every `heldout_every` steps.
+    preview: called with the EMA parameters and the step every `preview_every` steps; it must not keep them.
+    on_row: called with every row of metrics.jsonl.
+
+  Raises:
+    ValueError: the batch does not split over the mesh, the workdir belongs to another configuration, or none
+      of its checkpoints is good.
+    RuntimeError: another job holds the workdir.
+    FloatingPointError: no step of a whole logging window was finite.
+  """
+  training = config.training
+  partitioning.check_batch(config.data.batch_size, mesh, training.accumulation_steps)
+  rule = optimizer.build(training, model.logical_axes)
+  path = run_folder.prepare(workdir)
+  with contextlib.ExitStack() as stack:
+    if jax.process_index() == 0:
+      stack.enter_context(run_folder.lock(path))
+      run_folder.check_same_run(path, config)
+      run_folder.write_config(path, config)
+      run_folder.write_environment(path)
+    checkpointer = stack.enter_context(Checkpointer(path, training.keep_checkpoints))
+    layout = state.abstract(model, rule, mesh)
+    start = checkpointer.restore(layout)
+    record.say(f'{path}: ' + ('a new run' if start is None else f'resuming at step {int(start.step)}'))
+    start = state.create(model, rule, mesh, config.seed) if start is None else start
+    stack.enter_context(jax.set_mesh(mesh))
+    writer = record.Rows(path, resumed=int(start.step), tensorboard=training.tensorboard)
+    stack.callback(writer.close)
+    recorder = _Recorder(training, writer, on_row)
+    heldout_loss = make_heldout_loss(model, training, heldout, mesh) if heldout else None
+    step = jax.jit(
+      make_train_step(model, rule, training, mesh),
+      donate_argnums=0,
+      out_shardings=(state.shardings(layout), partitioning.replicated(mesh)),
+    )
+    source = stack.enter_context(_closing(batches(int(start.step))))
+    stop = stack.enter_context(_stop_requested())
+    key = jax.device_put(jax.random.key(config.seed), partitioning.replicated(mesh))
+
+    def advance(current: state.TrainState, batch: Batch) -> tuple[state.TrainState, Any]:
+      return step(current, partitioning.put_batch(batch, mesh), key)
+
+    return _run(start, advance, source, training, recorder, checkpointer, heldout_loss, preview, stop)
+
+
+def _run(
+  current: state.TrainState,
+  advance: Callable[[state.TrainState, Batch], tuple[state.TrainState, Any]],
+  source: Iterator[Batch],
+  training: Any,
+  recorder: _Recorder,
+  checkpointer: Checkpointer,
+  heldout_loss: Callable[[Params], dict[str, float]] | None,
+  preview: Preview | None,
+  stop: Callable[[int], bool],
+) -> state.TrainState:
+  first = int(current.step) + 1
+  if first > training.num_steps:
+    record.say(f'nothing to do: training.num_steps={training.num_steps} are done. Raise it to train on.')
+  for step in range(first, training.num_steps + 1):
+    batch = recorder.next_batch(source, step)
+    with recorder.compiling() if step == first else contextlib.nullcontext():
+      current, measured = advance(current, batch)
+    recorder.push(step, measured)
+    recorder.settle(IN_FLIGHT)
+
+    if heldout_loss and _due(step, training.heldout_every):
+      with recorder.paused():
+        recorder.attach(step, heldout_loss(current.ema))
+    if preview and _due(step, training.preview_every):
+      recorder.settle(0)
+      with recorder.paused():
+        preview(current.ema, step)
+    stopping = stop(step)
+    if stopping or step == training.num_steps or _due(step, training.checkpoint_every):
+      recorder.settle(0)  # the rows a checkpoint stands for are on disk before it
+      with recorder.paused():
+        checkpointer.save(step, current)
+    if stopping and step < training.num_steps:
+      record.say(f'stopped at step {step}; the same command resumes.')
+      break
+  recorder.settle(0)
+  checkpointer.wait()
+  return current
+
+
+def _due(step: int, every: int) -> bool:
+  return every > 0 and step % every == 0
+
+
+class _Recorder:
+  """Steps in flight, and the rows they become when they finish."""
+
+  def __init__(self, training: Any, writer: record.Rows, on_row: OnRow | None) -> None:
+    self._training, self._writer, self._on_row = training, writer, on_row
+    self._flight: collections.deque[tuple[int, Any]] = collections.deque()
+    self._extra: dict[int, dict[str, float]] = {}
+    self._watch = record.Stopwatch()
+    self._spoke = time.monotonic()
+
+  def next_batch(self, source: Iterator[Batch], step: int) -> Batch:
+    since = time.perf_counter()
+    batch = next(source, None)
+    self._watch.add('data', since)
+    if batch is None:
+      raise ValueError(f'the data ended before step {step}: training needs an endless iterator of batches.')
+    return batch
+
+  @contextlib.contextmanager
+  def compiling(self) -> Iterator[None]:
+    since = time.perf_counter()
+    yield
+    self._watch.compile_seconds = time.perf_counter() - since
+    self._watch.reset()
+    self._spoke = time.monotonic()
+    record.say(f'compiled the training step in {self._watch.compile_seconds:.1f} s')
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    since = time.perf_counter()
+    yield
+    self._watch.add('pause', since)
+
+  def push(self, step: int, measured: Any) -> None:
+    self._flight.append((step, measured))
+
+  def attach(self, step: int, values: dict[str, float]) -> None:
+    """Adds values to the row of a step that is still in flight."""
+    self._extra[step] = values
+
+  def settle(self, in_flight: int) -> None:
+    """Waits until at most so many steps are unfinished; writes the rows of those that finished."""
+    while len(self._flight) > in_flight:
+      step, measured = self._flight.popleft()
+      since = time.perf_counter()
+      loss = jax.block_until_ready(measured['loss'])
+      self._watch.add('device', since)
+      self._watch.step()
+      logged = step % self._training.log_every == 0 or step == self._training.num_steps
+      if logged:
+        self._log(step, measured['sums'])
+      elif step in self._extra:
+        self._write({'step': step} | self._extra.pop(step))
+      if logged or time.monotonic() - self._spoke > PROGRESS_SECONDS:
+        self._speak(step, loss)
+      if logged:
+        self._watch.reset()
+
+  def _log(self, step: int, sums: Any) -> None:
+    sums = jax.device_get(sums)
+    row = metrics.row(sums)
+    self._write({'step': step} | row | self._extra.pop(step, {}) | self._watch.row() | record.memory())
+    if sums['skipped'] == sums['steps']:
+      raise FloatingPointError(
+        f'no loss or gradient of the {int(sums["steps"])} steps up to step {step} was finite. '
+        'The same command goes on from the last checkpoint, but will end here again. Use another --workdir '
+        "with a lower training.learning_rate, a smaller training.clip_norm or model.dtype='float32', "
+        'and check the data for NaN.'
+      )
+
+  def _write(self, row: dict[str, float]) -> None:
+    self._writer.write(row)
+    if self._on_row:
+      self._on_row(row)
+
+  def _speak(self, step: int, loss: jax.Array) -> None:
+    record.say(record.progress(step, self._training.num_steps, float(loss), self._watch.rate()))
+    self._spoke = time.monotonic()
+
+
+@contextlib.contextmanager
+def _closing(source: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
+  """Closes the data's workers at the end, where the iterator has any."""
+  try:
+    yield source
+  finally:
+    if hasattr(source, 'close'):
+      source.close()
+
+
+@contextlib.contextmanager
+def _stop_requested() -> Iterator[Callable[[int], bool]]:
+  """A function of the step that says whether a signal asked to stop; the same answer on every process.
+
+  With several processes JAX watches for SIGTERM and agrees on the step. A second SIGINT ends at once.
+  """
+  if jax.process_count() > 1:
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  received: list[int] = []
+
+  def handle(number: int, frame: Any) -> None:
+    if number == signal.SIGINT and number in received:
+      raise KeyboardInterrupt
+    received.append(number)
+
+  previous = {}
+  with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
+    for number in (signal.SIGTERM, signal.SIGINT):
+      previous[number] = signal.signal(number, handle)
+  try:
+    yield lambda step: bool(received)
+  finally:
+    for number, handler in previous.items():
+      signal.signal(number, handler)

@@ -1,0 +1,94 @@
+"""What is measured of a run: sums kept on the device over a logging window, and the row they make.
+
+The sums belong to the training state, so a run that stops in mid-window resumes with the same row to come.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from vdm_jax.types import Array
+
+# The loss is logged for each band of log-SNR: a flat total hides that noise levels learn at different times.
+# Uniform time of the cosine schedule falls into them with probability .03, .19, .55, .19 and .03; levels
+# beyond count to the outer bands.
+BAND_EDGES = (-20, -6, -2, 2, 6, 20)
+BANDS = tuple(f'{low}_{high}' for low, high in zip(BAND_EDGES[:-1], BAND_EDGES[1:], strict=True))
+# Logged as they stand at the end of a window; the other figures are means over it.
+LAST = ('parameter_norm', 'learning_rate')
+
+
+def zeros() -> dict[str, Array]:
+  """Sums of an empty window."""
+  scalars = ('steps', 'skipped', 'loss', 'gradient_norm', 'update_norm', *LAST)
+  return {name: jnp.zeros(()) for name in scalars} | {
+    name: jnp.zeros(len(BANDS)) for name in ('band_loss', 'band_count')
+  }
+
+
+def add(
+  sums: dict[str, Array],
+  *,
+  finite: Array,
+  loss: Array,
+  gradient_norm: Array,
+  update_norm: Array,
+  parameter_norm: Array,
+  learning_rate: Array,
+  per_example: Array,
+  logsnr: Array,
+) -> dict[str, Array]:
+  """The sums with one more step; of a step that is not `finite` only the count.
+
+  Of the LAST it keeps the last value.
+  """
+  band_loss, band_count = bands(per_example, logsnr)
+  terms = {
+    'loss': loss,
+    'gradient_norm': gradient_norm,
+    'update_norm': update_norm,
+    'band_loss': band_loss,
+    'band_count': band_count,
+  }
+  new = {name: sums[name] + jnp.where(finite, term, 0.0) for name, term in terms.items()}
+  return new | {
+    'steps': sums['steps'] + 1,
+    'skipped': sums['skipped'] + jnp.where(finite, 0.0, 1.0),
+    'parameter_norm': parameter_norm,
+    'learning_rate': learning_rate,
+  }
+
+
+def bands(per_example: Array, logsnr: Array) -> tuple[Array, Array]:
+  """Per band of log-SNR: the sum of the examples' losses `[b]`, and how many there are."""
+  index = jnp.searchsorted(jnp.asarray(BAND_EDGES[1:-1], jnp.float32), logsnr, side='right')
+  member = index[:, None] == jnp.arange(len(BANDS))
+  return jnp.sum(jnp.where(member, per_example[:, None], 0.0), 0), jnp.sum(member, 0).astype(jnp.float32)
+
+
+def row(sums: dict[str, Any]) -> dict[str, float]:
+  """Flat `train/...` keys: means over the accepted steps of a window, without bands that have no example."""
+  sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
+  accepted = sums['steps'] - sums['skipped']
+  means = {}
+  if accepted:
+    means = {
+      f'train/{name}': float(sums[name] / accepted) for name in ('loss', 'gradient_norm', 'update_norm')
+    }
+  return means | {
+    **{f'train/{name}': float(sums[name]) for name in LAST},
+    'train/skipped_steps': int(sums['skipped']),
+    **named_bands('train', sums['band_loss'], sums['band_count']),
+  }
+
+
+def named_bands(prefix: str, band_loss: Any, band_count: Any) -> dict[str, float]:
+  """`prefix/loss_logsnr_LOW_HIGH`: the mean loss of each band that has examples."""
+  return {
+    f'{prefix}/loss_logsnr_{name}': float(total / count)
+    for name, total, count in zip(BANDS, np.asarray(band_loss), np.asarray(band_count), strict=True)
+    if count
+  }
