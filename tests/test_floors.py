@@ -33,7 +33,7 @@ EDGES = {
   'evaluation': {'types', 'partitioning', 'diffusion', 'data', 'sampling', 'models', 'generation'},
 }
 # The roof sees every room. `__init__` is vdm_jax/__init__.py, whose names only the roof may import.
-ROOF = {'__init__', 'main', 'compile', 'doctor', 'benchmarks'}
+ROOF = {'__init__', 'main', 'jobs', 'compile', 'doctor', 'benchmarks'}
 EDGES |= {room: ROOF | set(EDGES) for room in ROOF}
 
 # Rooms that may import only these packages beside the standard library.

@@ -140,13 +140,15 @@ def restore_ema(workdir: str | os.PathLike, abstract: Params) -> tuple[Params, i
   return _restore(directory / str(step), {'ema': abstract})['ema'], step
 
 
-def load(path: str | os.PathLike, mesh: Mesh | None = None) -> tuple[models.Model, Params]:
+def load(
+  path: str | os.PathLike, mesh: Mesh | None = None, model: models.Model | None = None
+) -> tuple[models.Model, Params]:
   """`(model, EMA parameters)` of a workdir or of a file written by `export_weights`.
 
-  Parameters are split over `mesh`, or lie on the first device. Raises FileNotFoundError for a path with
-  neither.
+  Parameters are split over `mesh`, or lie on the first device. `model` stands in for the one of the saved
+  configuration. Raises FileNotFoundError for a path with neither, ValueError where the model does not fit.
   """
-  model = models.build(read_config(path)['model'])
+  model = model or models.build(read_config(path)['model'])
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   if mesh is None:
     shardings = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), shapes)

@@ -121,14 +121,15 @@ def _sampling() -> dict[str, Any]:
 def resolve(config: ConfigDict, vocabulary: tuple[str, ...]) -> ConfigDict:
   """Fills what only the dataset knows: its words, where `data.text` is 'words' and `data.vocabulary` is empty."""
   if config.data.text == 'words' and not config.data.vocabulary:
-    config.data.vocabulary = tuple(vocabulary)
+    config.data.vocabulary = config.model.vocabulary = tuple(vocabulary)
   return config
 
 
 def validate(config: Mapping[str, Any]) -> None:
   """Raises ValueError unless the sections and keys are exactly those of `default()`, with values of their types."""
   config = to_dict(config)
-  network = config.get('model', {}).get('network', 'unet3d')
+  model = config.get('model')
+  network = model.get('network', 'unet3d') if isinstance(model, Mapping) else 'unet3d'
   _compare(config, to_dict(default(network)), '')
 
 
@@ -159,7 +160,7 @@ def _compare(given: Mapping[str, Any], expected: Mapping[str, Any], prefix: str)
         f'config.{prefix}{key} is missing: start the configuration from vdm_jax.configuration.default().'
       )
     value = given[key]
-    if isinstance(default_value, Mapping):
+    if isinstance(default_value, Mapping) and isinstance(value, Mapping):
       _compare(value, default_value, f'{prefix}{key}.')
     elif not _fits(value, default_value):
       raise ValueError(

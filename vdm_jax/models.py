@@ -92,9 +92,14 @@ class Model(NamedTuple):
   def condition(self, prompts: Sequence[str] | None = None, labels: Sequence[int] | None = None) -> Conditioning:
     """What to generate, one video per prompt or label; None leaves it to the null condition.
 
-    Warns of words that the model has never seen. Raises ValueError where the model takes no text, or no such label.
+    Warns of words that the model has never seen. Raises ValueError where the model takes no text, or no such label,
+    and for prompts that are not a list, or not as many as labels.
     """
     tokens = mask = label = None
+    if isinstance(prompts, str):
+      raise ValueError(f'prompts={prompts!r} is one string: give a list of prompts, one per video.')
+    if prompts is not None and labels is not None and len(prompts) != len(labels):
+      raise ValueError(f'{len(prompts)} prompts and {len(labels)} labels were given: give one of each per video.')
     if prompts is not None:
       if self.encode is None:
         raise ValueError(

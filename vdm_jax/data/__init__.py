@@ -8,8 +8,8 @@ from vdm_jax.data.clip import Clip
 from vdm_jax.data.digits import Digits
 from vdm_jax.data.folder import Folder
 from vdm_jax.data.pipeline import build, held_out
-from vdm_jax.data.sheets import contact_sheet, tile
-from vdm_jax.data.sources import vocabulary
+from vdm_jax.data.sheets import contact_sheet, enlarge, tile
+from vdm_jax.data.sources import examples, vocabulary
 from vdm_jax.data.transforms import to_float, to_uint8
 from vdm_jax.data.video_io import probe, read_video, write_gif, write_mp4, write_png
 
@@ -19,6 +19,8 @@ __all__ = [
   'Folder',
   'build',
   'contact_sheet',
+  'enlarge',
+  'examples',
   'held_out',
   'probe',
   'read_video',

@@ -34,7 +34,7 @@ def contact_sheet(
     )
   rows = []
   for video, caption in zip(videos, captions, strict=True):
-    frames = _enlarge(as_frames(video), frame_size)
+    frames = enlarge(video, frame_size)
     chosen = np.rint(np.linspace(0, len(frames) - 1, min(len(frames), max_frames))).astype(int)
     strip = np.concatenate([_frame_with_gap(frames[i]) for i in chosen], axis=1)
     rows.append(np.concatenate([_label(caption, len(strip)), strip], axis=1))
@@ -55,7 +55,7 @@ def tile(videos: Sequence, *, columns: int | None = None, frame_size: int = 64) 
   length = max(len(video) for video in videos)
   columns = columns or math.ceil(math.sqrt(len(videos)))
   cells = [
-    _frame_with_gap(_enlarge(video, frame_size)[np.minimum(np.arange(length), len(video) - 1)])
+    _frame_with_gap(enlarge(video, frame_size)[np.minimum(np.arange(length), len(video) - 1)])
     for video in videos
   ]
   cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
@@ -63,8 +63,9 @@ def tile(videos: Sequence, *, columns: int | None = None, frame_size: int = 64) 
   return np.concatenate(rows, axis=1)
 
 
-def _enlarge(frames: np.ndarray, frame_size: int) -> np.ndarray:
-  """Repeats pixels, so that single ones can be seen; large frames stay as they are."""
+def enlarge(video: np.ndarray, frame_size: int) -> np.ndarray:
+  """Repeats pixels of [t h w c] to about `frame_size` rows, so that single ones can be seen; large ones stay."""
+  frames = as_frames(video)
   factor = max(1, round(frame_size / frames.shape[1]))
   return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 

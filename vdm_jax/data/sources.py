@@ -50,6 +50,13 @@ def vocabulary(config: Any) -> tuple[str, ...]:
   return build(config, 'train', seed=0).vocabulary
 
 
+def examples(config: Any, split: str, *, seed: int, count: int) -> list[Clip]:
+  """The first `count` clips of a split, or all there are, with `data.num_frames` frames; raises as `build` does."""
+  source = build(config, split, seed)
+  count = min(count, len(source))
+  return [source.read(index, np.random.default_rng((seed, index)), config.num_frames) for index in range(count)]
+
+
 def _digits(config: Any, split: str, seed: int) -> Digits:
   if config.path:
     raise ValueError(

@@ -1,6 +1,7 @@
 """How good are the videos: the judge of captioned digits and the Frechet distance."""
 
+from vdm_jax.evaluation.digit_protocol import evaluate_digits
 from vdm_jax.evaluation.digits import Scores, accuracy, parse_caption, read_clips, score
 from vdm_jax.evaluation.frechet import frechet_distance
 
-__all__ = ['Scores', 'accuracy', 'frechet_distance', 'parse_caption', 'read_clips', 'score']
+__all__ = ['Scores', 'accuracy', 'evaluate_digits', 'frechet_distance', 'parse_caption', 'read_clips', 'score']

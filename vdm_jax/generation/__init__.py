@@ -1,5 +1,6 @@
 """Generation: samplers put to work on tasks."""
 
+from vdm_jax.generation.generate import Generate, make_generator
 from vdm_jax.generation.sampler import Sampler, make_sampler
 
-__all__ = ['Sampler', 'make_sampler']
+__all__ = ['Generate', 'Sampler', 'make_generator', 'make_sampler']

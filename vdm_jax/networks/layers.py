@@ -90,6 +90,7 @@ class GroupNorm(nn.Module):
     grouped = moments.reshape(*moments.shape[:2], self.num_groups, -1).mean(-1)
     mean, square = jnp.repeat(grouped, channels // self.num_groups, axis=-1)
     inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + 1e-6)
+    scale, shift = (jnp.asarray(m, jnp.float32) for m in (scale, shift))  # a bfloat16 1 + scale loses small scales
     a = inverse * gain * (1 + scale)
     b = bias * (1 + scale) + shift - mean * a
     return (y * a[:, None, None] + b[:, None, None]).astype(self.dtype)

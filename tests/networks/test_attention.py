@@ -1,0 +1,166 @@
+"""Attention against explicit loops in float64: over pixels, over frames with images set apart, over a caption."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks.tiny import affine, drawn, group_norm, jit, normal, softmax
+
+from vdm_jax.networks.attention import RELATIVE_POSITIONS, AttentionPool, SpatialAttention, TemporalAttention
+
+HEAD_WIDTH, GROUPS, TABLE_FRAMES = 4, 2, 4
+
+
+def queries_keys_values(params, x):
+  """`[3 frames pixels heads width]` of frames `[n h w c]`, normed."""
+  normed = group_norm(params['norm'], x, GROUPS)
+  qkv = affine(params['qkv'], normed.reshape(len(x), -1, x.shape[-1]))
+  return np.moveaxis(qkv, 2, 0)
+
+
+def leave(params, out, x):
+  """The output projection of `[... heads width]` and the residual."""
+  projected = np.einsum('...nd,ndc->...c', out, np.float64(params['out']['kernel'])) + params['out']['bias']
+  return x + projected.reshape(x.shape)
+
+
+def attend_in_time(params, x, num_video):
+  """Attention among all frames `[f h w c]` under a mask: block diagonal, images see themselves alone."""
+  q, k, v = queries_keys_values(params, x)
+  frames, pixels, heads, _ = q.shape
+  mask = np.eye(frames, dtype=bool)
+  mask[:num_video, :num_video] = True
+  out = np.zeros_like(q)
+  for i, p, n in itertools.product(range(frames), range(pixels), range(heads)):
+    logits, values = np.full(frames, -np.inf), np.zeros((frames, HEAD_WIDTH))
+    for j in range(frames):
+      if mask[i, j]:
+        distance = j - i + TABLE_FRAMES - 1
+        key, values[j] = k[j, p, n].copy(), v[j, p, n]
+        if 'relative_keys' in params:
+          key += params['relative_keys'][distance]
+        if 'relative_values' in params:
+          values[j] += params['relative_values'][distance]
+        logits[j] = q[i, p, n] @ key / np.sqrt(HEAD_WIDTH)
+        if 'relative_bias' in params:
+          logits[j] += params['relative_bias'][distance, n]
+    out[i, p, n] = softmax(logits) @ values
+  return leave(params, out, x)
+
+
+@pytest.mark.parametrize(('num_video', 'num_images'), [(4, 0), (3, 2)])
+@pytest.mark.parametrize('kind', RELATIVE_POSITIONS)
+def test_temporal_attention_is_masked_relative_attention(kind, num_video, num_images):
+  x = normal(2, num_video + num_images, 2, 2, 8)
+  layer = TemporalAttention(TABLE_FRAMES, HEAD_WIDTH, GROUPS, kind)
+  variables = drawn(layer, x, num_video)
+  expected = [attend_in_time(variables['params'], example, num_video) for example in x]
+  found = jit(lambda variables, x: layer.apply(variables, x, num_video))(variables, x)
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'tables'),
+  [
+    ('keys_values', {'relative_keys': (7, 4), 'relative_values': (7, 4)}),
+    ('keys', {'relative_keys': (7, 4)}),
+    ('bias', {'relative_bias': (7, 2)}),
+    ('none', {}),
+  ],
+)
+def test_relative_tables_start_as_large_as_what_they_are_added_to(kind, tables):
+  layer = TemporalAttention(TABLE_FRAMES, HEAD_WIDTH, GROUPS, kind)
+  params = layer.init(jax.random.key(0), normal(1, 4, 2, 2, 8), 4)['params']
+  found = {name: value.unbox() for name, value in params.items() if name.startswith('relative')}
+  assert {name: value.shape for name, value in found.items()} == tables
+  assert all(0.7 < np.std(value) < 1.4 for value in found.values())
+
+
+def test_spatial_attention_stays_within_its_frame():
+  x = normal(3, 2, 4, 8)
+  layer = SpatialAttention(HEAD_WIDTH, GROUPS)
+  variables = drawn(layer, x)
+  q, k, v = queries_keys_values(variables['params'], x)
+  attention = softmax(np.einsum('fpnd,fqnd->fnpq', q, k) / np.sqrt(HEAD_WIDTH))
+  expected = leave(variables['params'], np.einsum('fnpq,fqnd->fpnd', attention, v), x)
+  np.testing.assert_allclose(jit(layer.apply)(variables, x), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  ('layer', 'inputs'),
+  [
+    (SpatialAttention(HEAD_WIDTH, GROUPS), (normal(3, 2, 4, 8),)),
+    (TemporalAttention(TABLE_FRAMES, HEAD_WIDTH, GROUPS), (normal(1, 5, 2, 2, 8), 3)),
+  ],
+)
+def test_attention_starts_as_the_identity(layer, inputs):
+  out, _ = layer.init_with_output(jax.random.key(0), *inputs)
+  np.testing.assert_array_equal(out, inputs[0])
+
+
+def test_heads_must_fit():
+  message = '8 channels do not split into heads of head_width=5: choose one of [1, 2, 4, 8].'
+  for layer, inputs in (
+    (SpatialAttention(5, GROUPS), (normal(1, 2, 2, 8),)),
+    (TemporalAttention(TABLE_FRAMES, 5, GROUPS), (normal(1, 4, 2, 2, 8), 4)),
+  ):
+    with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+      layer.init(jax.random.key(0), *inputs)
+
+
+POOL = AttentionPool(16, heads=2)
+TOKENS = normal(2, 3, 5, 6)
+MASK = np.arange(5) < np.array([[[5], [3], [1]], [[2], [0], [4]]])
+
+
+@pytest.fixture(scope='module')
+def pool():
+  variables = drawn(POOL, TOKENS, MASK)
+  return variables['params'], jit(lambda tokens, mask: POOL.apply(variables, tokens, mask))
+
+
+def test_pooling_attends_from_the_mean_to_what_is_valid(pool):
+  params, apply = pool
+  found = apply(TOKENS, MASK)
+  assert found.shape == (2, 3, 16)
+  for b, s in np.ndindex(2, 3):
+    tokens = TOKENS[b, s][MASK[b, s]]
+    if len(tokens):
+      q, (k, v) = affine(params['query'], tokens.mean(0)), (affine(params[name], tokens) for name in ('key', 'value'))
+      attention = softmax(np.einsum('nd,lnd->nl', q, k) / np.sqrt(8))
+      pooled = np.einsum('nl,lnd->nd', attention, v)
+      expected = np.einsum('nd,ndc->c', pooled, params['out']['kernel']) + params['out']['bias']
+      np.testing.assert_allclose(found[b, s], expected, atol=1e-5)
+
+
+def test_pooling_nothing_gives_zeros(pool):
+  found = pool[1](TOKENS, MASK)
+  assert not found[1, 1].any()
+  assert not pool[1](TOKENS, np.zeros_like(MASK)).any()
+
+
+def test_padding_does_not_enter_the_pool(pool):
+  found = pool[1](TOKENS, MASK)
+  np.testing.assert_array_equal(pool[1](np.where(MASK[..., None], TOKENS, 1e3), MASK), found)
+  longer = np.concatenate([TOKENS, normal(2, 3, 4, 6, seed=1)], axis=2)
+  padded = np.concatenate([MASK, np.zeros((2, 3, 4), bool)], axis=2)
+  np.testing.assert_allclose(pool[1](longer, padded), found, atol=1e-6)
+
+
+def test_gradients_of_an_empty_caption_are_finite():
+  def total(tokens):
+    variables = drawn(POOL, TOKENS, MASK)
+    return POOL.apply(variables, tokens, jnp.zeros(MASK.shape, bool)).sum()
+
+  np.testing.assert_array_equal(jit(jax.grad(total))(TOKENS), 0)
+
+
+def test_the_pool_must_split_into_its_heads():
+  message = 'embedding_width=24 does not split into 16 heads: choose a multiple of 16.'
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    AttentionPool(24).init(jax.random.key(0), TOKENS, MASK)

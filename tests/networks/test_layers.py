@@ -1,0 +1,149 @@
+"""Convolution, normalisation and sinusoids against their definitions, and the convolution's gradient against jax's."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from networks.tiny import convolve, drawn, group_norm, jit, normal
+
+from vdm_jax.networks import layers
+from vdm_jax.networks.layers import Conv3x3, GroupNorm, dense, sinusoidal
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_convolution_is_its_definition(stride):
+  x = normal(2, 6, 4, 3)
+  conv = Conv3x3(5, stride=stride)
+  variables = drawn(conv, x)
+  np.testing.assert_allclose(conv.apply(variables, x), convolve(variables['params'], x, stride), atol=1e-5)
+
+
+def gradients(convolution):
+  """Of a nonlinear function of the convolution, w.r.t. x and the kernel."""
+  return jax.grad(lambda x, kernel: jnp.sum(jnp.sin(convolution(x, kernel))), (0, 1))
+
+
+def native(stride):
+  def convolution(x, kernel):
+    numbers = ('NHWC', 'HWIO', 'NHWC')
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), 'SAME', dimension_numbers=numbers)
+
+  return convolution
+
+
+def ours(stride, features):
+  def convolution(x, kernel):
+    params = {'kernel': kernel, 'bias': jnp.zeros(features)}
+    return Conv3x3(features, stride=stride).apply({'params': params}, x)
+
+  return convolution
+
+
+SURROUNDINGS = {
+  'plain': lambda f: lambda x, kernel: jax.tree.map(lambda *a: jnp.stack(a), *map(f, x, kernel)),
+  'jit': lambda f: jit(lambda x, kernel: jax.tree.map(lambda *a: jnp.stack(a), *map(f, x, kernel))),
+  'vmap': jax.vmap,
+  'scan': lambda f: lambda x, kernel: jax.lax.map(lambda a: f(*a), (x, kernel)),
+  'scanned vmap': lambda f: lambda x, k: jax.lax.map(lambda x: jax.vmap(f, (None, 0))(x, k), x),
+}
+
+
+@pytest.mark.parametrize('around', SURROUNDINGS)
+@pytest.mark.parametrize('stride', [1, 2])
+def test_the_gradient_is_jaxs_own(stride, around):
+  x, kernel = normal(2, 2, 6, 4, 3), normal(2, 3, 3, 3, 5, seed=1) / 5
+  wrap = SURROUNDINGS[around]
+  expected = SURROUNDINGS['scanned vmap' if around == 'scanned vmap' else 'plain'](gradients(native(stride)))(x, kernel)
+  for found, wanted in zip(wrap(gradients(ours(stride, 5)))(x, kernel), expected, strict=True):
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_gradient_of_other_platforms_is_jaxs_own_too(monkeypatch):
+  monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *args, default, **platforms: default(*args))
+  x, kernel = normal(2, 6, 4, 3), normal(3, 3, 3, 5, seed=1) / 5
+  for found, wanted in zip(gradients(ours(1, 5))(x, kernel), gradients(native(1))(x, kernel), strict=True):
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_gradient_on_cpu_is_one_plain_convolution(monkeypatch):
+  """Inside a loop XLA's CPU backend runs the transposed convolution many times slower."""
+  chosen = []
+  monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *args, default, cpu: chosen.append(cpu) or cpu(*args))
+  jax.grad(lambda x: layers._convolve(x, normal(3, 3, 3, 5)).sum())(normal(2, 6, 4, 3))
+  jaxpr = str(jax.make_jaxpr(chosen[0])(normal(2, 6, 4, 5), normal(3, 3, 3, 5)))
+  assert jaxpr.count('conv_general_dilated[') == 1
+  assert 'window_strides=(1, 1)' in jaxpr and 'lhs_dilation=(1, 1)' in jaxpr
+
+
+def test_group_norm_is_flaxs_on_every_frame():
+  x = 3 + 0.5 * normal(3, 4, 5, 8)
+  variables = drawn(GroupNorm(2), x)
+  found = GroupNorm(2).apply(variables, x)
+  np.testing.assert_allclose(found, nn.GroupNorm(2, epsilon=1e-6).apply(variables, x), atol=1e-5)
+  np.testing.assert_allclose(found, group_norm(variables['params'], x, 2), atol=1e-5)
+
+
+def test_modulation_scales_and_shifts_what_is_normed():
+  x, scale, shift = normal(3, 4, 5, 8), normal(3, 8, seed=1), normal(3, 8, seed=2)
+  variables = drawn(GroupNorm(2), x)
+  expected = GroupNorm(2).apply(variables, x) * (1 + scale[:, None, None]) + shift[:, None, None]
+  np.testing.assert_allclose(GroupNorm(2).apply(variables, x, scale, shift), expected, atol=1e-5)
+
+
+def test_group_norm_computes_in_float32_whatever_comes_in():
+  """In bfloat16 neither statistics around a large mean nor 1 + a small scale would survive."""
+  x = jnp.asarray(20 + normal(2, 8, 8, 8), jnp.bfloat16)
+  scale, shift = (jnp.asarray(0.002 * normal(2, 8, seed=s), jnp.bfloat16) for s in (1, 2))
+  variables = drawn(GroupNorm(2), x)
+  wide = GroupNorm(2).apply(variables, *(a.astype(jnp.float32) for a in (x, scale, shift)))
+  np.testing.assert_array_equal(GroupNorm(2).apply(variables, x, scale, shift), wide)
+  narrow = GroupNorm(2, dtype=jnp.bfloat16).apply(variables, x, scale, shift)
+  assert narrow.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(narrow, wide.astype(jnp.bfloat16))
+
+
+def test_a_constant_frame_norms_to_the_bias():
+  variables = drawn(GroupNorm(2), normal(1, 4, 4, 8))
+  found = GroupNorm(2).apply(variables, np.full((1, 4, 4, 8), 1000.0, np.float32))
+  np.testing.assert_allclose(found, np.broadcast_to(variables['params']['bias'], found.shape), atol=1e-3)
+
+
+def test_group_norm_says_which_groups_do_not_fit():
+  message = '8 channels do not split into norm_groups=3: choose a divisor of 8, or a base_channels that it divides.'
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    GroupNorm(3).init(jax.random.key(0), normal(1, 2, 2, 8))
+
+
+@pytest.mark.parametrize('width', [2, 4, 8])
+def test_sinusoids_are_their_closed_form(width):
+  positions = np.array([[0.0, 1.0, 2.5], [10.0, 500.25, 1000.0]])
+  half = width // 2
+  expected = np.empty((2, 3, width))
+  for i in range(half):
+    angle = positions * 10.0 ** (-4 * i / max(half - 1, 1))
+    expected[..., i], expected[..., half + i] = np.sin(angle), np.cos(angle)
+  np.testing.assert_allclose(sinusoidal(positions, width), expected, atol=1e-4)
+
+
+def test_a_dense_layer_may_join_axes():
+  x = normal(5, 2, 3)
+  layer = dense(4, ('heads', None, 'embed'), axis=(-2, -1))
+  variables = drawn(layer, x)
+  expected = np.einsum('bnd,ndc->bc', x, variables['params']['kernel']) + variables['params']['bias']
+  np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
+
+
+def test_layers_start_with_unit_gain():
+  """Lecun's variance counts every input of a unit, also of kernels with more than two axes."""
+  key, x = jax.random.key(0), normal(256, 64)
+  assert np.std(dense((3, 4, 16), (None,) * 4).init_with_output(key, x)[0]) == pytest.approx(1, abs=0.05)
+  x = x.reshape(256, 4, 16)
+  assert np.std(dense(64, (None,) * 3, axis=(-2, -1)).init_with_output(key, x)[0]) == pytest.approx(1, abs=0.05)
+  out = Conv3x3(64).init_with_output(key, normal(4, 16, 16, 16))[0]
+  assert math.isclose(np.std(out[:, 1:-1, 1:-1]), 1, abs_tol=0.05)

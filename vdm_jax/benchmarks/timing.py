@@ -1,0 +1,29 @@
+"""Times of alternatives, measured in turns so that a machine's other work meets all of them alike."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+
+def medians(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+  """The median seconds of each function, called in turns `repeats` times after one call that compiles."""
+  for function in functions.values():
+    jax.block_until_ready(function())
+  seconds: dict[str, list[float]] = {name: [] for name in functions}
+  for _ in range(repeats):
+    for name, function in functions.items():
+      start = time.perf_counter()
+      jax.block_until_ready(function())
+      seconds[name].append(time.perf_counter() - start)
+  return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def machine() -> dict[str, Any]:
+  """What the figures were measured on."""
+  return {'device': jax.devices()[0].device_kind, 'cpu_count': os.cpu_count(), 'jax': jax.__version__}

@@ -1,0 +1,122 @@
+"""What would keep a configuration from training on this machine, found in seconds and said at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from vdm_jax import configuration, data, generation, models, partitioning, text
+from vdm_jax.models import Model
+from vdm_jax.training import optimizer, run_folder, state
+
+# float32 bytes per parameter while training: itself, its gradient, two moments, its average.
+TRAINING_BYTES = 20
+
+
+def problems(config: ConfigDict, workdir: str | Path | None = None) -> list[str]:
+  """Everything wrong with a configuration, its data, text encoder, machine and workdir; empty when all is well.
+
+  Each entry names the setting, the reason and the remedy. No weights are made and nothing is compiled. `workdir` is
+  created.
+  """
+  try:
+    configuration.validate(config)
+  except ValueError as error:
+    return [str(error)]  # nothing else can be judged
+  found: list[str] = []
+  attempt(found, lambda: check_batch(config))
+  vocabulary = attempt(found, lambda: data.examples(config.data, 'train', seed=config.seed, count=1) and words(config))
+  attempt(found, lambda: found.extend(text.check(config.data.text, config.data.text_path)))
+  if not found:
+    complete = configuration.resolve(config.copy_and_resolve_references(), vocabulary)
+    attempt(found, lambda: check_model(complete))
+  if workdir is not None:
+    attempt(found, lambda: check_workdir(config, workdir))
+  return found
+
+
+def attempt(found: list[str], probe: Callable[[], object]) -> object:
+  """Runs a probe; the message of a bad input it raises joins `found`."""
+  try:
+    return probe()
+  except (ValueError, OSError, RuntimeError) as error:
+    found.append(str(error))
+    return None
+
+
+def words(config: ConfigDict) -> tuple[str, ...]:
+  """The words of the dataset's captions, where the model is to learn them; else none."""
+  needed = config.data.text == 'words' and not config.data.vocabulary
+  return data.vocabulary(config.data) if needed else ()
+
+
+def check_batch(config: ConfigDict) -> None:
+  """Raises ValueError unless the mesh fits the devices, and the batch the mesh."""
+  mesh = partitioning.make_mesh(config.mesh)
+  partitioning.check_batch(config.data.batch_size, mesh, config.training.accumulation_steps)
+
+
+def check_model(config: ConfigDict) -> None:
+  """Raises ValueError unless the network, sampler and optimizer can be built and fit the devices' memory."""
+  model = models.build(config.model)
+  generation.make_sampler(model, config.sampling)
+  optimizer.build(config.training, model.logical_axes)
+  state.ema_decay(config.training)
+  needed = parameters(model) * TRAINING_BYTES
+  mesh = partitioning.make_mesh(config.mesh)
+  parts = mesh.shape['fsdp'] * mesh.shape['tensor']
+  available = device_bytes()
+  if available and needed / parts > available:
+    raise ValueError(
+      f'{parameters(model):,} parameters take {needed / parts / 1e9:.1f} GB per device to train (float32 weights, '
+      f'gradients, two moments, average; over mesh.fsdp x mesh.tensor = {parts}), but this machine has '
+      f'{available / 1e9:.1f} GB per device: use more devices with --config.mesh.fsdp, or a smaller model such as '
+      '--config.model.base_channels=32.'
+    )
+
+
+def check_workdir(config: ConfigDict, workdir: str | Path) -> None:
+  """Raises OSError unless the workdir can be written to, ValueError if another configuration made it."""
+  path = run_folder.prepare(workdir)
+  complete = configuration.resolve(config.copy_and_resolve_references(), words(config))
+  run_folder.check_same_run(path, complete)
+
+
+def parameters(model: Model) -> int:
+  """The number of parameters, by abstract evaluation."""
+  return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
+
+
+def device_bytes() -> int | None:
+  """Memory of the first device, of which a CPU's is its share of the machine's; None where it is not known."""
+  device = jax.local_devices()[0]
+  if device.platform != 'cpu':
+    return (device.memory_stats() or {}).get('bytes_limit')
+  try:
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // jax.local_device_count()
+  except (ValueError, OSError, AttributeError):
+    return None
+
+
+def report(config: ConfigDict) -> str:
+  """The machine in two lines, then the problems, or what would be trained."""
+  devices = jax.devices()
+  memory = device_bytes()
+  lines = [
+    f'devices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform}), processes: {jax.process_count()}',
+    f'memory per device: {memory / 1e9:.1f} GB' if memory else 'memory per device: not known',
+  ]
+  found = problems(config)
+  if found:
+    return '\n'.join([*lines, *(f'problem: {problem}' for problem in found)])
+  model = models.build(configuration.resolve(config.copy_and_resolve_references(), words(config)).model)
+  shape = 'x'.join(str(size) for size in model.video_shape)
+  return '\n'.join([
+    *lines,
+    f'model: {config.model.network}, {parameters(model):,} parameters, videos of {shape}',
+    'no problem found',
+  ])  # fmt: skip
