@@ -133,6 +133,16 @@ def validate(config: Mapping[str, Any]) -> None:
   _compare(config, to_dict(default(network)), '')
 
 
+def unknown_key(name: str) -> str | None:
+  """What is wrong with an override's key `config.section.key`, naming the nearest right one; None if nothing is."""
+  node, path = to_dict(default()), []
+  for key in name.split('.')[1:]:
+    if not isinstance(node, Mapping) or key not in node:
+      return _not_a_key(key, node if isinstance(node, Mapping) else {}, ''.join(f'{part}.' for part in path))
+    node, path = node[key], [*path, key]
+  return None
+
+
 def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
   """A plain nested dict, references followed."""
   return config.to_dict() if isinstance(config, ConfigDict) else dict(config)
@@ -151,9 +161,7 @@ def read(path: str | Path) -> ConfigDict:
 def _compare(given: Mapping[str, Any], expected: Mapping[str, Any], prefix: str) -> None:
   for key in given:
     if key not in expected:
-      near = difflib.get_close_matches(key, list(expected), n=1)
-      hint = f'did you mean {prefix}{near[0]}?' if near else f'the keys here are {", ".join(expected)}.'
-      raise ValueError(f'config.{prefix}{key} is not a configuration key: {hint}')
+      raise ValueError(_not_a_key(key, expected, prefix))
   for key, default_value in expected.items():
     if key not in given:
       raise ValueError(
@@ -166,6 +174,12 @@ def _compare(given: Mapping[str, Any], expected: Mapping[str, Any], prefix: str)
       raise ValueError(
         f'config.{prefix}{key}={value!r} is of type {type(value).__name__}, not {type(default_value).__name__}.'
       )
+
+
+def _not_a_key(key: str, expected: Mapping[str, Any], prefix: str) -> str:
+  near = difflib.get_close_matches(key, list(expected), n=1)
+  hint = f'did you mean config.{prefix}{near[0]}?' if near else f'the keys here are {", ".join(expected)}.'
+  return f'config.{prefix}{key} is not a configuration key: {hint}'
 
 
 def _fits(value: Any, like: Any) -> bool:

@@ -310,12 +310,6 @@ def test_closed_streams_stop_their_threads():
       "data.text='bert-large', but no text function is given; the two must agree.",
     ),
     (
-      {'path': '/clips'},
-      {},
-      "data.path='/clips' is not read by data.name='digits', which draws its own clips; "
-      "leave it empty, or set data.name='folder'.",
-    ),
-    (
       {'frame_skip': 2},
       {},
       "data.frame_skip=2 has no meaning for data.name='digits'; set it to 1.",

@@ -58,11 +58,6 @@ def examples(config: Any, split: str, *, seed: int, count: int) -> list[Clip]:
 
 
 def _digits(config: Any, split: str, seed: int) -> Digits:
-  if config.path:
-    raise ValueError(
-      f"data.path={config.path!r} is not read by data.name='digits', which draws its own clips; "
-      "leave it empty, or set data.name='folder'."
-    )
   if config.frame_skip != 1:
     raise ValueError(
       f"data.frame_skip={config.frame_skip} has no meaning for data.name='digits'; set it to 1."

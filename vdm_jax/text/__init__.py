@@ -52,11 +52,7 @@ def check(name: str, path: str = '') -> list[str]:
   Reads file headers only: no weights are loaded, and JAX does nothing. Raises ValueError for an unknown name.
   """
   expected = width(name)
-  if expected is not None:
-    return bert_folder.problems(path, expected)
-  if path:
-    return [f'data.text_path={path!r} is for data.text=bert-large, and data.text is {name!r}; leave it empty']
-  return []
+  return [] if expected is None else bert_folder.problems(path, expected)
 
 
 def build(name: str, *, path: str = '', length: int, vocabulary: Sequence[str] = ()) -> Encode | None:
@@ -70,6 +66,5 @@ def build(name: str, *, path: str = '', length: int, vocabulary: Sequence[str] =
     FileNotFoundError: files of the encoder are missing; the message lists them and where they come from.
     ValueError: an unknown name, a bad length or vocabulary, or files that do not fit together.
   """
-  if width(name) is None and (problems := check(name, path)):
-    raise ValueError(problems[0])
+  width(name)
   return _BUILDERS[name](path, length, vocabulary)

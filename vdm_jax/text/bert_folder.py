@@ -60,7 +60,7 @@ def missing(path: str) -> str | None:
   return (
     f'data.text=bert-large needs a folder with {WEIGHTS}, {CONFIG} and {" or ".join(TOKENIZERS)} of '
     f'bert-large-uncased, and {where}. Download them from '
-    'https://huggingface.co/google-bert/bert-large-uncased into one folder and pass '
+    'google-bert/bert-large-uncased on the Hugging Face hub into one folder and pass '
     '--config.data.text_path=FOLDER, or train word embeddings instead, which need no files: '
     '--config.data.text=words'
   )

@@ -1,0 +1,277 @@
+"""The command line as a user meets it: the whole job at toy size, and every refusal word for word."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import vdm_jax
+from vdm_jax import checkpoints, configuration, diffusion
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TOY = {
+  'model.base_channels': '8', 'model.channel_multipliers': '(1,)', 'model.attention_resolutions': '(8,)',
+  'model.head_width': '4', 'model.norm_groups': '4', 'model.embedding_width': '16', 'model.embedding_layers': '1',
+  'data.num_images': '2', 'training.num_steps': '12', 'training.warmup_steps': '2', 'training.log_every': '3',
+  'training.checkpoint_every': '4', 'training.preview_every': '6', 'training.heldout_every': '6',
+  'sampling.num_steps': '3',
+}  # fmt: skip
+
+
+def vdm(*arguments: str, **options) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, '-m', 'vdm_jax.main', *arguments], cwd=REPOSITORY, capture_output=True, text=True, **options
+  )
+
+
+def toy(workdir: Path, **overrides: str) -> list[str]:
+  values = TOY | {key.replace('__', '.'): value for key, value in overrides.items()}
+  return ['--config=configs/digits.py', f'--workdir={workdir}', *(f'--config.{k}={v}' for k, v in values.items())]
+
+
+def refusal(*arguments: str) -> str:
+  done = vdm(*arguments)
+  assert done.returncode == 2, done.stderr
+  assert 'Traceback' not in done.stderr
+  return done.stderr.strip()
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory) -> Path:
+  """A finished toy run."""
+  workdir = tmp_path_factory.mktemp('runs') / 'digits'
+  done = vdm(*toy(workdir))
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+def rows(workdir: Path) -> list[dict]:
+  """metrics.jsonl without the keys that differ between two equal runs."""
+  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  return [{k: v for k, v in line.items() if not k.startswith(('time/', 'memory/'))} for line in lines]
+
+
+def test_a_run_leaves_what_it_promises(run):
+  assert [row['step'] for row in rows(run)] == [3, 6, 9, 12]
+  assert {'train/loss', 'heldout/loss', 'heldout/loss_logsnr_-2_2'} <= rows(run)[1].keys()
+  assert checkpoints.steps(run) == [8, 12]
+  assert json.loads((run / 'config.json').read_text())['data']['vocabulary'] == sorted(
+    ['a', 'moving', 'left', 'right', 'up', 'down', *'0123456789']
+  )
+  assert {'versions', 'devices'} <= json.loads((run / 'env.json').read_text()).keys()
+  for step in (6, 12):
+    sheet = np.asarray(Image.open(run / f'samples/step_{step:08d}.png'))
+    assert sheet[:, :150].max() > 200, 'prompts stand at the left'
+    with av.open(str(run / f'samples/step_{step:08d}.mp4')) as file:
+      assert sum(1 for _ in file.decode(video=0)) == 8
+
+
+def test_the_same_command_does_nothing_more(run):
+  before = (run / 'metrics.jsonl').read_bytes(), (run / 'samples/step_00000012.png').read_bytes()
+  done = vdm(*toy(run))
+  assert done.returncode == 0
+  assert 'nothing to do: training.num_steps=12 are done. Raise it to train on.' in done.stderr
+  assert before == ((run / 'metrics.jsonl').read_bytes(), (run / 'samples/step_00000012.png').read_bytes())
+
+
+def test_sampling_writes_videos_and_warns_of_unseen_words(run, tmp_path):
+  prompts = tmp_path / 'prompts.txt'
+  prompts.write_text('a 5 moving up\n\n')
+  done = vdm(
+    '--mode=sample', f'--workdir={run}', '--prompt=a 3 moving ../left', f'--prompt_file={prompts}', '--num_videos=2',
+    f'--out={tmp_path / "out"}', '--config.sampling.num_steps=4', '--seed=1',
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert (
+    "warning: prompt 'a 3 moving ../left': the model has never seen '../left'; it reads each as the unknown word. "
+    'Words it knows: 0 1 2 3 4 5 6 7 8 9 a down left moving right up.'
+  ) in done.stderr
+  stems = ['0000-a-3-moving-left', '0001-a-3-moving-left', '0002-a-5-moving-up', '0003-a-5-moving-up']
+  assert sorted(file.name for file in (tmp_path / 'out').iterdir()) == sorted(
+    [f'{stem}.{kind}' for stem in stems for kind in ('mp4', 'gif')] + ['contact_sheet.png']
+  )
+
+
+def test_evaluation_writes_its_record(run):
+  done = vdm('--mode=evaluate', f'--workdir={run}', '--protocol=digits')
+  assert done.returncode == 0, done.stderr
+  record = json.loads((run / 'evaluation/digits.json').read_text())
+  assert record == json.loads(done.stdout)
+  assert record['num_videos'] == 120 and record['step'] == 12 and record['sampling']['num_steps'] == 3
+  assert record['real']['digit'] > 0.95 and record['real']['direction'] == 1.0
+  assert record['digit'] < 0.5, 'twelve steps teach nothing'
+  assert record['frechet'] > 2 * record['real']['frechet']
+
+
+def test_the_library_loads_a_run_and_its_exported_weights(run, tmp_path):
+  model, params = vdm_jax.load(run)
+  vdm_jax.export_weights(run, tmp_path / 'ema.safetensors')
+  again, same = vdm_jax.load(tmp_path / 'ema.safetensors')
+  assert model.config == again.config
+  jax.tree.map(np.testing.assert_array_equal, params, same)
+  x = np.random.default_rng(0).normal(size=(1, *model.video_shape)).astype(np.float32)
+  cond = model.condition(['a 3 moving left'])
+  logsnr = np.array([1.0], np.float32)
+  x_hat, carry = jax.jit(lambda p: again.denoiser(p)(x, logsnr, cond, None))(same)
+  c = model.parameterization(model.process.alpha(logsnr), model.process.sigma(logsnr))
+  output, _ = model.network(params)(diffusion.from_left(c.input, x) * x, logsnr, cond, None)
+  expected = diffusion.from_left(c.skip, x) * x + diffusion.from_left(c.out, x) * output
+  np.testing.assert_allclose(x_hat, expected, atol=1e-5)
+
+
+def test_a_workdir_of_another_configuration_is_refused(run):
+  assert refusal(*toy(run, model__embedding_width='32', seed='4')) == (
+    f'error: {run} holds a run of another configuration:\n'
+    '  model.embedding_width: 16 in the workdir, 32 now\n'
+    '  seed: 0 in the workdir, 4 now\n'
+    'Use another --workdir, or set these keys back.'
+  )
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(run, tmp_path):
+  out = ('--prompt=a 1 moving up', f'--out={tmp_path}')
+  text = refusal('--mode=sample', f'--workdir={run}', *out, '--config.model.base_channels=16')
+  assert text.startswith(f'error: checkpoint {run}/checkpoints/12 does not fit the model:\n')
+  assert '  ema/stem/kernel: float32[3, 3, 4, 8] saved, float32[3, 3, 4, 16] expected\n' in text
+  assert text.endswith('Use the configuration it was made by (config.json beside it), or another --workdir.')
+
+
+UNUSABLE = [
+  (['--config.training.learning_rat=3'], 'config.training.learning_rat is not a configuration key: '
+   'did you mean config.training.learning_rate?'),
+  (['--config.data.batch_size=abc'],
+   "flag --config.data.batch_size=abc: invalid literal for int() with base 10: 'abc'"),
+  (['--workdr=x'], "Unknown command line flag 'workdr'. Did you mean: workdir ?"),
+  (['left-over'], "'left-over' is not understood: every argument is a flag, such as --workdir=runs/digits."),
+  (['--config.training.accumulation_steps=3'], 'data.batch_size=4 does not split into mesh.data=1 x mesh.fsdp=1 x '
+   'training.accumulation_steps=3 = 3 equal parts. Use 3 or 6, or change the mesh.'),
+  (['--config.mesh.fsdp=2'], None),
+  (['--workdir=/dev/null/runs'], '--workdir=/dev/null/runs cannot be written to (Not a directory): '
+   'choose a folder of your own.'),
+  (['--config.sampling.churn=0.1'], "sampling.churn=0.1 has no effect on step='ancestral': set it to 0, or "
+   "sampling.step='heun'."),
+  (['--config.model.head_width=5'], None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('arguments', 'message'), UNUSABLE, ids=lambda value: value[0][:30] if value else '')
+def test_what_cannot_be_used_is_refused_before_any_work(arguments, message, tmp_path):
+  text = refusal(*toy(tmp_path / 'run'), *arguments)
+  if message is None:
+    message = {
+      '--config.mesh.fsdp=2': 'mesh.data=-1 x mesh.fsdp=2 x mesh.tensor=1: 1 devices are not a multiple of 2.',
+      '--config.model.head_width=5': '8 channels do not split into heads of head_width=5: choose one of [1, 2, 4, 8].',
+    }[arguments[0]]
+    assert text.startswith(f'error: {message}')
+  else:
+    assert text == f'error: {message}'
+  assert not list((tmp_path / 'run').glob('*')), 'nothing is written before the checks'
+
+
+def test_missing_or_misplaced_flags_are_named(run, tmp_path):
+  assert refusal('--config=configs/digits.py') == (
+    'error: --workdir is missing: name the folder of the run, such as --workdir=runs/digits.'
+  )
+  assert refusal('--mode=sample', f'--workdir={tmp_path}', '--prompt=a') == (
+    f'error: --workdir={tmp_path} has no config.json: name the folder of a training run.'
+  )
+  assert refusal('--mode=sample', f'--workdir={run}', '--prompt=a') == (
+    'error: --out is missing: name the folder for the videos, such as --out=out.'
+  )
+  assert refusal('--mode=sample', f'--workdir={run}', '--label=3', f'--out={tmp_path}') == (
+    'error: labels were given to a model without classes (model.num_classes=0): leave them out, or give prompts.'
+  )
+  missing = refusal('--config=configs/digit.py')
+  assert missing.startswith('error: --config=configs/digit.py is not a file: choose one of configs/bair.py, ')
+
+
+def test_the_large_model_says_within_seconds_what_it_lacks(tmp_path):
+  started = time.perf_counter()
+  text = refusal('--config=configs/t2v_large.py', f'--workdir={tmp_path / "run"}')
+  assert time.perf_counter() - started < 10
+  data, encoder = text.splitlines()
+  assert data == (
+    "error: data.path='data/captioned_videos' is not a folder; check the path. A data folder holds clips (.mp4, .mov, "
+    '.m4v, .mkv, .webm, .avi, .gif), each with an optional caption beside it: clip.mp4 and clip.txt.'
+  )
+  assert re.match(r'error: data.text=bert-large needs a folder with model.safetensors, .*data.text=words$', encoder)
+
+
+def test_the_doctor_tells_the_machine_and_the_model():
+  done = vdm('--mode=doctor', '--config=configs/digits.py')
+  assert done.returncode == 0, done.stderr
+  machine, _, model, verdict = done.stdout.splitlines()
+  assert machine == 'devices: 1 x cpu (cpu), processes: 1'
+  assert model == 'model: unet3d, 995,140 parameters, videos of 8x16x16x1'
+  assert verdict == 'no problem found'
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_kills_at_random_leave_the_run_bitwise_the_same(tmp_path):
+  straight, broken = tmp_path / 'straight', tmp_path / 'broken'
+  length = {'training__num_steps': '60', 'training__log_every': '7', 'training__preview_every': '20'}
+  assert vdm(*toy(straight, **length)).returncode == 0
+  rng = np.random.default_rng()
+  kills = 0
+  while kills < 10:
+    process = subprocess.Popen(
+      [sys.executable, '-m', 'vdm_jax.main', *toy(broken, **length)], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stderr:
+      if 'compiled' in line:
+        break
+    time.sleep(rng.uniform(0, 0.6))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -9, 'the run finished before ten kills: give it more steps'
+    kills += 1
+  done = vdm(*toy(broken, **length))
+  assert done.returncode == 0, done.stderr
+  assert rows(straight) == rows(broken)
+  last = [folder / 'checkpoints' / '60' for folder in (straight, broken)]
+  assert all(folder.is_dir() for folder in last)
+  states = [_everything(folder) for folder in last]
+  assert states[0].keys() == states[1].keys()
+  for name, leaf in states[0].items():
+    np.testing.assert_array_equal(leaf, states[1][name], err_msg=name)
+  for file in sorted((straight / 'samples').iterdir()):
+    assert file.read_bytes() == (broken / 'samples' / file.name).read_bytes(), file.name
+
+
+def _everything(folder: Path) -> dict[str, np.ndarray]:
+  """Every array of a checkpoint: parameters, optimizer, average, sums."""
+  import orbax.checkpoint as ocp
+
+  tree = ocp.PyTreeCheckpointer().restore(folder / 'default')
+  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_large_configuration_trains_on_digits(tmp_path):
+  done = vdm(
+    '--config=configs/t2v_large.py', f'--workdir={tmp_path}', '--config.data.name=digits',
+    '--config.data.text=words', '--config.model.base_channels=32', '--config.data.batch_size=4', '--config.training.num_steps=2', '--config.training.log_every=1',
+    '--config.sampling.num_steps=2',
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert [row['step'] for row in rows(tmp_path)] == [1, 2]
+  assert os.path.getsize(tmp_path / 'samples/step_00000002.png')
+
+
+def test_overrides_reach_what_refers_to_them():
+  config = configuration.default()
+  config.data.num_frames = 5
+  assert config.model.num_frames == 5
