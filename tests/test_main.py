@@ -263,8 +263,8 @@ def _everything(folder: Path) -> dict[str, np.ndarray]:
 def test_the_large_configuration_trains_on_digits(tmp_path):
   done = vdm(
     '--config=configs/t2v_large.py', f'--workdir={tmp_path}', '--config.data.name=digits',
-    '--config.data.text=words', '--config.model.base_channels=32', '--config.data.batch_size=4', '--config.training.num_steps=2', '--config.training.log_every=1',
-    '--config.sampling.num_steps=2',
+    '--config.data.text=words', '--config.model.base_channels=32', '--config.data.batch_size=4',
+    '--config.training.num_steps=2', '--config.training.log_every=1', '--config.sampling.num_steps=2',
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert [row['step'] for row in rows(tmp_path)] == [1, 2]
