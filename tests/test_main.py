@@ -103,6 +103,31 @@ def test_sampling_writes_videos_and_warns_of_unseen_words(run, tmp_path):
   )
 
 
+def test_class_labels_condition_as_text_does(tmp_path):
+  labels = {'data__text': 'none', 'data__labels': 'True', 'training__num_steps': '4', 'training__preview_every': '0'}
+  assert refusal(*toy(tmp_path / 'run', **labels)) == (
+    'error: model.num_classes=0, but data.labels=True hands the network labels of 40 classes: '
+    'set --config.model.num_classes=40.'
+  )
+  done = vdm(*toy(tmp_path / 'run', **labels, model__num_classes='40'))
+  assert done.returncode == 0, done.stderr
+  sample = ('--mode=sample', f'--workdir={tmp_path / "run"}', f'--out={tmp_path / "out"}')
+  assert vdm(*sample, '--label=7', '--num_videos=1').returncode == 0
+  assert (tmp_path / 'out/0000-class-7.mp4').exists()
+  assert refusal(*sample, '--label=40') == 'error: label 40 is not a class of this model: choose 0 to 39.'
+
+
+def test_four_devices_train_and_sample_as_one_does(run, tmp_path):
+  devices = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
+  done = vdm(*toy(tmp_path, mesh__fsdp='2'), env=os.environ | devices)
+  assert done.returncode == 0, done.stderr
+  assert "mesh {'data': 2, 'fsdp': 2, 'tensor': 1}" in done.stderr
+  for one, four in zip(rows(run), rows(tmp_path), strict=True):
+    assert one == pytest.approx(four, rel=1e-4)
+  sheets = [np.asarray(Image.open(folder / 'samples/step_00000012.png'), int) for folder in (run, tmp_path)]
+  assert np.abs(sheets[0] - sheets[1]).max() <= 1
+
+
 def test_evaluation_writes_its_record(run):
   done = vdm('--mode=evaluate', f'--workdir={run}', '--protocol=digits')
   assert done.returncode == 0, done.stderr

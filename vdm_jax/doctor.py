@@ -62,6 +62,11 @@ def check_batch(config: ConfigDict) -> None:
 
 def check_model(config: ConfigDict) -> None:
   """Raises ValueError unless the network, sampler and optimizer can be built and fit the devices' memory."""
+  if config.model.num_classes != (classes := data.num_classes(config.data)):
+    raise ValueError(
+      f'model.num_classes={config.model.num_classes}, but data.labels={config.data.labels} hands the network labels of '
+      f'{classes} classes: set --config.model.num_classes={classes}.'
+    )
   model = models.build(config.model)
   generation.make_sampler(model, config.sampling)
   optimizer.build(config.training, model.logical_axes)

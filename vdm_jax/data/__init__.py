@@ -9,7 +9,7 @@ from vdm_jax.data.digits import Digits
 from vdm_jax.data.folder import Folder
 from vdm_jax.data.pipeline import build, held_out
 from vdm_jax.data.sheets import contact_sheet, enlarge, tile
-from vdm_jax.data.sources import examples, vocabulary
+from vdm_jax.data.sources import examples, num_classes, vocabulary
 from vdm_jax.data.transforms import to_float, to_uint8
 from vdm_jax.data.video_io import probe, read_video, write_gif, write_mp4, write_png
 
@@ -22,6 +22,7 @@ __all__ = [
   'enlarge',
   'examples',
   'held_out',
+  'num_classes',
   'probe',
   'read_video',
   'tile',

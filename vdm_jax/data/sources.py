@@ -50,6 +50,11 @@ def vocabulary(config: Any) -> tuple[str, ...]:
   return build(config, 'train', seed=0).vocabulary
 
 
+def num_classes(config: Any) -> int:
+  """Labels that the network is handed, 0 unless data.labels is set; raises as `build` does."""
+  return (build(config, 'train', seed=0).num_classes or 0) if config.labels else 0
+
+
 def examples(config: Any, split: str, *, seed: int, count: int) -> list[Clip]:
   """The first `count` clips of a split, or all there are, with `data.num_frames` frames; raises as `build` does."""
   source = build(config, split, seed)
