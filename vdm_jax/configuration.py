@@ -150,7 +150,7 @@ def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def read(path: str | Path) -> ConfigDict:
   """Reads a run's `config.json`. It is data: nothing in it is executed."""
-  values = _tuples(json.loads(Path(path).read_text()))
+  values = json.loads(Path(path).read_text())
   validate(values)
   config = default(values['model']['network'])
   with config.unlocked():
@@ -178,7 +178,10 @@ def _compare(given: Mapping[str, Any], expected: Mapping[str, Any], prefix: str)
 
 def _not_a_key(key: str, expected: Mapping[str, Any], prefix: str) -> str:
   near = difflib.get_close_matches(key, list(expected), n=1)
-  hint = f'did you mean config.{prefix}{near[0]}?' if near else f'the keys here are {", ".join(expected)}.'
+  if not expected:
+    hint = f'config.{prefix[:-1]} is one value.'
+  else:
+    hint = f'did you mean config.{prefix}{near[0]}?' if near else f'the keys here are {", ".join(expected)}.'
   return f'config.{prefix}{key} is not a configuration key: {hint}'
 
 
@@ -188,9 +191,3 @@ def _fits(value: Any, like: Any) -> bool:
   if isinstance(like, tuple):
     return isinstance(value, tuple | list)
   return type(value) is type(like)
-
-
-def _tuples(value: Any) -> Any:
-  if isinstance(value, dict):
-    return {key: _tuples(item) for key, item in value.items()}
-  return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

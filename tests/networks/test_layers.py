@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from networks.tiny import convolve, drawn, group_norm, jit, normal
+from networks.tiny import convolve, drawn, group_norm, jit, normal, says
 
 from vdm_jax.networks import layers
 from vdm_jax.networks.layers import Conv3x3, GroupNorm, dense, sinusoidal
@@ -71,18 +70,21 @@ def test_the_gradient_of_other_platforms_is_jaxs_own_too(monkeypatch):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-def test_the_gradient_on_cpu_is_one_plain_convolution(monkeypatch):
-  """Inside a loop XLA's CPU backend runs the transposed convolution many times slower."""
+def test_the_gradient_on_cpu_is_a_convolution_like_the_forward_one(monkeypatch):
+  """Its kernel is laid out anew: inside a loop XLA's CPU backend runs the transposed layout many times slower."""
   chosen = []
   monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *args, default, cpu: chosen.append(cpu) or cpu(*args))
   jax.grad(lambda x: layers._convolve(x, normal(3, 3, 3, 5)).sum())(normal(2, 6, 4, 3))
-  jaxpr = str(jax.make_jaxpr(chosen[0])(normal(2, 6, 4, 5), normal(3, 3, 3, 5)))
-  assert jaxpr.count('conv_general_dilated[') == 1
-  assert 'window_strides=(1, 1)' in jaxpr and 'lhs_dilation=(1, 1)' in jaxpr
+  traced = [
+    jax.make_jaxpr(chosen[0])(normal(2, 6, 4, 5), normal(3, 3, 3, 5)),
+    jax.make_jaxpr(native(1))(normal(2, 6, 4, 5), normal(3, 3, 5, 3)),
+  ]
+  (backward,), (forward,) = ([e for e in t.eqns if e.primitive.name == 'conv_general_dilated'] for t in traced)
+  assert backward.params == forward.params
 
 
 def test_group_norm_is_flaxs_on_every_frame():
-  x = 3 + 0.5 * normal(3, 4, 5, 8)
+  x = 1 + 0.5 * normal(3, 4, 5, 8)
   variables = drawn(GroupNorm(2), x)
   found = GroupNorm(2).apply(variables, x)
   np.testing.assert_allclose(found, nn.GroupNorm(2, epsilon=1e-6).apply(variables, x), atol=1e-5)
@@ -110,13 +112,13 @@ def test_group_norm_computes_in_float32_whatever_comes_in():
 
 def test_a_constant_frame_norms_to_the_bias():
   variables = drawn(GroupNorm(2), normal(1, 4, 4, 8))
-  found = GroupNorm(2).apply(variables, np.full((1, 4, 4, 8), 1000.0, np.float32))
+  found = GroupNorm(2).apply(variables, np.full((1, 4, 4, 8), 2.0, np.float32))
   np.testing.assert_allclose(found, np.broadcast_to(variables['params']['bias'], found.shape), atol=1e-3)
 
 
 def test_group_norm_says_which_groups_do_not_fit():
   message = '8 channels do not split into norm_groups=3: choose a divisor of 8, or a base_channels that it divides.'
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+  with says(message):
     GroupNorm(3).init(jax.random.key(0), normal(1, 2, 2, 8))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from vdm_jax import configuration
@@ -45,24 +49,32 @@ def draw(shapes: Any, seed: int = 0) -> Any:
   """Parameters as training leaves them, none of them zero, for a tree of arrays or shapes."""
   rng = np.random.default_rng(seed)
 
-  def leaf(path: Any, leaf: Any) -> np.ndarray:
+  def leaf(path: Any, leaf: Any) -> jax.Array:
     name, noise = path[-1].key, rng.standard_normal(leaf.shape).astype(np.float32)
     if name == 'kernel':
-      return noise * np.float32(noise.size**-0.25)
-    return noise if noise.ndim > 1 else 0.3 * noise + (name == 'scale')
+      return jnp.asarray(noise * np.float32(noise.size**-0.25))
+    return jnp.asarray(noise if noise.ndim > 1 else 0.3 * noise + (name == 'scale'))
 
   return jax.tree_util.tree_map_with_path(leaf, nn.unbox(shapes))
 
 
 def drawn(module: nn.Module, *inputs: Any, seed: int = 0) -> dict[str, Any]:
   """The variables of a module, drawn without running its initializers."""
-  return draw(jax.eval_shape(module.init, jax.random.key(0), *inputs), seed)
+  return draw(jax.eval_shape(lambda rng: module.init(rng, *inputs), jax.random.key(0)), seed)
 
 
 @functools.cache
 def forward(module: UNet3D):
   """The network, compiled: (variables, x, logsnr, cond) -> output."""
   return jit(lambda variables, x, logsnr, cond: module.apply(variables, x, logsnr, cond)[0])
+
+
+@contextlib.contextmanager
+def says(message: str, kind: type[Exception] = ValueError) -> Iterator[None]:
+  """Inside, an error with exactly this message must be raised."""
+  with pytest.raises(kind) as error:
+    yield
+  assert str(error.value) == message
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

@@ -19,7 +19,8 @@ Sampler = Callable[[Params, Array, Conditioning], Array]
 def make_sampler(model: Model, config: Mapping[str, Any]) -> Sampler:
   """Builds `(params, keys [b], cond) -> x [b t h w c]`, float32 in [-1, 1]: pure, to be jitted by its caller.
 
-  A key per video makes each video independent of its batch. Raises ValueError for settings that do not go together.
+  With the threshold 'none' values may leave that range. A key per video makes each video independent of its batch.
+  Raises ValueError for settings that do not go together.
   """
   logsnrs = model.grid(
     config['grid'], config['num_steps'],

@@ -65,7 +65,7 @@ class Conv3x3(nn.Module):
 class GroupNorm(nn.Module):
   """Group normalisation of each frame of `[n h w c]` over its pixels and channel group, then an affine modulation.
 
-  One read of x gathers the sums, one applies everything folded into a scale and a shift per channel. Statistics are
+  One read of x gathers the sums, one applies everything, the modulation folded into the affine. Statistics are
   float32. Statistics never span frames: those of independent images would mix with the video's (VDM's masked joint
   training).
   """
@@ -92,8 +92,8 @@ class GroupNorm(nn.Module):
     inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + 1e-6)
     scale, shift = (jnp.asarray(m, jnp.float32) for m in (scale, shift))  # a bfloat16 1 + scale loses small scales
     a = inverse * gain * (1 + scale)
-    b = bias * (1 + scale) + shift - mean * a
-    return (y * a[:, None, None] + b[:, None, None]).astype(self.dtype)
+    b = bias * (1 + scale) + shift
+    return ((y - mean[:, None, None]) * a[:, None, None] + b[:, None, None]).astype(self.dtype)
 
 
 def sinusoidal(position: Array, width: int, max_period: float = 1e4) -> Array:

@@ -1,0 +1,449 @@
+"""The factorized U-Net: the papers' sizes to the integer, and the laws of joint video and image training."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.sharding import AbstractMesh
+from networks.tiny import (
+  FRAMES,
+  SETTINGS,
+  SIZE,
+  affine,
+  convolve,
+  draw,
+  drawn,
+  forward,
+  group_norm,
+  jit,
+  normal,
+  says,
+  swish,
+)
+
+from vdm_jax import partitioning
+from vdm_jax.networks import UNet3D
+from vdm_jax.networks.unet3d import ResidualBlock, average_pool, nearest
+from vdm_jax.types import Conditioning
+
+IMAGES = 2
+TEXT = {'takes_text': True, 'vocabulary_size': 6, 'text_length': 3, 'num_classes': 4}
+NETWORK = UNet3D(**SETTINGS, **TEXT)
+PLAIN = UNet3D(**SETTINGS)
+X = normal(2, FRAMES + IMAGES, SIZE, SIZE, 3)
+LOGSNR = np.array([-1.0, 2.0], np.float32)
+# One caption and label for the video and for each image, with padding.
+IDS = np.array([[[2, 3, 4], [5, 2, 0], [3, 0, 0]], [[4, 0, 0], [3, 2, 5], [2, 5, 0]]])
+COND = Conditioning(text=IDS, text_mask=IDS != 0, label=np.array([[0, 1, 2], [2, 3, 0]]))
+
+
+def first(cond: Conditioning, n: int) -> Conditioning:
+  """The condition of the video and the first n - 1 images."""
+  return jax.tree.map(lambda leaf: leaf[:, :n], cond)
+
+
+@functools.cache
+def variables(network: UNet3D = NETWORK, channels: int = 3):
+  x = jax.ShapeDtypeStruct((1, network.num_frames, SIZE, SIZE, channels), jnp.float32)
+  cond = first(COND, 1) if network.takes_text else Conditioning()
+  cond = jax.tree.map(lambda leaf: leaf[:1], cond)
+  return draw(jax.eval_shape(lambda rng, x: network.init(rng, x, LOGSNR[:1], cond), jax.random.key(0), x))
+
+
+def run(x=X, cond=COND, network=NETWORK, logsnr=LOGSNR):
+  return np.asarray(forward(network)(variables(network, x.shape[-1]), x, logsnr, cond))
+
+
+def difference(a, b):
+  return np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32)).max()
+
+
+# ---- Sizes -----------------------------------------------------------------------------------------------------------
+
+PAPER = {
+  'ucf101': {'base_channels': 256},
+  'bair': {'channel_multipliers': (1, 2, 3, 4), 'num_blocks': 3, 'embedding_layers': 2},
+  'kinetics': {'base_channels': 256, 'embedding_layers': 2},
+  'text_small': {'takes_text': True},
+  'text_large': {'base_channels': 256, 'takes_text': True},
+  'text_128': {'num_frames': 9, 'channel_multipliers': (1, 2, 4, 8, 16), 'head_width': 128, 'takes_text': True},
+}
+# To the integer; then in tenths of millions those without temporal attention.
+COUNTS = {
+  'ucf101': (1_240_723_459, 11137),
+  'bair': (158_760_195, 1443),
+  'kinetics': (1_238_624_259, 11116),
+  'text_small': (331_664_387, 2998),
+  'text_large': (1_244_921_859, 11179),
+  'text_128': (1_249_959_939, 11229),
+}
+
+
+def boxed(**settings):
+  """The shapes of a network of the paper, with their logical axes."""
+  network = UNet3D(**({'num_frames': 16, 'channels': 3} | settings))
+  size = 128 if network.num_frames == 9 else 64
+  x = jax.ShapeDtypeStruct((1, network.num_frames, size, size, 3), jnp.float32)
+  cond = Conditioning(text=jnp.zeros((1, 1, 4, 1024)) if network.takes_text else None)
+  return jax.eval_shape(lambda rng, x: network.init(rng, x, jnp.zeros(1), cond)['params'], jax.random.key(0), x)
+
+
+def count(params):
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize('name', PAPER)
+def test_the_papers_networks_have_their_sizes(name):
+  exact, no_time = COUNTS[name]
+  params = boxed(**PAPER[name])
+  assert count(params) == exact
+  without = count({key: value for key, value in params.items() if not key.endswith('_time')})
+  assert without / 1e5 == pytest.approx(no_time, abs=0.6)
+
+
+@pytest.mark.parametrize(('name', 'strided', 'added'), [('bair', 1485, 1466), ('text_128', 11755, 12195)])
+def test_the_switches_have_their_sizes(name, strided, added):
+  assert count(boxed(**PAPER[name], resample='conv')) / 1e5 == pytest.approx(strided, abs=0.5)
+  assert count(boxed(**PAPER[name], modulation='add')) / 1e5 == pytest.approx(added, abs=0.5)
+
+
+def test_every_parameter_names_its_axes_and_large_ones_are_split():
+  params = boxed(**PAPER['text_small'])
+  names, shapes = nn.get_partition_spec(params), nn.unbox(params)
+  mesh = AbstractMesh((2, 8, 4), partitioning.AXES)
+  shardings = partitioning.param_shardings(mesh, shapes, names)
+  assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+  shards = jax.tree.map(lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)), shapes, shardings)
+  assert sum(jax.tree.leaves(shards)) < 1.2 * count(shapes) / 32
+
+
+@pytest.mark.parametrize('settings', [{'num_classes': 4}, {'vocabulary_size': 6}, {'relative_positions': 'bias'}])
+def test_the_axes_of_the_other_parameters_fit_the_table(settings):
+  network = dataclasses.replace(NETWORK, position_embedding=True, resample='conv', **settings)
+  cond = jax.tree.map(lambda leaf: leaf[:1], first(COND, 1))
+  params = jax.eval_shape(lambda rng: network.init(rng, X[:1, :FRAMES], LOGSNR[:1], cond), jax.random.key(0))
+  names, mesh = nn.get_partition_spec(params), AbstractMesh((1, 1, 1), partitioning.AXES)
+  assert not [spec for spec in jax.tree.leaves(names) if spec is None]
+  partitioning.param_shardings(mesh, nn.unbox(params), names)
+
+
+# ---- Structure -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('way', ['none', 'down', 'up'])
+@pytest.mark.parametrize('modulation', ['film', 'add'])
+def test_a_residual_block_is_its_definition(modulation, way):
+  x, embedding, segments = normal(6, 4, 4, 8), normal(2, 2, 5, seed=1), np.array([0, 0, 1])
+  block = ResidualBlock(12, way, modulation, 0.0, 4, 'float32')
+  params = drawn(block, x, embedding, segments)['params']
+  resample = {
+    'none': lambda x: x,
+    'down': lambda x: sum(x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4,
+    'up': lambda x: np.kron(x, np.ones((1, 2, 2, 1))),
+  }[way]
+  frames = np.float64([embedding[b, s] for b in range(2) for s in segments])
+  modulated = affine(params['modulation'], swish(frames))[:, None, None]
+  h = convolve(params['conv_0'], resample(swish(group_norm(params['norm_0'], x, 4))))
+  if modulation == 'film':
+    h = group_norm(params['norm_1'], h, 4) * (1 + modulated[..., :12]) + modulated[..., 12:]
+  else:
+    h = group_norm(params['norm_1'], h + modulated, 4)
+  expected = affine(params['shortcut'], resample(x)) + convolve(params['conv_1'], swish(h))
+  found = jit(block.apply)({'params': params}, x, embedding, segments)
+  np.testing.assert_allclose(found, expected, atol=5e-5)
+
+
+def test_a_residual_block_starts_as_its_shortcut():
+  x, inputs = normal(2, 4, 4, 8), (normal(2, 1, 5), np.array([0]))
+  for way, expected in (('none', x), ('down', average_pool(x)), ('up', nearest(x))):
+    out, _ = ResidualBlock(8, way, 'film', 0.0, 4, 'float32').init_with_output(jax.random.key(0), x, *inputs)
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_the_network_starts_at_zero():
+  """Only the head is computed: compiling every initializer takes far longer than the rest of this file."""
+  head = jit(lambda rng: nn.unbox(PLAIN.init(rng, X[:1, :FRAMES], LOGSNR[:1], Conditioning()))['params']['head'])
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(head(jax.random.key(0))))
+
+
+@pytest.mark.parametrize(
+  ('widths', 'everywhere', 'in_space', 'in_time'),
+  [
+    ((), False, [], []),
+    ((4,), False, [1], [1]),
+    ((8,), False, [0], [0]),
+    ((4,), True, [1], [0, 1]),
+    ((), True, [], [0, 1]),
+  ],
+)
+def test_attention_follows_the_blocks_of_the_listed_widths_and_the_middle(widths, everywhere, in_space, in_time):
+  network = dataclasses.replace(PLAIN, attention_resolutions=widths, temporal_everywhere=everywhere)
+  params = variables(network)['params']
+  for suffix, levels in (('_space', in_space), ('_time', in_time)):
+    found = {name.removesuffix(suffix) for name in params if name.endswith(suffix)}
+    assert found == {'middle'}.union(*({f'down_{k}_0', f'up_{k}_0', f'up_{k}_1'} for k in levels))
+
+
+def equations(jaxpr):
+  """Every equation of a jaxpr, those inside of others too."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for value in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, 'eqns')):
+      if hasattr(value, 'eqns'):
+        yield from equations(getattr(value, 'jaxpr', value))
+
+
+def traced(network, **changes):
+  network = dataclasses.replace(network, **changes)
+  function = jax.make_jaxpr(lambda x: network.apply(variables(network), x, LOGSNR, COND)[0])
+  return list(equations(function(X).jaxpr))
+
+
+def test_convolutions_are_two_dimensional():
+  ranks = [e.invars[0].aval.ndim for e in traced(NETWORK) if e.primitive.name == 'conv_general_dilated']
+  assert len(ranks) > 10 and set(ranks) == {4}
+
+
+def test_in_bfloat16_softmax_and_statistics_stay_float32():
+  found = traced(NETWORK, dtype='bfloat16')
+  of = {name: {e.invars[0].aval.dtype for e in found if e.primitive.name == name} for name in ('exp', 'rsqrt')}
+  assert of == {'exp': {jnp.dtype('float32')}, 'rsqrt': {jnp.dtype('float32')}}
+  convolved = {e.outvars[0].aval.dtype for e in found if e.primitive.name == 'conv_general_dilated'}
+  assert convolved == {jnp.dtype('bfloat16')}
+
+
+def test_bfloat16_is_close_and_its_parameters_are_float32():
+  narrow = dataclasses.replace(NETWORK, dtype='bfloat16')
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables(narrow))} == {np.dtype('float32')}
+  wide = run()
+  assert np.sqrt(np.mean(np.square(run(network=narrow) - wide))) < 2e-2 * np.std(wide)
+
+
+# ---- Videos and images together --------------------------------------------------------------------------------------
+
+
+def test_images_and_video_do_not_influence_each_other():
+  base = run()
+  changed = X.copy()
+  changed[:, -1] += normal(SIZE, SIZE, 3, seed=1)
+  found = run(changed)
+  np.testing.assert_allclose(found[:, :-1], base[:, :-1], atol=1e-6)
+  assert difference(found[:, -1], base[:, -1]) > 0.1
+  changed = X.copy()
+  changed[:, 1] += normal(SIZE, SIZE, 3, seed=1)
+  found = run(changed)
+  np.testing.assert_allclose(found[:, FRAMES:], base[:, FRAMES:], atol=1e-6)
+  for t in range(FRAMES):
+    assert difference(found[:, t], base[:, t]) > 1e-3
+
+
+def test_the_video_does_not_know_how_many_images_follow():
+  base = run()
+  for images in (0, 1):
+    frames = FRAMES + images
+    np.testing.assert_allclose(run(X[:, :frames], first(COND, 1 + images)), base[:, :frames], atol=1e-5)
+
+
+def test_an_image_is_a_video_of_one_frame():
+  """Its attention matrix is the identity: it passes through values, their relative ones at distance 0, and outputs."""
+  cond = jax.tree.map(lambda leaf: leaf[:, 2:], COND)
+  np.testing.assert_allclose(run(X[:, -1:], cond), run()[:, -1:], atol=1e-5)
+
+
+def test_videos_of_a_batch_are_independent():
+  base, changed = run(), X.copy()
+  changed[0] += 1
+  np.testing.assert_allclose(run(changed)[1], base[1], atol=1e-6)
+
+
+@pytest.mark.parametrize('field', ['text', 'label'])
+@pytest.mark.parametrize('segment', range(1 + IMAGES))
+def test_each_segment_has_its_own_condition(field, segment):
+  value = np.array(getattr(COND, field))
+  value[:, segment] = (value[:, segment] + 1) % 4
+  base, found = run(), run(cond=COND._replace(**{field: value}))
+  own = np.arange(FRAMES + IMAGES) < FRAMES if segment == 0 else np.arange(FRAMES + IMAGES) == FRAMES - 1 + segment
+  np.testing.assert_allclose(found[:, ~own], base[:, ~own], atol=1e-6)
+  assert all(difference(found[:, t], base[:, t]) > 1e-3 for t in np.flatnonzero(own))
+
+
+def test_a_dropped_condition_is_none_at_all():
+  drop = np.ones((2, 1), bool)
+  none = run(X[:, :FRAMES], Conditioning())
+  np.testing.assert_allclose(run(X[:, :FRAMES], first(COND, 1)._replace(drop=drop)), none, atol=1e-6)
+  assert difference(run(X[:, :FRAMES], first(COND, 1)), none) > 1e-2
+
+
+def test_one_segment_may_be_dropped_alone():
+  drop = np.array([[False, True, False]] * 2)
+  base, found = run(), run(cond=COND._replace(drop=drop))
+  own = np.arange(FRAMES + IMAGES) == FRAMES
+  np.testing.assert_allclose(found[:, ~own], base[:, ~own], atol=1e-6)
+  assert difference(found[:, own], base[:, own]) > 1e-3
+
+
+def test_drop_alone_says_how_many_images_there_are():
+  drop = np.zeros((2, 1 + IMAGES), bool)
+  found = run(cond=Conditioning(drop=drop), network=PLAIN)
+  base = run(X[:, :FRAMES], Conditioning(), network=PLAIN)
+  np.testing.assert_allclose(found[:, :FRAMES], base, atol=1e-5)
+
+
+# ---- Time ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind', ['keys_values', 'keys', 'bias', 'none'])
+def test_frame_order_matters_only_through_relative_positions(kind):
+  network, order = dataclasses.replace(PLAIN, relative_positions=kind), [2, 0, 3, 1]
+  x = X[:, :FRAMES]
+  found, base = run(x[:, order], Conditioning(), network), run(x, Conditioning(), network)
+  if kind == 'none':
+    np.testing.assert_allclose(found, base[:, order], atol=1e-5)
+  else:
+    assert difference(found, base[:, order]) > 1e-3
+
+
+def test_a_shorter_video_runs_and_frames_matter_in_it():
+  base = run(X[:, :3], Conditioning(), PLAIN)
+  assert base.shape == (2, 3, SIZE, SIZE, 3)
+  changed = X[:, :3].copy()
+  changed[:, 0] += 1
+  assert difference(run(changed, Conditioning(), PLAIN)[:, 2], base[:, 2]) > 1e-3
+
+
+def test_the_noise_level_matters_to_its_own_video():
+  base, found = run(), run(logsnr=LOGSNR + np.array([1, 0], np.float32))
+  assert difference(found[0], base[0]) > 1e-2
+  np.testing.assert_allclose(found[1], base[1], atol=1e-6)
+
+
+# ---- Switches --------------------------------------------------------------------------------------------------------
+
+
+def to_patches(x):
+  """Each 2x2 square as channels, rows first."""
+  return np.concatenate([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=-1)
+
+
+def from_patches(x):
+  out = np.empty((*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3], x.shape[4] // 4), x.dtype)
+  for k, (i, j) in enumerate((i, j) for i in (0, 1) for j in (0, 1)):
+    out[:, :, i::2, j::2] = np.split(x, 4, axis=-1)[k]
+  return out
+
+
+def test_patches_are_channels_of_a_smaller_video():
+  x, settings = X[:, :FRAMES], {'attention_resolutions': (2,)}
+  patched = dataclasses.replace(PLAIN, patch_size=2, **settings)
+  plain = dataclasses.replace(PLAIN, channels=12, **settings)
+  expected = forward(plain)(variables(patched), to_patches(x), LOGSNR, Conditioning())
+  np.testing.assert_allclose(run(x, Conditioning(), patched), from_patches(np.asarray(expected)), atol=1e-5)
+
+
+def test_positions_are_added_to_the_first_level():
+  network = dataclasses.replace(PLAIN, position_embedding=True)
+  params, x = dict(variables(network)['params']), X[:, :FRAMES]
+  table = params.pop('position_embedding')
+  assert table.shape == (SIZE, SIZE, 8)
+  without = forward(PLAIN)({'params': params}, x, LOGSNR, Conditioning())
+  given = {'params': params | {'position_embedding': np.zeros_like(table)}}
+  np.testing.assert_allclose(forward(network)(given, x, LOGSNR, Conditioning()), without, atol=1e-6)
+  # A vector that all pixels share is what the stem's bias could add.
+  bias = params['stem']['bias'] + table[0, 0]
+  given = {'params': params | {'position_embedding': np.broadcast_to(table[0, 0], table.shape)}}
+  shifted = {'params': params | {'stem': params['stem'] | {'bias': bias}}}
+  expected = forward(PLAIN)(shifted, x, LOGSNR, Conditioning())
+  np.testing.assert_allclose(forward(network)(given, x, LOGSNR, Conditioning()), expected, atol=1e-5)
+
+
+def gradients(network, x=X, cond=COND):
+  def loss(params):
+    rngs = {'dropout': jax.random.key(1)}
+    out, _ = network.apply(params, x, LOGSNR, cond, train=bool(network.dropout), rngs=rngs)
+    return jnp.sum(out * normal(*x.shape, seed=2)), out
+
+  return jit(jax.grad(loss, has_aux=True))(variables(network))
+
+
+VARIANTS = {
+  'default': {'position_embedding': True},
+  'others': {'modulation': 'add', 'resample': 'conv', 'relative_positions': 'bias', 'temporal_everywhere': True},
+}
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_no_parameter_is_dead(variant):
+  found, _ = gradients(dataclasses.replace(NETWORK, **VARIANTS[variant]))
+  sizes = {jax.tree_util.keystr(path, simple=True, separator='/'): np.abs(leaf).max()
+           for path, leaf in jax.tree_util.tree_leaves_with_path(found['params'])}  # fmt: skip
+  # A constant added to all keys cancels in the softmax.
+  assert sizes.pop('condition/pool/key/bias') < 1e-3
+  assert {name: size for name, size in sizes.items() if not size > 1e-3} == {}
+
+
+def test_rematerialization_changes_nothing_but_memory():
+  small = dataclasses.replace(PLAIN, channel_multipliers=(1,), attention_resolutions=(), dropout=0.5)
+  remat, inputs = dataclasses.replace(small, remat=True), (X[:, :FRAMES], Conditioning())
+  assert jax.tree.structure(variables(remat)) == jax.tree.structure(variables(small))
+  (found, out), (expected, base) = gradients(remat, *inputs), gradients(small, *inputs)
+  np.testing.assert_allclose(out, base, atol=1e-5)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
+  names = [equation.primitive.name for equation in traced(dataclasses.replace(NETWORK, remat=True))]
+  # Two blocks down, two in the middle, four up; one resamples down and one up.
+  assert sum('remat' in name or 'checkpoint' in name for name in names) == 10
+
+
+def test_the_carry_passes_through():
+  carry = {'latents': jnp.arange(3.0)}
+  found = jax.eval_shape(lambda x: PLAIN.apply(variables(PLAIN), x, LOGSNR, Conditioning(), carry)[1], X[:, :FRAMES])
+  assert jax.tree.map(lambda leaf: leaf.shape, found) == {'latents': (3,)}
+
+
+# ---- Errors ----------------------------------------------------------------------------------------------------------
+
+ERRORS = [
+  ({'modulation': 'scale'}, (4, 8, 8), 0, "modulation='scale' is unknown: choose one of ('film', 'add')."),
+  ({'resample': 'pool'}, (4, 8, 8), 0, "resample='pool' is unknown: choose one of ('residual', 'conv')."),
+  (
+    {'relative_positions': 'shaw'}, (4, 8, 8), 0,
+    "relative_positions='shaw' is unknown: choose one of ('keys_values', 'keys', 'bias', 'none').",
+  ),
+  (
+    {}, (4, 7, 8), 0,
+    'frames of 7x8 do not halve 1 times in patches of 1: height and width must be multiples of 2.',
+  ),
+  (
+    {'patch_size': 2, 'channel_multipliers': (1, 2, 3)}, (4, 8, 12), 0,
+    'frames of 8x12 do not halve 2 times in patches of 2: height and width must be multiples of 8.',
+  ),
+  (
+    {}, (5, 8, 8), 0,
+    'x has 5 frames, 0 of them appended images: 5 video frames, but the network was built for 1 to num_frames=4. '
+    'Sample longer videos block by block.',
+  ),
+  (
+    {}, (2, 8, 8), 2,
+    'x has 2 frames, 2 of them appended images: 0 video frames, but the network was built for 1 to num_frames=4. '
+    'Sample longer videos block by block.',
+  ),
+  (
+    {'head_width': 3}, (4, 8, 8), 0,
+    '16 channels do not split into heads of head_width=3: choose one of [1, 2, 4, 8, 16].',
+  ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('settings', 'shape', 'images', 'message'), ERRORS)
+def test_what_does_not_fit_is_said(settings, shape, images, message):
+  network, x = dataclasses.replace(PLAIN, **settings), jax.ShapeDtypeStruct((1, *shape, 3), jnp.float32)
+  cond = Conditioning(drop=np.zeros((1, 1 + images), bool))
+  with says(message):
+    jax.eval_shape(lambda rng, x: network.init(rng, x, LOGSNR[:1], cond), jax.random.key(0), x)
