@@ -33,11 +33,11 @@ def get_config() -> ConfigDict:
     position_embedding=True,
   )
   config.training.update(
-    num_steps=2_000,
+    num_steps=2_400,
     log_every=50,
-    checkpoint_every=500,
-    preview_every=1_000,
-    heldout_every=500,
+    checkpoint_every=600,
+    preview_every=1_200,
+    heldout_every=600,
     learning_rate=2e-3,
     schedule='cosine',
     warmup_steps=100,

@@ -92,7 +92,7 @@ class GroupNorm(nn.Module):
     inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + 1e-6)
     scale, shift = (jnp.asarray(m, jnp.float32) for m in (scale, shift))  # a bfloat16 1 + scale loses small scales
     a = inverse * gain * (1 + scale)
-    b = bias * (1 + scale) + shift
+    b = jnp.broadcast_to(bias * (1 + scale) + shift, mean.shape)
     return ((y - mean[:, None, None]) * a[:, None, None] + b[:, None, None]).astype(self.dtype)
 
 
