@@ -113,7 +113,7 @@ def _sampling() -> dict[str, Any]:
     'guidance_start': 0,  # oscillating guidance: steps before the weight alternates; 0: it never does
     'threshold': 'clip',  # of x_hat: clip, dynamic or none
     'percentile': 99.5,  # dynamic threshold
-    'reconstruction_weight': 0.0,  # w_r, when frames or a low resolution are given
+    'reconstruction_weight': 0.0,  # w_r of the paper's conditional generation; recorded, no command reads it yet
     'fps': 8,  # of the files written
   }
 
