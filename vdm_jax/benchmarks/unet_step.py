@@ -29,15 +29,15 @@ from vdm_jax.types import Array, Conditioning, Params
 TIMES = ('train_step_seconds', 'forward_seconds')
 
 
-def build(num_frames: int = 8, size: int = 32, base_channels: int = 32) -> Model:
-  """VDM's pattern at a CPU's size: four levels, two blocks each, attention at all but the first."""
+def build(num_frames: int = 8, size: int = 32, base_channels: int = 32, num_blocks: int = 2) -> Model:
+  """VDM's pattern at a CPU's size: four levels of `num_blocks` blocks, attention at all but the first."""
   config = configuration.default()
   config.data.update({'num_frames': num_frames, 'height': size, 'width': size})
   config.model.update(
     {
       'base_channels': base_channels,
       'channel_multipliers': (1, 2, 4, 8),
-      'num_blocks': 2,
+      'num_blocks': num_blocks,
       'attention_resolutions': (size // 8, size // 4, size // 2),
       'head_width': 32,
       'embedding_width': 4 * base_channels,
@@ -120,36 +120,48 @@ def run_command(command: str) -> dict[str, Any]:
 
 
 def compare(ours: Callable[[], dict[str, Any]], theirs: Callable[[], dict[str, Any]], rounds: int) -> dict[str, Any]:
-  """Both in turns: the last round's results with the medians of the times, and theirs divided by ours."""
+  """Both in turns: each side with the medians of its rounds, and how many times faster ours is."""
   results = [(ours(), theirs()) for _ in range(rounds)]
   mine, other = (
     side[-1] | {name: statistics.median(result[name] for result in side) for name in TIMES}
     for side in zip(*results, strict=True)
   )
-  times_faster = {name.removesuffix('_seconds'): other[name] / mine[name] for name in TIMES}
-  return {'ours': mine, 'against': other, 'times_faster': times_faster}
+  return {
+    'ours': rated(mine),
+    'against': rated(other),
+    'times_faster': {name.removesuffix('_seconds'): other[name] / mine[name] for name in TIMES},
+    'rounds': {name: [[mine[name], other[name]] for mine, other in results] for name in TIMES},
+  }
+
+
+def rated(result: dict[str, Any]) -> dict[str, Any]:
+  """The result with FLOP/s, wherever it has both seconds and FLOPs."""
+  rates = {}
+  for name in TIMES:
+    if (flops := result.get(name.replace('seconds', 'flops'))) is not None:
+      rates[name.replace('seconds', 'flops_per_second')] = flops / result[name]
+  return result | rates
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--batch', type=int, default=4)
+  parser.add_argument('--num_blocks', type=int, default=2, help='residual blocks per level; VDM has 2')
   parser.add_argument('--repeats', type=int, default=5, help='timings per round')
   parser.add_argument('--rounds', type=int, default=3, help='of --against')
   parser.add_argument('--against', default='', help='a command to compare with')
   args = parser.parse_args()
 
-  model = build()
+  model = build(num_blocks=args.num_blocks)
   facts = describe(model, args.batch)
   once = measure(model, args.batch, args.repeats)
 
   def ours() -> dict[str, Any]:
-    seconds = once()
-    rates = {name.replace('seconds', 'flops_per_second'): facts[name.replace('seconds', 'flops')] / seconds[name]
-             for name in TIMES}  # fmt: skip
-    return {**facts, **seconds, **rates}
+    return facts | once()
 
-  figures = compare(ours, lambda: run_command(args.against), args.rounds) if args.against else ours()
-  print(json.dumps({'machine': timing.machine(), 'batch': args.batch, **figures}, indent=2))
+  figures = compare(ours, lambda: run_command(args.against), args.rounds) if args.against else rated(ours())
+  settings = {'machine': timing.machine(), 'batch': args.batch, 'num_blocks': args.num_blocks}
+  print(json.dumps(settings | figures, indent=2))
 
 
 if __name__ == '__main__':

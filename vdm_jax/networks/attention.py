@@ -27,7 +27,7 @@ class SpatialAttention(nn.Module):
     heads = count_heads(x.shape[-1], self.head_width)
     h = rearrange(GroupNorm(self.norm_groups, dtype=self.dtype, name='norm')(x), 'n h w c -> n (h w) c')
     qkv = dense((3, heads, self.head_width), ('embed', None, 'heads', None), dtype=self.dtype, name='qkv')(h)
-    h = jax.nn.dot_product_attention(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :])
+    h = _attend(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :])
     return x + _project(x.shape[-1], self.dtype)(h).reshape(x.shape)
 
 
@@ -128,6 +128,18 @@ def count_heads(channels: int, head_width: int) -> int:
     fits = [width for width in range(1, channels + 1) if channels % width == 0]
     raise ValueError(f'{channels} channels do not split into heads of head_width={head_width}: choose one of {fits}.')
   return channels // head_width
+
+
+def _attend(q: Array, k: Array, v: Array) -> Array:
+  """`softmax(q k^T / sqrt(d)) v` for each head, `[n i h d]` and twice `[n j h d]` -> `[n i h d]`; softmax in float32.
+
+  Divided by the softmax's sum last, which costs i d divisions and not i j: there are more pixels than channels.
+  """
+  logits = jnp.einsum('nihd,njhd->nhij', q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+  # The largest logit cancels in the quotient, so it needs no gradient.
+  weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+  total = jnp.moveaxis(weights.sum(-1), 1, 2)[..., None]
+  return (jnp.einsum('nhij,njhd->nihd', weights.astype(v.dtype), v) / total).astype(v.dtype)
 
 
 def _project(channels: int, dtype: Any) -> nn.DenseGeneral:
