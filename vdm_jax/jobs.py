@@ -43,7 +43,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     return data.build(config.data, model.encode, start=start, **shard)
 
   heldout = data.held_out(config.data, model.encode, num_batches=HELDOUT_BATCHES, **shard)
-  preview = _previews(model, config, Path(workdir), mesh)
+  preview = _previews(model, config, workdir, mesh)
   print(f'{doctor.parameters(model):,} parameters, mesh {dict(mesh.shape)}', file=sys.stderr)
   state = training.train(
     model, config, workdir, mesh=mesh, batches=batches,
@@ -51,7 +51,9 @@ def train(config: ConfigDict, workdir: str) -> int:
   )  # fmt: skip
   if int(state.step) < config.training.num_steps:
     return STOPPED
-  preview(state.ema, int(state.step))
+  every = config.training.preview_every
+  if not every or config.training.num_steps % every:  # else the last preview was of the last step
+    preview(state.ema, int(state.step))
   return 0
 
 
@@ -123,7 +125,7 @@ def _load(config: ConfigDict, workdir: str) -> tuple[Model, Params]:
     raise BadInput(str(error)) from error
 
 
-def _previews(model: Model, config: ConfigDict, workdir: Path, mesh: Mesh) -> Callable[[Params, int], None]:
+def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh) -> Callable[[Params, int], None]:
   """A function of (EMA, step) that writes the videos of held-out captions or labels, the same ones every time."""
   clips = data.examples(config.data, 'test', seed=config.seed, count=PREVIEW_VIDEOS)
   prompts = [clip.caption for clip in clips] if model.encode else None
@@ -134,7 +136,7 @@ def _previews(model: Model, config: ConfigDict, workdir: Path, mesh: Mesh) -> Ca
   def preview(ema: Params, step: int) -> None:
     videos = generate(ema, prompts=prompts, labels=labels, count=len(clips), seed=config.seed)
     if jax.process_index() == 0:
-      _write_together(videos, names, workdir / 'samples' / f'step_{step:08d}', config.sampling.fps)
+      _write_together(videos, names, Path(workdir) / 'samples' / f'step_{step:08d}', config.sampling.fps)
 
   return preview
 
