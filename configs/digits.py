@@ -2,7 +2,7 @@
 
     python -m vdm_jax.main --config=configs/digits.py --workdir=runs/digits
 
-A small factorized U-Net (995,140 parameters) with v-prediction and joint image-video training, on 2x2 patches, so that
+A small factorized U-Net (995,396 parameters) with v-prediction and joint image-video training, on 2x2 patches, so that
 its levels are 8x8 and 4x4 and every block has spatial and temporal attention. The README says what it reaches.
 """
 
@@ -33,11 +33,11 @@ def get_config() -> ConfigDict:
     position_embedding=True,
   )
   config.training.update(
-    num_steps=2_400,
+    num_steps=2_000,
     log_every=50,
-    checkpoint_every=600,
-    preview_every=1_200,
-    heldout_every=600,
+    checkpoint_every=500,
+    preview_every=1_000,
+    heldout_every=500,
     learning_rate=2e-3,
     schedule='cosine',
     warmup_steps=100,

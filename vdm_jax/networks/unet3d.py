@@ -39,9 +39,10 @@ class UNet3D(nn.Module):
     temporal_everywhere: temporal attention after every block, not only at `attention_resolutions`.
     norm_groups: groups of every group normalisation.
     patch_size: pixels of a p x p square become channels first, and are put back last (1: none).
-    position_embedding: a learned vector per pixel of the first level.
+    position_embedding: learned vectors per pixel of the first level and per video frame; relative positions alone teach
+      the order of frames too, but late, and small runs are over by then.
     takes_text, vocabulary_size, text_length, num_classes: see `ConditionEmbedding`.
-    remat: recompute residual blocks in the backward pass: less memory, about a third more work.
+    remat: recompute residual blocks and spatial attention in the backward pass: less memory, about a third more work.
     dtype: what layers compute in, 'float32' or 'bfloat16'; parameters, norms and softmax stay float32.
   """
 
@@ -91,7 +92,8 @@ class UNet3D(nn.Module):
     def attend(h: Array, name: str, listed: bool | None = None) -> Array:
       listed = h.shape[2] in self.attention_resolutions if listed is None else listed
       if listed:
-        h = SpatialAttention(self.head_width, self.norm_groups, self.dtype, name=f'{name}_space')(h)
+        kind = nn.remat(SpatialAttention) if self.remat else SpatialAttention
+        h = kind(self.head_width, self.norm_groups, self.dtype, name=f'{name}_space')(h)
       if listed or self.temporal_everywhere:
         h = rearrange(h, '(b f) h w c -> b f h w c', f=frames)
         h = TemporalAttention(
@@ -103,8 +105,7 @@ class UNet3D(nn.Module):
     h = rearrange(x, 'b f (h p) (w q) c -> (b f) h w (p q c)', p=p, q=p).astype(self.dtype)
     h = Conv3x3(self.base_channels, dtype=self.dtype, name='stem')(h)
     if self.position_embedding:
-      init = named(nn.initializers.normal(1.0), None, None, 'embed')
-      h += self.param('position_embedding', init, h.shape[1:]).astype(h.dtype)
+      h = self._place(h, num_video, frames)
 
     skips = [h]
     levels = list(enumerate(self.channel_multipliers))
@@ -144,6 +145,15 @@ class UNet3D(nn.Module):
     else:
       segments = jnp.maximum(jnp.arange(frames) - num_video + 1, 0)
     return (embedding if condition is None else embedding + condition), segments
+
+  def _place(self, h: Array, num_video: int, frames: int) -> Array:
+    """Adds where each pixel is, and when: `[(b f) h w c]`. Appended images have no place in time."""
+    init = nn.initializers.normal(1.0)
+    where = self.param('position_embedding', named(init, None, None, 'embed'), h.shape[1:])
+    when = self.param('frame_embedding', named(init, None, 'embed'), (self.num_frames, h.shape[-1]))
+    when = jnp.pad(when[:num_video], ((0, frames - num_video), (0, 0)))
+    place = (where + when[:, None, None]).astype(h.dtype)
+    return (rearrange(h, '(b f) h w c -> b f h w c', f=frames) + place).reshape(h.shape)
 
   def _check(self, x: Array, cond: Conditioning) -> int:
     """The number of video frames in x; raises ValueError where sizes do not fit the network."""
