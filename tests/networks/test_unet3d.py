@@ -350,17 +350,36 @@ def test_patches_are_channels_of_a_smaller_video():
 def test_positions_are_added_to_the_first_level():
   network = dataclasses.replace(PLAIN, position_embedding=True)
   params, x = dict(variables(network)['params']), X[:, :FRAMES]
-  table = params.pop('position_embedding')
-  assert table.shape == (SIZE, SIZE, 8)
+  table, frames = params.pop('position_embedding'), params.pop('frame_embedding')
+  assert table.shape == (SIZE, SIZE, 8) and frames.shape == (FRAMES, 8)
   without = forward(PLAIN)({'params': params}, x, LOGSNR, Conditioning())
-  given = {'params': params | {'position_embedding': np.zeros_like(table)}}
+  nowhere, never = {'position_embedding': np.zeros_like(table)}, {'frame_embedding': np.zeros_like(frames)}
+  given = {'params': params | nowhere | never}
   np.testing.assert_allclose(forward(network)(given, x, LOGSNR, Conditioning()), without, atol=1e-6)
   # A vector that all pixels share is what the stem's bias could add.
   bias = params['stem']['bias'] + table[0, 0]
-  given = {'params': params | {'position_embedding': np.broadcast_to(table[0, 0], table.shape)}}
+  everywhere = {'position_embedding': np.broadcast_to(table[0, 0], table.shape)}
+  given = {'params': params | everywhere | never}
   shifted = {'params': params | {'stem': params['stem'] | {'bias': bias}}}
   expected = forward(PLAIN)(shifted, x, LOGSNR, Conditioning())
   np.testing.assert_allclose(forward(network)(given, x, LOGSNR, Conditioning()), expected, atol=1e-5)
+  # So is one that all frames of the video share; a frame's own vector moves the output.
+  always = {'frame_embedding': np.broadcast_to(table[0, 0], frames.shape)}
+  given = {'params': params | nowhere | always}
+  np.testing.assert_allclose(forward(network)(given, x, LOGSNR, Conditioning()), expected, atol=1e-5)
+  given = {'params': params | nowhere | {'frame_embedding': frames}}
+  assert np.abs(forward(network)(given, x, LOGSNR, Conditioning()) - without).max() > 1e-2
+
+
+def test_appended_images_have_no_place_in_time():
+  network = dataclasses.replace(PLAIN, position_embedding=True)
+  params = dict(variables(network)['params'])
+  cond = Conditioning(drop=np.zeros((X.shape[0], 1 + X.shape[1] - FRAMES), bool))
+  first = np.asarray(forward(network)({'params': params}, X, LOGSNR, cond))
+  moved = params | {'frame_embedding': params['frame_embedding'] + 1.0}
+  second = np.asarray(forward(network)({'params': moved}, X, LOGSNR, cond))
+  np.testing.assert_allclose(first[:, FRAMES:], second[:, FRAMES:], atol=1e-6)
+  assert np.abs(first[:, :FRAMES] - second[:, :FRAMES]).max() > 1e-2
 
 
 def gradients(network, x=X, cond=COND):
@@ -397,8 +416,8 @@ def test_rematerialization_changes_nothing_but_memory():
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
   names = [equation.primitive.name for equation in traced(dataclasses.replace(NETWORK, remat=True))]
-  # Two blocks down, two in the middle, four up; one resamples down and one up.
-  assert sum('remat' in name or 'checkpoint' in name for name in names) == 10
+  # Two blocks down, two in the middle, four up; one resamples down and one up. Spatial attention after four of them.
+  assert sum('remat' in name or 'checkpoint' in name for name in names) == 14
 
 
 def test_the_carry_passes_through():
