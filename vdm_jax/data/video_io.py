@@ -21,8 +21,7 @@ from vdm_jax.data.transforms import to_channels, to_uint8
 
 # Only these containers store exact times; elsewhere frames are counted from the start.
 _TIMED = ('mov', 'matroska')
-# One thread: with several, the same frames now and then give other bytes.
-_X264 = {'crf': '4', 'g': '16', 'threads': '1', 'x264-params': 'no-psy=1:chroma-qp-offset=-6:threads=1'}
+_X264 = {'crf': '4', 'g': '16', 'x264-params': 'no-psy=1:chroma-qp-offset=-6'}
 _YUV = np.array(  # BT.709, full range: luma, blue and red difference
   [
     [0.2126, 0.7152, 0.0722],
