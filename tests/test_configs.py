@@ -1,9 +1,12 @@
-"""Every number of VDM's appendix A stands in a configuration, and every configuration is one that can be built."""
+"""Every number of VDM's appendix A and of Snap's Tables 7 to 9 stands in a configuration, and every configuration can be
+built.
+"""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import math
 from pathlib import Path
 
 import jax
@@ -72,16 +75,20 @@ def load(name: str):
   return module.get_config(*variant)
 
 
+def build(config) -> models.Model:
+  """The configuration's model; a stand-in for its frozen encoder, whose files are not needed for shapes."""
+  frozen = config.data.text not in ('none', 'words')
+  return models.build(config.model, encode=(lambda captions: None) if frozen else None)
+
+
 def count(config) -> int:
-  """Parameters of the configuration's network; a stand-in for BERT, whose files are not needed for shapes."""
-  with config.unlocked():
-    config.model.text = 'none'
-  model = models.build(config.model)
-  if config.data.text == BERT or config.data.text_path:
-    model = model._replace(
-      module=model.module.clone(takes_text=True), config=model.config | {'text': BERT}, encode=lambda captions: None
-    )
-  return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
+  """Parameters of the configuration's network."""
+  return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(build(config).init, jax.random.key(0))))
+
+
+def settings(config, columns) -> dict:
+  """The values of dotted keys."""
+  return {column: config[column.split('.')[0]][column.split('.')[1]] for column in columns}
 
 
 @pytest.mark.parametrize('name', PAPER)
@@ -89,14 +96,121 @@ def test_numbers_of_appendix_a(name):
   config = load(name)
   configuration.validate(config)
   expected = dict(zip(COLUMNS, PAPER[name], strict=True))
-  found = {}
-  for column in COLUMNS[:-1]:
-    section, key = column.split('.')
-    found[column] = config[section][key]
-  assert found | {'parameters': count(config)} == expected
+  assert settings(config, COLUMNS[:-1]) | {'parameters': count(config)} == expected
   assert config.model.process == 'variance_preserving' and config.model.logsnr == 'cosine'
   assert (config.model.logsnr_min, config.model.logsnr_max) == (-20.0, 20.0)
   assert config.training.optimizer == 'adam'
+
+
+# ---- Snap Video ------------------------------------------------------------------------------------------------------
+
+# Tables 7 and 8, all axes in the order time, height, width; 40 rows are 36 and 4 of padding (erratum 10).
+TABLE_7 = (
+  'data.num_frames', 'data.height', 'data.width', 'model.base_channels', 'model.channel_multipliers', 'model.num_blocks',
+  'model.attention_resolutions', 'model.head_width', 'model.embedding_width', 'training.condition_drop_rate',
+  'model.dropout', 'model.modulation',
+)  # fmt: skip
+UNETS = {
+  'snap_unet_85m.py': (16, 40, 64, 128, (1, 2, 2, 3), 2, (8, 16, 32), 64, 768, 0.1, 0.1, 'film'),
+  'snap_unet_284m.py': (16, 40, 64, 192, (1, 2, 3, 4), 2, (8, 16, 32), 64, 768, 0.1, 0.1, 'film'),
+}
+TABLE_8 = (
+  'data.num_frames', 'data.height', 'data.width', 'model.patch_size', 'model.group_size', 'model.cross_feed_forward',
+  'model.patch_width', 'model.num_latents', 'model.latent_width', 'model.num_blocks', 'model.num_global_layers',
+  'model.num_local_layers', 'model.patch_head_width', 'model.latent_head_width', 'model.self_conditioning',
+  'training.self_condition_rate', 'training.condition_drop_rate', 'model.dropout', 'model.condition_width',
+)  # fmt: skip
+PATCH, GROUP = (1, 4, 4), (16, 5, 4)
+FITS = {
+  'snap_fit_500m.py': (16, 40, 64, PATCH, GROUP, True, 768, 512, 1024, 6, 4, 0, 48, 64, True, 0.9, 0.1, 0.1, 768),
+  'snap_fit_3b9.py': (16, 40, 64, PATCH, GROUP, True, 1024, 768, 3072, 6, 4, 0, 64, 128, True, 0.9, 0.1, 0.1, 1024),
+  'snap_fit_3b9_upsampler.py': (
+    16, 288, 512, PATCH, (16, 18, 16), True, 1024, 768, 3072, 6, 4, 0, 64, 128, True, 0.9, 0.1, 0.1, 1024,
+  ),
+}  # fmt: skip
+TABLE_9 = (
+  'training.optimizer', 'training.learning_rate', 'training.schedule', 'training.num_steps', 'data.batch_size',
+  'training.beta1', 'training.beta2', 'training.weight_decay', 'training.warmup_steps', 'training.ema_half_life',
+)  # fmt: skip
+ADAM = ('adam', 1e-4, 'cosine', 550_000, 4096, 0.9, 0.999, 0.01, 10_000, 6_000.0)
+LAMB = ('lamb', 5e-3, 'cosine', 550_000, 4096, 0.9, 0.99, 0.01, 10_000, 6_000.0)
+TRAINING = {
+  'snap_unet_85m.py': ADAM, 'snap_unet_284m.py': ADAM, 'snap_fit_500m.py': LAMB, 'snap_fit_3b9.py': LAMB,
+  'snap_fit_3b9_upsampler.py': ('lamb', 5e-3, 'cosine', 370_000, 320, 0.9, 0.99, 0.01, 10_000, 6_000.0),
+}  # fmt: skip
+# Beyond the paper's counts: relative positions (63,488), and the upsampler's token of its input's noise (1,312,768).
+SNAP_PARAMETERS = {
+  'snap_unet_85m.py': 85_611_523 + 63_488,
+  'snap_unet_284m.py': 281_084_163 + 63_488,
+  'snap_fit_500m.py': 495_040_048,
+  'snap_fit_3b9.py': 3_912_307_760,
+  'snap_fit_3b9_upsampler.py': 3_909_956_656 + 1_312_768,
+}
+
+
+@pytest.mark.parametrize('name', SNAP_PARAMETERS)
+def test_numbers_of_snaps_tables(name):
+  config = load(name)
+  configuration.validate(config)
+  columns, row = (TABLE_7, UNETS[name]) if name in UNETS else (TABLE_8, FITS[name])
+  assert settings(config, columns) == dict(zip(columns, row, strict=True))
+  assert settings(config, TABLE_9) == dict(zip(TABLE_9, TRAINING[name], strict=True))
+  assert count(config) == SNAP_PARAMETERS[name]
+
+
+@pytest.mark.parametrize('name', SNAP_PARAMETERS)
+def test_snaps_diffusion_and_sampling(name):
+  """Section 3.5: sigma_in = s sqrt(T), with s = width / 64; section 3.6: 256 and 40 deterministic steps."""
+  config = load(name)
+  second = 'upsampler' in name
+  model = config.model
+  assert (model.process, model.parameterization, model.sigma_data) == ('input_scaled', 'snap', 1.0)
+  assert model.sigma_in == config.data.width / 64 * math.sqrt(config.data.num_frames)
+  assert (model.logsnr, model.lognormal_mean, model.lognormal_std) == ('lognormal', -1.2, 1.2)
+  sampling = config.sampling
+  assert (sampling.num_steps, sampling.step, sampling.grid) == (40 if second else 256, 'heun', 'karras')
+  assert (sampling.sigma_min, sampling.sigma_max, sampling.rho, sampling.churn) == (0.002, 80.0, 7.0, 0.0)
+  assert sampling.threshold == 'dynamic' and sampling.guidance_start > 0 and sampling.fps == 24
+  assert config.data.still_rate == 0.5 and config.data.num_images == 0
+  assert config.data.height - 2 * config.data.pad_rows == (288 if second else 36)
+  assert (model.upsampling, config.training.first_stage) == ((8, 'runs/snap_fit_3b9') if second else (1, ''))
+
+
+@pytest.mark.parametrize(
+  ('name', 'tokens', 'groups'), [('snap_fit_500m.py', 2_560, 8), ('snap_fit_3b9_upsampler.py', 147_456, 32)]
+)
+def test_patch_tokens(name, tokens, groups):
+  layout = build(load(name)).module.layout()
+  assert math.prod(layout.grid) == tokens and math.prod(layout.groups) == groups
+
+
+# Table 3 by the text's labels: sigma_data, sigma_in.
+TABLE_3 = {'i': (0.5, 1.0), 'ii': (0.5, 4.0), 'iii': (1.0, 2.0), 'ours': (1.0, 4.0)}
+
+
+@pytest.mark.parametrize('row', TABLE_3)
+def test_rows_of_table_3_differ_in_the_process_alone(row):
+  ours, config = load('snap_fit_500m.py'), load(f'snap_ablation.py:{row}')
+  assert (config.model.sigma_data, config.model.sigma_in) == TABLE_3[row]
+  assert config.model.parameterization == ('edm' if row == 'i' else 'snap')
+  for key in ('sigma_data', 'sigma_in', 'parameterization'):
+    config.model[key] = ours.model[key]
+  assert config.to_dict() == ours.to_dict()
+
+
+@pytest.mark.parametrize(
+  'row',
+  [
+    'unet_85m', 'unet_284m', 'fit_3b9', 'patch_2_frames', 'group_8_frames', 'latents_256', 'local_layers', 'vanilla_fit',
+  ],
+)  # fmt: skip
+def test_other_rows_of_the_ablations_can_be_built(row):
+  config = load(f'snap_ablation.py:{row}')
+  configuration.validate(config)
+  names = {f'snap_{row}.py'} & SNAP_PARAMETERS.keys()
+  assert all(SNAP_PARAMETERS[name] == count(config) for name in names) and count(config) > 3e7
+  changed = {key for key, value in config.model.items() if value != load('snap_fit_500m.py').model.get(key)}
+  assert changed, row
 
 
 @pytest.mark.parametrize('file', sorted(CONFIGS.glob('*.py')), ids=lambda file: file.stem)
@@ -105,18 +219,12 @@ def test_a_docstring_is_a_model_card(file):
   assert f'python -m vdm_jax.main --config=configs/{file.name} --workdir=runs/{file.stem}' in doc
   config = load(file.name)
   configuration.validate(config)
-  if config.data.text != 'words':
-    assert f'{count(config):,}' in doc
+  if config.data.text == 'words':
+    config = configuration.resolve(config, data.vocabulary(config.data))
+  assert f'{count(config):,}' in doc
 
 
-def test_the_readme_model():
-  config = load('digits.py')
-  model = models.build(configuration.resolve(config, data.vocabulary(config.data)).model)
-  parameters = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
-  assert f'{parameters:,} parameters' in ast.get_docstring(ast.parse((CONFIGS / 'digits.py').read_text()))
-
-
-@pytest.mark.parametrize('name', ['t2v_large.py:skip9', 't2v_small.py:images9'])
+@pytest.mark.parametrize('name', ['t2v_large.py:skip9', 't2v_small.py:images9', 'snap_ablation.py:iv'])
 def test_an_unknown_variant_is_refused(name):
   with pytest.raises(ValueError, match=f'{name} is unknown: choose one of '):
     load(name)

@@ -39,9 +39,12 @@ def _data() -> dict[str, Any]:
     'channels': 3,
     'num_images': 0,  # independent images appended to each video (joint training)
     'frame_skip': 1,  # take every n-th frame
+    'frame_skip_max': 0,  # when positive, n is drawn for each clip from frame_skip to this (variable frame rate)
+    'still_rate': 0.0,  # share of the examples that are images: one frame repeated, frame interval 0. Snap: 0.5
+    'pad_rows': 0,  # rows of `height`, at the top and again at the bottom, that repeat the edge; they carry no loss
     'flip': False,  # left-right flips
-    'text': 'none',  # none, words (trainable word vectors) or bert-large (frozen, from text_path)
-    'text_path': '',  # bert-large: folder of the encoder's files
+    'text': 'none',  # none, words (trainable vectors) or a frozen encoder: bert-large, t5-11b, ...
+    'text_path': '',  # frozen encoders: folder of their files
     'text_length': 32,  # tokens per caption
     'vocabulary': (),  # words: the known words; () stands for all that the dataset's captions use
     'labels': False,  # hand class labels to the network
@@ -52,7 +55,7 @@ def _data() -> dict[str, Any]:
 
 
 def _model(network: str, data: ConfigDict) -> dict[str, Any]:
-  shared = ('num_frames', 'height', 'width', 'channels', 'text', 'text_path', 'text_length', 'vocabulary')
+  shared = ('num_frames', 'height', 'width', 'pad_rows', 'channels', 'text', 'text_path', 'text_length', 'vocabulary')
   references = {name: data.get_ref(name) for name in shared}
   return {
     'network': network,
@@ -64,6 +67,7 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'logsnr_min': -20.0,  # cosine: range, also of the cosine sampling grid
     'logsnr_max': 20.0,
     'logsnr_shift': 0.0,  # cosine: added to every training level; negative trains more on noise
+    'upsampling': 1,  # second stage: pixels per side made of each low-resolution pixel; 1: no low-resolution input
     'lognormal_mean': -1.2,  # lognormal: of log sigma
     'lognormal_std': 1.2,
     **models.network_fields(network),
@@ -94,6 +98,8 @@ def _training() -> dict[str, Any]:
     'condition_drop_rate': 0.1,  # of text and labels, for classifier-free guidance
     'self_condition_rate': 0.0,  # Snap: 0.9
     'accumulation_steps': 1,  # micro-batches per step
+    'first_stage': '',  # second stage: workdir of the trained first stage, whose weights training starts from
+    'accept_mismatch': False,  # start although tensors of the first stage do not fit; those are fresh
   }
 
 
@@ -114,7 +120,9 @@ def _sampling() -> dict[str, Any]:
     'threshold': 'clip',  # of x_hat: clip, dynamic or none
     'percentile': 99.5,  # dynamic threshold
     'reconstruction_weight': 0.0,  # w_r of the paper's conditional generation; recorded, no command reads it yet
-    'fps': 8,  # of the files written
+    'augmentation': 0.1,  # second stage: noise on its low-resolution input, 0 (none) to 1 (nothing else)
+    'fps': 8,  # frame rate to ask for, and of the files written
+    'original_size': (),  # height and width in pixels to ask for; (): those of the model's videos
   }
 
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vdm_jax import configuration, data, generation, models, partitioning, text
 from vdm_jax.models import Model
-from vdm_jax.training import optimizer, run_folder, state
+from vdm_jax.training import first_stage, optimizer, run_folder, state
 
 # float32 bytes per parameter while training: itself, its gradient, two moments, its average.
 TRAINING_BYTES = 20
@@ -68,7 +68,15 @@ def check_model(config: ConfigDict) -> None:
       f'{classes} classes: set --config.model.num_classes={classes}.'
     )
   model = models.build(config.model)
+  carries, rate = config.model.get('self_conditioning', False), config.training.self_condition_rate
+  if carries != bool(rate):
+    raise ValueError(
+      f'training.self_condition_rate={rate}, but model.self_conditioning={carries}: a network that hands on its '
+      'latents must see them in training, and only such a one can. Snap uses 0.9; set both or neither.'
+    )
   generation.make_sampler(model, config.sampling)
+  if config.training.first_stage:
+    first_stage.check(config, model)
   optimizer.build(config.training, model.logical_axes)
   state.ema_decay(config.training)
   needed = parameters(model) * TRAINING_BYTES

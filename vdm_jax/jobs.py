@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +22,12 @@ from vdm_jax.models import Model
 from vdm_jax.types import Batch, Params
 
 PROTOCOLS = ('digits',)
+# What --sweep varies: a key of `sampling`, and its values. Guidance: those of Snap's Fig. 5 up to 8.
+SWEEPS = {
+  'guidance': ('guidance_weight', (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)),
+  'steps': ('num_steps', (8, 16, 32, 64, 128, 256)),
+  'augmentation': ('augmentation', (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)),
+}
 HELDOUT_BATCHES = 8
 PREVIEW_VIDEOS = 10
 STOPPED = 75  # exit status of a run that was asked to stop and can be resumed
@@ -43,11 +52,12 @@ def train(config: ConfigDict, workdir: str) -> int:
     return data.build(config.data, model.encode, start=start, **shard)
 
   heldout = data.held_out(config.data, model.encode, num_batches=HELDOUT_BATCHES, **shard)
+  starting_point = training.starting_point(config, model, mesh) if config.training.first_stage else None
   preview = _previews(model, config, workdir, mesh)
   print(f'{doctor.parameters(model):,} parameters, mesh {dict(mesh.shape)}', file=sys.stderr)
   state = training.train(
     model, config, workdir, mesh=mesh, batches=batches,
-    heldout=heldout if config.training.heldout_every else None, preview=preview,
+    heldout=heldout if config.training.heldout_every else None, preview=preview, starting_point=starting_point,
   )  # fmt: skip
   if int(state.step) < config.training.num_steps:
     return STOPPED
@@ -58,50 +68,63 @@ def train(config: ConfigDict, workdir: str) -> int:
 
 
 def sample(
-  config: ConfigDict, workdir: str, out: str, *, prompts: Sequence[str], labels: Sequence[int], repeats: int
+  config: ConfigDict,
+  workdir: str,
+  out: str,
+  *,
+  prompts: Sequence[str],
+  labels: Sequence[int],
+  repeats: int,
+  frame_rate: float | None = None,
+  original_size: tuple[int, int] | None = None,
 ) -> int:
-  """Writes `repeats` videos per prompt or label to `out`: mp4, gif, and a contact sheet of all with their prompts."""
-  model, params = _load(config, workdir)
+  """Writes `repeats` videos per prompt or label to `out`: mp4, gif (images as png), and a contact sheet of all.
+
+  A second stage is sampled together with its first. `frame_rate` is infinite for images.
+  """
   if prompts and labels:
     raise BadInput('--prompt and --label are both given: give one of them.')
+  model, generate = _generator(config, workdir)
+  for flag, given, name in (('fps', frame_rate, 'frame_interval'), ('original_size', original_size, 'resolution')):
+    if given is not None and not model.takes(name):
+      raise BadInput(f'--{flag} has no effect: this model was trained without {name} in model.scalars. Leave it out.')
   count = None if prompts or labels else repeats
   prompts = [prompt for prompt in prompts for _ in range(repeats)] or None
   labels = [label for label in labels for _ in range(repeats)] or None
   folder = _writable(out)
   started = time.perf_counter()
   try:
-    generate = generation.make_generator(model, config.sampling)
-    videos = generate(params, prompts=prompts, labels=labels, count=count, seed=config.seed)
+    videos = generate(
+      prompts=prompts, labels=labels, count=count, seed=config.seed, frame_rate=frame_rate, original_size=original_size
+    )
   except (ValueError, FloatingPointError) as error:
     raise BadInput(str(error)) from error
   names = prompts or [f'class {label}' for label in labels or ()] or [''] * len(videos)
   for number, (video, name) in enumerate(zip(videos, names, strict=True)):
-    stem = folder / f'{number:04d}{_slug(name)}'
-    watchable = data.enlarge(video, WATCHABLE)
-    data.write_mp4(f'{stem}.mp4', watchable, config.sampling.fps)
-    data.write_gif(f'{stem}.gif', watchable, config.sampling.fps)
+    _write(video, folder / f'{number:04d}{_slug(name)}', frame_rate or config.sampling.fps)
   data.write_png(folder / 'contact_sheet.png', data.contact_sheet(videos, names))
   seconds = time.perf_counter() - started
   print(f'{len(videos)} videos in {seconds:.1f} s: {folder / "contact_sheet.png"}', file=sys.stderr)
   return 0
 
 
-def evaluate(config: ConfigDict, workdir: str, protocol: str) -> int:
-  """Measures a run by a protocol; prints the record and writes it to `workdir/evaluation/PROTOCOL.json`."""
-  model, params = _load(config, workdir)
-  generate = generation.make_generator(model, config.sampling)
-  try:
-    record = {'digits': evaluation.evaluate_digits}[protocol](
-      lambda prompts: generate(params, prompts=prompts, seed=config.seed), config.data
-    )
-  except ValueError as error:
-    raise BadInput(str(error)) from error
-  step = checkpoints.steps(workdir)[-1]
-  record |= {'step': step, 'seed': config.seed, 'sampling': config.sampling.to_dict(), 'model': 'EMA'}
-  text = json.dumps(record, indent=2)
-  (_writable(Path(workdir) / 'evaluation') / f'{protocol}.json').write_text(text + '\n')
-  print(text)
-  return 0
+def evaluate(config: ConfigDict, workdir: str, protocol: str, sweep: str | None = None) -> int:
+  """Measures a run by a protocol; prints the record and writes it to `workdir/evaluation/PROTOCOL.json`.
+
+  With a sweep it measures every value of it, and writes `PROTOCOL_SWEEP.json`.
+  """
+  if sweep is None:
+    return _report(_measure(config, workdir, protocol), workdir, protocol)
+  key, values = SWEEPS[sweep]
+  if sweep == 'augmentation' and config.model.upsampling == 1:
+    raise BadInput('--sweep=augmentation is for a second stage: this model has no low-resolution input.')
+  records = []
+  for value in values:
+    config.sampling[key] = value
+    records.append(_measure(config, workdir, protocol))
+    print(f'{key}={value}: frechet {records[-1]["frechet"]:.2f}', file=sys.stderr)
+  best = min(range(len(values)), key=lambda i: records[i]['frechet'])
+  return _report({'sweep': key, 'best': values[best], 'records': records}, workdir, f'{protocol}_{sweep}')
 
 
 def read_prompts(path: str | None) -> list[str]:
@@ -115,6 +138,80 @@ def read_prompts(path: str | None) -> list[str]:
       f'--prompt_file={path} cannot be read ({error}): give a UTF-8 text file, one prompt a line.'
     ) from error
   return [line.strip() for line in lines if line.strip()]
+
+
+def read_frame_rate(text: str | None) -> float | None:
+  """`24`, or `image`, which is an infinite frame rate; None where nothing is given."""
+  if text is None:
+    return None
+  try:
+    rate = math.inf if text == 'image' else float(text)
+  except ValueError:
+    rate = 0.0
+  if not rate > 0:
+    raise BadInput(f'--fps={text} is no frame rate: give frames per second, such as 24, or image.')
+  return rate
+
+
+def read_size(text: str | None) -> tuple[int, int] | None:
+  """`720x1280`, height and width; None where nothing is given."""
+  if text is None:
+    return None
+  if not (match := re.fullmatch('([1-9][0-9]*)x([1-9][0-9]*)', text)):
+    raise BadInput(f'--original_size={text} is no size: give height and width in pixels, such as 720x1280.')
+  return int(match[1]), int(match[2])
+
+
+def _measure(config: ConfigDict, workdir: str, protocol: str) -> dict[str, Any]:
+  _, generate = _generator(config, workdir)
+  try:
+    record = {'digits': evaluation.evaluate_digits}[protocol](
+      lambda prompts: generate(prompts=prompts, seed=config.seed), config.data
+    )
+  except ValueError as error:
+    raise BadInput(str(error)) from error
+  step = checkpoints.steps(workdir)[-1]
+  return record | {'step': step, 'seed': config.seed, 'sampling': config.sampling.to_dict(), 'model': 'EMA'}
+
+
+def _report(record: dict[str, Any], workdir: str, name: str) -> int:
+  text = json.dumps(record, indent=2)
+  (_writable(Path(workdir) / 'evaluation') / f'{name}.json').write_text(text + '\n')
+  print(text)
+  return 0
+
+
+def _generator(config: ConfigDict, workdir: str) -> tuple[Model, Callable[..., np.ndarray]]:
+  """The run's model, and its generator with the EMA bound; that of a second stage has its first stage before it."""
+  model, params = _load(config, workdir)
+  try:
+    generate = generation.make_generator(model, config.sampling)
+  except ValueError as error:
+    raise BadInput(str(error)) from error
+  if model.upsampling == 1:
+    return model, functools.partial(generate, params)
+  folder = Path(config.training.first_stage)
+  if not (folder / 'config.json').exists():
+    raise BadInput(
+      f'training.first_stage={str(folder)!r} has no config.json: a second stage makes videos out of those of its '
+      'first. Name that run: --config.training.first_stage=DIR.'
+    )
+  first_config = configuration.read(folder / 'config.json')
+  first, first_params = _load(first_config, str(folder))
+  _check_stages(first, model)
+  cascade = generation.make_cascade(generation.make_generator(first, first_config.sampling), generate)
+  return model, functools.partial(cascade, (first_params, params))
+
+
+def _check_stages(first: Model, second: Model) -> None:
+  frames, height, width, channels = first.video_shape
+  height -= 2 * first.config['pad_rows']
+  made = (frames, height * second.upsampling, width * second.upsampling, channels)
+  if made != second.video_shape:
+    raise BadInput(
+      f'the first stage makes {frames} frames of {height}x{width}x{channels}, which upsampled by {second.upsampling} '
+      f'are {made}, but the second stage makes {second.video_shape}: name the run that it was trained for.'
+    )
 
 
 def _load(config: ConfigDict, workdir: str) -> tuple[Model, Params]:
@@ -139,6 +236,16 @@ def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh) -> Cal
       _write_together(videos, names, Path(workdir) / 'samples' / f'step_{step:08d}', config.sampling.fps)
 
   return preview
+
+
+def _write(video: np.ndarray, stem: Path, frame_rate: float) -> None:
+  """One video as mp4 and gif, or as png where it is an image."""
+  video = data.enlarge(video, WATCHABLE)
+  if math.isinf(frame_rate):
+    data.write_png(f'{stem}.png', video[0])
+    return
+  data.write_mp4(f'{stem}.mp4', video, round(frame_rate))
+  data.write_gif(f'{stem}.gif', video, round(frame_rate))
 
 
 def _write_together(videos: np.ndarray, names: Sequence[str], stem: Path, fps: int) -> None:

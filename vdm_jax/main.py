@@ -31,8 +31,11 @@ _PROMPT = flags.DEFINE_multi_string('prompt', [], 'sample: what to show; may be 
 _PROMPT_FILE = flags.DEFINE_string('prompt_file', None, 'sample: a text file with one prompt per line.')
 _LABEL = flags.DEFINE_multi_integer('label', [], 'sample: class to show; may be given several times.')
 _NUM_VIDEOS = flags.DEFINE_integer('num_videos', 4, 'sample: videos per prompt or label.', lower_bound=1)
+_FPS = flags.DEFINE_string('fps', None, 'sample: frame rate to ask a model for that is told it, or "image".')
+_ORIGINAL_SIZE = flags.DEFINE_string('original_size', None, 'sample: HxW of the footage to ask for, such as 720x1280.')
 _OUT = flags.DEFINE_string('out', None, 'sample: folder to write to.')
 _PROTOCOL = flags.DEFINE_enum('protocol', 'digits', jobs.PROTOCOLS, 'evaluate: what to measure.')
+_SWEEP = flags.DEFINE_enum('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure at several values of a setting.')
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,12 +63,13 @@ def _run(config: ConfigDict) -> int:
   if _MODE.value == 'train':
     return jobs.train(config, _WORKDIR.value)
   if _MODE.value == 'evaluate':
-    return jobs.evaluate(config, _WORKDIR.value, _PROTOCOL.value)
+    return jobs.evaluate(config, _WORKDIR.value, _PROTOCOL.value, _SWEEP.value)
   if _OUT.value is None:
     raise jobs.BadInput('--out is missing: name the folder for the videos, such as --out=out.')
   return jobs.sample(
     config, _WORKDIR.value, _OUT.value,
     prompts=[*_PROMPT.value, *jobs.read_prompts(_PROMPT_FILE.value)], labels=_LABEL.value, repeats=_NUM_VIDEOS.value,
+    frame_rate=jobs.read_frame_rate(_FPS.value), original_size=jobs.read_size(_ORIGINAL_SIZE.value),
   )  # fmt: skip
 
 

@@ -15,10 +15,12 @@ import numpy as np
 from flax import linen as nn
 
 from vdm_jax import diffusion, text
-from vdm_jax.networks import UNet3D
+from vdm_jax.networks import FIT, UNet3D
 from vdm_jax.types import Array, Carry, Conditioning, Denoiser, Network, Params
 
-NETWORKS = {'unet3d': UNet3D}
+NETWORKS = {'unet3d': UNet3D, 'fit': FIT}
+# Fields of a network that follow from other settings.
+DERIVED = ('takes_text', 'vocabulary_size', 'takes_low_resolution')
 PROCESSES = {
   'variance_preserving': lambda config: diffusion.variance_preserving(),
   'input_scaled': lambda config: diffusion.input_scaled(config['sigma_in']),
@@ -89,8 +91,19 @@ class Model(NamedTuple):
       )
     raise ValueError(unknown('sampling.grid', name, ('cosine', 'karras')))
 
-  def condition(self, prompts: Sequence[str] | None = None, labels: Sequence[int] | None = None) -> Conditioning:
-    """What to generate, one video per prompt or label; None leaves it to the null condition.
+  def condition(
+    self,
+    prompts: Sequence[str] | None = None,
+    labels: Sequence[int] | None = None,
+    *,
+    count: int | None = None,
+    frame_rate: float | None = None,
+    original_size: tuple[int, int] | None = None,
+  ) -> Conditioning:
+    """What to generate, one video per prompt or label, or `count`; None leaves it to the null condition.
+
+    `frame_rate` is in frames per second, infinite for an image; `original_size` is height and width in pixels of the
+    footage it should look like. A model that is told neither in training ignores them.
 
     Warns of words that the model has never seen. Raises ValueError where the model takes no text, or no such label,
     and for prompts that are not a list, or not as many as labels.
@@ -110,7 +123,27 @@ class Model(NamedTuple):
     if labels is not None:
       self._check_labels(labels)
       label = np.asarray(labels, np.int32)[:, None]
-    return Conditioning(text=tokens, text_mask=mask, label=label)
+    count = len(prompts if prompts is not None else labels if labels is not None else range(count or 1))
+    interval = size = None
+    if frame_rate is not None and self.takes('frame_interval'):
+      interval = np.full(count, 1 / frame_rate, np.float32)
+    if original_size is not None and self.takes('resolution'):
+      size = np.tile(np.asarray(original_size, np.float32), (count, 1))
+    return Conditioning(text=tokens, text_mask=mask, label=label, frame_interval=interval, resolution=size)
+
+  def text_shape(self, batch: int) -> tuple[int, ...]:
+    """The shape of a batch's captions: ids `[b 1 l]`, or embeddings `[b 1 l c]`."""
+    length, width = self.config['text_length'], text.width(self.config['text'])
+    return (batch, 1, length) if width is None else (batch, 1, length, width)
+
+  def takes(self, scalar: str) -> bool:
+    """Whether the network is given a number of `networks.embeddings.SCALARS`."""
+    return scalar in self.config['scalars']
+
+  @property
+  def upsampling(self) -> int:
+    """Pixels per side that the model makes of each low-resolution pixel it is given; 1: it is given none."""
+    return self.config['upsampling']
 
   def _boxed(self, rng: Array) -> Params:
     frames, height, width, channels = self.video_shape
@@ -119,11 +152,12 @@ class Model(NamedTuple):
 
   def _example(self) -> Conditioning:
     """A condition of one example with every field that the network takes, for its shapes."""
-    length, width = self.config['text_length'], text.width(self.config['text'])
-    ids = jnp.zeros((1, 1, length), jnp.int32) if width is None else jnp.zeros((1, 1, length, width))
+    low_resolution = jnp.zeros((1, *self.video_shape)) if self.upsampling > 1 else None
+    shape = self.text_shape(1)
     return Conditioning(
-      text=None if self.encode is None else ids,
+      text=None if self.encode is None else jnp.zeros(shape, jnp.int32 if len(shape) == 3 else jnp.float32),
       label=jnp.zeros((1, 1), jnp.int32) if self.config['num_classes'] else None,
+      low_resolution=low_resolution,
     )
 
   def _warn_of_unseen(self, prompts: Sequence[str]) -> None:
@@ -147,11 +181,11 @@ class Model(NamedTuple):
       raise ValueError(f'label {bad[0]} is not a class of this model: choose 0 to {classes - 1}.')
 
 
-def build(config: Mapping[str, Any]) -> Model:
+def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model:
   """Builds the model of a configuration's `model` section.
 
-  The network takes its own fields from the section. Raises ValueError for a name that is none of the tables', naming
-  the nearest.
+  The network takes its own fields from the section. `encode` stands in for the section's text function, whose files
+  then need not be there. Raises ValueError for a name that is none of the tables', naming the nearest.
   """
   config = dict(config)
   if config['sigma_in'] != 1 and config['process'] != 'input_scaled':
@@ -159,9 +193,10 @@ def build(config: Mapping[str, Any]) -> Model:
       f"model.sigma_in={config['sigma_in']} has no effect on process={config['process']!r}: "
       "set model.process='input_scaled', or sigma_in=1."
     )
-  encode = text.build(
+  encode = encode or text.build(
     config['text'], path=config['text_path'], length=config['text_length'], vocabulary=tuple(config['vocabulary'])
   )
+  _check_upsampling(config)
   network = _choose('model.network', config['network'], NETWORKS)
   fields = {name: config[name] for name in network_fields(config['network'])}
   return Model(
@@ -169,6 +204,7 @@ def build(config: Mapping[str, Any]) -> Model:
       **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()},
       takes_text=encode is not None,
       vocabulary_size=getattr(encode, 'vocabulary_size', 0),
+      takes_low_resolution=config['upsampling'] > 1,
     ),
     process=_choose('model.process', config['process'], PROCESSES)(config),
     parameterization=_choose('model.parameterization', config['parameterization'], PARAMETERIZATIONS)(config),
@@ -184,9 +220,8 @@ def network_fields(name: str) -> dict[str, Any]:
   """The settings of a network and their defaults (`dataclasses.MISSING` where there is none): the fields of its
   class.
   """
-  derived = {'parent', 'name', 'takes_text', 'vocabulary_size'}
   fields = dataclasses.fields(_choose('model.network', name, NETWORKS))
-  return {field.name: field.default for field in fields if field.name not in derived}
+  return {field.name: field.default for field in fields if field.name not in ('parent', 'name', *DERIVED)}
 
 
 def unknown(what: str, name: str, allowed: Iterable[str]) -> str:
@@ -195,6 +230,22 @@ def unknown(what: str, name: str, allowed: Iterable[str]) -> str:
   near = difflib.get_close_matches(str(name), allowed, n=1)
   hint = f' Did you mean {near[0]!r}?' if near else ''
   return f'{what}={name!r} is unknown: choose one of {", ".join(allowed)}.{hint}'
+
+
+def _check_upsampling(config: Mapping[str, Any]) -> None:
+  factor, height, width = (config[name] for name in ('upsampling', 'height', 'width'))
+  if factor < 1 or height % factor or width % factor:
+    raise ValueError(
+      f'model.upsampling={factor}, but frames are {height}x{width}: choose a number that divides both, or 1 for a '
+      'model without low-resolution input.'
+    )
+  if factor > 1 and config['pad_rows']:
+    raise ValueError(f'data.pad_rows={config["pad_rows"]} in a second stage: its low-resolution input has no padding.')
+  if (factor > 1) != ('augmentation_logsnr' in config['scalars']):
+    raise ValueError(
+      f"model.upsampling={factor}, model.scalars={tuple(config['scalars'])}: a second stage, and only it, is told the "
+      "noise level of its low-resolution input, so 'augmentation_logsnr' belongs to scalars where upsampling > 1."
+    )
 
 
 def _choose(what: str, name: str, table: Mapping[str, Any]) -> Any:

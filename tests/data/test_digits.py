@@ -214,6 +214,35 @@ def test_reading_frames_is_a_window_of_the_clip():
     np.testing.assert_array_equal(source.read(i, rng, 8).video, whole.video)
 
 
+@pytest.mark.parametrize('mode', [MODES[0], MODES[-1]], ids=['plain', 'two-hard'])
+@pytest.mark.parametrize('skip', [1, 2, 3])
+def test_a_skip_shows_every_nth_frame(mode, skip):
+  source = digits(num_frames=22, **mode)
+  rng, starts = np.random.default_rng(0), set()
+  for i in range(100):
+    whole, part = source[i], source.read(i, rng, 8, skip)
+    fits = {s for s in range(22 - 7 * skip) if (whole.video[s::skip][:8] == part.video).all()}
+    assert fits
+    assert (part.caption, part.label) == (whole.caption, whole.label)
+    assert (whole.frame_rate, part.frame_rate) == (8.0, 8.0 / skip)
+    starts |= fits
+  assert starts == set(range(22 - 7 * skip))
+
+
+def test_the_frame_rate_matches_the_motion():
+  """Eight frames of one path at each skip, in pixels per second: the same speed."""
+  source = digits(num_frames=64, height=136, width=136)  # a way of 68 pixels, and glyphs of 68
+  for i in range(6):
+    for skip in (1, 2, 4, 8):
+      clip = source.read(i, np.random.default_rng(0), 8, skip)
+      axis = 2 if clip.caption.split()[-1] in ('left', 'right') else 1
+      ink = clip.video.astype(float).sum(axis=(3, 3 - axis))  # [t position]
+      centre = ink @ np.arange(136) / ink.sum(axis=1)
+      moved = abs(centre[-1] - centre[0])
+      seconds = 7 / clip.frame_rate
+      assert moved == pytest.approx(68 / 64 * 8 * seconds, abs=1)  # whole pixels
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from vdm_jax.data import Folder, write_gif, write_mp4
+from vdm_jax.data import Folder, video_io, write_gif, write_mp4
 from vdm_jax.data.folder import LAYOUT
 
 
@@ -57,19 +57,19 @@ def test_windows_hold_the_right_frames_of_the_right_clip(tmp_path):
   fill(tmp_path, 6)
   (tmp_path / 'below').mkdir()
   write_gif(tmp_path / 'below' / 'x.GIF', clip(200), fps=8)
-  source = pickle.loads(pickle.dumps(Folder(tmp_path, 'train', num_frames=4, frame_skip=3)))
-  rng, starts = np.random.default_rng(0), set()
-  for _ in range(30):
+  source = pickle.loads(pickle.dumps(Folder(tmp_path, 'train', num_frames=4, max_frame_skip=3)))
+  rng, starts = np.random.default_rng(0), {1: set(), 2: set(), 3: set()}
+  for skip in list(starts) * 30:
     for i, name in enumerate(source.names):
       level = 200 if name == 'below/x.GIF' else 30 * int(name[:3])
-      read = source.read(i, rng, 4)
+      read = source.read(i, rng, 4, skip)
       first = (int(read.video[0, 8, 8, 0]) - level) / 2
-      expected = clip(level)[round(first) :: 3][:4]
+      expected = clip(level)[round(first) :: skip][:4]
       np.testing.assert_allclose(read.video, expected, atol=1)
       assert read.resolution == (16, 24)
-      assert read.frame_rate == pytest.approx(8 / 3, rel=0.02)
-      starts.add(round(first))
-  assert starts == {0, 1, 2}  # 10 of 12 frames are spanned
+      assert read.frame_rate == pytest.approx(8 / skip, rel=0.02)
+      starts[skip].add(round(first))
+  assert starts == {1: set(range(9)), 2: set(range(6)), 3: set(range(3))}  # the span is 4, 7 and 10 of 12 frames
 
 
 def test_captions(tmp_path):
@@ -125,10 +125,10 @@ def test_errors(tmp_path):
     Folder(tmp_path, 'test', num_frames=4)
   with raises(
     ValueError,
-    f'{tmp_path}/000.mp4 has 12 frames, but data.num_frames=5 with data.frame_skip=3 needs 13; '
-    'remove the clip, or lower one of the two.',
+    f'{tmp_path}/000.mp4 has 12 frames, but data.num_frames=5 with a frame skip of 3 needs 13; '
+    'remove the clip, or lower data.num_frames, data.frame_skip or data.frame_skip_max.',
   ):
-    Folder(tmp_path, 'train', num_frames=5, frame_skip=3)
+    Folder(tmp_path, 'train', num_frames=5, max_frame_skip=3)
   (tmp_path / '000.mp4').write_text('not a video')
   with raises(
     ValueError,
@@ -136,6 +136,14 @@ def test_errors(tmp_path):
     're-encode or remove the file.',
   ):
     Folder(tmp_path, 'train', num_frames=4)
+
+
+def test_a_clip_without_a_frame_rate_is_a_picture_at_most(tmp_path, monkeypatch):
+  fill(tmp_path, 1)
+  monkeypatch.setattr(video_io, 'probe', lambda path: video_io.VideoInfo(12, 0.0))
+  with raises(ValueError, f'{tmp_path}/000.mp4 does not tell its frame rate; re-encode or remove the file.'):
+    Folder(tmp_path, 'train', num_frames=2)
+  assert Folder(tmp_path, 'train', num_frames=1).read(0, np.random.default_rng(0), 1).frame_rate == 0
 
 
 def test_links_may_not_lead_outside(tmp_path):
@@ -169,7 +177,7 @@ def test_many_files_do_not_delay_the_error(tmp_path):
   for i in range(1, 3000):
     (tmp_path / f'{i:04}.mp4').write_bytes(content)
   began = time.monotonic()
-  with pytest.raises(ValueError, match='has 3 frames, but data.num_frames=4 with data.frame_skip=1 needs 4'):
+  with pytest.raises(ValueError, match='has 3 frames, but data.num_frames=4 with a frame skip of 1 needs 4'):
     Folder(tmp_path, 'train', num_frames=4)
   Folder(tmp_path, 'train', num_frames=3)
   assert time.monotonic() - began < 5

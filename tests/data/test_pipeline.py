@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -29,6 +30,9 @@ def configure(**changes):
       'channels': 1,
       'num_images': 2,
       'frame_skip': 1,
+      'frame_skip_max': 0,
+      'still_rate': 0.0,
+      'pad_rows': 0,
       'flip': False,
       'text': 'words',
       'labels': True,
@@ -102,6 +106,155 @@ def test_shapes_types_and_range():
   assert batch.cond.drop is None
 
 
+HARD = {'num_digits': 1, 'random_start': True, 'bounce': True, 'colors': True}
+FIRST = {
+  'plain': (configure(), {}, 2051551381),
+  'third host from step 5': (configure(), {'start': 5, 'shard_index': 1, 'shard_count': 3}, 747292615),
+  'hard': (configure(channels=3, num_frames=4, height=20, digits=HARD), {'seed': 3}, 2560602149),
+  'held out': (
+    configure(channels=3, num_frames=4, height=20, digits=HARD), {'seed': 3, 'split': 'test'}, 129326539
+  ),
+}  # fmt: skip
+
+
+def checksum(batches):
+  parts = (leaf for batch in batches for leaf in (batch.x, batch.cond.text, batch.cond.text_mask, batch.cond.label))
+  return zlib.crc32(b''.join(part.tobytes() for part in parts if part is not None))
+
+
+@pytest.mark.parametrize('name', FIRST)
+def test_the_stream_of_earlier_runs_goes_on(name):
+  """A run that was begun before there were skips of digits, stills and padding resumes on the same batches."""
+  config, arguments, expected = FIRST[name]
+  assert checksum(take(build(config, **arguments), 3)) == expected
+
+
+@pytest.mark.parametrize(('split', 'expected'), [('train', 3111689498), ('test', 2286753735)])
+def test_the_stream_of_earlier_runs_on_a_folder_goes_on(tmp_path, split, expected):
+  for i in range(13):
+    noise = np.random.default_rng(i).integers(0, 256, (12, 16, 18, 1)).astype(np.uint8)
+    data.write_gif(tmp_path / f'{i:02}.gif', noise, fps=8)
+    (tmp_path / f'{i:02}.txt').write_text(f'number {i}')
+  config = configure(name='folder', path=str(tmp_path), labels=False, flip=True, num_frames=4, frame_skip=3)
+  assert checksum(take(build(config, split=split), 6)) == expected
+
+
+def still(batch):
+  """Which videos are stills, by their pixels: bool [b]."""
+  return (batch.x[:, :8] == batch.x[:, :1]).all(axis=(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(
+  ('rate', 'batch_size', 'count'), [(0.5, 6, 3), (0.3, 10, 3), (0.7, 10, 7), (1 / 3, 3, 1), (0.99, 100, 99), (1, 6, 6)]
+)
+def test_every_batch_has_its_share_of_stills(rate, batch_size, count):
+  for start in (0, 10**9):
+    for batch in take(build(configure(still_rate=rate, batch_size=batch_size, num_images=0), start=start), 3):
+      assert still(batch).sum() == count
+      np.testing.assert_array_equal(batch.cond.frame_interval, np.where(still(batch), np.float32(0), np.float32(1 / 8)))
+
+
+@pytest.mark.parametrize('rate', [0.3, 0.4, 0.85])
+def test_stills_are_spread_evenly(rate):
+  config = configure(still_rate=rate, batch_size=1, num_images=0)
+  shown = [bool(still(batch)[0]) for batch in take(build(config), 40)]
+  hundredths = round(100 * rate)
+  assert shown == [(i + 1) * hundredths // 100 > i * hundredths // 100 for i in range(40)]
+
+
+def test_a_still_is_any_frame_of_its_clip(tmp_path):
+  """Frame f of every clip is the grey level 20 f."""
+  levels = np.uint8(20) * np.arange(12, dtype=np.uint8)
+  for name in 'abc':
+    data.write_gif(tmp_path / f'{name}.gif', levels[:, None, None, None].repeat(16, 1).repeat(16, 2), fps=8)
+  config = configure(name='folder', path=str(tmp_path), labels=False, still_rate=0.5, num_images=0)
+  x = np.concatenate([batch.x for batch in take(build(config), 40)])
+  frames = np.rint((x.mean(axis=(2, 3, 4)) + 1) * 127.5 / 20).astype(int)
+  videos, stills = frames[::2, :8], frames[1::2, :8]
+  assert (np.diff(videos) == 1).all()
+  assert (np.diff(stills) == 0).all()
+  counts = np.bincount(stills[:, 0], minlength=12)
+  assert len(counts) == 12
+  assert np.abs(counts - 10).max() <= 9  # three standard deviations
+
+
+def test_a_video_of_one_frame_is_an_image():
+  batch = next(build(configure(num_frames=1)))
+  assert (batch.cond.frame_interval == 0).all()
+
+
+@pytest.mark.parametrize(('least', 'most', 'drawn'), [(1, 3, {1, 2, 3}), (2, 3, {2, 3}), (3, 0, {3}), (2, 2, {2})])
+def test_the_frame_interval_matches_the_skip_that_is_seen(tmp_path, least, most, drawn):
+  """Frame f of every clip is the grey level 5 f, so that the differences tell the skip."""
+  levels = np.uint8(5) * np.arange(40, dtype=np.uint8)
+  for name in 'abc':
+    data.write_gif(tmp_path / f'{name}.gif', levels[:, None, None, None].repeat(16, 1).repeat(16, 2), fps=10)
+  config = configure(
+    name='folder', path=str(tmp_path), labels=False, num_images=0, frame_skip=least, frame_skip_max=most
+  )
+  batches = take(build(config), 20)
+  x, intervals = (np.concatenate(parts) for parts in zip(*((b.x, b.cond.frame_interval) for b in batches), strict=True))
+  seen = np.rint(np.diff(x[:, :8].mean(axis=(2, 3, 4)), axis=1) * 127.5 / 5).astype(int)
+  assert (seen == seen[:, :1]).all()
+  np.testing.assert_allclose(intervals, seen[:, 0] / 10, rtol=1e-6)
+  skips, counts = np.unique(seen[:, 0], return_counts=True)
+  assert set(skips) == drawn
+  assert np.abs(counts - 120 / len(drawn)).max() <= 18  # 3.5 standard deviations
+
+
+def test_a_larger_skip_of_digits_covers_more_of_the_way():
+  """With skips of 1 to 4, 29 frames take a digit across; a clip shows 8 of them."""
+  batch = next(build(configure(frame_skip_max=4, batch_size=200, num_images=0)))
+  skips = np.rint(batch.cond.frame_interval * 8).astype(int)
+  direction = batch.cond.label[:, 0] % 4
+  # The way is 8 pixels: frame f of 29 is at floor(8 (2 f + 1) / 58).
+  path = 8 * (2 * np.arange(29) + 1) // 58
+  possible = {skip: {tuple(np.diff(path[s::skip][:8])) for s in range(29 - 7 * skip)} for skip in (1, 2, 3, 4)}
+  assert set(skips) == set(possible)
+  for video, skip, towards in zip(batch.x[..., 0], skips, direction, strict=True):
+    ink = (video + 1).sum(axis=2 if towards >= 2 else 1)  # [t position]
+    steps = np.rint(np.diff(ink @ np.arange(16) / ink.sum(axis=1))).astype(int)
+    backwards = towards in (0, 2)  # the path from its other end, the other way
+    assert tuple(steps) in ({tuple(-step for step in p[::-1]) for p in possible[skip]} if backwards else possible[skip])
+
+
+def test_padding_is_around_the_video_and_its_images():
+  padded, bare = (
+    next(build(configure(height=height, width=24, pad_rows=rows))) for height, rows in ((28, 3), (22, 0))
+  )
+  np.testing.assert_array_equal(padded.x, np.pad(bare.x, ((0, 0), (0, 0), (3, 3), (0, 0), (0, 0)), 'edge'))
+  np.testing.assert_array_equal(padded.cond.resolution, np.full((6, 2), (22, 24), np.float32))
+  np.testing.assert_array_equal(padded.cond.label, bare.cond.label)
+
+
+def test_padded_clips_of_a_folder_keep_their_aspect(tmp_path):
+  rows = np.linspace(0, 255, 20).astype(np.uint8)[None, :, None, None]
+  for name in 'ab':
+    data.write_gif(tmp_path / f'{name}.gif', rows.repeat(8, 0).repeat(30, 2), fps=8)
+  config = configure(name='folder', path=str(tmp_path), labels=False, height=24, width=30, pad_rows=2)
+  batch = next(build(config))
+  expected = data.to_float(rows[0, :, 0, 0][[0, 0, *range(20), 19, 19]])
+  np.testing.assert_array_equal(batch.x, np.broadcast_to(expected[:, None, None], batch.x.shape))
+  np.testing.assert_array_equal(batch.cond.resolution, np.full((6, 2), (20, 30), np.float32))
+
+
+def test_resolution_and_interval_belong_to_the_video(tmp_path):
+  """Clips that differ in size and frame rate, each with an image of another clip."""
+  sizes = {'a': (16, 32, 5), 'b': (48, 24, 10), 'c': (64, 64, 20)}
+  for level, (name, (height, width, fps)) in enumerate(sizes.items()):
+    data.write_gif(tmp_path / f'{name}.gif', np.full((8, height, width, 1), 100 * level, np.uint8), fps=fps)
+    (tmp_path / f'{name}.txt').write_text(name)
+  config = configure(name='folder', path=str(tmp_path), labels=False, num_images=1)
+  for batch in take(build(config), 3):
+    assert batch.cond.resolution.dtype == batch.cond.frame_interval.dtype == np.float32
+    shown = [sizes[read_back(tokens[0])] for tokens in batch.cond.text]
+    for (*size, fps), resolution, interval in zip(
+      shown, batch.cond.resolution, batch.cond.frame_interval, strict=True
+    ):
+      assert resolution.tolist() == size
+      assert interval == pytest.approx(1 / fps, rel=0.02)
+
+
 def test_embeddings_keep_their_width():
   def embed(captions):
     return np.ones((len(captions), 5, 7), np.float32), np.ones((len(captions), 5), bool)
@@ -114,7 +267,7 @@ def test_embeddings_keep_their_width():
 def test_without_text_and_labels_drop_tells_the_number_of_conditions():
   batch = next(build(configure(text='none', labels=False)))
   np.testing.assert_array_equal(batch.cond.drop, np.zeros((6, 3), bool))
-  assert [field is None for field in batch.cond] == [True, True, True, False, True, True, True, True]
+  assert [field is None for field in batch.cond] == [True, True, True, False, False, False, True, True]
 
 
 def glyph_is_in(frame, digit):
@@ -171,7 +324,9 @@ def test_every_epoch_shows_every_clip_once_in_a_new_order(folder):
 
 def test_resuming_at_any_step_equals_never_having_stopped(folder):
   """Three epochs of 37 clips less the held-out ones, at every step, on one to three hosts."""
-  config = configure(name='folder', path=folder, num_images=1, labels=False, num_frames=4, flip=True)
+  config = configure(
+    name='folder', path=folder, num_images=1, labels=False, num_frames=4, flip=True, still_rate=0.4, frame_skip_max=2
+  )
   for shard_count in (1, 2, 3):
     where = {'shard_index': shard_count - 1, 'shard_count': shard_count}
     whole = take(build(config, **where), 18)
@@ -179,8 +334,9 @@ def test_resuming_at_any_step_equals_never_having_stopped(folder):
       assert_equal(next(build(config, start=start, **where)), expected)
 
 
-def test_hosts_share_out_one_global_batch():
-  config = configure()
+@pytest.mark.parametrize('changes', [{}, {'still_rate': 0.4, 'frame_skip_max': 3, 'height': 20, 'pad_rows': 2}])
+def test_hosts_share_out_one_global_batch(changes):
+  config = configure(**changes)
   whole = take(build(config), 4)
   hosts = [take(build(config, shard_index=i, shard_count=3), 4) for i in range(3)]
   for step, batch in enumerate(whole):
@@ -239,7 +395,7 @@ def test_a_single_clip_is_its_own_image(tmp_path):
 
 @pytest.mark.slow
 def test_workers_change_nothing():
-  config = configure(digits={'num_digits': 1, 'random_start': True})
+  config = configure(digits={'num_digits': 1, 'random_start': True}, still_rate=0.5, frame_skip_max=3)
   for start in (0, 3):
     batches = {
       workers: take(build(configure(**config.to_dict() | {'num_workers': workers}), start=start), 5)
@@ -309,11 +465,22 @@ def test_closed_streams_stop_their_threads():
       {},
       "data.text='bert-large', but no text function is given; the two must agree.",
     ),
+    ({'frame_skip': 0}, {}, 'data.frame_skip=0, but it must be 1 or more.'),
     (
-      {'frame_skip': 2},
+      {'frame_skip': 3, 'frame_skip_max': 2},
       {},
-      "data.frame_skip=2 has no meaning for data.name='digits'; set it to 1.",
+      'data.frame_skip_max=2 is below data.frame_skip=3; raise it, or set it to 0 for the one skip.',
     ),
+    ({'still_rate': -0.1}, {}, 'data.still_rate=-0.1, but it must be a share, 0 to 1.'),
+    ({'still_rate': 1.5}, {}, 'data.still_rate=1.5, but it must be a share, 0 to 1.'),
+    ({'pad_rows': -1}, {}, 'data.pad_rows=-1, but it must be 0 or more.'),
+    (
+      {'pad_rows': 8},
+      {},
+      'data.pad_rows=8 at the top and at the bottom leaves none of data.height=16 to the video; '
+      'lower it, or raise the height.',
+    ),
+    ({'pad_rows': 2}, {}, 'digits: the size is 12x16, too small to read a digit; use sides of 16 or more.'),
     (
       {'flip': True},
       {},
@@ -342,6 +509,20 @@ def test_vocabulary(folder):
   assert data.vocabulary(configure()) == sources.build(configure(), 'test', 5).vocabulary
   words = {'number', *(str(i) for i in range(37))}
   assert data.vocabulary(configure(name='folder', path=folder)) == tuple(sorted(words))
+
+
+def test_examples_are_unpadded_and_at_the_smallest_skip(folder):
+  changes = {'frame_skip': 2, 'frame_skip_max': 3, 'still_rate': 0.5, 'height': 20, 'pad_rows': 2}
+  for clip, whole in zip(
+    data.examples(configure(**changes), 'test', seed=1, count=5),
+    [digits.Digits(split='test', seed=1, num_frames=22)[i].video for i in range(5)],
+    strict=True,
+  ):
+    assert clip.frame_rate == 4
+    assert clip.video.shape == (8, 16, 16, 1)
+    assert any((clip.video == whole[start : start + 15 : 2]).all() for start in range(8))
+  clips = data.examples(configure(name='folder', path=folder, num_frames=3, **changes), 'test', seed=1, count=2)
+  assert [clip.video.shape for clip in clips] == [(3, 16, 16, 3)] * 2
 
 
 def test_import_stays_light():

@@ -67,6 +67,15 @@ def test_flat_pictures_stay_flat():
   assert (transforms.resize_and_crop(video, 16, 8) == [10, 200, 99]).all()
 
 
+@pytest.mark.parametrize('rows', [0, 1, 5])
+def test_padding_repeats_the_edge_rows(rows):
+  video = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3)).astype(np.uint8)
+  padded = transforms.pad_rows(video, rows)
+  assert padded.shape == (2, 4 + 2 * rows, 6, 3)
+  for row in range(4 + 2 * rows):
+    np.testing.assert_array_equal(padded[:, row], video[:, min(max(row - rows, 0), 3)])
+
+
 def test_window_starts_are_uniform_over_all_that_fit():
   rng = np.random.default_rng(0)
   starts = [transforms.window_start(12, 3, 4, rng) for _ in range(4000)]

@@ -1,4 +1,4 @@
-"""Attention against explicit loops in float64: over pixels, over frames with images set apart, over a caption."""
+"""Attention against explicit loops in float64: over pixels, over frames with images set apart, to and over captions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from networks.tiny import affine, drawn, group_norm, jit, normal, says, softmax
 
-from vdm_jax.networks.attention import RELATIVE_POSITIONS, AttentionPool, SpatialAttention, TemporalAttention
+from vdm_jax.networks.attention import (
+  RELATIVE_POSITIONS,
+  AttentionPool,
+  SpatialAttention,
+  TemporalAttention,
+  TextAttention,
+  of_frames,
+)
 
 HEAD_WIDTH, GROUPS, TABLE_FRAMES = 4, 2, 4
 
@@ -90,10 +97,40 @@ def test_spatial_attention_stays_within_its_frame():
   np.testing.assert_allclose(jit(layer.apply)(variables, x), expected, atol=2e-5)
 
 
+CAPTIONS = normal(2, 3, 5, 6)  # two examples, each of a video and two images; tokens of width 6
+VALID = np.arange(5) < np.array([[[5], [3], [1]], [[2], [1], [4]]])
+SEGMENTS = np.array([0, 0, 1, 2])
+
+
+def test_a_frames_pixels_attend_to_the_caption_of_its_segment():
+  x, layer = normal(2 * len(SEGMENTS), 2, 4, 8, seed=1), TextAttention(HEAD_WIDTH, GROUPS)
+  variables = drawn(layer, x, CAPTIONS, VALID, SEGMENTS)
+  params = variables['params']
+  out = np.zeros((*x.shape[:3], 2, HEAD_WIDTH))
+  for n, (example, segment) in enumerate(itertools.product(range(2), SEGMENTS)):
+    caption = CAPTIONS[example, segment][VALID[example, segment]]  # not normed
+    q = affine(params['query'], group_norm(params['norm'], x[n : n + 1], GROUPS)[0])
+    k, v = np.moveaxis(affine(params['key_value'], caption), 1, 0)
+    for i, j, head in np.ndindex(out.shape[1:4]):
+      out[n, i, j, head] = softmax(k[:, head] @ q[i, j, head] / np.sqrt(HEAD_WIDTH)) @ v[:, head]
+  found = jit(layer.apply)(variables, x, CAPTIONS, VALID, SEGMENTS)
+  np.testing.assert_allclose(found, leave(params, out, x), atol=2e-5)
+
+
+def test_a_single_segment_belongs_to_every_frame():
+  values, segments = normal(2, 3, 5), np.array([0, 0, 1, 2])
+  np.testing.assert_array_equal(of_frames(values, segments), [row[s] for row in values for s in segments])
+  np.testing.assert_array_equal(of_frames(values[:, :1], segments), [row[0] for row in values for _ in segments])
+
+
+TO_TEXT = (normal(3, 2, 4, 8), normal(1, 1, 5, 6), np.ones((1, 1, 5), bool), np.zeros(3, int))
+
+
 @pytest.mark.parametrize(
   ('layer', 'inputs'),
   [
     (SpatialAttention(HEAD_WIDTH, GROUPS), (normal(3, 2, 4, 8),)),
+    (TextAttention(HEAD_WIDTH, GROUPS), TO_TEXT),
     (TemporalAttention(TABLE_FRAMES, HEAD_WIDTH, GROUPS), (normal(1, 5, 2, 2, 8), 3)),
   ],
 )
@@ -106,6 +143,7 @@ def test_heads_must_fit():
   message = '8 channels do not split into heads of head_width=5: choose one of [1, 2, 4, 8].'
   for layer, inputs in (
     (SpatialAttention(5, GROUPS), (normal(1, 2, 2, 8),)),
+    (TextAttention(5, GROUPS), TO_TEXT),
     (TemporalAttention(TABLE_FRAMES, 5, GROUPS), (normal(1, 4, 2, 2, 8), 4)),
   ):
     with says(message):

@@ -1,4 +1,7 @@
-"""The factorized U-Net: the papers' sizes to the integer, and the laws of joint video and image training."""
+"""The factorized U-Net: the papers' sizes to the integer, and the laws of joint video and image training.
+
+CROSS is a Snap U-Net: its pixels attend to the caption, and it is told the frame interval and the resolution.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +40,15 @@ IMAGES = 2
 TEXT = {'takes_text': True, 'vocabulary_size': 6, 'text_length': 3, 'num_classes': 4}
 NETWORK = UNet3D(**SETTINGS, **TEXT)
 PLAIN = UNet3D(**SETTINGS)
+SNAP = {'text_conditioning': 'cross_attention', 'scalars': ('frame_interval', 'resolution')}
+CROSS = UNet3D(**SETTINGS, **TEXT, **SNAP)
 X = normal(2, FRAMES + IMAGES, SIZE, SIZE, 3)
 LOGSNR = np.array([-1.0, 2.0], np.float32)
 # One caption and label for the video and for each image, with padding.
 IDS = np.array([[[2, 3, 4], [5, 2, 0], [3, 0, 0]], [[4, 0, 0], [3, 2, 5], [2, 5, 0]]])
 COND = Conditioning(text=IDS, text_mask=IDS != 0, label=np.array([[0, 1, 2], [2, 3, 0]]))
+
+NUMBERS = Conditioning(frame_interval=np.array([0, 0.04]), resolution=np.array([[288.0, 512.0], [64.0, 48.0]]))
 
 
 def first(cond: Conditioning, n: int) -> Conditioning:
@@ -54,7 +61,8 @@ def variables(network: UNet3D = NETWORK, channels: int = 3):
   x = jax.ShapeDtypeStruct((1, network.num_frames, SIZE, SIZE, channels), jnp.float32)
   cond = first(COND, 1) if network.takes_text else Conditioning()
   cond = jax.tree.map(lambda leaf: leaf[:1], cond)
-  return draw(jax.eval_shape(lambda rng, x: network.init(rng, x, LOGSNR[:1], cond), jax.random.key(0), x))
+  cond = cond._replace(low_resolution=x if network.takes_low_resolution else None)
+  return draw(jax.eval_shape(lambda rng, x, cond: network.init(rng, x, LOGSNR[:1], cond), jax.random.key(0), x, cond))
 
 
 def run(x=X, cond=COND, network=NETWORK, logsnr=LOGSNR):
@@ -86,11 +94,11 @@ COUNTS = {
 }
 
 
-def boxed(**settings):
-  """The shapes of a network of the paper, with their logical axes."""
+def boxed(height=None, **settings):
+  """The shapes of a network of the papers, with their logical axes."""
   network = UNet3D(**({'num_frames': 16, 'channels': 3} | settings))
-  size = 128 if network.num_frames == 9 else 64
-  x = jax.ShapeDtypeStruct((1, network.num_frames, size, size, 3), jnp.float32)
+  width = 128 if network.num_frames == 9 else 64
+  x = jax.ShapeDtypeStruct((1, network.num_frames, height or width, width, 3), jnp.float32)
   cond = Conditioning(text=jnp.zeros((1, 1, 4, 1024)) if network.takes_text else None)
   return jax.eval_shape(lambda rng, x: network.init(rng, x, jnp.zeros(1), cond)['params'], jax.random.key(0), x)
 
@@ -114,8 +122,39 @@ def test_the_switches_have_their_sizes(name, strided, added):
   assert count(boxed(**PAPER[name], modulation='add')) / 1e5 == pytest.approx(added, abs=0.5)
 
 
-def test_every_parameter_names_its_axes_and_large_ones_are_split():
-  params = boxed(**PAPER['text_small'])
+# Attention is at widths 32, 16 and 8 of frames of 40x64.
+SNAP_UNET = SNAP | {
+  'height': 40, 'embedding_width': 768, 'embedding_layers': 2, 'relative_positions': 'none', 'takes_text': True
+}  # fmt: skip
+SNAP_SIZES = {
+  '85M': {'base_channels': 128, 'channel_multipliers': (1, 2, 2, 3)},
+  '284M': {'base_channels': 192, 'channel_multipliers': (1, 2, 3, 4)},
+}
+# Relative positions count to the integer, the other departures in tenths of millions.
+SNAP_COUNTS = {'85M': 85_611_523, '284M': 281_084_163}
+SNAP_DEPARTURES = {
+  'temporal_everywhere': ({'temporal_everywhere': True}, 859, 2818),
+  'no_scalars': ({'scalars': ()}, 842, 2796),
+  'strided': ({'resample': 'conv'}, 794, 2624),
+}
+
+
+@pytest.mark.parametrize('name', SNAP_SIZES)
+def test_snaps_networks_have_their_sizes(name):
+  settings = SNAP_UNET | SNAP_SIZES[name]
+  assert count(boxed(**settings)) == SNAP_COUNTS[name]
+  assert count(boxed(**settings | {'relative_positions': 'keys_values'})) == SNAP_COUNTS[name] + 63_488
+
+
+@pytest.mark.parametrize('departure', SNAP_DEPARTURES)
+def test_departures_from_snaps_networks_have_their_sizes(departure):
+  change, *expected = SNAP_DEPARTURES[departure]
+  assert [round(count(boxed(**SNAP_UNET | size | change)) / 1e5) for size in SNAP_SIZES.values()] == expected
+
+
+@pytest.mark.parametrize('settings', [PAPER['text_small'], PAPER['text_small'] | SNAP], ids=['vdm', 'snap'])
+def test_every_parameter_names_its_axes_and_large_ones_are_split(settings):
+  params = boxed(**settings)
   names, shapes = nn.get_partition_spec(params), nn.unbox(params)
   mesh = AbstractMesh((2, 8, 4), partitioning.AXES)
   shardings = partitioning.param_shardings(mesh, shapes, names)
@@ -124,7 +163,9 @@ def test_every_parameter_names_its_axes_and_large_ones_are_split():
   assert sum(jax.tree.leaves(shards)) < 1.2 * count(shapes) / 32
 
 
-@pytest.mark.parametrize('settings', [{'num_classes': 4}, {'vocabulary_size': 6}, {'relative_positions': 'bias'}])
+@pytest.mark.parametrize(
+  'settings', [{'num_classes': 4}, {'vocabulary_size': 6}, {'relative_positions': 'bias'}, SNAP]
+)
 def test_the_axes_of_the_other_parameters_fit_the_table(settings):
   network = dataclasses.replace(NETWORK, position_embedding=True, resample='conv', **settings)
   cond = jax.tree.map(lambda leaf: leaf[:1], first(COND, 1))
@@ -211,8 +252,9 @@ def test_convolutions_are_two_dimensional():
   assert len(ranks) > 10 and set(ranks) == {4}
 
 
-def test_in_bfloat16_softmax_and_statistics_stay_float32():
-  found = traced(NETWORK, dtype='bfloat16')
+@pytest.mark.parametrize('network', [NETWORK, CROSS], ids=['pool', 'cross'])
+def test_in_bfloat16_softmax_and_statistics_stay_float32(network):
+  found = traced(network, dtype='bfloat16')
   of = {name: {e.invars[0].aval.dtype for e in found if e.primitive.name == name} for name in ('exp', 'rsqrt')}
   assert of == {'exp': {jnp.dtype('float32')}, 'rsqrt': {jnp.dtype('float32')}}
   convolved = {e.outvars[0].aval.dtype for e in found if e.primitive.name == 'conv_general_dilated'}
@@ -263,22 +305,24 @@ def test_videos_of_a_batch_are_independent():
   np.testing.assert_allclose(run(changed)[1], base[1], atol=1e-6)
 
 
+@pytest.mark.parametrize('network', [NETWORK, CROSS], ids=['pool', 'cross'])
 @pytest.mark.parametrize('field', ['text', 'label'])
 @pytest.mark.parametrize('segment', range(1 + IMAGES))
-def test_each_segment_has_its_own_condition(field, segment):
+def test_each_segment_has_its_own_condition(field, segment, network):
   value = np.array(getattr(COND, field))
   value[:, segment] = (value[:, segment] + 1) % 4
-  base, found = run(), run(cond=COND._replace(**{field: value}))
+  base, found = run(network=network), run(cond=COND._replace(**{field: value}), network=network)
   own = np.arange(FRAMES + IMAGES) < FRAMES if segment == 0 else np.arange(FRAMES + IMAGES) == FRAMES - 1 + segment
   np.testing.assert_allclose(found[:, ~own], base[:, ~own], atol=1e-6)
   assert all(difference(found[:, t], base[:, t]) > 1e-3 for t in np.flatnonzero(own))
 
 
-def test_a_dropped_condition_is_none_at_all():
+@pytest.mark.parametrize('network', [NETWORK, CROSS], ids=['pool', 'cross'])
+def test_a_dropped_condition_is_none_at_all(network):
   drop = np.ones((2, 1), bool)
-  none = run(X[:, :FRAMES], Conditioning())
-  np.testing.assert_allclose(run(X[:, :FRAMES], first(COND, 1)._replace(drop=drop)), none, atol=1e-6)
-  assert difference(run(X[:, :FRAMES], first(COND, 1)), none) > 1e-2
+  none = run(X[:, :FRAMES], Conditioning(), network)
+  np.testing.assert_allclose(run(X[:, :FRAMES], first(COND, 1)._replace(drop=drop), network), none, atol=1e-6)
+  assert difference(run(X[:, :FRAMES], first(COND, 1), network), none) > 1e-2
 
 
 def test_one_segment_may_be_dropped_alone():
@@ -289,11 +333,52 @@ def test_one_segment_may_be_dropped_alone():
   assert difference(found[:, own], base[:, own]) > 1e-3
 
 
-def test_drop_alone_says_how_many_images_there_are():
+@pytest.mark.parametrize('network', [PLAIN, CROSS], ids=['plain', 'cross'])
+def test_drop_alone_says_how_many_images_there_are(network):
   drop = np.zeros((2, 1 + IMAGES), bool)
-  found = run(cond=Conditioning(drop=drop), network=PLAIN)
-  base = run(X[:, :FRAMES], Conditioning(), network=PLAIN)
+  found = run(cond=Conditioning(drop=drop), network=network)
+  base = run(X[:, :FRAMES], Conditioning(), network=network)
   np.testing.assert_allclose(found[:, :FRAMES], base, atol=1e-5)
+
+
+# ---- What else it is given -------------------------------------------------------------------------------------------
+
+
+def test_a_caption_is_attended_to_after_every_spatial_attention_and_not_pooled():
+  params = variables(CROSS)['params']
+  after = {suffix: {name.removesuffix(suffix) for name in params if name.endswith(suffix)}
+           for suffix in ('_space', '_text', '_time')}  # fmt: skip
+  assert after['_text'] == after['_space'] == after['_time'] and 'middle' in after['_text']
+  assert set(params['condition']) == {'label_embedding'}
+  untold = variables(dataclasses.replace(PLAIN, text_conditioning='cross_attention'))
+  assert jax.tree.structure(untold) == jax.tree.structure(variables(PLAIN))
+
+
+def test_padding_is_not_attended_to():
+  base, found = run(network=CROSS), run(cond=COND._replace(text=np.where(IDS == 0, 5, IDS)), network=CROSS)
+  np.testing.assert_allclose(found, base, atol=1e-6)
+  assert difference(run(cond=COND._replace(text_mask=np.ones(IDS.shape, bool)), network=CROSS), base) > 1e-3
+
+
+@pytest.mark.parametrize('name', SNAP['scalars'])
+def test_a_number_changes_its_own_video_and_zero_is_not_unknown(name):
+  def told(value):
+    return run(X[:, :FRAMES], NUMBERS._replace(**{name: value}), CROSS)
+
+  value = getattr(NUMBERS, name)
+  base, found = told(value), told(np.concatenate([value[:1], 2 * value[1:]]))
+  np.testing.assert_allclose(found[0], base[0], atol=1e-6)
+  assert difference(found[1], base[1]) > 1e-3
+  assert difference(told(None), told(np.zeros_like(value))) > 1e-3
+
+
+def test_a_low_resolution_video_is_further_channels_of_the_input():
+  x, low = X[:, :FRAMES], normal(2, FRAMES, SIZE, SIZE, 3, seed=1)
+  upsampler = dataclasses.replace(PLAIN, takes_low_resolution=True)
+  assert jax.tree.map(jnp.shape, variables(upsampler)) == jax.tree.map(jnp.shape, variables(PLAIN, 6))
+  found = run(x, Conditioning(low_resolution=low), upsampler)
+  np.testing.assert_allclose(found, run(np.concatenate([x, low], axis=-1), Conditioning(), PLAIN), atol=1e-5)
+  assert difference(run(x, Conditioning(low_resolution=low + 1), upsampler), found) > 1e-2
 
 
 # ---- Time ------------------------------------------------------------------------------------------------------------
@@ -394,16 +479,18 @@ def gradients(network, x=X, cond=COND):
 VARIANTS = {
   'default': {'position_embedding': True},
   'others': {'modulation': 'add', 'resample': 'conv', 'relative_positions': 'bias', 'temporal_everywhere': True},
+  'snap': SNAP,
 }
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_no_parameter_is_dead(variant):
-  found, _ = gradients(dataclasses.replace(NETWORK, **VARIANTS[variant]))
+  cond = COND._replace(frame_interval=NUMBERS.frame_interval, resolution=NUMBERS.resolution)
+  found, _ = gradients(dataclasses.replace(NETWORK, **VARIANTS[variant]), cond=cond)
   sizes = {jax.tree_util.keystr(path, simple=True, separator='/'): np.abs(leaf).max()
            for path, leaf in jax.tree_util.tree_leaves_with_path(found['params'])}  # fmt: skip
   # A constant added to all keys cancels in the softmax.
-  assert sizes.pop('condition/pool/key/bias') < 1e-3
+  assert sizes.pop('condition/pool/key/bias', 0) < 1e-3
   assert {name: size for name, size in sizes.items() if not size > 1e-3} == {}
 
 
@@ -415,9 +502,11 @@ def test_rematerialization_changes_nothing_but_memory():
   np.testing.assert_allclose(out, base, atol=1e-5)
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
-  names = [equation.primitive.name for equation in traced(dataclasses.replace(NETWORK, remat=True))]
-  # Two blocks down, two in the middle, four up; one resamples down and one up. Spatial attention after four of them.
-  assert sum('remat' in name or 'checkpoint' in name for name in names) == 14
+  # Two blocks down, two in the middle, four up; one resamples down and one up. Spatial attention after four of them,
+  # then attention to the caption.
+  for network, number in ((NETWORK, 14), (CROSS, 18)):
+    names = [equation.primitive.name for equation in traced(network, remat=True)]
+    assert sum('remat' in name or 'checkpoint' in name for name in names) == number
 
 
 def test_the_carry_passes_through():
@@ -434,6 +523,18 @@ ERRORS = [
   (
     {'relative_positions': 'shaw'}, (4, 8, 8), 0,
     "relative_positions='shaw' is unknown: choose one of ('keys_values', 'keys', 'bias', 'none').",
+  ),
+  (
+    {'text_conditioning': 'add'}, (4, 8, 8), 0,
+    "text_conditioning='add' is unknown: choose one of ('pool', 'cross_attention').",
+  ),
+  (
+    {'scalars': ('frame_interval', 'fps')}, (4, 8, 8), 0,
+    "model.scalars has 'fps', which is unknown: choose among frame_interval, resolution, augmentation_logsnr.",
+  ),
+  (
+    {'takes_low_resolution': True}, (4, 8, 8), 0,
+    'this network needs a low-resolution video: model.upsampling says which.',
   ),
   (
     {}, (4, 7, 8), 0,
@@ -466,3 +567,20 @@ def test_what_does_not_fit_is_said(settings, shape, images, message):
   cond = Conditioning(drop=np.zeros((1, 1 + images), bool))
   with says(message):
     jax.eval_shape(lambda rng, x: network.init(rng, x, LOGSNR[:1], cond), jax.random.key(0), x)
+
+
+@pytest.mark.parametrize(
+  ('takes', 'images', 'message'),
+  [
+    (False, 0, 'this network takes no low-resolution video: model.upsampling says which.'),
+    (
+      True, 2,
+      '2 appended images were given with a low-resolution video, which has none: set data.num_images=0.',
+    ),
+  ],
+)  # fmt: skip
+def test_a_low_resolution_video_that_does_not_fit_is_refused(takes, images, message):
+  network, low = dataclasses.replace(PLAIN, takes_low_resolution=takes), X[:, :FRAMES]
+  cond = Conditioning(drop=np.zeros((2, 1 + images), bool), low_resolution=low)
+  with says(message):
+    jax.eval_shape(lambda rng: network.init(rng, X[:, : FRAMES + images], LOGSNR, cond), jax.random.key(0))

@@ -1,4 +1,4 @@
-"""A tiny BERT on disk: the weights of fixtures/bert.npz with a vocabulary of word pieces beside them."""
+"""Tiny encoders on disk: the weights of fixtures/*.npz with a vocabulary of word pieces beside them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,48 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from safetensors.numpy import save_file
 
-VOCABULARY = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-VOCABULARY += ['a', 'nine', 'six', 'mov', '##ing', 'left', 'right', 'and']
+WORD_PIECES = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+WORD_PIECES += ['a', 'nine', 'six', 'mov', '##ing', 'left', 'right', 'and']
+SENTENCE_PIECES = ['<pad>', '</s>', '<unk>', '▁a', '▁nine', '▁six', '▁mov', 'ing', '▁left', '▁right', '▁and']
+
+
+def below(table: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+  return {name.removeprefix(prefix): value for name, value in table.items() if name.startswith(prefix)}
+
+
+def load(name: str) -> dict[str, np.ndarray]:
+  with np.load(Path(__file__).parent / 'fixtures' / name) as archive:
+    return dict(archive)
+
+
+def sentence_pieces() -> tokenizers.Tokenizer:
+  """A tokenizer of T5's kind: `▁` before every word, `</s>` behind the caption."""
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.Unigram([(piece, -float(i > 2)) for i, piece in enumerate(SENTENCE_PIECES)], unk_id=2)
+  )
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+  tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+    single='$A </s>', special_tokens=[('</s>', 1)]
+  )
+  return tokenizer
 
 
 @pytest.fixture(scope='session')
 def golden() -> dict[str, np.ndarray]:
-  with np.load(Path(__file__).parent / 'fixtures' / 'bert.npz') as archive:
-    return dict(archive)
+  return load('bert.npz')
 
 
 @pytest.fixture(scope='session')
 def golden_weights(golden) -> dict[str, np.ndarray]:
-  return {
-    name.removeprefix('weights/'): value for name, value in golden.items() if name.startswith('weights/')
-  }
+  return below(golden, 'weights/')
+
+
+@pytest.fixture(scope='session')
+def golden_t5() -> dict[str, np.ndarray]:
+  return load('t5.npz')
 
 
 @pytest.fixture
@@ -34,8 +59,23 @@ def write_bert(tmp_path, golden, golden_weights):
     folder = tmp_path / 'bert'
     folder.mkdir(exist_ok=True)
     (folder / 'config.json').write_text(json.dumps(json.loads(str(golden['config'])) | config))
-    (folder / 'vocab.txt').write_text('\n'.join(VOCABULARY) + '\n')
+    (folder / 'vocab.txt').write_text('\n'.join(WORD_PIECES) + '\n')
     save_file(golden_weights if weights is None else weights, folder / 'model.safetensors')
+    return str(folder)
+
+  return write
+
+
+@pytest.fixture
+def write_t5(tmp_path, golden_t5):
+  """Returns `write(kind='relu', weights=None, **config)`, which writes a folder and returns its path."""
+
+  def write(kind='relu', weights=None, **config) -> str:
+    folder = tmp_path / 't5'
+    folder.mkdir(exist_ok=True)
+    (folder / 'config.json').write_text(json.dumps(json.loads(str(golden_t5[f'{kind}/config'])) | config))
+    sentence_pieces().save(str(folder / 'tokenizer.json'))
+    save_file(below(golden_t5, f'{kind}/weights/') if weights is None else weights, folder / 'model.safetensors')
     return str(folder)
 
   return write

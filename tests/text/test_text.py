@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 
 from vdm_jax import text
-from vdm_jax.text import bert_folder
+from vdm_jax.text import bert_folder, encoder_folder, t5_folder
 
 NO_FILES = (
   'data.text=bert-large needs a folder with model.safetensors, config.json and tokenizer.json or vocab.txt '
   'of bert-large-uncased, and {}. Download them from google-bert/bert-large-uncased on the Hugging Face hub '
   'into one folder and pass --config.data.text_path=FOLDER, or train word embeddings instead, which need no '
   'files: --config.data.text=words'
+)
+NO_T5_FILES = (
+  'data.text=t5-11b needs a folder with model.safetensors, config.json and tokenizer.json of t5-11b, and '
+  'data.text_path is empty. Where PyTorch is installed, '
+  'transformers.T5EncoderModel.from_pretrained("google-t5/t5-11b", dtype="bfloat16").save_pretrained("FOLDER") '
+  'writes the first two; download tokenizer.json, which all T5 share, from google-t5/t5-base on the Hugging Face '
+  'hub into the same folder and pass --config.data.text_path=FOLDER, or train word embeddings instead, which need '
+  'no files: --config.data.text=words'
 )
 ALL_FILES = 'model.safetensors, config.json, tokenizer.json or vocab.txt'
 
@@ -29,22 +37,41 @@ def test_words_are_built_from_the_vocabulary():
   np.testing.assert_array_equal(encode(['right left up'])[0], [[3, 2, 1]])
 
 
-def test_the_width_is_known_before_anything_is_loaded(write_bert):
+def test_the_width_is_known_before_anything_is_loaded():
   assert [text.width(name) for name in ('none', 'words', 'bert-large')] == [None, None, 1024]
+  widths = {'t5-base': 768, 't5-large': 1024, 't5-11b': 1024, 't5-v1_1-xxl': 4096}
+  assert {name: text.width(name) for name in widths} == widths
   assert text.build('words', length=3, vocabulary=('a',)).width is None
 
 
 def test_bert_large_is_built_from_a_folder_of_its_width(write_bert):
   small = {'num_hidden_layers': 1, 'intermediate_size': 8, 'num_attention_heads': 16, 'hidden_size': 1024}
-  config = bert_folder.read_config(write_bert(**small))
+  config = encoder_folder.read_config(write_bert(**small), bert_folder.PUBLISHED['bert-large'])
   rng = np.random.default_rng(0)
-  shapes = bert_folder.tensor_shapes(config)
+  shapes = encoder_folder.tensor_shapes(config, bert_folder.BERT)
   path = write_bert({n: 0.02 * rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}, **small)
   assert text.check('bert-large', path) == []
   encode = text.build('bert-large', path=path, length=6)
   embeddings, mask = encode(['a nine', ''])
   assert embeddings.shape == (2, 6, encode.width) == (2, 6, 1024)
   np.testing.assert_array_equal(mask.sum(1), [4, 2])
+
+
+def test_t5_base_is_built_from_a_folder_of_its_sizes(write_t5):
+  small = {'num_layers': 1, 'd_kv': 2, 'd_model': 768, 'd_ff': 3072}
+  config = encoder_folder.read_config(write_t5(**small), t5_folder.PUBLISHED['t5-base'])
+  rng = np.random.default_rng(0)
+  shapes = encoder_folder.tensor_shapes(config, t5_folder.T5)
+  path = write_t5(weights={n: 0.02 * rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}, **small)
+  assert text.check('t5-base', path) == []
+  encode = text.build('t5-base', path=path, length=6)
+  embeddings, mask = encode(['a nine', ''])
+  assert embeddings.shape == (2, 6, encode.width) == (2, 6, 768)
+  np.testing.assert_array_equal(mask.sum(1), [3, 1])
+  assert text.check('t5-large', path) == [
+    f'{path}/config.json: d_model is 768, data.text=t5-large needs 1024',
+    f'{path}/config.json: d_ff is 3072, data.text=t5-large needs 4096',
+  ]
 
 
 def test_another_width_is_refused_by_name(write_bert):
@@ -56,10 +83,14 @@ def test_another_width_is_refused_by_name(write_bert):
 
 
 @pytest.mark.parametrize('call', [text.width, text.check, lambda name: text.build(name, length=4)])
-def test_an_unknown_name_gets_the_nearest_one(call):
-  message = "data.text='bert' is unknown; the nearest of none, words, bert-large is 'bert-large'"
+@pytest.mark.parametrize(('name', 'nearest'), [('bert', 'bert-large'), ('t5-xxl', 't5-v1_1-xxl')])
+def test_an_unknown_name_gets_the_nearest_one(call, name, nearest):
+  message = (
+    f'data.text={name!r} is unknown; the nearest of none, words, bert-large, t5-base, t5-large, t5-11b, '
+    f't5-v1_1-xxl is {nearest!r}'
+  )
   with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
-    call('bert')
+    call(name)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +116,9 @@ def test_an_empty_path_is_not_the_working_directory():
   message = NO_FILES.format('data.text_path is empty')
   with pytest.raises(FileNotFoundError, match=f'^{re.escape(message)}$'):
     text.build('bert-large', length=8)
+
+
+def test_t5_says_how_to_make_its_files():
+  assert text.check('t5-11b') == [NO_T5_FILES]
+  with pytest.raises(FileNotFoundError, match=f'^{re.escape(NO_T5_FILES)}$'):
+    text.build('t5-11b', length=8)

@@ -132,11 +132,12 @@ class Digits:
       raise IndexError(f'digits: index {index} is outside of 0 ... {len(self) - 1}.')
     return self._render(index, 0, self.num_frames)
 
-  def read(self, index: int, rng: np.random.Generator, num_frames: int) -> Clip:
-    """`num_frames` frames of clip `index`, from a random start."""
-    return self._render(index, window_start(self.num_frames, num_frames, 1, rng), num_frames)
+  def read(self, index: int, rng: np.random.Generator, num_frames: int, frame_skip: int = 1) -> Clip:
+    """`num_frames` frames of clip `index`, each `frame_skip` after the one before, from a random start."""
+    start = window_start(self.num_frames, num_frames, frame_skip, rng)
+    return self._render(index, start, num_frames, frame_skip)
 
-  def _render(self, index: int, start: int, num_frames: int) -> Clip:
+  def _render(self, index: int, start: int, num_frames: int, frame_skip: int = 1) -> Clip:
     rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index))
     video = np.zeros((num_frames, self.height, self.width, self.channels), np.uint8)
     phrases, path = [], None
@@ -146,12 +147,12 @@ class Digits:
       same_digit = _by_digit(self.split, self._size)[digit]
       glyph = _tint(same_digit[rng.integers(len(same_digit))], color, self.channels)
       path = self._path(direction, position, rng, other=path)
-      for frame, (y, x) in zip(video, path[start : start + num_frames], strict=True):
+      for frame, (y, x) in zip(video, path[start::frame_skip][:num_frames], strict=True):
         window = frame[y : y + self._size, x : x + self._size]
         np.maximum(window, glyph, out=window)
       phrases.append(self._phrase(digit, direction, color))
     label = digit * 4 + direction if self.num_digits == 1 else None
-    return Clip(video, ' and '.join(phrases), label, FRAME_RATE, (self.height, self.width))
+    return Clip(video, ' and '.join(phrases), label, FRAME_RATE / frame_skip, (self.height, self.width))
 
   @property
   def _size(self) -> int:

@@ -24,21 +24,20 @@ class Folder:
   """The clips of one split below `path`, in the order of their names, by random access.
 
   One clip in ten, by a hash of its name, belongs to the test split, and one at least where there are two or
-  more. Every clip must hold `num_frames` frames, each `frame_skip` after the one before.
+  more. Every clip must hold `num_frames` frames, each `max_frame_skip` after the one before.
 
   Raises FileNotFoundError if there is no such folder, and ValueError if it has no clip for this split, or one
-  that is too short, cannot be decoded or is a link to somewhere else.
+  that is too short, has no frame rate, cannot be decoded or is a link to somewhere else.
   """
 
   num_classes = None
 
-  def __init__(self, path: str | os.PathLike, split: str, *, num_frames: int, frame_skip: int = 1):
+  def __init__(self, path: str | os.PathLike, split: str, *, num_frames: int, max_frame_skip: int = 1):
     if not os.fspath(path):
       raise ValueError(f'data.path is empty, but it must name a folder of clips. {LAYOUT}')
     if not os.path.isdir(path):
       raise FileNotFoundError(f'data.path={str(path)!r} is not a folder; check the path. {LAYOUT}')
     self._root = pathlib.Path(path).resolve()
-    self._frame_skip = frame_skip
     everything = _list_clips(self._root)
     if not everything:
       raise ValueError(f'data.path={str(path)!r} has no clips. {LAYOUT}')
@@ -51,7 +50,7 @@ class Folder:
     self._all_names = everything
     chosen = np.linspace(0, len(self.names) - 1, min(len(self.names), CHECKED_AT_START)).astype(int)
     for i in chosen:
-      self._check_length(self._root / self.names[i], num_frames)
+      _check_clip(self._root / self.names[i], num_frames, max_frame_skip)
 
   def __len__(self) -> int:
     return len(self.names)
@@ -64,24 +63,16 @@ class Folder:
       words.update(self._caption(self._root / name).lower().split())
     return tuple(sorted(words))
 
-  def read(self, index: int, rng: np.random.Generator, num_frames: int) -> Clip:
-    """`num_frames` frames of clip `index`, from a random start; only these are decoded."""
-    path = self._root / self.names[index]
-    info = self._check_length(path, num_frames)
-    start = transforms.window_start(info.num_frames, num_frames, self._frame_skip, rng)
-    video = video_io.read_video(path, start=start, num_frames=num_frames, frame_skip=self._frame_skip)
-    rate = info.frame_rate / self._frame_skip
-    return Clip(video, self._caption(path), None, rate, video.shape[1:3])
+  def read(self, index: int, rng: np.random.Generator, num_frames: int, frame_skip: int = 1) -> Clip:
+    """`num_frames` frames of clip `index`, each `frame_skip` after the one before, from a random start.
 
-  def _check_length(self, path: pathlib.Path, num_frames: int) -> video_io.VideoInfo:
-    info = video_io.probe(path)
-    span = (num_frames - 1) * self._frame_skip + 1
-    if info.num_frames < span:
-      raise ValueError(
-        f'{path} has {info.num_frames} frames, but data.num_frames={num_frames} with '
-        f'data.frame_skip={self._frame_skip} needs {span}; remove the clip, or lower one of the two.'
-      )
-    return info
+    Only these are decoded.
+    """
+    path = self._root / self.names[index]
+    info = _check_clip(path, num_frames, frame_skip)
+    start = transforms.window_start(info.num_frames, num_frames, frame_skip, rng)
+    video = video_io.read_video(path, start=start, num_frames=num_frames, frame_skip=frame_skip)
+    return Clip(video, self._caption(path), None, info.frame_rate / frame_skip, video.shape[1:3])
 
   def _caption(self, path: pathlib.Path) -> str:
     """The text file beside a clip with white space made single, '' if there is none."""
@@ -90,6 +81,19 @@ class Folder:
       return ''
     _check_inside(file, self._root)
     return ' '.join(file.read_text(encoding='utf-8', errors='replace').split())
+
+
+def _check_clip(path: pathlib.Path, num_frames: int, frame_skip: int) -> video_io.VideoInfo:
+  info = video_io.probe(path)
+  span = (num_frames - 1) * frame_skip + 1
+  if info.num_frames < span:
+    raise ValueError(
+      f'{path} has {info.num_frames} frames, but data.num_frames={num_frames} with a frame skip of {frame_skip} '
+      f'needs {span}; remove the clip, or lower data.num_frames, data.frame_skip or data.frame_skip_max.'
+    )
+  if num_frames > 1 and not info.frame_rate:
+    raise ValueError(f'{path} does not tell its frame rate; re-encode or remove the file.')
+  return info
 
 
 def _list_clips(root: pathlib.Path) -> list[str]:

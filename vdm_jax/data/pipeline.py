@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fractions
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ class _Element(NamedTuple):
   frames: np.ndarray  # uint8 [t+n-1 h w c]
   captions: tuple[str, ...]  # n
   labels: tuple[int, ...]  # n, empty if clips have none
+  frame_interval: float  # seconds; 0 for a still
+  resolution: tuple[int, int]  # of the clip, before any resizing
 
 
 def build(
@@ -50,7 +53,12 @@ def build(
   None exactly if data.text is 'none'. With b = batch_size / shard_count and n = 1 + num_images, x is float32
   [b t+n-1 h w c] in [-1, 1]; its last n - 1 frames are each a random frame of another clip (joint training,
   VDM section 3.2). text [b n l] or [b n l c], text_mask bool [b n l] and label int32 [b n] belong to the
-  video and to each image. With neither text nor labels, drop bool [b n] is False.
+  video and to each image. With neither text nor labels, drop bool [b n] is False. frame_interval float32 [b]
+  in seconds and resolution float32 [b 2], the original height and width in pixels, belong to the video alone.
+
+  A share `still_rate` of the videos, evenly spread over the stream, are stills: an image as a video of infinite
+  frame rate, one random frame of the clip throughout with a frame interval of 0 (Snap Video, section 3.3). With
+  num_frames=1 the frame interval is 0 as well.
 
   The train stream is shuffled anew in every epoch; the test stream keeps the order of the source and is never
   flipped. Raises ValueError on settings that do not fit, and what the source raises, before the first batch.
@@ -87,8 +95,10 @@ def _dataset(config, encode, seed: int, split: str, shard_index: int, shard_coun
   read = functools.partial(
     _read,
     source=source,
-    size=(config.num_frames, config.height, config.width, config.channels),
+    size=(config.num_frames, config.height - 2 * config.pad_rows, config.width, config.channels),
+    frame_skips=sources.frame_skips(config),
     num_images=config.num_images,
+    pad_rows=config.pad_rows,
     flip=config.flip and split == 'train',
   )
   read(0, np.random.default_rng(seed))  # so that bad data fails here and not in a thread
@@ -96,7 +106,12 @@ def _dataset(config, encode, seed: int, split: str, shard_index: int, shard_coun
   clips = grain.MapDataset.range(len(source)).seed(seed)
   if split == 'train':
     clips = clips.shuffle()
-  elements = clips.repeat().random_map(read)[shard_index::shard_count]
+  clips = clips.repeat()
+  if config.still_rate:  # not always: a stage more would change the seed that Grain gives to random_map
+    rate = fractions.Fraction(config.still_rate).limit_denominator(10**6)  # 3/10, which 0.3 stands for
+    clips = clips.map_with_index(functools.partial(_mark_still, rate=rate))
+    read = functools.partial(_read_marked, read=read)
+  elements = clips.random_map(read)[shard_index::shard_count]
   collate = functools.partial(_collate, encode=encode, labels=config.labels)
   return elements.batch(config.batch_size // shard_count, drop_remainder=True, batch_fn=collate)
 
@@ -106,11 +121,18 @@ def _check(config, encode: Encode | None, shard_index: int, shard_count: int) ->
     'batch_size': 1,
     'num_frames': 1,
     'num_images': 0,
-    'frame_skip': 1,
+    'pad_rows': 0,
     'num_workers': 0,
   }.items():
     if config[name] < least:
       raise ValueError(f'data.{name}={config[name]}, but it must be {least} or more.')
+  if not 0 <= config.still_rate <= 1:
+    raise ValueError(f'data.still_rate={config.still_rate}, but it must be a share, 0 to 1.')
+  if config.height <= 2 * config.pad_rows:
+    raise ValueError(
+      f'data.pad_rows={config.pad_rows} at the top and at the bottom leaves none of data.height={config.height} to '
+      'the video; lower it, or raise the height.'
+    )
   if config.channels not in (1, 3):
     raise ValueError(f'data.channels={config.channels}, but it must be 1 (grey) or 3 (RGB).')
   if not 0 <= shard_index < shard_count:
@@ -127,24 +149,57 @@ def _check(config, encode: Encode | None, shard_index: int, shard_count: int) ->
     raise ValueError(f'data.text={config.text!r}, but {given} is given; the two must agree.')
 
 
-def _read(index: int, rng: np.random.Generator, *, source, size, num_images: int, flip: bool) -> _Element:
+def _mark_still(position: int, index: int, *, rate: fractions.Fraction) -> tuple[int, bool]:
+  """Makes stills of floor(i rate) of the first i elements of the stream, for every i."""
+  return index, position * rate // 1 < (position + 1) * rate // 1
+
+
+def _read_marked(marked: tuple[int, bool], rng: np.random.Generator, *, read: Callable[..., _Element]) -> _Element:
+  index, still = marked
+  return read(index, rng, still=still)
+
+
+def _read(
+  index: int,
+  rng: np.random.Generator,
+  *,
+  source: sources.Source,
+  size: tuple[int, int, int, int],
+  frame_skips: tuple[int, int],
+  num_images: int,
+  pad_rows: int,
+  flip: bool,
+  still: bool = False,
+) -> _Element:
   num_frames, height, width, channels = size
-  clips = [source.read(index, rng, num_frames)]
+  least, most = frame_skips
+  skip = int(rng.integers(least, most + 1)) if most > least else least  # a draw only where there is a choice
+  clips = [source.read(index, rng, 1 if still else num_frames, skip)]
   others = max(1, len(source) - 1)  # a lone clip has to be its own image
   for offset in rng.integers(others, size=num_images):
     clips.append(source.read((index + 1 + int(offset)) % len(source), rng, 1))
-  frames = []
+  videos = []
   for clip in clips:
     video = transforms.resize_and_crop(clip.video, height, width)
     video = transforms.random_flip(video, rng) if flip else video
-    frames.append(transforms.to_channels(video, channels))
-  labels = tuple(clip.label for clip in clips if clip.label is not None)
-  return _Element(np.concatenate(frames), tuple(clip.caption for clip in clips), labels)
+    videos.append(transforms.to_channels(video, channels))
+  if still:
+    videos[0] = videos[0].repeat(num_frames, axis=0)
+  return _Element(
+    transforms.pad_rows(np.concatenate(videos), pad_rows),
+    tuple(clip.caption for clip in clips),
+    tuple(clip.label for clip in clips if clip.label is not None),
+    1 / clips[0].frame_rate if len(clips[0].video) > 1 else 0.0,
+    clips[0].resolution,
+  )
 
 
 def _collate(elements: Sequence[_Element], *, encode: Encode | None, labels: bool) -> Batch:
   shape = (len(elements), len(elements[0].captions))  # [b n]
-  cond = Conditioning()
+  cond = Conditioning(
+    frame_interval=np.array([element.frame_interval for element in elements], np.float32),
+    resolution=np.array([element.resolution for element in elements], np.float32),
+  )
   if encode is not None:
     tokens, mask = encode([caption for element in elements for caption in element.captions])
     cond = cond._replace(text=tokens.reshape(*shape, *tokens.shape[1:]), text_mask=mask.reshape(*shape, -1))

@@ -25,8 +25,11 @@ class Source(Protocol):
 
   def __len__(self) -> int: ...
 
-  def read(self, index: int, rng: np.random.Generator, num_frames: int) -> Clip:
-    """`num_frames` frames of clip `index`; what is random about them comes from `rng` alone."""
+  def read(self, index: int, rng: np.random.Generator, num_frames: int, frame_skip: int = 1) -> Clip:
+    """`num_frames` frames of clip `index`, each `frame_skip` after the one before.
+
+    What is random about them comes from `rng` alone.
+    """
 
 
 def build(config: Any, split: str, seed: int) -> Source:
@@ -55,27 +58,45 @@ def num_classes(config: Any) -> int:
   return (build(config, 'train', seed=0).num_classes or 0) if config.labels else 0
 
 
+def frame_skips(config: Any) -> tuple[int, int]:
+  """The smallest and the largest frame skip; raises ValueError if these are none."""
+  if config.frame_skip < 1:
+    raise ValueError(f'data.frame_skip={config.frame_skip}, but it must be 1 or more.')
+  if config.frame_skip_max and config.frame_skip_max < config.frame_skip:
+    raise ValueError(
+      f'data.frame_skip_max={config.frame_skip_max} is below data.frame_skip={config.frame_skip}; '
+      'raise it, or set it to 0 for the one skip.'
+    )
+  return config.frame_skip, config.frame_skip_max or config.frame_skip
+
+
 def examples(config: Any, split: str, *, seed: int, count: int) -> list[Clip]:
-  """The first `count` clips of a split, or all there are, with `data.num_frames` frames; raises as `build` does."""
+  """The first `count` clips of a split, or all there are; raises as `build` does.
+
+  They are as the source hands them out, `data.num_frames` frames at `data.frame_skip`: neither resized nor padded.
+  """
   source = build(config, split, seed)
-  count = min(count, len(source))
-  return [source.read(index, np.random.default_rng((seed, index)), config.num_frames) for index in range(count)]
+  generators = [np.random.default_rng((seed, index)) for index in range(min(count, len(source)))]
+  return [source.read(index, rng, config.num_frames, config.frame_skip) for index, rng in enumerate(generators)]
 
 
 def _digits(config: Any, split: str, seed: int) -> Digits:
-  if config.frame_skip != 1:
-    raise ValueError(
-      f"data.frame_skip={config.frame_skip} has no meaning for data.name='digits'; set it to 1."
-    )
   if config.flip:
     raise ValueError("data.flip=True would make the captions of data.name='digits' false; set it to False.")
-  size = {name: config[name] for name in ('num_frames', 'height', 'width', 'channels')}
-  return Digits(split=split, seed=seed, **size, **config.digits)
+  return Digits(
+    split=split,
+    seed=seed,
+    num_frames=(config.num_frames - 1) * frame_skips(config)[1] + 1,
+    height=config.height - 2 * config.pad_rows,
+    width=config.width,
+    channels=config.channels,
+    **config.digits,
+  )
 
 
 def _folder(config: Any, split: str, seed: int) -> Folder:
   del seed  # files are what they are
-  return Folder(config.path, split, num_frames=config.num_frames, frame_skip=config.frame_skip)
+  return Folder(config.path, split, num_frames=config.num_frames, max_frame_skip=frame_skips(config)[1])
 
 
 _BUILDERS = {'digits': _digits, 'folder': _folder}

@@ -58,6 +58,11 @@ def resize_and_crop(video: np.ndarray, height: int, width: int) -> np.ndarray:
   return resized
 
 
+def pad_rows(video: np.ndarray, rows: int) -> np.ndarray:
+  """[t h w c] to [t h + 2 rows w c]: the first and the last row repeated `rows` times above and below."""
+  return np.pad(video, ((0, 0), (rows, rows), (0, 0), (0, 0)), 'edge')
+
+
 def window_start(available: int, num_frames: int, frame_skip: int, rng: np.random.Generator) -> int:
   """A uniformly random first frame for `num_frames` frames, each `frame_skip` after the one before.
 

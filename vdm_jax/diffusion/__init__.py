@@ -2,6 +2,7 @@
 
 from vdm_jax.diffusion.denoiser import precondition
 from vdm_jax.diffusion.loss import denoising_loss
+from vdm_jax.diffusion.low_resolution import augment, downsample, upsample
 from vdm_jax.diffusion.parameterization import (
   Coefficients,
   Parameterization,
@@ -34,8 +35,8 @@ from vdm_jax.diffusion.schedule import (
 )
 
 __all__ = [
-  'Coefficients', 'GaussianProcess', 'LogsnrSampler', 'Parameterization', 'Posterior', 'as_keys', 'branch',
-  'cosine_grid', 'cosine_logsnr', 'cosine_sampler', 'denoising_loss', 'diffuse', 'edm', 'from_left', 'input_scaled',
-  'karras_grid', 'lognormal_sampler', 'noise_in', 'posterior', 'precondition', 'predict_eps', 'predict_v', 'predict_x',
-  'snap', 'unit_noise', 'variance_preserving',
+  'Coefficients', 'GaussianProcess', 'LogsnrSampler', 'Parameterization', 'Posterior', 'as_keys', 'augment',
+  'branch', 'cosine_grid', 'cosine_logsnr', 'cosine_sampler', 'denoising_loss', 'diffuse', 'downsample', 'edm',
+  'from_left', 'input_scaled', 'karras_grid', 'lognormal_sampler', 'noise_in', 'posterior', 'precondition',
+  'predict_eps', 'predict_v', 'predict_x', 'snap', 'unit_noise', 'upsample', 'variance_preserving',
 ]  # fmt: skip

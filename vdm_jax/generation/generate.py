@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vdm_jax import partitioning
+from vdm_jax.generation.cascade import make_upsampler
 from vdm_jax.generation.sampler import make_sampler
 from vdm_jax.models import Model
 from vdm_jax.types import Params
@@ -20,10 +21,14 @@ Generate = Callable[..., np.ndarray]
 def make_generator(
   model: Model, config: Mapping[str, Any], *, batch_size: int = 32, mesh: Mesh | None = None
 ) -> Generate:
-  """Builds `generate(params, *, prompts=None, labels=None, count=None, seed=0) -> float32 [n t h w c]` in [-1, 1].
+  """Builds `generate(params, *, prompts=None, labels=None, count=None, seed=0, frame_rate=None, original_size=None,
+  low_resolution=None) -> float32 [n t h w c]` in [-1, 1].
 
   n is the number of prompts or labels, or `count` for a model without conditions. Video i depends on its prompt, its
-  label and (seed, i) alone. At most `batch_size` videos are made at a time, by one compiled program.
+  label and (seed, i) alone. At most `batch_size` videos are made at a time, by one compiled program. Padded rows are
+  cut off. `frame_rate` (frames per second, infinite for an image) and `original_size` (height and width in pixels) are
+  what a model that is told them is asked for; the configuration's where they are None. A second stage needs
+  `low_resolution` `[n t h/f w/f c]`, the videos of the first.
 
   Args:
     config: the section `sampling`.
@@ -34,7 +39,10 @@ def make_generator(
     FloatingPointError: a sample is not finite; it names the first.
   """
   layout = partitioning.replicated(mesh) if mesh else None
-  sampler = jax.jit(make_sampler(model, config), out_shardings=layout)
+  make = make_upsampler if model.upsampling > 1 else make_sampler
+  sampler = jax.jit(make(model, config), out_shardings=layout)
+  pad, (_, height, width, _) = model.config['pad_rows'], model.video_shape
+  defaults = {'frame_rate': config['fps'], 'original_size': config['original_size'] or (height - 2 * pad, width)}
 
   def generate(
     params: Params,
@@ -43,16 +51,23 @@ def make_generator(
     labels: Sequence[int] | None = None,
     count: int | None = None,
     seed: int = 0,
+    frame_rate: float | None = None,
+    original_size: tuple[int, int] | None = None,
+    low_resolution: np.ndarray | None = None,
   ) -> np.ndarray:
     count = _count(prompts, labels, count)
+    _check_low_resolution(model, low_resolution, count)
     size = min(count, batch_size)
-    cond = model.condition(prompts, labels)
+    asked = {'frame_rate': frame_rate, 'original_size': original_size}
+    asked = {name: defaults[name] if value is None else value for name, value in asked.items()}
+    cond = model.condition(prompts, labels, count=count, **asked)
+    inputs = (cond,) if low_resolution is None else (cond, low_resolution)
     videos = []
     for start in range(0, count, size):
       index = np.minimum(np.arange(start, start + size), count - 1)  # the last batch repeats its last video
       keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
-      part = jax.tree.map(lambda leaf, index=index: leaf[index], cond)
-      videos.append(np.asarray(sampler(params, keys, part))[: count - start])
+      part = jax.tree.map(lambda leaf, index=index: leaf[index], inputs)
+      videos.append(np.asarray(sampler(params, keys, *part))[: count - start, :, pad : height - pad])
     return _finite(np.concatenate(videos), prompts)
 
   return generate
@@ -66,6 +81,21 @@ def _count(prompts: Sequence[str] | None, labels: Sequence[int] | None, count: i
       'and the same number of each.'
     )
   return counts.pop()
+
+
+def _check_low_resolution(model: Model, videos: np.ndarray | None, count: int) -> None:
+  factor = model.upsampling
+  if factor == 1:
+    if videos is not None:
+      raise ValueError('low-resolution videos were given to a model that takes none: model.upsampling is 1.')
+    return
+  frames, height, width, channels = model.video_shape
+  wanted = (count, frames, height // factor, width // factor, channels)
+  if np.shape(videos) != wanted:
+    raise ValueError(
+      f'a second stage makes videos out of low-resolution ones of shape {wanted}, but was given '
+      f'{"none" if videos is None else np.shape(videos)}: sample its first stage before, as a cascade does.'
+    )
 
 
 def _finite(videos: np.ndarray, prompts: Sequence[str] | None) -> np.ndarray:

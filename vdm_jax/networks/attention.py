@@ -1,4 +1,4 @@
-"""The attention of the factorized U-Net: over the pixels of a frame, over the frames of a pixel, and over a caption."""
+"""The attention of the factorized U-Net: among the pixels of a frame, among the frames of a pixel, and to a caption."""
 
 from __future__ import annotations
 
@@ -92,6 +92,28 @@ class TemporalAttention(nn.Module):
     return None, None, 0.0
 
 
+class TextAttention(nn.Module):
+  """Residual attention of the pixels of each frame `[n h w c]`, n = b f frames, to its caption (Snap's U-Nets).
+
+  tokens `[b s l e]` and valid bool `[b s l]`, which of them count, belong to segments; `segments` is each frame's,
+  `[f]`. Every caption must have a valid token.
+  """
+
+  head_width: int
+  norm_groups: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, tokens: Array, valid: Array, segments: Array) -> Array:
+    split = (count_heads(x.shape[-1], self.head_width), self.head_width)
+    h = rearrange(GroupNorm(self.norm_groups, dtype=self.dtype, name='norm')(x), 'n h w c -> n (h w) c')
+    q = dense(split, ('embed', 'heads', None), dtype=self.dtype, name='query')(h)
+    kv = dense((2, *split), ('embed', None, 'heads', None), dtype=self.dtype, name='key_value')(tokens)
+    kv, valid = of_frames(kv, segments), of_frames(valid, segments)
+    h = _attend(q, kv[..., 0, :, :], kv[..., 1, :, :], valid)
+    return x + _project(x.shape[-1], self.dtype)(h).reshape(x.shape)
+
+
 class AttentionPool(nn.Module):
   """Pools tokens into one vector by attention whose query is their mean (VDM 4.3 leaves the form open).
 
@@ -130,12 +152,21 @@ def count_heads(channels: int, head_width: int) -> int:
   return channels // head_width
 
 
-def _attend(q: Array, k: Array, v: Array) -> Array:
+def of_frames(values: Array, segments: Array) -> Array:
+  """What each frame's segment has: values `[b s ...]`, segments `[f]` -> `[(b f) ...]`; one alone is every frame's."""
+  values = jnp.asarray(values)[:, jnp.minimum(segments, values.shape[1] - 1)]
+  return values.reshape(-1, *values.shape[2:])
+
+
+def _attend(q: Array, k: Array, v: Array, valid: Array | None = None) -> Array:
   """`softmax(q k^T / sqrt(d)) v` for each head, `[n i h d]` and twice `[n j h d]` -> `[n i h d]`; softmax in float32.
 
-  Divided by the softmax's sum last, which costs i d divisions and not i j: there are more pixels than channels.
+  Keys count where `valid` `[n j]` says so, at least one for each n. Divided by the softmax's sum last, which costs i d
+  divisions and not i j: there are more pixels than channels.
   """
   logits = jnp.einsum('nihd,njhd->nhij', q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+  if valid is not None:
+    logits = jnp.where(valid[:, None, None], logits, -1e30)
   # The largest logit cancels in the quotient, so it needs no gradient.
   weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
   total = jnp.moveaxis(weights.sum(-1), 1, 2)[..., None]

@@ -1,4 +1,4 @@
-"""Embeddings of what conditions a network: the noise level, the words of a caption, a class label."""
+"""Embeddings of what conditions a network: noise levels, numbers that describe the video, captions, class labels."""
 
 from __future__ import annotations
 
@@ -8,14 +8,33 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vdm_jax.networks.attention import AttentionPool
-from vdm_jax.networks.layers import dense, named, sinusoidal
+from vdm_jax.networks.layers import dense, glorot_init, named, sinusoidal, zeros_init
 from vdm_jax.types import Array, Conditioning
+
+
+def cosine_time(logsnr: Array) -> Array:
+  """u = (2 / pi) atan(exp(-logsnr / 2)) in [0, 1], the time of the cosine schedule, float32."""
+  return jnp.arctan(jnp.exp(-0.5 * jnp.asarray(logsnr, jnp.float32))) * (2 / jnp.pi)
+
+
+# The numbers of a `Conditioning` that a network may be given, each as what its sinusoids are taken of.
+SCALARS = {
+  'frame_interval': lambda seconds: 1000.0 * seconds,
+  'resolution': lambda pixels: pixels,
+  'augmentation_logsnr': lambda logsnr: 1000.0 * cosine_time(logsnr),
+}
+# The forms in which FIT may see its noise level.
+NOISE_FEATURES = {
+  'log': lambda logsnr: -125.0 * logsnr,  # 1000 times EDM's ln(sigma) / 4, of sigma / alpha
+  'log_unscaled': lambda logsnr: -0.125 * logsnr,
+  'angle': lambda logsnr: 1000.0 * cosine_time(logsnr),
+}
 
 
 class LogsnrEmbedding(nn.Module):
   """logsnr `[b]` -> `[b width]`: `features` sinusoids of 1000 u, then `num_layers` dense layers with swish between.
 
-  u = (2 / pi) atan(exp(-logsnr / 2)) in [0, 1] is the cosine schedule's time (VDM section 3; diffusion_distillation).
+  u is the cosine schedule's time (VDM section 3; diffusion_distillation).
   """
 
   features: int
@@ -25,11 +44,33 @@ class LogsnrEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, logsnr: Array) -> Array:
-    u = jnp.arctan(jnp.exp(-0.5 * jnp.asarray(logsnr, jnp.float32))) * (2 / jnp.pi)
-    h = sinusoidal(1000.0 * u, self.features).astype(self.dtype)
+    h = sinusoidal(1000.0 * cosine_time(logsnr), self.features).astype(self.dtype)
     for i in range(self.num_layers):
       h = dense(self.width, ('embed', 'mlp'), dtype=self.dtype, name=f'dense_{i}')(h if i == 0 else nn.swish(h))
     return h
+
+
+class ScalarEmbedding(nn.Module):
+  """One number per example `[b]`, or several `[b k]`, as a vector `[b width]`: sinusoids, dense, swish, dense.
+
+  Several numbers share the `features` sinusoids, which are standardised over channels, in equal parts. For None, a
+  number that is not known, they are zeros.
+  """
+
+  features: int
+  width: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, value: Array | None, batch: int) -> Array:
+    if value is None:
+      h = jnp.zeros((batch, self.features))
+    else:
+      value = jnp.reshape(value, (batch, -1))
+      h = sinusoidal(value, self.features // value.shape[1]).reshape(batch, self.features)
+      h = (h - h.mean(-1, keepdims=True)) / (h.std(-1, keepdims=True) + 1e-6)
+    h = dense(self.width, ('embed', 'mlp'), dtype=self.dtype, name='dense_0')(h.astype(self.dtype))
+    return dense(self.width, ('mlp', 'embed'), dtype=self.dtype, name='dense_1')(nn.swish(h))
 
 
 class WordEncoder(nn.Module):
@@ -52,6 +93,88 @@ class WordEncoder(nn.Module):
     return (words[ids] + positions[: ids.shape[-1]]).astype(self.dtype)
 
 
+class TextTokens(nn.Module):
+  """Captions as tokens to attend to, `[b n l width]`, and which of them count, bool `[b n l]`.
+
+  Ids of words go through a `WordEncoder`, then all through a dense layer. The null caption, of a dropped or an absent
+  text, is one token: the layer's value at zero, its bias (as in the reference FIT).
+  """
+
+  width: int
+  vocabulary_size: int = 0
+  text_length: int = 0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, cond: Conditioning, batch: int) -> tuple[Array, Array]:
+    bias = self.param('bias', named(zeros_init, 'embed'), (self.width,)).astype(self.dtype)
+    if cond.text is None:
+      return jnp.broadcast_to(bias, (batch, 1, 1, self.width)), jnp.ones((batch, 1, 1), bool)
+    mask = jnp.ones(cond.text.shape[:3], bool) if cond.text_mask is None else cond.text_mask
+    tokens = cond.text
+    if self.vocabulary_size:
+      tokens = WordEncoder(self.vocabulary_size, self.text_length, self.width, self.dtype, name='words')(tokens)
+    kernel = self.param('kernel', named(glorot_init, 'mlp', 'embed'), (tokens.shape[-1], self.width))
+    if cond.drop is not None:
+      drop = jnp.asarray(cond.drop)[..., None]
+      tokens = jnp.where(drop[..., None], 0, tokens)
+      mask = jnp.where(drop, jnp.arange(mask.shape[-1]) == 0, mask)
+    return tokens.astype(self.dtype) @ kernel.astype(self.dtype) + bias, mask
+
+
+class ConditionTokens(nn.Module):
+  """All that FIT is conditioned on as tokens `[b k width]`, and which of them count, bool `[b k]` (Snap section 3.4).
+
+  One token for the noise level, one for each of `scalars` (names of SCALARS), one for the class label where there are
+  classes, and those of the caption.
+  """
+
+  width: int
+  scalars: tuple[str, ...]
+  noise_features: str
+  takes_text: bool
+  vocabulary_size: int = 0
+  text_length: int = 0
+  num_classes: int = 0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, logsnr: Array, cond: Conditioning) -> tuple[Array, Array]:
+    check_conditions(cond, takes_text=self.takes_text, num_classes=self.num_classes)
+    batch = logsnr.shape[0]
+    numbers = {'logsnr': NOISE_FEATURES[self.noise_features](jnp.asarray(logsnr, jnp.float32))}
+    numbers |= {name: scalar(cond, name) for name in self.scalars}
+    tokens = [
+      ScalarEmbedding(self.width // 4, self.width, self.dtype, name=name)(value, batch)[:, None]
+      for name, value in numbers.items()
+    ]
+    if self.num_classes:
+      init = named(nn.initializers.truncated_normal(0.02), None, 'embed')
+      table = self.param('label_embedding', init, (self.num_classes, self.width)).astype(self.dtype)
+      label = jnp.zeros((batch, 1, self.width), self.dtype) if cond.label is None else table[cond.label]
+      tokens.append(label if cond.drop is None else jnp.where(jnp.asarray(cond.drop)[..., None], 0, label))
+    mask = jnp.ones((batch, len(tokens)), bool)
+    if self.takes_text:
+      text, valid = TextTokens(self.width, self.vocabulary_size, self.text_length, self.dtype, name='text')(cond, batch)
+      tokens.append(text[:, 0])
+      mask = jnp.concatenate([mask, valid[:, 0]], axis=1)
+    return jnp.concatenate(tokens, axis=1), mask
+
+
+def scalar(cond: Conditioning, name: str) -> Array | None:
+  """What the sinusoids of a number of SCALARS are taken of; None where the condition does not say."""
+  value = getattr(cond, name)
+  return None if value is None else SCALARS[name](jnp.asarray(value, jnp.float32))
+
+
+def check_conditions(cond: Conditioning, *, takes_text: bool, num_classes: int) -> None:
+  """Raises ValueError when a condition arrives that the network was not built for."""
+  if cond.label is not None and not num_classes:
+    raise ValueError('a class label was given to a network without classes: set model.num_classes, or give no label.')
+  if cond.text is not None and not takes_text:
+    raise ValueError('a caption was given to a network without text: set data.text, or give no caption.')
+
+
 class ConditionEmbedding(nn.Module):
   """Text and class label as one vector per segment, `[b n width]`; None when the condition has neither.
 
@@ -70,14 +193,11 @@ class ConditionEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, cond: Conditioning) -> Array | None:
+    check_conditions(cond, takes_text=self.takes_text, num_classes=self.num_classes)
     vectors = []
     if cond.text is not None:
       vectors.append(self._text(cond))
     if cond.label is not None:
-      if not self.num_classes:
-        raise ValueError(
-          'a class label was given to a network without classes: set model.num_classes, or give no label.'
-        )
       init = named(nn.initializers.normal(1.0), None, 'embed')
       table = self.param('label_embedding', init, (self.num_classes, self.width))
       vectors.append(table[cond.label].astype(self.dtype))
@@ -87,8 +207,6 @@ class ConditionEmbedding(nn.Module):
     return total if cond.drop is None else jnp.where(cond.drop[..., None], 0, total)
 
   def _text(self, cond: Conditioning) -> Array:
-    if not self.takes_text:
-      raise ValueError('a caption was given to a network without text: set data.text, or give no caption.')
     tokens = cond.text
     mask = jnp.ones(tokens.shape[:3], bool) if cond.text_mask is None else cond.text_mask
     if self.vocabulary_size:

@@ -17,6 +17,7 @@ from vdm_jax.types import Array
 
 Axes = tuple[str | None, ...]
 zeros_init = nn.initializers.zeros_init()
+glorot_init = nn.initializers.glorot_uniform()
 
 
 def named(init: nn.initializers.Initializer, *axes: str | None) -> nn.initializers.Initializer:

@@ -1,5 +1,6 @@
 """The factorized space-time U-Net of Video Diffusion Models (Ho et al. 2022, section 3 and appendix A).
 
+Snap Video's U-Nets (Menapace et al. 2024, table 7) are settings of it: its pixels attend to the caption's tokens.
 Frames are folded into the batch for everything spatial, so all convolutions are 2-D; time is mixed by temporal
 attention alone.
 """
@@ -12,10 +13,27 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from vdm_jax.networks.attention import RELATIVE_POSITIONS, SpatialAttention, TemporalAttention
-from vdm_jax.networks.embeddings import ConditionEmbedding, LogsnrEmbedding
+from vdm_jax.networks.attention import (
+  RELATIVE_POSITIONS,
+  SpatialAttention,
+  TemporalAttention,
+  TextAttention,
+  of_frames,
+)
+from vdm_jax.networks.embeddings import (
+  SCALARS,
+  ConditionEmbedding,
+  LogsnrEmbedding,
+  ScalarEmbedding,
+  TextTokens,
+  scalar,
+)
 from vdm_jax.networks.layers import Conv3x3, GroupNorm, dense, named, zeros_init
 from vdm_jax.types import Array, Carry, Conditioning
+
+MODULATIONS = ('film', 'add')
+RESAMPLES = ('residual', 'conv')
+TEXT_CONDITIONINGS = ('pool', 'cross_attention')
 
 
 class UNet3D(nn.Module):
@@ -42,7 +60,12 @@ class UNet3D(nn.Module):
     position_embedding: learned vectors per pixel of the first level and per video frame; relative positions alone teach
       the order of frames too, but late, and small runs are over by then.
     takes_text, vocabulary_size, text_length, num_classes: see `ConditionEmbedding`.
-    remat: recompute residual blocks and spatial attention in the backward pass: less memory, about a third more work.
+    text_conditioning: 'pool' adds the caption, pooled, to the embedding (VDM); with 'cross_attention' pixels attend to
+      its tokens, see `TextTokens`, between spatial and temporal attention (Snap).
+    scalars: further numbers that are added to the embedding, names of `embeddings.SCALARS`.
+    takes_low_resolution: whether `cond.low_resolution` is stacked on the channels of x (the second stage).
+    remat: recompute residual blocks and attention within frames in the backward pass: less memory, about a third more
+      work.
     dtype: what layers compute in, 'float32' or 'bfloat16'; parameters, norms and softmax stay float32.
   """
 
@@ -67,6 +90,9 @@ class UNet3D(nn.Module):
   vocabulary_size: int = 0
   text_length: int = 0
   num_classes: int = 0
+  text_conditioning: str = 'pool'
+  scalars: tuple[str, ...] = ()
+  takes_low_resolution: bool = False
   remat: bool = False
   dtype: str = 'float32'
 
@@ -76,11 +102,14 @@ class UNet3D(nn.Module):
   ) -> tuple[Array, Carry]:
     num_video = self._check(x, cond)
     frames, p = x.shape[1], self.patch_size
-    embedding, segments = self._embed(logsnr, cond, num_video, frames)
+    segments = jnp.maximum(jnp.arange(frames) - num_video + 1, 0)  # 0 is the video, then each image has its own
+    embedding, text = self._embed(logsnr, cond)
+
+    def spatial(kind: type[nn.Module]) -> type[nn.Module]:
+      return nn.remat(kind) if self.remat else kind
 
     def block(h: Array, features: int, name: str, resample: str = 'none') -> Array:
-      kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
-      return kind(
+      return spatial(ResidualBlock)(
         features, resample, self.modulation, self.dropout if train else 0.0, self.norm_groups, self.dtype, name=name
       )(h, embedding, segments)
 
@@ -91,17 +120,21 @@ class UNet3D(nn.Module):
 
     def attend(h: Array, name: str, listed: bool | None = None) -> Array:
       listed = h.shape[2] in self.attention_resolutions if listed is None else listed
+      settings = (self.head_width, self.norm_groups)
       if listed:
-        kind = nn.remat(SpatialAttention) if self.remat else SpatialAttention
-        h = kind(self.head_width, self.norm_groups, self.dtype, name=f'{name}_space')(h)
+        h = spatial(SpatialAttention)(*settings, self.dtype, name=f'{name}_space')(h)
+        if text is not None:
+          h = spatial(TextAttention)(*settings, self.dtype, name=f'{name}_text')(h, *text, segments)
       if listed or self.temporal_everywhere:
         h = rearrange(h, '(b f) h w c -> b f h w c', f=frames)
         h = TemporalAttention(
-          self.num_frames, self.head_width, self.norm_groups, self.relative_positions, self.dtype, name=f'{name}_time'
+          self.num_frames, *settings, self.relative_positions, self.dtype, name=f'{name}_time'
         )(h, num_video)
         h = rearrange(h, 'b f h w c -> (b f) h w c')
       return h
 
+    if self.takes_low_resolution:
+      x = jnp.concatenate([x, cond.low_resolution], axis=-1)
     h = rearrange(x, 'b f (h p) (w q) c -> (b f) h w (p q c)', p=p, q=p).astype(self.dtype)
     h = Conv3x3(self.base_channels, dtype=self.dtype, name='stem')(h)
     if self.position_embedding:
@@ -132,19 +165,20 @@ class UNet3D(nn.Module):
     h = Conv3x3(p * p * self.channels, ('embed', None), kernel_init=zeros_init, dtype=self.dtype, name='head')(h)
     return rearrange(h, '(b f) h w (p q c) -> b f (h p) (w q) c', f=frames, p=p, q=p), carry
 
-  def _embed(self, logsnr: Array, cond: Conditioning, num_video: int, frames: int) -> tuple[Array, Array]:
-    """The conditioning embedding per segment, `[b n width]`, and each frame's segment, `[f]`."""
-    noise = LogsnrEmbedding(self.base_channels, self.embedding_width, self.embedding_layers, self.dtype, name='logsnr')
+  def _embed(self, logsnr: Array, cond: Conditioning) -> tuple[Array, tuple[Array, Array] | None]:
+    """The conditioning embedding, `[b n width]` or one for all segments, and the `TextTokens` to attend to, if any."""
+    width, batch, text = self.embedding_width, logsnr.shape[0], None
+    embedding = LogsnrEmbedding(self.base_channels, width, self.embedding_layers, self.dtype, name='logsnr')(logsnr)
+    for name in self.scalars:
+      embedding += ScalarEmbedding(self.base_channels, width, self.dtype, name=name)(scalar(cond, name), batch)
+    if self.takes_text and self.text_conditioning == 'cross_attention':
+      text = TextTokens(width, self.vocabulary_size, self.text_length, self.dtype, name='text')(cond, batch)
+      cond = cond._replace(text=None)  # not pooled as well
     condition = ConditionEmbedding(
-      self.embedding_width, self.takes_text, self.vocabulary_size, self.text_length, self.num_classes, self.dtype,
-      name='condition',
-    )(cond)  # fmt: skip
-    embedding = noise(logsnr)[:, None]
-    if condition is None or condition.shape[1] == 1:
-      segments = jnp.zeros(frames, jnp.int32)
-    else:
-      segments = jnp.maximum(jnp.arange(frames) - num_video + 1, 0)
-    return (embedding if condition is None else embedding + condition), segments
+      width, self.takes_text, self.vocabulary_size, self.text_length, self.num_classes, self.dtype, name='condition'
+    )(cond)
+    embedding = embedding[:, None]
+    return (embedding if condition is None else embedding + condition), text
 
   def _place(self, h: Array, num_video: int, frames: int) -> Array:
     """Adds where each pixel is, and when: `[(b f) h w c]`. Appended images have no place in time."""
@@ -157,10 +191,14 @@ class UNet3D(nn.Module):
 
   def _check(self, x: Array, cond: Conditioning) -> int:
     """The number of video frames in x; raises ValueError where sizes do not fit the network."""
-    for name, allowed in (('modulation', ('film', 'add')), ('resample', ('residual', 'conv')),
-                          ('relative_positions', RELATIVE_POSITIONS)):  # fmt: skip
+    for name, allowed in (('modulation', MODULATIONS), ('resample', RESAMPLES),
+                          ('relative_positions', RELATIVE_POSITIONS),
+                          ('text_conditioning', TEXT_CONDITIONINGS)):  # fmt: skip
       if getattr(self, name) not in allowed:
         raise ValueError(f'{name}={getattr(self, name)!r} is unknown: choose one of {allowed}.')
+    if unknown := [name for name in self.scalars if name not in SCALARS]:
+      raise ValueError(f'model.scalars has {unknown[0]!r}, which is unknown: choose among {", ".join(SCALARS)}.')
+    self._check_low_resolution(cond)
     factor = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
     frames, height, width = x.shape[1:4]
     if height % factor or width % factor:
@@ -175,6 +213,17 @@ class UNet3D(nn.Module):
         f'network was built for 1 to num_frames={self.num_frames}. Sample longer videos block by block.'
       )
     return num_video
+
+  def _check_low_resolution(self, cond: Conditioning) -> None:
+    """Raises ValueError where the condition has a low-resolution video and the network takes none, or the reverse."""
+    if (cond.low_resolution is not None) != self.takes_low_resolution:
+      problem = 'needs a low-resolution video' if self.takes_low_resolution else 'takes no low-resolution video'
+      raise ValueError(f'this network {problem}: model.upsampling says which.')
+    if self.takes_low_resolution and cond.num_images():
+      raise ValueError(
+        f'{cond.num_images()} appended images were given with a low-resolution video, which has none: set '
+        'data.num_images=0.'
+      )
 
 
 class ResidualBlock(nn.Module):
@@ -197,7 +246,7 @@ class ResidualBlock(nn.Module):
     film = self.modulation == 'film'
     width = self.features * (2 if film else 1)
     modulation = dense(width, ('embed', 'mlp'), dtype=self.dtype, name='modulation')(nn.swish(embedding))
-    modulation = rearrange(modulation[:, segments], 'b f c -> (b f) c')
+    modulation = of_frames(modulation, segments)
 
     h = nn.swish(GroupNorm(self.norm_groups, self.dtype, name='norm_0')(x))
     h = Conv3x3(self.features, dtype=self.dtype, name='conv_0')(resample(h))

@@ -1,6 +1,7 @@
 """Training: the optimizer, the state, one step, the loop, and the folder a run lives in."""
 
+from vdm_jax.training.first_stage import starting_point
 from vdm_jax.training.loop import train
 from vdm_jax.training.step import make_heldout_loss, make_train_step
 
-__all__ = ['make_heldout_loss', 'make_train_step', 'train']
+__all__ = ['make_heldout_loss', 'make_train_step', 'starting_point', 'train']

@@ -40,6 +40,7 @@ def train(
   heldout: Sequence[Batch] | None = None,
   preview: Preview | None = None,
   on_row: OnRow | None = None,
+  starting_point: Callable[[Params], Params] | None = None,
 ) -> state.TrainState:
   """Trains to `config.training.num_steps`, resuming from the newest good checkpoint of the workdir.
 
@@ -54,6 +55,7 @@ def train(
     heldout: numpy batches whose loss under the EMA is logged every `heldout_every` steps.
     preview: called with the EMA parameters and the step every `preview_every` steps; it must not keep them.
     on_row: called with every row of metrics.jsonl.
+    starting_point: what a new run makes of its fresh parameters, such as `first_stage.starting_point`.
 
   Raises:
     ValueError: the batch does not split over the mesh, the workdir belongs to another configuration, or none
@@ -75,7 +77,7 @@ def train(
     layout = state.abstract(model, rule, mesh)
     start = checkpointer.restore(layout)
     record.say(f'{path}: ' + ('a new run' if start is None else f'resuming at step {int(start.step)}'))
-    start = state.create(model, rule, mesh, config.seed) if start is None else start
+    start = state.create(model, rule, mesh, config.seed, starting_point) if start is None else start
     stack.enter_context(jax.set_mesh(mesh))
     writer = record.Rows(path, resumed=int(start.step), tensorboard=training.tensorboard)
     stack.callback(writer.close)

@@ -23,8 +23,8 @@ from vdm_jax import checkpoints
 # What may differ between the starts of one run; a name ending in '.' is a whole section.
 MAY_CHANGE = (
   'training.num_steps', 'training.checkpoint_every', 'training.preview_every', 'training.heldout_every',
-  'training.keep_checkpoints', 'training.tensorboard', 'sampling.', 'mesh.', 'data.path', 'data.text_path',
-  'data.num_workers', 'model.text_path',
+  'training.keep_checkpoints', 'training.tensorboard', 'training.first_stage', 'sampling.', 'mesh.', 'data.path',
+  'data.text_path', 'data.num_workers', 'model.text_path',
 )  # fmt: skip
 
 LOCK = 'run.lock'

@@ -27,10 +27,23 @@ class TrainState(NamedTuple):
   sums: dict[str, Array]  # of the metrics since the last logged row
 
 
-def create(model: Model, optimizer: Optimizer, mesh: Mesh, seed: int) -> TrainState:
-  """The state before the first step, born sharded over `mesh`: no device ever holds more than its part."""
+def create(
+  model: Model,
+  optimizer: Optimizer,
+  mesh: Mesh,
+  seed: int,
+  starting_point: Callable[[Params], Params] | None = None,
+) -> TrainState:
+  """The state before the first step, born sharded over `mesh`: no device ever holds more than its part.
+
+  `starting_point` maps the fresh parameters to those to start from, which are the first average too.
+  """
   layout = shardings(abstract(model, optimizer, mesh))
-  return jax.jit(_initialiser(model, optimizer), out_shardings=layout)(jax.random.key(seed))
+  state = jax.jit(_initialiser(model, optimizer), out_shardings=layout)(jax.random.key(seed))
+  if starting_point is None:
+    return state
+  params = starting_point(state.params)
+  return state._replace(params=params, ema=jax.tree.map(jnp.copy, params))
 
 
 def abstract(model: Model, optimizer: Optimizer, mesh: Mesh) -> TrainState:

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from vdm_jax import partitioning
-from vdm_jax.diffusion import denoising_loss
+from vdm_jax.diffusion import augment, branch, cosine_logsnr, denoising_loss, downsample
 from vdm_jax.models import Model
 from vdm_jax.training import metrics
 from vdm_jax.training.optimizer import Optimizer
@@ -168,16 +168,35 @@ def _loss(
   dropout_rng: Array | None,
 ) -> tuple[Array, dict[str, Array]]:
   """The mean loss of examples at given noise levels, with one key each."""
+  cond = batch.cond if model.upsampling == 1 else with_low_resolution(batch, model.upsampling, keys)
   return denoising_loss(
     model.network(params, dropout_rng=dropout_rng),
     batch.x,
-    batch.cond,
+    cond,
     keys,
     process=model.process,
     parameterization=model.parameterization,
     sample_logsnr=lambda rng, n: logsnr,
     self_condition_rate=training.self_condition_rate,
+    weight=_inside(model.config['height'], model.config['pad_rows']),
   )
+
+
+def with_low_resolution(batch: Batch, factor: int, keys: Array) -> Conditioning:
+  """The batch's condition with its own video at low resolution, corrupted at a level of its own per example.
+
+  The level's time on the cosine schedule is uniform in [0, 1]. `keys` `[b]`, which denoising_loss branches at 0 to 2.
+  """
+  time = jax.vmap(jax.random.uniform)(branch(keys, 3))
+  logsnr = cosine_logsnr(time)
+  low = augment(downsample(batch.x, factor), factor, logsnr, branch(keys, 4))
+  return batch.cond._replace(low_resolution=low, augmentation_logsnr=logsnr)
+
+
+def _inside(height: int, pad_rows: int) -> float | Array:
+  """The loss's weight: 1, or where rows are padding a mask `[height 1 1]` that leaves them out."""
+  rows = jnp.arange(height)
+  return ((rows >= pad_rows) & (rows < height - pad_rows)).astype(jnp.float32)[:, None, None] if pad_rows else 1.0
 
 
 def _quantiles(model: Model, rng: Array, count: int) -> Array:

@@ -1,0 +1,30 @@
+"""Text to video, first stage, 16x36x64: the FIT of 3.9B parameters (Snap Video, Tables 8 and 9).
+
+    python -m vdm_jax.main --config=configs/snap_fit_3b9.py --workdir=runs/snap_fit_3b9 --config.data.path=DIR
+
+Paper      FID 2.51, FVD 12.31, CLIPSIM 0.2579 on the authors' data; 526 ms per training video on an A100 (Table 2)
+Parameters 3,912,307,760
+Work       6.43 TFLOP per evaluation of a video, 25.1 per training video with self-conditioning
+Hardware   the paper's: A100s, their number not given
+Data, and what the paper does not give: as in snap_fit_500m.py, from which this differs in width alone
+"""
+
+import pathlib
+import runpy
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  config = runpy.run_path(str(pathlib.Path(__file__).with_name('snap_fit_500m.py')))['get_config']()
+  config.model.update(
+    patch_width=1024,
+    latent_width=3072,
+    condition_width=1024,
+    num_latents=768,
+    patch_head_width=64,
+    latent_head_width=128,
+    remat='block',
+  )
+  config.mesh.update(data=1, fsdp=-1)  # 78 GB of training state do not fit one device
+  return config

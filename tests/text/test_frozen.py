@@ -1,0 +1,176 @@
+"""The laws of the text function of every frozen encoder."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tokenizers
+from safetensors.numpy import load_file, save_file
+
+from vdm_jax.text import bert_folder, t5_folder
+from vdm_jax.text.bert import Bert
+from vdm_jax.text.frozen import FrozenEncoder, load_params
+from vdm_jax.text.t5 import T5
+
+BERT = bert_folder.PUBLISHED['bert-large']._replace(sizes={'hidden_size': 16})
+T5_11B = t5_folder.PUBLISHED['t5-11b']._replace(sizes={'d_model': 16})
+CAPTIONS = ['a nine moving left', '', 'six and nine', 'zebra']
+
+
+@pytest.fixture(params=['bert', 'relu', 'gated-gelu'])
+def encoder(request, write_bert, write_t5) -> FrozenEncoder:
+  return Bert(BERT, write_bert(), 12) if request.param == 'bert' else T5(T5_11B, write_t5(request.param), 12)
+
+
+@pytest.fixture
+def t5(write_t5) -> T5:
+  return T5(T5_11B, write_t5(), 12)
+
+
+def like(encoder: FrozenEncoder, length: int = 12, dtype: str = 'float32') -> FrozenEncoder:
+  return type(encoder)(encoder.published, encoder.path, length, dtype)
+
+
+def rewrite(encoder: FrozenEncoder, dtype) -> None:
+  file = Path(encoder.path) / 'model.safetensors'
+  save_file({name: value.astype(dtype) for name, value in load_file(file).items()}, file)
+
+
+def test_the_padding_length_does_not_change_the_embeddings(encoder):
+  long, mask = like(encoder, 20)(CAPTIONS)
+  np.testing.assert_allclose(long[:, :12], encoder(CAPTIONS)[0], atol=1e-5, rtol=0)
+  assert not long[:, 12:].any() and not mask[:, 12:].any()
+
+
+def test_the_neighbours_do_not_change_an_embedding(encoder):
+  together, _ = encoder(CAPTIONS)
+  alone = like(encoder)
+  for caption, embedding in reversed(list(zip(CAPTIONS, together, strict=True))):
+    np.testing.assert_array_equal(alone([caption])[0][0], embedding)
+
+
+def test_every_caption_has_something_to_attend_to(encoder):
+  embeddings, mask = encoder(['', ' '])
+  assert mask.any(1).all() and np.isfinite(embeddings).all()
+  assert (embeddings.dtype, mask.dtype, encoder.width) == (np.float32, np.bool_, 16)
+
+
+def test_a_caption_is_encoded_once(t5):
+  first, _ = t5(['a nine'])
+  first[:] = 7  # the caller's own
+  t5.__dict__['_encoder'] = None  # a second encoding would fail
+  again, _ = t5(['a nine', 'a nine'])
+  assert not (again == 7).any()
+  np.testing.assert_array_equal(again[0], again[1])
+
+
+def test_threads_get_the_same_embeddings(encoder):
+  captions = [f'{a} {b}' for a in ('nine', 'six', 'left') for b in ('nine', 'a', 'right')]
+  with ThreadPoolExecutor(8) as pool:
+    threaded = list(pool.map(like(encoder), [[c] for c in captions * 3]))
+  expected, _ = encoder(captions * 3)
+  np.testing.assert_array_equal(np.concatenate([tokens for tokens, _ in threaded]), expected)
+
+
+def test_the_mesh_of_the_caller_does_not_matter(write_t5):
+  """A loop that trains on four devices under `jax.set_mesh` may call the text function from within."""
+  script = f"""
+import jax, numpy as np
+from vdm_jax.text import t5_folder
+from vdm_jax.text.t5 import T5
+tiny = t5_folder.PUBLISHED['t5-11b']._replace(sizes={{'d_model': 16}})
+outside, _ = T5(tiny, {write_t5()!r}, 12)(['a nine'])
+with jax.set_mesh(jax.make_mesh((4,), ('data',))):
+  inside, _ = T5(tiny, {write_t5()!r}, 12)(['a nine'])
+np.testing.assert_array_equal(inside, outside)
+"""
+  run = subprocess.run(
+    [sys.executable, '-c', script],
+    env=os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'},
+    capture_output=True,
+    text=True,
+  )
+  assert run.returncode == 0, run.stderr
+
+
+def test_a_long_caption_is_cut_before_its_last_token(encoder):
+  count = int(encoder(['a nine moving left'])[1].sum())
+  message = (
+    f"the caption 'a nine moving left' has {count} tokens and is cut to data.text_length={count - 1}; "
+    'raise it to keep all'
+  )
+  with pytest.warns(UserWarning, match=f'^{re.escape(message)}$'):
+    cut, mask = like(encoder, count - 1)(['a nine moving left'])
+  assert mask.all()
+  whole, _ = like(encoder, count - 1)(['a nine moving'])  # `left` is one piece, and the last one
+  np.testing.assert_array_equal(cut, whole)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_a_pickle_holds_no_weights_and_reads_the_same(encoder, dtype):
+  encoder = like(encoder, dtype=dtype)
+  expected, _ = encoder(CAPTIONS)
+  pickled = pickle.dumps(encoder)
+  assert len(pickled) < 2000
+  np.testing.assert_array_equal(pickle.loads(pickled)(CAPTIONS)[0], expected)
+
+
+def test_bfloat16_rounds_and_no_more(encoder):
+  exact, _ = encoder(CAPTIONS)
+  rounded, _ = like(encoder, dtype='bfloat16')(CAPTIONS)
+  assert rounded.dtype == np.float32
+  assert 1e-4 < np.abs(rounded - exact).max() < 0.2
+
+
+@pytest.mark.parametrize('dtype', [np.float16, ml_dtypes.bfloat16])
+def test_weights_stored_in_half_precision_stay_so_and_are_widened_in_use(encoder, dtype):
+  """They give what the same values stored in float32 give, to the bit."""
+  rewrite(encoder, dtype)
+  leaves = load_params(encoder.path, encoder.published, np.float32)['params']['layers']
+  assert {leaf.dtype for layer in leaves.values() for leaf in layer.values()} == {np.dtype(dtype)}
+  stored, _ = like(encoder)(CAPTIONS)
+  rewrite(encoder, np.float32)
+  np.testing.assert_array_equal(like(encoder)(CAPTIONS)[0], stored)
+
+
+def test_matrices_are_narrowed_to_the_type_of_the_products_and_vectors_are_not(encoder):
+  layers = load_params(encoder.path, encoder.published, ml_dtypes.bfloat16)['params']['layers']
+  assert layers['query']['kernel'].dtype == ml_dtypes.bfloat16
+  assert layers['attention_norm']['scale'].dtype == np.float32
+
+
+def test_a_tokenizer_of_another_size_is_refused(t5):
+  file = Path(t5.path) / 'tokenizer.json'
+  tokenizer = tokenizers.Tokenizer.from_file(str(file))
+  tokenizer.add_tokens([f'word{i}' for i in range(30)])
+  tokenizer.save(str(file))
+  message = f'the tokenizer in {t5.path} has 41 tokens, config.json has 40; take both from the same model'
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    t5(['a'])
+
+
+def test_a_tokenizer_that_does_not_end_captions_is_refused(t5):
+  file = Path(t5.path) / 'tokenizer.json'
+  tokenizer = tokenizers.Tokenizer.from_file(str(file))
+  tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single='$A')
+  tokenizer.save(str(file))
+  message = (
+    f"the tokenizer in {t5.path} reads the empty caption as 'nothing', T5 reads it as '</s>'; "
+    'take it from google-t5/t5-11b'
+  )
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    t5(['a'])
+
+
+def test_another_dtype_is_refused(encoder):
+  with pytest.raises(ValueError, match="^dtype='float16' must be 'float32' or 'bfloat16'$"):
+    like(encoder, dtype='float16')

@@ -1,0 +1,222 @@
+"""Training and evaluating Snap Video's networks on one device: milliseconds per video, peak memory, utilisation.
+
+    python -m vdm_jax.benchmarks.train_step --out=train_step.json
+
+For each network the batch doubles until memory ends or videos per second no longer grow; every measurement is a process
+of its own, so that its peak memory is its own and an exhausted device ends no other. The step is the one that training
+runs: bfloat16 layers, float32 state, optimizer and average included; clips and captions are random. Model FLOPs leave
+rematerialisation out; the two passes of self-conditioning count 1 + 3, scaled by the share of examples that need them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from vdm_jax import models, partitioning
+from vdm_jax.benchmarks import timing
+from vdm_jax.benchmarks.flops import model_flops
+from vdm_jax.models import Model
+from vdm_jax.training import make_train_step, optimizer, state
+from vdm_jax.types import Array, Batch, Conditioning
+
+CONFIGS = ('snap_fit_500m', 'snap_fit_3b9', 'snap_fit_3b9_upsampler', 'snap_unet_85m', 'snap_unet_284m')
+# bfloat16 TFLOP/s of the data sheets, dense.
+PEAKS = {'H200': 989, 'H100': 989, 'A100': 312, 'v4': 275, 'v5 lite': 197, 'v5p': 459, 'v6 lite': 918}
+GROWTH = 1.02  # a doubled batch must raise the rate by this much to be worth it
+
+
+def build(config: ConfigDict) -> Model:
+  """The configuration's model; the captions' encoder is left out, for their embeddings are random here."""
+  return models.build(config.model, encode=lambda captions: None)
+
+
+def random_batch(model: Model, config: ConfigDict, size: int) -> Batch:
+  """Noise in the shape of a batch: `size` clips with captions of full length, at 24 frames per second."""
+  rng = np.random.default_rng(0)
+  shape, text = model.text_shape(size), None
+  if config.data.text != 'none':
+    text = rng.standard_normal(shape, np.float32) if len(shape) == 4 else np.zeros(shape, np.int32)
+  cond = Conditioning(
+    text=text,
+    text_mask=None if text is None else np.ones(text.shape[:3], bool),
+    frame_interval=np.full(size, 1 / 24, np.float32),
+    resolution=np.tile(np.float32([720, 1280]), (size, 1)),
+  )
+  return Batch(rng.uniform(-1, 1, (size, *model.video_shape)).astype(np.float32), cond)
+
+
+def measure(config: ConfigDict, size: int, repeats: int) -> dict[str, Any]:
+  """Median seconds of a training step and of one evaluation of `size` videos, their FLOPs and the peak memory."""
+  model, mesh = build(config), partitioning.make_mesh({'data': 1}, jax.devices()[:1])
+  rule = optimizer.build(config.training, model.logical_axes)
+  train_step = jax.jit(make_train_step(model, rule, config.training, mesh), donate_argnums=0)
+  batch = partitioning.put_batch(random_batch(model, config, size), mesh)
+  evaluate = jax.jit(lambda params, batch: evaluation(model, params, batch))
+  with jax.set_mesh(mesh):
+    current = state.create(model, rule, mesh, seed=0)
+    key = jax.random.key(0)
+    flops = model_flops(lambda params, batch: evaluation(model, params, batch), current.params, batch)
+
+    def step() -> Array:
+      nonlocal current
+      current, measured = train_step(current, batch, key)
+      return measured['loss']
+
+    seconds = timing.medians({'train_step': step}, repeats)
+    peak = peak_bytes()  # of training; an evaluation needs less
+    seconds |= timing.medians({'evaluation': lambda: evaluate(current.params, batch)}, repeats)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(current.params))
+  facts = {'batch': size, 'parameters': parameters, 'peak_bytes': peak, 'evaluation_flops': flops / size}
+  return facts | rates(seconds, size, flops, config.training.self_condition_rate, peak_flops())
+
+
+def evaluation(model: Model, params: Any, batch: Batch) -> Array:
+  """The network once, at the middle of the noise levels."""
+  cond = batch.cond
+  if model.upsampling > 1:
+    cond = cond._replace(low_resolution=batch.x, augmentation_logsnr=jnp.zeros(batch.x.shape[0]))
+  return model.network(params)(batch.x, jnp.zeros(batch.x.shape[0]), cond, None)[0]
+
+
+def rates(
+  seconds: dict[str, float], size: int, flops: float, self_condition_rate: float, peak: float | None
+) -> dict[str, float | None]:
+  """Milliseconds per video and the share of `peak` FLOP/s; `flops` are those of one evaluation of the batch.
+
+  A training step needs three evaluations' work, and one more for the share of examples that is self-conditioned.
+  """
+  work = {'train_step': (3 + self_condition_rate) * flops, 'evaluation': flops}
+  result: dict[str, float | None] = {}
+  for name, time in seconds.items():
+    result[f'{name}_ms_per_video'] = 1e3 * time / size
+    result[f'{name}_mfu'] = work[name] / time / peak if peak else None
+  return result
+
+
+def best_batch(attempt: Callable[[int], dict[str, Any] | None], first: int, last: int) -> list[dict[str, Any]]:
+  """Doubles the batch from `first` to at most `last` while `attempt` succeeds and videos per second grow.
+
+  All results, the best one last.
+  """
+  results: list[dict[str, Any]] = []
+  size = first
+  while size <= last and (result := attempt(size)) is not None:
+    results.append(result)
+    size *= 2
+    if len(results) > 1 and gain(results) < GROWTH:
+      break
+  return sorted(results, key=lambda result: -result['train_step_ms_per_video'])
+
+
+def gain(results: list[dict[str, Any]]) -> float:
+  """How many times faster per video the last batch is than the one before."""
+  before, last = (result['train_step_ms_per_video'] for result in results[-2:])
+  return before / last
+
+
+def measured_matmul(size: int = 8192, repeats: int = 5) -> float:
+  """FLOP/s of a bfloat16 matrix product, what can be had of the data sheet's figure."""
+  a = jnp.ones((size, size), jnp.bfloat16)
+  product = jax.jit(jnp.matmul)
+  return 2 * size**3 / timing.medians({'matmul': lambda: product(a, a)}, repeats)['matmul']
+
+
+def peak_flops() -> float | None:
+  """FLOP/s of the first device by its data sheet; None where it is not in the table."""
+  kind = jax.devices()[0].device_kind
+  return next((1e12 * peak for name, peak in PEAKS.items() if name in kind), None)
+
+
+def peak_bytes() -> int | None:
+  """The most device memory this process has held so far; None where the runtime does not say."""
+  return (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
+
+
+def load(path: str, overrides: list[str]) -> ConfigDict:
+  """A configuration file, with changes such as `model.remat=none` or `model.num_blocks=1`."""
+  file, _, variant = path.partition(':')
+  config = runpy.run_path(file)['get_config'](*[variant] if variant else [])
+  for override in overrides:
+    key, _, text = override.partition('=')
+    try:
+      value = json.loads(text)
+    except ValueError:
+      value = text
+    config.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
+  return config
+
+
+def run_apart(config: str, size: int, arguments: list[str]) -> dict[str, Any] | None:
+  """One measurement in a process of its own; None where the device's memory does not hold it."""
+  command = [sys.executable, '-m', __spec__.name, f'--one={config}', f'--batch={size}', *arguments]
+  done = subprocess.run(command, capture_output=True, text=True)
+  if done.returncode == 0:
+    return json.loads(done.stdout)
+  if 'RESOURCE_EXHAUSTED' in done.stderr:
+    return None
+  raise RuntimeError(f'{" ".join(command)} failed:\n{done.stderr[-3000:]}')
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  files = [f'configs/{name}.py' for name in CONFIGS]
+  parser.add_argument('--configs', nargs='*', default=files, help='files to measure')
+  parser.add_argument('--batch', type=int, default=1, help='the first batch size to try')
+  parser.add_argument('--max_batch', type=int, default=1024, help='the last batch size to try')
+  parser.add_argument('--repeats', type=int, default=10)
+  parser.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='changes to every configuration')
+  parser.add_argument('--one', default='', help='measure this file at --batch alone, and print JSON')
+  parser.add_argument('--profile', default='', help='with --one: folder for a trace of three more steps')
+  parser.add_argument('--out', default='', help='file for the results; printed in any case')
+  args = parser.parse_args()
+  if args.one:
+    config = load(args.one, args.set)
+    if args.profile:
+      measure(config, args.batch, 1)
+      with jax.profiler.trace(args.profile):
+        print(json.dumps(measure(config, args.batch, 3)))
+      return
+    print(json.dumps(measure(config, args.batch, args.repeats)))
+    return
+
+  arguments = [f'--repeats={args.repeats}', *(['--set', *args.set] if args.set else [])]
+  report: dict[str, Any] = {'command': ' '.join(['python -m vdm_jax.benchmarks.train_step', *sys.argv[1:]])}
+  for config in args.configs:
+
+    def attempt(size: int, config: str = config) -> dict[str, Any] | None:
+      result = run_apart(config, size, arguments)
+      print(f'{config}, batch {size}: {result or "does not fit"}', file=sys.stderr)
+      return result
+
+    report[Path(config).stem] = best_batch(attempt, args.batch, args.max_batch)
+  report |= {'machine': timing.machine(), 'matmul_flops_per_second': measured_matmul()} | ratios(report)
+  text = json.dumps(report, indent=2)
+  if args.out:
+    Path(args.out).write_text(text + '\n')
+  print(text)
+
+
+def ratios(report: dict[str, Any]) -> dict[str, Any]:
+  """The 284M U-Net's time per video over the 500M FIT's, beside what the paper prints."""
+  names = ('snap_unet_284m', 'snap_fit_500m')
+  if not all(report.get(name) for name in names):
+    return {}
+  unet, fit = (report[name][-1] for name in names)
+  found = {kind: unet[f'{kind}_ms_per_video'] / fit[f'{kind}_ms_per_video'] for kind in ('train_step', 'evaluation')}
+  return {'unet_284m_over_fit_500m': found | {'paper': {'train_step': 3.31, 'evaluation': 4.49}}}
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,53 @@
+"""The two-stage cascade: a first stage's videos, made larger by a second (Snap section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from vdm_jax.diffusion import augment, branch, cosine_logsnr
+from vdm_jax.generation.sampler import make_sampler
+from vdm_jax.models import Model
+from vdm_jax.types import Array, Conditioning, Params
+
+Upsampler = Callable[[Params, Array, Conditioning, Array], Array]
+
+# Branches of a video's key: the second stage's own, and in it the noise on the low-resolution input.
+SECOND_STAGE, AUGMENTATION = 2, 2
+
+
+def make_upsampler(model: Model, config: Mapping[str, Any]) -> Upsampler:
+  """Builds `(params, keys [b], cond, low [b t h/f w/f c]) -> x [b t h w c]`: pure, to be jitted by its caller.
+
+  `low` in [-1, 1] is upsampled and corrupted by `config['augmentation']`, the cosine schedule's time in [0, 1], which
+  the model is told. Raises ValueError outside of it, and as `make_sampler` does.
+  """
+  time = config['augmentation']
+  if not 0 <= time <= 1:
+    raise ValueError(
+      f'sampling.augmentation={time} must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is noise alone.'
+    )
+  sampler = make_sampler(model, config)
+
+  def upsampler(params: Params, keys: Array, cond: Conditioning, low: Array) -> Array:
+    keys = branch(keys, SECOND_STAGE)
+    logsnr = jnp.full(keys.shape, cosine_logsnr(jnp.float32(time)))
+    low = augment(low, model.upsampling, logsnr, branch(keys, AUGMENTATION))
+    return sampler(params, keys, cond._replace(low_resolution=low, augmentation_logsnr=logsnr))
+
+  return upsampler
+
+
+def make_cascade(
+  first: Callable[..., np.ndarray], second: Callable[..., np.ndarray]
+) -> Callable[..., np.ndarray]:
+  """Two generators of `make_generator` as one: `generate((first params, second params), **conditions) -> videos`."""
+
+  def generate(params: tuple[Params, Params], **conditions: Any) -> np.ndarray:
+    low = first(params[0], **conditions)
+    return second(params[1], low_resolution=low, **conditions)
+
+  return generate
