@@ -1,6 +1,4 @@
-"""Every number of VDM's appendix A and of Snap's Tables 7 to 9 stands in a configuration, and every configuration can be
-built.
-"""
+"""Every number of VDM's appendix A and of Snap's Tables 7 to 9 stands in a configuration, and all can be built."""
 
 from __future__ import annotations
 
@@ -106,9 +104,9 @@ def test_numbers_of_appendix_a(name):
 
 # Tables 7 and 8, all axes in the order time, height, width; 40 rows are 36 and 4 of padding (erratum 10).
 TABLE_7 = (
-  'data.num_frames', 'data.height', 'data.width', 'model.base_channels', 'model.channel_multipliers', 'model.num_blocks',
-  'model.attention_resolutions', 'model.head_width', 'model.embedding_width', 'training.condition_drop_rate',
-  'model.dropout', 'model.modulation',
+  'data.num_frames', 'data.height', 'data.width', 'model.base_channels', 'model.channel_multipliers',
+  'model.num_blocks', 'model.attention_resolutions', 'model.head_width', 'model.embedding_width',
+  'training.condition_drop_rate', 'model.dropout', 'model.modulation',
 )  # fmt: skip
 UNETS = {
   'snap_unet_85m.py': (16, 40, 64, 128, (1, 2, 2, 3), 2, (8, 16, 32), 64, 768, 0.1, 0.1, 'film'),
@@ -201,9 +199,16 @@ def test_rows_of_table_3_differ_in_the_process_alone(row):
 @pytest.mark.parametrize(
   'row',
   [
-    'unet_85m', 'unet_284m', 'fit_3b9', 'patch_2_frames', 'group_8_frames', 'latents_256', 'local_layers', 'vanilla_fit',
+    'unet_85m',
+    'unet_284m',
+    'fit_3b9',
+    'patch_2_frames',
+    'group_8_frames',
+    'latents_256',
+    'local_layers',
+    'vanilla_fit',
   ],
-)  # fmt: skip
+)
 def test_other_rows_of_the_ablations_can_be_built(row):
   config = load(f'snap_ablation.py:{row}')
   configuration.validate(config)

@@ -28,6 +28,7 @@ class Standin(NamedTuple):
   parameterization: Any = diffusion.predict_v
   sample_logsnr: Any = diffusion.cosine_sampler()
   hidden: int = 16
+  upsampling: int = 1
 
   def init(self, rng):
     pixels, keys = math.prod(SHAPE), jax.random.split(rng, 4)
@@ -79,7 +80,7 @@ def make_config(**training) -> ConfigDict:
     {
       'seed': 3,
       'data': {'batch_size': BATCH_SIZE, 'path': '', 'name': 'none'},
-      'model': {'network': 'standin', 'dropout': 0.0},
+      'model': {'network': 'standin', 'dropout': 0.0, 'height': SHAPE[1], 'pad_rows': 0},
       'training': {
         'num_steps': 6,
         'log_every': 4,

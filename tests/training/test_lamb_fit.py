@@ -58,7 +58,7 @@ def separate(tree):
   flat = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
-    stack = (BLOCKS, LAYERS) if name.startswith('blocks/global_layers') else (BLOCKS,) if name.startswith('blocks') else ()
+    stack = (BLOCKS, LAYERS)[: name.startswith('blocks/') + name.startswith('blocks/global_layers/')]
     assert leaf.shape[: len(stack)] == stack
     flat |= {f'{name}{list(index)}': np.array(leaf[index], np.float64) for index in np.ndindex(stack)}
   return flat

@@ -175,6 +175,19 @@ def check_conditions(cond: Conditioning, *, takes_text: bool, num_classes: int) 
     raise ValueError('a caption was given to a network without text: set data.text, or give no caption.')
 
 
+def check_scalars(names: tuple[str, ...]) -> None:
+  """Raises ValueError for a name that is not of SCALARS."""
+  if unknown := [name for name in names if name not in SCALARS]:
+    raise ValueError(f'model.scalars has {unknown[0]!r}, which is unknown: choose among {", ".join(SCALARS)}.')
+
+
+def check_low_resolution(cond: Conditioning, takes: bool) -> None:
+  """Raises ValueError where the condition has a low-resolution video and the network takes none, or the reverse."""
+  if (cond.low_resolution is not None) != takes:
+    problem = 'needs a low-resolution video' if takes else 'takes no low-resolution video'
+    raise ValueError(f'this network {problem}: model.upsampling says which.')
+
+
 class ConditionEmbedding(nn.Module):
   """Text and class label as one vector per segment, `[b n width]`; None when the condition has neither.
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from vdm_jax.networks.embeddings import NOISE_FEATURES, SCALARS, ConditionTokens
+from vdm_jax.networks.embeddings import NOISE_FEATURES, ConditionTokens, check_low_resolution, check_scalars
 from vdm_jax.networks.layers import named
 from vdm_jax.networks.transformer import CrossAttention, FeedForward, LayerNorm, TransformerLayer, linear
 from vdm_jax.types import Array, Carry, Conditioning
@@ -23,8 +23,6 @@ from vdm_jax.types import Array, Carry, Conditioning
 POSITIONS = ('token', 'group', 'axial')
 CONDITION_READS = ('before', 'after')
 REMAT = ('none', 'tokens', 'block')
-
-small = nn.initializers.truncated_normal(0.02)
 
 
 class Layout(NamedTuple):
@@ -79,6 +77,8 @@ class FIT(nn.Module):
     condition_read: 'before' the patches are read (Snap, after RIN), or 'after' (vanilla FIT).
     self_conditioning: whether latents are carried from one evaluation to the next.
     positions: learned, one per 'token', per place in a 'group', or 'axial', a sum over the three axes.
+    init_std: standard deviation of positions and latents at initialisation. The reference's 0.02 is lost among what is
+      added to them until training has raised it; with 1 a network says sooner where it is, which small runs need.
     noise_features: what the noise level's sinusoids are taken of, see `embeddings.NOISE_FEATURES`.
     scalars: further numbers the network is given, names of `embeddings.SCALARS`.
     dropout: within the feed-forwards that follow self-attention.
@@ -110,6 +110,7 @@ class FIT(nn.Module):
   condition_read: str = 'before'
   self_conditioning: bool = True
   positions: str = 'token'
+  init_std: float = 0.02
   noise_features: str = 'log'
   scalars: tuple[str, ...] = ('frame_interval', 'resolution')
   dropout: float = 0.0
@@ -170,8 +171,7 @@ class FIT(nn.Module):
                           ('noise_features', tuple(NOISE_FEATURES))):  # fmt: skip
       if getattr(self, name) not in allowed:
         raise ValueError(f'model.{name}={getattr(self, name)!r} is unknown: choose one of {", ".join(allowed)}.')
-    if unknown := [name for name in self.scalars if name not in SCALARS]:
-      raise ValueError(f'model.scalars has {unknown[0]!r}, which is unknown: choose among {", ".join(SCALARS)}.')
+    check_scalars(self.scalars)
     return Layout(tuple(self.patch_size), tuple(self.group_size), tuple(groups))
 
   def _tokens(self, x: Array, cond: Conditioning, layout: Layout) -> Array:
@@ -181,9 +181,11 @@ class FIT(nn.Module):
     tokens = linear(self.patch_width, (None, 'embed'), dtype=self.dtype, name='patch')(patches)
     tokens = LayerNorm(self.dtype, name='patch_norm')(tokens)
 
+    init = nn.initializers.truncated_normal(self.init_std)
+
     def table(name: str, *shape: int) -> Array:
       axes = (None,) * len(shape) + ('embed',)
-      return self.param(f'{name}_embedding', named(small, *axes), (*shape, self.patch_width)).astype(self.dtype)
+      return self.param(f'{name}_embedding', named(init, *axes), (*shape, self.patch_width)).astype(self.dtype)
 
     if self.positions == 'group':
       return layout.split(tokens) + rearrange(table('position', *layout.group), 't h w d -> (t h w) d')
@@ -195,7 +197,8 @@ class FIT(nn.Module):
 
   def _latents(self, carry: Carry, batch: int) -> Array:
     """The learned latents, and what is made of those of the last evaluation: `[b num_latents latent_width]`."""
-    latents = self.param('latents', named(small, None, 'embed'), (self.num_latents, self.latent_width))
+    init = named(nn.initializers.truncated_normal(self.init_std), None, 'embed')
+    latents = self.param('latents', init, (self.num_latents, self.latent_width))
     latents = jnp.broadcast_to(latents.astype(self.dtype), (batch, *latents.shape))
     if not self.self_conditioning:
       return latents
@@ -217,9 +220,7 @@ class FIT(nn.Module):
         f'{cond.num_images()} appended images were given to FIT, whose groups would mix them with the video: set '
         'data.num_images=0, and data.still_rate to train on images as videos.'
       )
-    if (cond.low_resolution is not None) != self.takes_low_resolution:
-      problem = 'needs a low-resolution video' if self.takes_low_resolution else 'takes no low-resolution video'
-      raise ValueError(f'this network {problem}: model.upsampling says which.')
+    check_low_resolution(cond, self.takes_low_resolution)
 
 
 class Block(nn.Module):

@@ -21,11 +21,12 @@ from vdm_jax.networks.attention import (
   of_frames,
 )
 from vdm_jax.networks.embeddings import (
-  SCALARS,
   ConditionEmbedding,
   LogsnrEmbedding,
   ScalarEmbedding,
   TextTokens,
+  check_low_resolution,
+  check_scalars,
   scalar,
 )
 from vdm_jax.networks.layers import Conv3x3, GroupNorm, dense, named, zeros_init
@@ -133,9 +134,9 @@ class UNet3D(nn.Module):
         h = rearrange(h, 'b f h w c -> (b f) h w c')
       return h
 
-    if self.takes_low_resolution:
-      x = jnp.concatenate([x, cond.low_resolution], axis=-1)
-    h = rearrange(x, 'b f (h p) (w q) c -> (b f) h w (p q c)', p=p, q=p).astype(self.dtype)
+    inputs = [x, cond.low_resolution] if self.takes_low_resolution else [x]
+    inputs = [rearrange(part, 'b f (h p) (w q) c -> (b f) h w (p q c)', p=p, q=p) for part in inputs]
+    h = jnp.concatenate(inputs, axis=-1).astype(self.dtype)
     h = Conv3x3(self.base_channels, dtype=self.dtype, name='stem')(h)
     if self.position_embedding:
       h = self._place(h, num_video, frames)
@@ -196,9 +197,13 @@ class UNet3D(nn.Module):
                           ('text_conditioning', TEXT_CONDITIONINGS)):  # fmt: skip
       if getattr(self, name) not in allowed:
         raise ValueError(f'{name}={getattr(self, name)!r} is unknown: choose one of {allowed}.')
-    if unknown := [name for name in self.scalars if name not in SCALARS]:
-      raise ValueError(f'model.scalars has {unknown[0]!r}, which is unknown: choose among {", ".join(SCALARS)}.')
-    self._check_low_resolution(cond)
+    check_scalars(self.scalars)
+    check_low_resolution(cond, self.takes_low_resolution)
+    if self.takes_low_resolution and cond.num_images():
+      raise ValueError(
+        f'{cond.num_images()} appended images were given with a low-resolution video, which has none: set '
+        'data.num_images=0.'
+      )
     factor = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
     frames, height, width = x.shape[1:4]
     if height % factor or width % factor:
@@ -213,17 +218,6 @@ class UNet3D(nn.Module):
         f'network was built for 1 to num_frames={self.num_frames}. Sample longer videos block by block.'
       )
     return num_video
-
-  def _check_low_resolution(self, cond: Conditioning) -> None:
-    """Raises ValueError where the condition has a low-resolution video and the network takes none, or the reverse."""
-    if (cond.low_resolution is not None) != self.takes_low_resolution:
-      problem = 'needs a low-resolution video' if self.takes_low_resolution else 'takes no low-resolution video'
-      raise ValueError(f'this network {problem}: model.upsampling says which.')
-    if self.takes_low_resolution and cond.num_images():
-      raise ValueError(
-        f'{cond.num_images()} appended images were given with a low-resolution video, which has none: set '
-        'data.num_images=0.'
-      )
 
 
 class ResidualBlock(nn.Module):
