@@ -87,7 +87,7 @@ def test_overrides_reach_the_model_too():
     ('data.digits', 3, 'config.data.digits=3 is of type int, not dict.'),
     ('model', 'unet3d', "config.model='unet3d' is of type str, not dict."),
     ('data.path', None, 'config.data.path=None is of type NoneType, not str.'),
-    ('model.network', 'unet', "model.network='unet' is unknown: choose one of unet3d. Did you mean 'unet3d'?"),
+    ('model.network', 'unet', "model.network='unet' is unknown: choose one of unet3d, fit. Did you mean 'unet3d'?"),
   ],
 )  # fmt: skip
 def test_wrong_values_are_named(path, value, message):

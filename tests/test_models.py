@@ -82,7 +82,7 @@ def test_sampling_grids_read_the_models_range_and_scale():
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    ({'network': 'unet'}, "model.network='unet' is unknown: choose one of unet3d. Did you mean 'unet3d'?"),
+    ({'network': 'unet'}, "model.network='unet' is unknown: choose one of unet3d, fit. Did you mean 'unet3d'?"),
     (
       {'process': 'variance_exploding'},
       "model.process='variance_exploding' is unknown: choose one of variance_preserving, input_scaled. "

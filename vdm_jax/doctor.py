@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from vdm_jax import configuration, data, generation, models, partitioning, text
+from vdm_jax import checkpoints, configuration, data, generation, models, partitioning, text
 from vdm_jax.models import Model
 from vdm_jax.training import first_stage, optimizer, run_folder, state
 
@@ -34,6 +34,8 @@ def problems(config: ConfigDict, workdir: str | Path | None = None) -> list[str]
   if not found:
     complete = configuration.resolve(config.copy_and_resolve_references(), vocabulary)
     attempt(found, lambda: check_model(complete))
+    if not found and config.training.first_stage and not (workdir and checkpoints.steps(workdir)):
+      attempt(found, lambda: first_stage.check(complete, models.build(complete.model)))
   if workdir is not None:
     attempt(found, lambda: check_workdir(config, workdir))
   return found
@@ -75,8 +77,6 @@ def check_model(config: ConfigDict) -> None:
       'latents must see them in training, and only such a one can. Snap uses 0.9; set both or neither.'
     )
   generation.make_sampler(model, config.sampling)
-  if config.training.first_stage:
-    first_stage.check(config, model)
   optimizer.build(config.training, model.logical_axes)
   state.ema_decay(config.training)
   needed = parameters(model) * TRAINING_BYTES

@@ -17,7 +17,18 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, configuration, data, doctor, evaluation, generation, models, partitioning, training
+from vdm_jax import (
+  checkpoints,
+  configuration,
+  data,
+  diffusion,
+  doctor,
+  evaluation,
+  generation,
+  models,
+  partitioning,
+  training,
+)
 from vdm_jax.models import Model
 from vdm_jax.types import Batch, Params
 
@@ -52,7 +63,8 @@ def train(config: ConfigDict, workdir: str) -> int:
     return data.build(config.data, model.encode, start=start, **shard)
 
   heldout = data.held_out(config.data, model.encode, num_batches=HELDOUT_BATCHES, **shard)
-  starting_point = training.starting_point(config, model, mesh) if config.training.first_stage else None
+  starts_from = config.training.first_stage if not checkpoints.steps(workdir) else ''
+  starting_point = training.starting_point(config, model, mesh) if starts_from else None
   preview = _previews(model, config, workdir, mesh)
   print(f'{doctor.parameters(model):,} parameters, mesh {dict(mesh.shape)}', file=sys.stderr)
   state = training.train(
@@ -227,11 +239,17 @@ def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh) -> Cal
   clips = data.examples(config.data, 'test', seed=config.seed, count=PREVIEW_VIDEOS)
   prompts = [clip.caption for clip in clips] if model.encode else None
   labels = [clip.label for clip in clips] if config.data.labels else None
+  low = None
+  if model.upsampling > 1:  # the held-out clips themselves, for the first stage's errors are not this one's
+    videos = data.to_float(np.stack([clip.video for clip in clips]))
+    low = np.asarray(diffusion.downsample(videos, model.upsampling))
   generate = generation.make_generator(model, config.sampling, batch_size=len(clips), mesh=mesh)
   names = prompts or [f'class {label}' for label in labels or ()] or [''] * len(clips)
 
   def preview(ema: Params, step: int) -> None:
-    videos = generate(ema, prompts=prompts, labels=labels, count=len(clips), seed=config.seed)
+    videos = generate(
+      ema, prompts=prompts, labels=labels, count=len(clips), seed=config.seed, low_resolution=low
+    )
     if jax.process_index() == 0:
       _write_together(videos, names, Path(workdir) / 'samples' / f'step_{step:08d}', config.sampling.fps)
 

@@ -522,7 +522,7 @@ def test_examples_are_unpadded_and_at_the_smallest_skip(folder):
     assert clip.video.shape == (8, 16, 16, 1)
     assert any((clip.video == whole[start : start + 15 : 2]).all() for start in range(8))
   clips = data.examples(configure(name='folder', path=folder, num_frames=3, **changes), 'test', seed=1, count=2)
-  assert [clip.video.shape for clip in clips] == [(3, 16, 16, 3)] * 2
+  assert [clip.video.shape for clip in clips] == [(3, 16, 16, 1)] * 2
 
 
 def test_import_stays_light():

@@ -421,7 +421,7 @@ def test_everything_else_starts_as_snap_says():
       assert not layers.any(), where
     elif name == 'scale':
       np.testing.assert_array_equal(layers, 1, err_msg=where)
-    elif name == 'kernel' and not parent.startswith('dense_'):  # those are of embeddings
+    elif name == 'kernel':
       summed = 2 if parent == 'out' else 1
       fan_in, fan_out = math.prod(layers.shape[1 : 1 + summed]), math.prod(layers.shape[1 + summed :])
       bound = math.sqrt(6 / (fan_in + fan_out))

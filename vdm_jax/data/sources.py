@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vdm_jax.data import transforms
 from vdm_jax.data.clip import Clip
 from vdm_jax.data.digits import SPLITS, Digits
 from vdm_jax.data.folder import Folder
@@ -73,11 +74,15 @@ def frame_skips(config: Any) -> tuple[int, int]:
 def examples(config: Any, split: str, *, seed: int, count: int) -> list[Clip]:
   """The first `count` clips of a split, or all there are; raises as `build` does.
 
-  They are as the source hands them out, `data.num_frames` frames at `data.frame_skip`: neither resized nor padded.
+  They have `data.num_frames` frames at `data.frame_skip`, of the configured size without its padding.
   """
   source = build(config, split, seed)
-  generators = [np.random.default_rng((seed, index)) for index in range(min(count, len(source)))]
-  return [source.read(index, rng, config.num_frames, config.frame_skip) for index, rng in enumerate(generators)]
+  clips = []
+  for index in range(min(count, len(source))):
+    clip = source.read(index, np.random.default_rng((seed, index)), config.num_frames, config.frame_skip)
+    video = transforms.resize_and_crop(clip.video, config.height - 2 * config.pad_rows, config.width)
+    clips.append(clip._replace(video=transforms.to_channels(video, config.channels)))
+  return clips
 
 
 def _digits(config: Any, split: str, seed: int) -> Digits:

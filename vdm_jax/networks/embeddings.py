@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -69,8 +70,9 @@ class ScalarEmbedding(nn.Module):
       value = jnp.reshape(value, (batch, -1))
       h = sinusoidal(value, self.features // value.shape[1]).reshape(batch, self.features)
       h = (h - h.mean(-1, keepdims=True)) / (h.std(-1, keepdims=True) + 1e-6)
-    h = dense(self.width, ('embed', 'mlp'), dtype=self.dtype, name='dense_0')(h.astype(self.dtype))
-    return dense(self.width, ('mlp', 'embed'), dtype=self.dtype, name='dense_1')(nn.swish(h))
+    layer = functools.partial(dense, self.width, kernel_init=glorot_init, dtype=self.dtype)
+    h = layer(('embed', 'mlp'), name='dense_0')(h.astype(self.dtype))
+    return layer(('mlp', 'embed'), name='dense_1')(nn.swish(h))
 
 
 class WordEncoder(nn.Module):

@@ -143,7 +143,7 @@ class FIT(nn.Module):
     )  # fmt: skip
     (tokens, latents), _ = blocks((tokens, latents), condition, valid)
     if self.num_local_layers:
-      tokens = _local_layers(self, dropout, 'final_layers')(tokens)
+      tokens = _local_layers(self, dropout, 'final_layers', self.remat != 'none')(tokens)
 
     tokens = LayerNorm(self.dtype, name='head_norm')(layout.join(tokens))
     size = math.prod(self.patch_size) * self.channels
@@ -246,7 +246,7 @@ class Block(nn.Module):
     tokens, latents = state
     groups = tokens.shape[1]
     if self.num_local_layers:
-      tokens = _local_layers(self, self.dropout, 'local_layers')(tokens)
+      tokens = _local_layers(self, self.dropout, 'local_layers', self.remat == 'tokens')(tokens)
 
     def read_condition(latents: Array) -> Array:
       return self._cross('condition_read')(latents, condition, valid)
@@ -295,9 +295,9 @@ class _Layer(nn.Module):
     return TransformerLayer(self.head_width, self.dropout, self.dtype, name='layer')(x), None
 
 
-def _local_layers(network: Any, dropout: float, name: str) -> Callable[[Array], Array]:
+def _local_layers(network: Any, dropout: float, name: str, remat: bool) -> Callable[[Array], Array]:
   """Layers among the patches of each group, `[b g n d]`."""
-  kind = nn.remat(_Layer, prevent_cse=False) if network.remat == 'tokens' else _Layer
+  kind = nn.remat(_Layer, prevent_cse=False) if remat else _Layer
   layers = _scanned(kind, network.num_local_layers)
   return lambda tokens: layers(network.patch_head_width, dropout, network.dtype, name=name)(tokens)[0]
 

@@ -1,0 +1,28 @@
+"""The second stage of the digits' cascade, 8x16x16 to 8x32x32: Snap Video's upsampler on two CPU cores.
+
+    python -m vdm_jax.main --config=configs/digits_fit_upsampler.py --workdir=runs/digits_fit_upsampler
+    python -m vdm_jax.main --mode=sample --workdir=runs/digits_fit_upsampler --prompt="a 3 moving left" --out=out
+
+It starts from the weights of runs/digits_fit (configs/digits_fit.py), and sampling it samples both stages. PARAMETERS
+parameters; as in the paper, sigma_in grows with the resolution and the noise on the low-resolution input is drawn per
+example. `--mode=evaluate --protocol=digits --sweep=augmentation` searches its level for sampling.
+"""
+
+import pathlib
+import runpy
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  config = runpy.run_path(str(pathlib.Path(__file__).with_name('digits_fit.py')))['get_config']()
+  config.data.update(height=32, width=32)
+  config.model.update(
+    upsampling=2,
+    sigma_in=4.0,
+    group_size=(8, 4, 4),
+    scalars=('frame_interval', 'resolution', 'augmentation_logsnr'),
+  )
+  config.training.update(num_steps=1_500, first_stage='runs/digits_fit')
+  config.sampling.update(num_steps=12)
+  return config

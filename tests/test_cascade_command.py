@@ -1,0 +1,119 @@
+"""Snap's whole path from the command line at toy size: a first stage, a second from its weights, and the cascade."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_main import rows, vdm
+
+from vdm_jax import checkpoints
+
+TOY = {
+  'model.patch_width': '16', 'model.latent_width': '16', 'model.condition_width': '16', 'model.num_latents': '8',
+  'model.num_blocks': '2', 'model.num_global_layers': '1', 'model.patch_head_width': '8',
+  'model.latent_head_width': '8',
+  'training.num_steps': '4', 'training.warmup_steps': '1', 'training.log_every': '2', 'training.checkpoint_every': '4',
+  'training.preview_every': '4', 'training.heldout_every': '0', 'data.batch_size': '4', 'sampling.num_steps': '2',
+}  # fmt: skip
+
+
+def train(config: str, workdir: Path, *arguments: str):
+  toy = [f'--config.{key}={value}' for key, value in TOY.items()]
+  return vdm(f'--config=configs/{config}.py', f'--workdir={workdir}', *toy, *arguments)
+
+
+@pytest.fixture(scope='module')
+def stages(tmp_path_factory) -> tuple[Path, Path, str]:
+  """The workdirs of both stages, and what the second one's training said."""
+  folder = tmp_path_factory.mktemp('stages')
+  first, second = folder / 'first', folder / 'second'
+  done = train('digits_fit', first)
+  assert done.returncode == 0, done.stderr
+  done = train('digits_fit_upsampler', second, f'--config.training.first_stage={first}')
+  assert done.returncode == 0, done.stderr
+  return first, second, done.stderr
+
+
+def test_the_second_stage_starts_from_the_first(stages):
+  first, second, said = stages
+  assert f'weights of {first}: ' in said
+  assert 'resampled: position_embedding; extended by zeros: patch/kernel; fresh: condition/augmentation_logsnr' in said
+  assert rows(second)[-1]['train/loss'] > 0
+  assert (second / 'samples/step_00000004.png').exists()
+
+
+def test_a_second_stage_resumes_without_its_first(stages):
+  _, second, _ = stages
+  done = train('digits_fit_upsampler', second, '--config.training.first_stage=runs/gone')
+  assert done.returncode == 0 and 'nothing to do: training.num_steps=4 are done.' in done.stderr, done.stderr
+
+
+def test_sampling_the_second_stage_samples_both(stages, tmp_path):
+  _, second, _ = stages
+  sample = ('--mode=sample', f'--workdir={second}', '--prompt=a 3 moving left', '--num_videos=2')
+  done = vdm(*sample, f'--out={tmp_path / "video"}', '--fps=12', '--original_size=32x32')
+  assert done.returncode == 0, done.stderr
+  assert {file.suffix for file in (tmp_path / 'video').iterdir()} == {'.mp4', '.gif', '.png'}
+  done = vdm(*sample, f'--out={tmp_path / "image"}', '--fps=image')
+  assert done.returncode == 0, done.stderr
+  names = sorted(file.name for file in (tmp_path / 'image').iterdir())
+  assert names == ['0000-a-3-moving-left.png', '0001-a-3-moving-left.png', 'contact_sheet.png']
+  with Image.open(tmp_path / 'image' / names[0]) as image:
+    assert image.size == (128, 128)
+
+
+@pytest.mark.slow
+def test_the_augmentation_is_searched(stages):
+  _, second, _ = stages
+  done = vdm('--mode=evaluate', f'--workdir={second}', '--protocol=digits', '--sweep=augmentation')
+  assert done.returncode == 0, done.stderr
+  record = json.loads((second / 'evaluation/digits_augmentation.json').read_text())
+  levels = [part['sampling']['augmentation'] for part in record['records']]
+  distances = [part['frechet'] for part in record['records']]
+  assert levels == [0.0, 0.05, 0.1, 0.2, 0.3, 0.5] and len(set(distances)) == 6
+  assert record['best'] == levels[int(np.argmin(distances))]
+
+
+def test_what_cannot_be_started_is_refused_before_any_work(stages, tmp_path):
+  first, second, _ = stages
+  wider = train('digits_fit_upsampler', tmp_path / 'a', f'--config.training.first_stage={first}',
+                '--config.model.num_latents=16')  # fmt: skip
+  assert wider.returncode == 2
+  named = f'error: {first} does not fit this model in 1 tensors:\n  latents: [8, 16] there, [16, 16] here\n'
+  assert named in wider.stderr
+  assert checkpoints.steps(tmp_path / 'a') == []
+  accepted = train('digits_fit_upsampler', tmp_path / 'b', f'--config.training.first_stage={first}',
+                   '--config.model.num_latents=16', '--config.training.accept_mismatch=True',
+                   '--config.training.num_steps=2')  # fmt: skip
+  assert accepted.returncode == 0, accepted.stderr
+  fresh = accepted.stderr.split('fresh: ')[1].splitlines()[0].split(', ')
+  assert 'latents' in fresh and len(fresh) == 5
+  absent = train('digits_fit_upsampler', tmp_path / 'c', '--config.training.first_stage=runs/none')
+  assert absent.returncode == 2
+  assert 'runs/none has no config.json: name the workdir of a training run, or a weights file.' in absent.stderr
+  blind = train('digits_fit', tmp_path / 'd', '--config.training.self_condition_rate=0.0')
+  assert blind.returncode == 2
+  assert 'training.self_condition_rate=0.0, but model.self_conditioning=True' in blind.stderr
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (('--fps=fast',), '--fps=fast is no frame rate: give frames per second, such as 24, or image.'),
+    (('--fps=0',), '--fps=0 is no frame rate: give frames per second, such as 24, or image.'),
+    (('--original_size=32',), '--original_size=32 is no size: give height and width in pixels, such as 720x1280.'),
+    (('--config.training.first_stage=runs/none',),
+     "training.first_stage='runs/none' has no config.json: a second stage makes videos out of those of its first. Name "
+     'that run: --config.training.first_stage=DIR.'),
+  ],
+)  # fmt: skip
+def test_what_cannot_be_sampled_is_refused(stages, arguments, message, tmp_path):
+  _, second, _ = stages
+  sample = ('--mode=sample', f'--workdir={second}', f'--out={tmp_path / "out"}', '--prompt=a 3 moving left')
+  done = vdm(*sample, *arguments)
+  assert done.returncode == 2 and done.stderr.strip().splitlines()[-1] == f'error: {message}'
+  assert not list(tmp_path.iterdir())
