@@ -113,6 +113,9 @@ def _sampling() -> dict[str, Any]:
     'step': 'ancestral',  # ancestral, ddim or heun
     'gamma': 0.0,  # ancestral: interpolates the log-variance
     'churn': 0.0,  # heun: noise added back, EDM's S_churn / num_steps
+    'churn_noise': 1.0,  # heun: standard deviation of that noise, EDM's S_noise
+    'churn_min': 0.0,  # heun: the sigmas at which it is added, EDM's S_tmin and S_tmax; 0 as the latter: no limit
+    'churn_max': 0.0,
     'langevin_delta': 0.0,  # size of a Langevin correction after each step; 0: none. VDM: 0.1
     'guidance_weight': 0.0,  # w of VDM Eq. 6; 0: off. The paper's tables print 1 + w
     'guidance_low': 0.0,  # oscillating guidance: the low weight

@@ -183,6 +183,11 @@ def test_weights_are_numbers_unless_they_oscillate():
       {'churn': 0.2}, "sampling.churn=0.2 has no effect on step='ancestral': set it to 0, or sampling.step='heun'.",
     ),
     (
+      {'step': 'heun', 'churn_min': 0.1},
+      'sampling.churn_noise=1.0, churn_min=0.1, churn_max=0.0 have no effect without churn: set sampling.churn, or '
+      'leave them out.',
+    ),
+    (
       {'guidance_low': 1.0},
       'sampling.guidance_low=1.0 has no effect on a constant guidance weight: '
       'set sampling.guidance_start to the steps before it oscillates, or guidance_low to 0.',
@@ -209,6 +214,9 @@ def test_steps_are_those_of_the_algebra():
     (settings(gamma=0.3), sampling.ancestral(of.process, 0.3)),
     (settings(step='ddim'), sampling.ddim(of.process)),
     (settings(step='heun', churn=0.1), sampling.heun(of.process, 0.1)),
+    # The level is sigma / alpha = 1.65; the configuration's sigmas are that over sigma_in = 2.
+    (settings(step='heun', churn=0.1, churn_noise=1.2, churn_min=0.5), sampling.heun(of.process, 0.1, 1.2)),
+    (settings(step='heun', churn=0.1, churn_max=0.8), sampling.heun(of.process)),
     (settings(langevin_delta=0.2), sampling.langevin_corrected(sampling.ancestral(of.process), of.process, 0.2)),
   ]
   for config, step in pairs:

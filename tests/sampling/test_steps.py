@@ -222,6 +222,18 @@ def test_churn_is_edms_algorithm_2(process, churn, churn_noise):
   np.testing.assert_allclose(step(alpha_t * x, -1.0, 0.4, cond=1.0) / alpha_s, y, rtol=1e-4, atol=1e-4)
 
 
+@every_process
+def test_churn_keeps_to_its_range(process):
+  """Outside of S_tmin to S_tmax a churned step is the deterministic one; at the bounds it is churned."""
+  noise = np.exp(0.5)
+  plain = compiled(heun(process), exact(MIXTURE, process))
+  z = normals(8, 1)
+  for low, high, churned in ((0.5, noise * 0.99, False), (noise * 1.01, 9.0, False), (0.5, 9.0, True)):
+    step = compiled(heun(process, 0.2, churn_range=(low, high)), exact(MIXTURE, process))
+    difference = np.abs(step(z, -1.0, 0.4) - plain(z, -1.0, 0.4)).max()
+    assert (difference > 1e-2) == churned and (churned or difference < 1e-6)
+
+
 @pytest.mark.parametrize('make', [ddim, heun])
 def test_deterministic_steps_draw_nothing(make):
   step = compiled(make(PROCESSES['preserving']), exact(MIXTURE, PROCESSES['preserving']))

@@ -160,7 +160,7 @@ def load(path: str, overrides: list[str]) -> ConfigDict:
 
 def run_apart(config: str, size: int, arguments: list[str]) -> dict[str, Any] | None:
   """One measurement in a process of its own; None where the device's memory does not hold it."""
-  command = [sys.executable, '-m', __spec__.name, f'--one={config}', f'--batch={size}', *arguments]
+  command = [sys.executable, '-m', 'vdm_jax.benchmarks.train_step', f'--one={config}', f'--batch={size}', *arguments]
   done = subprocess.run(command, capture_output=True, text=True)
   if done.returncode == 0:
     return json.loads(done.stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,7 +59,7 @@ def make_step(model: Model, config: Mapping[str, Any]) -> Step:
   steps = {
     'ancestral': lambda: sampling.ancestral(model.process, config['gamma']),
     'ddim': lambda: sampling.ddim(model.process),
-    'heun': lambda: sampling.heun(model.process, config['churn']),
+    'heun': lambda: sampling.heun(model.process, config['churn'], config['churn_noise'], _churn_range(model, config)),
   }
   if config['step'] not in steps:
     raise ValueError(unknown('sampling.step', config['step'], steps))
@@ -68,6 +69,11 @@ def make_step(model: Model, config: Mapping[str, Any]) -> Step:
         f'sampling.{name}={config[name]} has no effect on step={config["step"]!r}: '
         f'set it to 0, or sampling.step={owner!r}.'
       )
+  if not config['churn'] and (config['churn_noise'], config['churn_min'], config['churn_max']) != (1.0, 0.0, 0.0):
+    raise ValueError(
+      f'sampling.churn_noise={config["churn_noise"]}, churn_min={config["churn_min"]}, '
+      f'churn_max={config["churn_max"]} have no effect without churn: set sampling.churn, or leave them out.'
+    )
   step = steps[config['step']]()
   delta = config['langevin_delta']
   return sampling.langevin_corrected(step, model.process, delta) if delta else step
@@ -83,6 +89,12 @@ def guidance_weight(logsnrs: Array, config: Mapping[str, Any]) -> Weight:
       )
     return config['guidance_weight']
   return sampling.oscillating(logsnrs, config['guidance_weight'], config['guidance_low'], config['guidance_start'])
+
+
+def _churn_range(model: Model, config: Mapping[str, Any]) -> tuple[float, float]:
+  """The configuration's sigmas, which are Snap's, as noise levels sigma / alpha."""
+  scale = model.config['sigma_in']
+  return scale * config['churn_min'], scale * (config['churn_max'] or math.inf)
 
 
 def _threshold(config: Mapping[str, Any]) -> Callable[[Denoiser], Denoiser]:

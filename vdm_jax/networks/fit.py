@@ -167,6 +167,9 @@ class FIT(nn.Module):
     for name in ('patch_width', 'condition_width'):
       inner = min(getattr(self, name), self.latent_width)
       _divide(f'min(model.{name}, model.latent_width)', inner, 'model.patch_head_width', self.patch_head_width)
+    for name, least in (('num_blocks', 1), ('num_global_layers', 1), ('num_local_layers', 0)):
+      if getattr(self, name) < least:
+        raise ValueError(f'model.{name}={getattr(self, name)}, but it must be {least} or more.')
     for name, allowed in (('positions', POSITIONS), ('condition_read', CONDITION_READS), ('remat', REMAT),
                           ('noise_features', tuple(NOISE_FEATURES))):  # fmt: skip
       if getattr(self, name) not in allowed:

@@ -6,6 +6,7 @@ All hold for any Gaussian process. A step is `(denoiser, z_t, logsnr_t, logsnr_s
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -46,7 +47,12 @@ def ddim(process: GaussianProcess) -> Step:
   return step
 
 
-def heun(process: GaussianProcess, churn: float = 0.0, churn_noise: float = 1.0) -> Step:
+def heun(
+  process: GaussianProcess,
+  churn: float = 0.0,
+  churn_noise: float = 1.0,
+  churn_range: tuple[float, float] = (0.0, math.inf),
+) -> Step:
   """EDM's second-order step (Karras et al. 2022, Algorithms 1 and 2) in y = z / alpha and its noise sigma / alpha.
 
   For `input_scaled` this is Snap's sampler (section 3.2), where x_hat is divided by sigma_in: y is sigma_in times the
@@ -56,6 +62,7 @@ def heun(process: GaussianProcess, churn: float = 0.0, churn_noise: float = 1.0)
     churn: the share by which the noise level is first raised with fresh noise, EDM's S_churn / num_steps; in
       [0, sqrt(2) - 1], else ValueError.
     churn_noise: standard deviation of that noise, EDM's S_noise.
+    churn_range: the noise levels sigma / alpha at which it is added, both included: EDM's S_tmin and S_tmax.
   """
   if not 0 <= churn <= 2**0.5 - 1:
     raise ValueError(f'churn={churn} must be in [0, 0.4142]: EDM caps S_churn / num_steps at sqrt(2) - 1.')
@@ -65,9 +72,11 @@ def heun(process: GaussianProcess, churn: float = 0.0, churn_noise: float = 1.0)
   ) -> tuple[Array, Carry]:
     y, noise_s = z_t / from_left(process.alpha(logsnr_t), z_t), jnp.exp(-0.5 * logsnr_s)
     if churn:
-      raised = jnp.exp(-0.5 * logsnr_t) * (churn_noise * (churn * (2 + churn)) ** 0.5)
+      noise = jnp.exp(-0.5 * logsnr_t)
+      share = jnp.where((noise >= churn_range[0]) & (noise <= churn_range[1]), churn, 0.0)
+      raised = noise * churn_noise * jnp.sqrt(share * (2 + share))
       y = y + from_left(raised, y) * unit_noise(rng, y.shape)
-      logsnr_t = logsnr_t - 2 * jnp.log1p(churn)
+      logsnr_t = logsnr_t - 2 * jnp.log1p(share)
     noise_t = jnp.exp(-0.5 * logsnr_t)
 
     def slope(y: Array, logsnr: Array, noise: Array, carry: Carry) -> tuple[Array, Carry]:
