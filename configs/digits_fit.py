@@ -1,4 +1,12 @@
-"""x"""
+"""Captioned handwritten digits, 8x16x16, by FIT: Snap Video's first stage on two CPU cores, nothing to download.
+
+    python -m vdm_jax.main --config=configs/digits_fit.py --workdir=runs/digits_fit
+
+FIT with 2,798,128 parameters, trained as the paper says: input-scaled process, snap parameterization, latent
+self-conditioning, LAMB, one example in eight an image as a video of infinite frame rate. The README says what it reaches.
+What is not the paper's: sigma_in 2 and a higher mean of the log-normal, for small pictures show their content at high
+noise; positions and latents that start large, for a short run has no time to raise them.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,14 +16,15 @@ from vdm_jax import configuration
 def get_config() -> ConfigDict:
   config = configuration.default('fit')
   config.data.update(
-    name='digits', batch_size=16, num_frames=8, height=16, width=16, channels=1, text='words', text_length=4,
-    still_rate=0.25,
+    name='digits', batch_size=8, still_rate=0.125, num_frames=8, height=16, width=16, channels=1,
+    text='words', text_length=4,
   )  # fmt: skip
   config.model.update(
     process='input_scaled',
     sigma_in=2.0,
     parameterization='snap',
     logsnr='lognormal',
+    lognormal_mean=0.0,
     patch_size=(1, 4, 4),
     group_size=(8, 2, 2),
     patch_width=96,
@@ -26,12 +35,13 @@ def get_config() -> ConfigDict:
     num_global_layers=2,
     patch_head_width=24,
     latent_head_width=32,
+    init_std=1.0,
   )
   config.training.update(
-    num_steps=6_000,
+    num_steps=8_000,
     log_every=100,
     checkpoint_every=1_000,
-    preview_every=0,
+    preview_every=4_000,
     heldout_every=1_000,
     optimizer='lamb',
     learning_rate=5e-3,

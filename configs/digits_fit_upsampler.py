@@ -3,7 +3,7 @@
     python -m vdm_jax.main --config=configs/digits_fit_upsampler.py --workdir=runs/digits_fit_upsampler
     python -m vdm_jax.main --mode=sample --workdir=runs/digits_fit_upsampler --prompt="a 3 moving left" --out=out
 
-It starts from the weights of runs/digits_fit (configs/digits_fit.py), and sampling it samples both stages. PARAMETERS
+It starts from the weights of runs/digits_fit (configs/digits_fit.py), and sampling it samples both stages. 2,848,240
 parameters; as in the paper, sigma_in grows with the resolution and the noise on the low-resolution input is drawn per
 example. `--mode=evaluate --protocol=digits --sweep=augmentation` searches its level for sampling.
 """

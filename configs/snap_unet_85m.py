@@ -11,6 +11,9 @@ Not given  how captions enter: cross attention after every spatial attention, as
            positions, without which temporal attention cannot tell the order of frames; the rest as in snap_fit_500m.py
 """
 
+import pathlib
+import runpy
+
 from ml_collections import ConfigDict
 
 from vdm_jax import configuration
@@ -18,10 +21,9 @@ from vdm_jax import configuration
 
 def get_config() -> ConfigDict:
   config = configuration.default('unet3d')
-  config.data.update(
-    name='folder', path='data/captioned_videos', batch_size=4096, still_rate=0.5, num_frames=16, height=40, width=64,
-    pad_rows=2, frame_skip=1, frame_skip_max=6, text='t5-11b', text_path='data/t5-11b', text_length=77,
-  )  # fmt: skip
+  fit = runpy.run_path(str(pathlib.Path(__file__).with_name('snap_fit_500m.py')))['get_config']()
+  config.data.update(fit.data.to_dict())
+  config.sampling.update(fit.sampling.to_dict())
   config.model.update(
     process='input_scaled',
     sigma_in=4.0,
@@ -54,8 +56,4 @@ def get_config() -> ConfigDict:
     ema_half_life=6_000.0,
     condition_drop_rate=0.1,
   )
-  config.sampling.update(
-    num_steps=256, grid='karras', step='heun', guidance_weight=8.0, guidance_low=1.0, guidance_start=64,
-    threshold='dynamic', percentile=99.5, fps=24, original_size=(720, 1280),
-  )  # fmt: skip
   return config
