@@ -3,9 +3,9 @@
     python -m vdm_jax.main --config=configs/digits_fit.py --workdir=runs/digits_fit
 
 FIT with 2,798,128 parameters, trained as the paper says: input-scaled process, snap parameterization, latent
-self-conditioning, LAMB, one example in eight an image as a video of infinite frame rate. The README says what it reaches.
-What is not the paper's: sigma_in 2 and a higher mean of the log-normal, for small pictures show their content at high
-noise; positions and latents that start large, for a short run has no time to raise them.
+self-conditioning, LAMB, one example in eight an image as a video of infinite frame rate. The README says what it
+reaches. What is not the paper's: sigma_in 2 and a higher mean of the log-normal, for small pictures show their content
+at high noise; positions and latents that start large, for a short run has no time to raise them.
 """
 
 from ml_collections import ConfigDict

@@ -8,9 +8,10 @@ Work       28.5 TFLOP per evaluation of a video, 111 per training video with sel
 Hardware   the paper's: A100s, their number not given
 Data       as in snap_fit_500m.py, at 288x512 and more
 Start      the weights of runs/snap_fit_3b9: all but positions and the patch projection's new rows carry over
-Not given  what the low-resolution input's noise is: Imagen's augmentation, its level uniform in training and 0.1 in
-           sampling (`--mode=evaluate --sweep=augmentation` searches it); images' share of a batch: half; the rest as in
-           snap_fit_500m.py
+Noise      the network sees log-SNR: a sigma of x / sigma_in + sigma eps reads as 8 times that of the first stage
+Not given  what the low resolution is: the clip's own area means, bilinearly upsampled; what its noise is: Imagen's
+           augmentation, the level uniform in training and 0.1 in sampling (`--sweep=augmentation` searches it); images'
+           share of a batch: half; the rest as in snap_fit_500m.py
 
 Positions are axial: one vector per token would be 4,060,730,416 parameters, which is not printed as 3.9B.
 """

@@ -8,8 +8,9 @@ Work       0.702 TFLOP per evaluation of a video, 2.74 per training video with s
 Hardware   the paper's: A100s, their number not given
 Data       a folder of captioned clips (the paper's 238,000 hours are not public), and T5-11B's encoder in data/t5-11b
 Not given  clipping norm: 1; text length: 77; share of frame rates: every 1st to 6th frame, uniformly; side and
-           content of the 4 padded rows: 2 above and 2 below, the edge repeated, without loss; guidance weights, their
-           oscillation and the thresholding percentile; this model's own training (Table 9 has the 3.9B's)
+           content of the 4 padded rows: 2 above and 2 below, the edge repeated, without loss; guidance: 8, after 64
+           of 256 levels in turn with 1; thresholding percentile: 99.5; original size asked for: 720x1280; this model's
+           own training: the 3.9B's, which Table 9 has
 
 Half of every batch are images, as videos of one repeated frame at an infinite frame rate (section 3.3).
 """

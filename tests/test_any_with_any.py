@@ -101,6 +101,6 @@ def test_any_with_any(network, process, parameterization, step):
 def test_a_condition_of_segments_is_refused_by_fit():
   """FIT's images are videos; the appended images of joint training would mix with the video."""
   _, model, _, params, _ = trained('fit', 'input_scaled', 'snap')
-  x = np.zeros((1, FRAMES, SIZE, SIZE, 3), np.float32)
+  x = np.zeros((1, FRAMES + 1, SIZE, SIZE, 3), np.float32)
   with pytest.raises(ValueError, match='1 appended images were given to FIT'):
     model.network(params)(x, np.zeros(1, np.float32), Conditioning(drop=np.zeros((1, 2), bool)), None)

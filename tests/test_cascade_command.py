@@ -101,8 +101,10 @@ def test_what_cannot_be_started_is_refused_before_any_work(stages, tmp_path):
     (('--fps=0',), '--fps=0 is no frame rate: give frames per second, such as 24, or image.'),
     (('--original_size=32',), '--original_size=32 is no size: give height and width in pixels, such as 720x1280.'),
     (('--config.training.first_stage=runs/none',),
-     "training.first_stage='runs/none' has no config.json: a second stage makes videos out of those of its first. Name "
-     'that run: --config.training.first_stage=DIR.'),
+     'training.first_stage=runs/none: runs/none has no config.json: name the workdir of a training run, or a weights '
+     'file.'),
+    (('--config.training.first_stage=',),
+     'a second stage makes videos out of those of its first: name that run with --config.training.first_stage=DIR.'),
   ],
 )  # fmt: skip
 def test_what_cannot_be_sampled_is_refused(stages, arguments, message, tmp_path):

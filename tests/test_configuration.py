@@ -166,3 +166,14 @@ def test_to_dict_is_plain():
   found = values()
   assert type(found) is dict and type(found['data']['digits']) is dict
   json.dumps(found)
+
+
+def test_a_run_that_knew_fewer_keys_reads_as_their_defaults(tmp_path):
+  old = values()
+  for section, key in (('data', 'still_rate'), ('sampling', 'churn_noise'), ('model', 'upsampling')):
+    del old[section][key]
+  (tmp_path / 'config.json').write_text(json.dumps(old))
+  assert configuration.read(tmp_path / 'config.json').to_dict() == configuration.default().to_dict()
+  assert configuration.complete({'model': {'network': 'of another library'}}) == {
+    'model': {'network': 'of another library'}
+  }

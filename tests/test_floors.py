@@ -26,7 +26,7 @@ EDGES = {
   # floor 3
   'models': {'types', 'partitioning', 'networks', 'diffusion', 'text'},
   'configuration': {'types', 'models'},
-  'checkpoints': {'types', 'partitioning', 'models'},
+  'checkpoints': {'types', 'partitioning', 'models', 'configuration'},
   # floor 4
   'training': {'types', 'partitioning', 'diffusion', 'models', 'checkpoints'},
   'generation': {'types', 'partitioning', 'diffusion', 'sampling', 'models'},

@@ -23,7 +23,7 @@ import safetensors.numpy
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from vdm_jax import models, partitioning
+from vdm_jax import configuration, models, partitioning
 from vdm_jax.types import Params
 
 FOLDER = 'checkpoints'
@@ -175,6 +175,7 @@ def export_weights(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
   """The configuration a workdir or weights file was made by, as plain dicts and lists; nothing is executed.
 
+  Keys that it was too early to know have their defaults, which change nothing about it.
   Raises FileNotFoundError or ValueError when there is none.
   """
   path = Path(path)
@@ -185,9 +186,9 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
       raise ValueError(
         f'{path} names no configuration in its metadata: only files written by export_weights can be loaded.'
       )
-    return json.loads(metadata['config'])
+    return configuration.complete(json.loads(metadata['config']))
   try:
-    return json.loads((path / 'config.json').read_text())
+    return configuration.complete(json.loads((path / 'config.json').read_text()))
   except FileNotFoundError:
     raise FileNotFoundError(
       f'{path} has no config.json: name the workdir of a training run, or a weights file.'

@@ -161,12 +161,26 @@ def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def read(path: str | Path) -> ConfigDict:
   """Reads a run's `config.json`. It is data: nothing in it is executed."""
-  values = json.loads(Path(path).read_text())
+  values = complete(json.loads(Path(path).read_text()))
   validate(values)
   config = default(values['model']['network'])
   with config.unlocked():
     config.update(values)
   return config
+
+
+def complete(values: dict[str, Any]) -> dict[str, Any]:
+  """A configuration as plain dicts, with the defaults of keys that its run was too early to know."""
+  network = values.get('model', {}).get('network')
+  return _fill(values, to_dict(default(network))) if network in models.NETWORKS else values
+
+
+def _fill(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+  filled = defaults | given
+  for key, default_value in defaults.items():
+    if isinstance(default_value, dict) and isinstance(filled[key], dict):
+      filled[key] = _fill(filled[key], default_value)
+  return filled
 
 
 def _compare(given: Mapping[str, Any], expected: Mapping[str, Any], prefix: str) -> None:

@@ -76,7 +76,14 @@ def check_model(config: ConfigDict) -> None:
       f'training.self_condition_rate={rate}, but model.self_conditioning={carries}: a network that hands on its '
       'latents must see them in training, and only such a one can. Snap uses 0.9; set both or neither.'
     )
-  generation.make_sampler(model, config.sampling)
+  if config.training.accept_mismatch and not config.training.first_stage:
+    raise ValueError('training.accept_mismatch has no effect without training.first_stage: leave it out, or name one.')
+  if config.data.num_images and config.model.network == 'fit':
+    raise ValueError(
+      f'data.num_images={config.data.num_images}: FIT takes no appended images, for its groups would mix them with the '
+      'video. Set it to 0, and data.still_rate to train on images as videos.'
+    )
+  generation.make_generator(model, config.sampling)
   optimizer.build(config.training, model.logical_axes)
   state.ema_decay(config.training)
   needed = parameters(model) * TRAINING_BYTES

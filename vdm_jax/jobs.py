@@ -8,7 +8,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +96,14 @@ def sample(
   """
   if prompts and labels:
     raise BadInput('--prompt and --label are both given: give one of them.')
-  model, generate = _generator(config, workdir)
+  model, make_generate = _open(config, workdir)
   for flag, given, name in (('fps', frame_rate, 'frame_interval'), ('original_size', original_size, 'resolution')):
     if given is not None and not model.takes(name):
       raise BadInput(f'--{flag} has no effect: this model was trained without {name} in model.scalars. Leave it out.')
   count = None if prompts or labels else repeats
   prompts = [prompt for prompt in prompts for _ in range(repeats)] or None
   labels = [label for label in labels for _ in range(repeats)] or None
-  folder = _writable(out)
+  generate, folder = make_generate(config.sampling), _writable(out)
   started = time.perf_counter()
   try:
     videos = generate(
@@ -125,15 +125,16 @@ def evaluate(config: ConfigDict, workdir: str, protocol: str, sweep: str | None 
 
   With a sweep it measures every value of it, and writes `PROTOCOL_SWEEP.json`.
   """
+  _, make_generate = _open(config, workdir)
   if sweep is None:
-    return _report(_measure(config, workdir, protocol), workdir, protocol)
+    return _report(_measure(config, workdir, protocol, make_generate), workdir, protocol)
   key, values = SWEEPS[sweep]
   if sweep == 'augmentation' and config.model.upsampling == 1:
     raise BadInput('--sweep=augmentation is for a second stage: this model has no low-resolution input.')
   records = []
   for value in values:
     config.sampling[key] = value
-    records.append(_measure(config, workdir, protocol))
+    records.append(_measure(config, workdir, protocol, make_generate))
     print(f'{key}={value}: frechet {records[-1]["frechet"]:.2f}', file=sys.stderr)
   best = min(range(len(values)), key=lambda i: records[i]['frechet'])
   return _report({'sweep': key, 'best': values[best], 'records': records}, workdir, f'{protocol}_{sweep}')
@@ -174,8 +175,10 @@ def read_size(text: str | None) -> tuple[int, int] | None:
   return int(match[1]), int(match[2])
 
 
-def _measure(config: ConfigDict, workdir: str, protocol: str) -> dict[str, Any]:
-  _, generate = _generator(config, workdir)
+def _measure(
+  config: ConfigDict, workdir: str, protocol: str, make_generate: Callable[[ConfigDict], Callable[..., np.ndarray]]
+) -> dict[str, Any]:
+  generate = make_generate(config.sampling)
   try:
     record = {'digits': evaluation.evaluate_digits}[protocol](
       lambda prompts: generate(prompts=prompts, seed=config.seed), config.data
@@ -193,43 +196,57 @@ def _report(record: dict[str, Any], workdir: str, name: str) -> int:
   return 0
 
 
-def _generator(config: ConfigDict, workdir: str) -> tuple[Model, Callable[..., np.ndarray]]:
-  """The run's model, and its generator with the EMA bound; that of a second stage has its first stage before it."""
-  model, params = _load(config, workdir)
+def _open(config: ConfigDict, workdir: str) -> tuple[Model, Callable[[ConfigDict], Callable[..., np.ndarray]]]:
+  """The run's model, and what makes a generator of its EMA out of a section `sampling`.
+
+  That of a second stage has its first before it, which samples as its own run's configuration says.
+  """
+  if config.model.upsampling == 1:
+    model, params = _load(config, workdir)
+    return model, lambda sampling: functools.partial(_make_generator(model, sampling), params)
+  path = config.training.first_stage
+  if not path:
+    raise BadInput(
+      'a second stage makes videos out of those of its first: name that run with --config.training.first_stage=DIR.'
+    )
   try:
-    generate = generation.make_generator(model, config.sampling)
+    first_config = checkpoints.read_config(path)
+    models.check_cascade(first_config['model'], config.model)
+  except (ValueError, OSError) as error:
+    raise BadInput(f'training.first_stage={path}: {error}') from error
+  model, params = _load(config, workdir)
+  shares_text = all(first_config['model'][key] == model.config[key] for key in ('text', 'text_length'))
+  first, first_params = _load(first_config, path, model.encode if shares_text else None)
+  before = _remember(functools.partial(_make_generator(first, first_config['sampling']), first_params))
+  return model, lambda sampling: functools.partial(
+    generation.make_cascade(lambda _, **conditions: before(**conditions), _make_generator(model, sampling)),
+    (None, params),
+  )
+
+
+def _make_generator(model: Model, sampling: Mapping[str, Any]) -> Callable[..., np.ndarray]:
+  try:
+    return generation.make_generator(model, sampling)
   except ValueError as error:
     raise BadInput(str(error)) from error
-  if model.upsampling == 1:
-    return model, functools.partial(generate, params)
-  folder = Path(config.training.first_stage)
-  if not (folder / 'config.json').exists():
-    raise BadInput(
-      f'training.first_stage={str(folder)!r} has no config.json: a second stage makes videos out of those of its '
-      'first. Name that run: --config.training.first_stage=DIR.'
-    )
-  first_config = configuration.read(folder / 'config.json')
-  first, first_params = _load(first_config, str(folder))
-  _check_stages(first, model)
-  cascade = generation.make_cascade(generation.make_generator(first, first_config.sampling), generate)
-  return model, functools.partial(cascade, (first_params, params))
 
 
-def _check_stages(first: Model, second: Model) -> None:
-  frames, height, width, channels = first.video_shape
-  height -= 2 * first.config['pad_rows']
-  made = (frames, height * second.upsampling, width * second.upsampling, channels)
-  if made != second.video_shape:
-    raise BadInput(
-      f'the first stage makes {frames} frames of {height}x{width}x{channels}, which upsampled by {second.upsampling} '
-      f'are {made}, but the second stage makes {second.video_shape}: name the run that it was trained for.'
-    )
+def _remember(generate: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+  """The same function with its last result kept: a sweep asks for the same first-stage videos every time."""
+  last: list[tuple[dict[str, Any], np.ndarray]] = []
+
+  def remembered(**conditions: Any) -> np.ndarray:
+    if not last or last[0][0] != conditions:
+      last[:] = [(conditions, generate(**conditions))]
+    return last[0][1]
+
+  return remembered
 
 
-def _load(config: ConfigDict, workdir: str) -> tuple[Model, Params]:
+def _load(config: Mapping[str, Any], workdir: str, encode: Any = None) -> tuple[Model, Params]:
   """The run's model under the (possibly changed) configuration, and its EMA parameters."""
   try:
-    return checkpoints.load(workdir, model=models.build(config.model))
+    return checkpoints.load(workdir, model=models.build(config['model'], encode))
   except (ValueError, OSError) as error:
     raise BadInput(str(error)) from error
 
@@ -262,8 +279,8 @@ def _write(video: np.ndarray, stem: Path, frame_rate: float) -> None:
   if math.isinf(frame_rate):
     data.write_png(f'{stem}.png', video[0])
     return
-  data.write_mp4(f'{stem}.mp4', video, round(frame_rate))
-  data.write_gif(f'{stem}.gif', video, round(frame_rate))
+  data.write_mp4(f'{stem}.mp4', video, frame_rate)
+  data.write_gif(f'{stem}.gif', video, frame_rate)
 
 
 def _write_together(videos: np.ndarray, names: Sequence[str], stem: Path, fps: int) -> None:

@@ -91,6 +91,10 @@ class Model(NamedTuple):
       )
     raise ValueError(unknown('sampling.grid', name, ('cosine', 'karras')))
 
+  def noise_level(self, sigma: float) -> float:
+    """sigma / alpha of a sigma of the Karras grid, which is Snap's: of `x / sigma_in + sigma eps`."""
+    return self.config['sigma_in'] * sigma
+
   def condition(
     self,
     prompts: Sequence[str] | None = None,
@@ -123,6 +127,10 @@ class Model(NamedTuple):
     if labels is not None:
       self._check_labels(labels)
       label = np.asarray(labels, np.int32)[:, None]
+    if frame_rate is not None and not frame_rate > 0:
+      raise ValueError(f'frame_rate={frame_rate} must be positive: frames per second, infinite for an image.')
+    if original_size is not None and (len(original_size) != 2 or not min(original_size) > 0):
+      raise ValueError(f'original_size={tuple(original_size)} is no size: give height and width in pixels.')
     count = len(prompts if prompts is not None else labels if labels is not None else range(count or 1))
     interval = size = None
     if frame_rate is not None and self.takes('frame_interval'):
@@ -230,6 +238,24 @@ def unknown(what: str, name: str, allowed: Iterable[str]) -> str:
   near = difflib.get_close_matches(str(name), allowed, n=1)
   hint = f' Did you mean {near[0]!r}?' if near else ''
   return f'{what}={name!r} is unknown: choose one of {", ".join(allowed)}.{hint}'
+
+
+def check_cascade(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+  """Raises ValueError unless a second stage's `model` section makes the videos of a first stage's larger."""
+  frames, channels, factor = first['num_frames'], first['channels'], second['upsampling']
+  height, width = first['height'] - 2 * first['pad_rows'], first['width']
+  makes = tuple(second[name] for name in ('num_frames', 'height', 'width', 'channels'))
+  if (frames, height * factor, width * factor, channels) != makes:
+    raise ValueError(
+      f'the first stage makes {frames} frames of {height}x{width}x{channels}, which the second would upsample by '
+      f'{factor}, but the second makes {makes[0]} of {makes[1]}x{makes[2]}x{makes[3]}: name the run it is made for.'
+    )
+  for name in ('text', 'num_classes'):
+    if bool(first[name] not in ('none', 0)) != bool(second[name] not in ('none', 0)):
+      raise ValueError(
+        f'model.{name} is {first[name]!r} in the first stage and {second[name]!r} in the second: both see the same '
+        'prompts or labels, so give it to both or to neither.'
+      )
 
 
 def _check_upsampling(config: Mapping[str, Any]) -> None:

@@ -157,9 +157,20 @@ def test_every_batch_has_its_share_of_stills(rate, batch_size, count):
 @pytest.mark.parametrize('rate', [0.3, 0.4, 0.85])
 def test_stills_are_spread_evenly(rate):
   config = configure(still_rate=rate, batch_size=1, num_images=0)
-  shown = [bool(still(batch)[0]) for batch in take(build(config), 40)]
-  hundredths = round(100 * rate)
-  assert shown == [(i + 1) * hundredths // 100 > i * hundredths // 100 for i in range(40)]
+  shown = np.array([still(batch)[0] for batch in take(build(config), 80)])
+  period = {0.3: 10, 0.4: 5, 0.85: 20}[rate]
+  counts = shown.reshape(-1, period).sum(1)
+  assert (counts == round(period * rate)).all(), 'as many in every period'
+  running = np.cumsum(shown) - rate * np.arange(1, 81)
+  assert np.abs(running).max() < 2, 'and nowhere bunched'
+
+
+@pytest.mark.parametrize('shard_count', [2, 4])
+def test_every_host_gets_its_share_of_stills(shard_count):
+  config = configure(still_rate=0.5, batch_size=shard_count, num_images=0)
+  for index in range(shard_count):
+    batches = take(build(config, shard_index=index, shard_count=shard_count), 8)
+    assert sum(still(batch).sum() for batch in batches) == 4
 
 
 def test_a_still_is_any_frame_of_its_clip(tmp_path):
@@ -170,7 +181,9 @@ def test_a_still_is_any_frame_of_its_clip(tmp_path):
   config = configure(name='folder', path=str(tmp_path), labels=False, still_rate=0.5, num_images=0)
   x = np.concatenate([batch.x for batch in take(build(config), 40)])
   frames = np.rint((x.mean(axis=(2, 3, 4)) + 1) * 127.5 / 20).astype(int)
-  videos, stills = frames[::2, :8], frames[1::2, :8]
+  is_still = (np.diff(frames[:, :8]) == 0).all(1)
+  assert is_still.sum() * 2 == len(frames)
+  videos, stills = frames[~is_still, :8], frames[is_still, :8]
   assert (np.diff(videos) == 1).all()
   assert (np.diff(stills) == 0).all()
   counts = np.bincount(stills[:, 0], minlength=12)

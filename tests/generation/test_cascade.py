@@ -13,6 +13,7 @@ from networks.tiny import draw, jit, normal, says
 
 from vdm_jax import configuration, diffusion, models
 from vdm_jax.generation import make_cascade, make_generator, make_sampler, make_upsampler
+from vdm_jax.generation.sampler import repeat_edges
 
 FIT = {
   'data.num_frames': 2, 'model.patch_size': (1, 4, 4), 'model.group_size': (2, 1, 1), 'model.patch_width': 8,
@@ -58,6 +59,16 @@ def test_padded_rows_are_cut_off():
   )
   assert low_resolution().shape == (2, 2, 8, 8, 3)
   np.testing.assert_allclose(low_resolution(), np.asarray(whole)[:, :, 2:-2], atol=1e-3)
+
+
+def test_padded_rows_repeat_the_edge_at_every_level():
+  """As in training, where they carry no loss; so they have no say in the threshold either."""
+  x = normal(2, 2, 12, 8, 3)
+  padded = repeat_edges(lambda z, logsnr, cond, carry: (z, carry), 2)
+  found, carry = padded(x, None, None, 'carry')
+  expected = np.concatenate([x[:, :, 2:3]] * 2 + [x[:, :, 2:10]] + [x[:, :, 9:10]] * 2, axis=2)
+  np.testing.assert_array_equal(found, expected)
+  assert carry == 'carry'
 
 
 @pytest.mark.parametrize('augmentation', [0.0, 0.3])
@@ -109,6 +120,44 @@ def test_a_condition_says_seconds_and_an_image_has_none():
   np.testing.assert_array_equal(cond.resolution, np.tile(np.float32([720, 1280]), (3, 1)))
   np.testing.assert_array_equal(model.condition(count=1, frame_rate=math.inf).frame_interval, [0.0])
   assert model.condition(count=3) == model.condition()
+
+
+@pytest.mark.parametrize(
+  ('asked', 'message'),
+  [
+    ({'frame_rate': -8.0}, 'frame_rate=-8.0 must be positive: frames per second, infinite for an image.'),
+    ({'frame_rate': 0.0}, 'frame_rate=0.0 must be positive: frames per second, infinite for an image.'),
+    ({'original_size': (16,)}, 'original_size=(16,) is no size: give height and width in pixels.'),
+    ({'original_size': (16, 0)}, 'original_size=(16, 0) is no size: give height and width in pixels.'),
+  ],
+)
+def test_what_cannot_be_asked_for_is_refused(asked, message):
+  with says(message):
+    generator(second=False)(count=1, **asked)
+
+
+def test_asking_a_model_that_is_not_told_is_refused():
+  config, _, params = stage(second=False)
+  untold = models.build(config.model.to_dict() | {'scalars': ('resolution',)})
+  generate = make_generator(untold, config.sampling)
+  with says("frame_rate has no effect: this model was trained without 'frame_interval' in model.scalars."):
+    generate(params, count=1, frame_rate=8.0)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'height': 16}, 'the first stage makes 2 frames of 12x8x3, which the second would upsample by 2, but the second '
+     'makes 2 of 16x16x3: name the run it is made for.'),
+    ({'text': 'words'}, "model.text is 'words' in the first stage and 'none' in the second: both see the same prompts "
+     'or labels, so give it to both or to neither.'),
+  ],
+)  # fmt: skip
+def test_stages_of_different_sizes_or_captions_make_no_cascade(changes, message):
+  first, second = (stage(number)[0].model.to_dict() for number in (False, True))
+  models.check_cascade(first, second)
+  with says(message):
+    models.check_cascade(first | changes, second)
 
 
 def test_what_does_not_go_together_is_said():

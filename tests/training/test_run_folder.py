@@ -134,7 +134,7 @@ def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path):
   run_folder.write_config(tmp_path, make_config())
   config = make_config(learning_rate=0.5, optimizer='lamb', num_steps=99)
   config.data.batch_size = 16
-  config.model = {'network': 'standin'}
+  config.model = {'network': 'standin', 'height': 4, 'pad_rows': 0}
   config.model.width = 32
   with pytest.raises(ValueError) as error:
     run_folder.check_same_run(tmp_path, config)

@@ -33,7 +33,7 @@ from vdm_jax.types import Array, Batch, Conditioning
 
 CONFIGS = ('snap_fit_500m', 'snap_fit_3b9', 'snap_fit_3b9_upsampler', 'snap_unet_85m', 'snap_unet_284m')
 # bfloat16 TFLOP/s of the data sheets, dense.
-PEAKS = {'H200': 989, 'H100': 989, 'A100': 312, 'v4': 275, 'v5 lite': 197, 'v5p': 459, 'v6 lite': 918}
+PEAKS = {'H200': 989, 'H100': 989, 'A100': 312, 'TPU v4': 275, 'TPU v5 lite': 197, 'TPU v5': 459, 'TPU v6 lite': 918}
 GROWTH = 1.02  # a doubled batch must raise the rate by this much to be worth it
 
 

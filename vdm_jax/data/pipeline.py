@@ -150,8 +150,13 @@ def _check(config, encode: Encode | None, shard_index: int, shard_count: int) ->
 
 
 def _mark_still(position: int, index: int, *, rate: fractions.Fraction) -> tuple[int, bool]:
-  """Makes stills of floor(i rate) of the first i elements of the stream, for every i."""
-  return index, position * rate // 1 < (position + 1) * rate // 1
+  """Makes stills of `rate.numerator` in every `rate.denominator` elements of the stream.
+
+  The pattern moves on by one each time: hosts and micro-batches, which take every n-th element, get their share.
+  """
+  period, place = divmod(position, rate.denominator)
+  place = (place + period) % rate.denominator
+  return index, place * rate // 1 < (place + 1) * rate // 1
 
 
 def _read_marked(marked: tuple[int, bool], rng: np.random.Generator, *, read: Callable[..., _Element]) -> _Element:

@@ -42,6 +42,8 @@ def make_generator(
   make = make_upsampler if model.upsampling > 1 else make_sampler
   sampler = jax.jit(make(model, config), out_shardings=layout)
   pad, (_, height, width, _) = model.config['pad_rows'], model.video_shape
+  if not config['fps'] > 0:
+    raise ValueError(f'sampling.fps={config["fps"]} must be positive: it is the frame rate of the videos.')
   defaults = {'frame_rate': config['fps'], 'original_size': config['original_size'] or (height - 2 * pad, width)}
 
   def generate(
@@ -59,6 +61,9 @@ def make_generator(
     _check_low_resolution(model, low_resolution, count)
     size = min(count, batch_size)
     asked = {'frame_rate': frame_rate, 'original_size': original_size}
+    for name, scalar in (('frame_rate', 'frame_interval'), ('original_size', 'resolution')):
+      if asked[name] is not None and not model.takes(scalar):
+        raise ValueError(f'{name} has no effect: this model was trained without {scalar!r} in model.scalars.')
     asked = {name: defaults[name] if value is None else value for name, value in asked.items()}
     cond = model.condition(prompts, labels, count=count, **asked)
     inputs = (cond,) if low_resolution is None else (cond, low_resolution)

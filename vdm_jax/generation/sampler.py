@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from vdm_jax import sampling
 from vdm_jax.diffusion import from_left, unit_noise
 from vdm_jax.models import Model, unknown
-from vdm_jax.types import Array, Conditioning, Denoiser, Params, Step, Weight
+from vdm_jax.types import Array, Carry, Conditioning, Denoiser, Params, Step, Weight
 
 Sampler = Callable[[Params, Array, Conditioning], Array]
 
@@ -35,7 +35,7 @@ def make_sampler(model: Model, config: Mapping[str, Any]) -> Sampler:
     noise_keys, step_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in (0, 1))
     shape = (keys.shape[0], *model.video_shape)
     z = from_left(model.process.sigma(logsnrs[0]), jnp.zeros(shape)) * unit_noise(noise_keys, shape)
-    denoiser = threshold(guide(model.denoiser(params), cond, weight))
+    denoiser = threshold(repeat_edges(guide(model.denoiser(params), cond, weight), model.config['pad_rows']))
     return sampling.sample(denoiser, step, logsnrs, z, step_keys, cond)
 
   return sampler
@@ -46,6 +46,19 @@ def guide(denoiser: Denoiser, cond: Conditioning, weight: Weight) -> Denoiser:
   if cond.text is None and cond.label is None:
     return denoiser
   return sampling.classifier_free(denoiser, null_condition, weight)
+
+
+def repeat_edges(denoiser: Denoiser, pad_rows: int) -> Denoiser:
+  """Puts into x_hat's padded rows what they held in training, the edge repeated: the network never learned them."""
+  if not pad_rows:
+    return denoiser
+
+  def padded(z: Array, logsnr: Array, cond: Conditioning, carry: Carry) -> tuple[Array, Carry]:
+    x_hat, carry = denoiser(z, logsnr, cond, carry)
+    rows = jnp.clip(jnp.arange(x_hat.shape[2]), pad_rows, x_hat.shape[2] - pad_rows - 1)
+    return x_hat[:, :, rows], carry
+
+  return padded
 
 
 def null_condition(cond: Conditioning) -> Conditioning:
@@ -92,9 +105,11 @@ def guidance_weight(logsnrs: Array, config: Mapping[str, Any]) -> Weight:
 
 
 def _churn_range(model: Model, config: Mapping[str, Any]) -> tuple[float, float]:
-  """The configuration's sigmas, which are Snap's, as noise levels sigma / alpha."""
-  scale = model.config['sigma_in']
-  return scale * config['churn_min'], scale * (config['churn_max'] or math.inf)
+  """The configuration's sigmas as noise levels sigma / alpha."""
+  low, high = config['churn_min'], config['churn_max'] or math.inf
+  if not 0 <= low < high:
+    raise ValueError(f'sampling.churn_min={low}, churn_max={high}: choose 0 <= churn_min < churn_max.')
+  return model.noise_level(low), model.noise_level(high)
 
 
 def _threshold(config: Mapping[str, Any]) -> Callable[[Denoiser], Denoiser]:

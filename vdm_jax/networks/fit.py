@@ -152,6 +152,9 @@ class FIT(nn.Module):
 
   def layout(self) -> Layout:
     """How the video is cut; raises ValueError where it does not come out even, or a setting is unknown."""
+    for name in ('patch_size', 'group_size'):
+      if len(getattr(self, name)) != 3 or min(getattr(self, name)) < 1:
+        raise ValueError(f'model.{name}={getattr(self, name)} must be three positive sizes: frames, rows, columns.')
     sizes = (('data.num_frames', self.num_frames), ('data.height', self.height), ('data.width', self.width))
     grid = [
       _divide(name, size, f'model.patch_size[{i}]', self.patch_size[i]) for i, (name, size) in enumerate(sizes)
@@ -212,16 +215,16 @@ class FIT(nn.Module):
 
   def _check(self, x: Array, cond: Conditioning) -> None:
     """Raises ValueError where x or the condition is not what the network was built for."""
+    if cond.num_images():
+      raise ValueError(
+        f'{cond.num_images()} appended images were given to FIT, whose groups would mix them with the video: set '
+        'data.num_images=0, and data.still_rate to train on images as videos.'
+      )
     expected = (self.num_frames, self.height, self.width)
     if x.shape[1:4] != expected:
       raise ValueError(
         f'x has {x.shape[1]} frames of {x.shape[2]}x{x.shape[3]}, but FIT was built for {expected[0]} of '
         f'{expected[1]}x{expected[2]}: its positions are learned. Make longer videos block by block.'
-      )
-    if cond.num_images():
-      raise ValueError(
-        f'{cond.num_images()} appended images were given to FIT, whose groups would mix them with the video: set '
-        'data.num_images=0, and data.still_rate to train on images as videos.'
       )
     check_low_resolution(cond, self.takes_low_resolution)
 

@@ -22,26 +22,36 @@ from vdm_jax.types import Array, Params
 COPIED, RESAMPLED, EXTENDED, FRESH = 'copied', 'resampled', 'extended by zeros', 'fresh'
 INPUT_LAYERS = ('patch/kernel', 'stem/kernel')  # channels in on the axis before the last
 NEW = 'augmentation_logsnr'
+# Settings of `model` without which the same weights mean something else.
+SAME = ('network', 'text', 'vocabulary', 'process', 'parameterization', 'sigma_data', 'noise_features')
 
 
 def check(config: Any, model: models.Model) -> dict[str, str]:
   """How each tensor of `model` would start from `config.training.first_stage`, by shapes alone: name -> manner.
 
-  Raises FileNotFoundError where there is no finished run, and ValueError, naming every tensor that does not fit, unless
-  `training.accept_mismatch` is set.
+  Raises FileNotFoundError where there is no checkpoint, and ValueError where the stages do not fit: in size, or, unless
+  `training.accept_mismatch` is set, in what their weights mean (SAME) or in any tensor, each of which it names.
   """
-  path = config.training.first_stage
+  path, accept = config.training.first_stage, config.training.accept_mismatch
   first = checkpoints.read_config(path)['model']
-  if not Path(path).is_file() and not checkpoints.steps(path):
-    raise FileNotFoundError(f'training.first_stage={path} has no checkpoint yet: train the first stage to its end.')
-  for key in ('text', 'vocabulary'):
-    if list(first[key]) != list(config.model[key]):
-      raise ValueError(
-        f'training.first_stage={path} was trained with model.{key}={first[key]!r}, not {config.model[key]!r}: its '
-        f'captions mean something else. Set data.{key} to the same.'
-      )
-  wanted, found = (_named(jax.eval_shape(m.init, jax.random.key(0))) for m in (model, models.build(first)))
-  return plan(wanted, found, accept_mismatch=config.training.accept_mismatch, origin=path)
+  if Path(path).is_dir() and not checkpoints.steps(path):
+    raise FileNotFoundError(f'training.first_stage={path} has no checkpoint yet: train the first stage before.')
+  if model.upsampling > 1:
+    models.check_cascade(first, model.config)
+  different = [key for key in SAME if _plain(first.get(key)) != _plain(model.config.get(key))]
+  if different and not accept:
+    raise ValueError(
+      f'training.first_stage={path} was trained for something else: '
+      + '; '.join(f'model.{key}={first.get(key)!r}, here {model.config.get(key)!r}' for key in different)
+      + '. Use the same settings, or set training.accept_mismatch=True to start from these weights all the same.'
+    )
+  built = models.build(first, encode=model.encode if first['text'] == model.config['text'] else None)
+  wanted, found = (_named(jax.eval_shape(m.init, jax.random.key(0))) for m in (model, built))
+  return plan(wanted, found, accept_mismatch=accept, origin=str(path))
+
+
+def _plain(value: Any) -> Any:
+  return list(value) if isinstance(value, tuple) else value
 
 
 def plan(
@@ -93,7 +103,9 @@ def starting_point(config: Any, model: models.Model, mesh: Mesh) -> Callable[[Pa
   manners = check(config, model)
 
   def start(params: Params) -> Params:
-    _, first = checkpoints.load(config.training.first_stage, mesh)
+    section = checkpoints.read_config(config.training.first_stage)['model']
+    encode = model.encode if section['text'] == config.model.text else None
+    _, first = checkpoints.load(config.training.first_stage, mesh, models.build(section, encode))
     record.say(report(config.training.first_stage, manners))
     return transfer(params, first, manners)
 
@@ -118,10 +130,8 @@ def _manner(name: str, wanted: tuple[int, ...], found: tuple[int, ...] | None) -
     return RESAMPLED if fits else FRESH
   if found is None:
     return FRESH if NEW in name.split('/') else None
-  if name in INPUT_LAYERS and len(found) == len(wanted) and found[-2] < wanted[-2]:
-    same = [i for i in range(len(wanted)) if i != len(wanted) - 2]
-    return EXTENDED if all(found[i] == wanted[i] for i in same) else None
-  return None
+  twice = (*found[:-2], 2 * found[-2], found[-1]) if len(found) > 1 else None
+  return EXTENDED if name in INPUT_LAYERS and wanted == twice else None
 
 
 def _is_position(name: str) -> bool:

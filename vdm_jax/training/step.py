@@ -1,7 +1,7 @@
 """One training step and the held-out loss, as pure functions to jit.
 
 Every draw is a function of (seed, step, example), so resuming, another mesh or other micro-batches change
-nothing.
+nothing; but for dropout, whose masks belong to (seed, step, micro-batch).
 """
 
 from __future__ import annotations
