@@ -52,5 +52,5 @@ def get_config() -> ConfigDict:
     ema_warmup=True,
     self_condition_rate=0.9,
   )
-  config.sampling.update(num_steps=24, grid='karras', step='heun', threshold='dynamic', guidance_weight=1.0)
+  config.sampling.update(num_steps=24, grid='karras', step='heun', threshold='clip', guidance_weight=1.0)
   return config
