@@ -598,7 +598,7 @@ def test_the_program_does_not_grow_with_depth():
     ),
     (
       {'patch_size': (1, 4, 0)},
-      'data.width=64 / model.patch_size[2]=0 leaves 64: use model.patch_size[2]=1.',
+      'model.patch_size=(1, 4, 0) must be three positive sizes: frames, rows, columns.',
     ),
     ({'num_latents': 500}, 'model.num_latents=500 / 1 x 2 x 4 groups=8 leaves 4: use model.num_latents=496 or 504.'),
     ({'num_latents': 0}, 'model.num_latents=0 / 1 x 2 x 4 groups=8 leaves 0: use model.num_latents=8.'),
