@@ -14,6 +14,11 @@ FAULTS = [
   ('digits_fit', {'sampling.fps': 0}, 'sampling.fps=0 must be positive: it is the frame rate of the videos.'),
   (
     'digits_fit',
+    {'sampling.original_size': (16,)},
+    'original_size=(16,) is no size: give height and width in pixels.',
+  ),
+  (
+    'digits_fit',
     {'data.num_images': 4},
     'data.num_images=4: FIT takes no appended images, for its groups would mix them with the video. Set it to 0, and '
     'data.still_rate to train on images as videos.',

@@ -45,6 +45,7 @@ def make_generator(
   if not config['fps'] > 0:
     raise ValueError(f'sampling.fps={config["fps"]} must be positive: it is the frame rate of the videos.')
   defaults = {'frame_rate': config['fps'], 'original_size': config['original_size'] or (height - 2 * pad, width)}
+  model.condition(count=1, **defaults)  # raises before any work
 
   def generate(
     params: Params,
