@@ -20,7 +20,7 @@ def test_the_table_of_tensors_is_the_file_of_pytorch(write_bert, golden_weights)
 def test_bert_large_has_as_many_parameters_as_its_table():
   """335 million, less 1.05 million of the pooler (Devlin et al. 2018, section 3)."""
   config = bert_folder.BertConfig(30522, 1024, 24, 16, 4096, 512, 2, 1e-12)
-  tokens = jax.ShapeDtypeStruct((1, 4), int)
+  tokens = jax.ShapeDtypeStruct((1, 4), 'int32')
   params = jax.eval_shape(BertEncoder(config).init, jax.random.key(0), tokens, tokens)['params']
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 334_092_288
 

@@ -45,7 +45,7 @@ def test_a_configuration_from_before_v1_1_is_one_with_relu(write_t5):
 @pytest.mark.parametrize(('config', 'count'), [(T5_11B, 4_864_791_552), (T5_V1_1_XXL, 4_762_310_656)])
 def test_the_published_sizes_have_the_published_number_of_parameters(config, count):
   """The table of tensors and the network agree on it, shape by shape."""
-  tokens = jax.ShapeDtypeStruct((1, 4), int)
+  tokens = jax.ShapeDtypeStruct((1, 4), 'int32')
   params = jax.eval_shape(T5Encoder(config).init, jax.random.key(0), tokens, tokens)['params']
   ours = {'/'.join(k.key for k in path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
   table = {}
