@@ -1,4 +1,4 @@
-"""FIT against SPEC 2: its counts, its layout, the forward pass in float64 numpy, and the laws that it must keep."""
+"""FIT against Snap section 3.4 and appendix A: its counts and layout, its forward pass in float64 numpy, its laws."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vdm_jax.networks.embeddings import ConditionTokens
 from vdm_jax.networks.fit import REMAT, Layout
 from vdm_jax.types import Conditioning
 
-# Snap's networks (SPEC 2.1).
+# Snap's networks (Table 8).
 BASE = {'num_frames': 16, 'height': 40, 'width': 64, 'takes_text': True}
 LARGE = BASE | {
   'patch_width': 1024, 'latent_width': 3072, 'condition_width': 1024, 'num_latents': 768, 'patch_head_width': 64,
@@ -119,7 +119,7 @@ def condition_tokens(fit):
 
 
 def reference(fit, params, carry):
-  """SPEC 2.3 token by token and group by group, in float64."""
+  """The forward pass token by token and group by group, in float64."""
   (x, _, cond), (condition, valid) = inputs(fit), condition_tokens(fit)
   sources = [x] if cond.low_resolution is None else [x, cond.low_resolution]
   places, batch = patches_of(fit), len(x)
@@ -240,7 +240,7 @@ def test_tokens_and_groups_of_the_papers_networks():
 
 
 def closed_form(fit):
-  """FLOPs of a forward pass (SPEC 2.4), and those of what it calls less than one: embeddings and projections."""
+  """FLOPs of a forward pass in closed form, and those of what it calls less than one: embeddings and projections."""
   latents, d, big, width = fit.num_latents, fit.patch_width, fit.latent_width, fit.condition_width
   tokens, groups = math.prod(fit.layout().grid), math.prod(fit.layout().groups)
   n, m, keys = tokens // groups, latents // groups, 1 + len(fit.scalars) + LETTERS

@@ -1,4 +1,4 @@
-"""FIT's layers against SPEC 2.3 written out in float64 numpy, and what LAMB and bfloat16 ask of them."""
+"""FIT's layers written out in float64 numpy, and what LAMB and bfloat16 ask of them."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_without_axis_names_a_stack_has_one_ratio():
 
 @pytest.mark.parametrize('name', ['adam', 'lamb'])
 def test_a_bias_that_starts_at_zero_leaves_it_at_the_rate_of_adam(name):
-  """optax.lamb multiplies it by its own norm: 0 keeps it still, then it grows exponentially (SPEC 7.2)."""
+  """optax.lamb multiplies it by its own norm: 0 keeps it still, then it grows exponentially."""
   config = settings(optimizer=name, schedule='constant', warmup_steps=1, clip_norm=0.0)
   rule = optimizer.build(config)
   params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.zeros(2)}

@@ -82,7 +82,7 @@ def test_10000_updates_at_decay_0_9999_follow_float64():
 
 def test_a_half_life_replaces_the_decay():
   training = make_config(ema_decay=0.5, ema_half_life=6000.0).training
-  assert state.ema_decay(training) == pytest.approx(0.99988448, abs=1e-8)  # SPEC 6.8
+  assert state.ema_decay(training) == pytest.approx(0.99988448, abs=1e-8)  # 0.5^(1 / 6000)
   assert state.ema_decay(training) ** 6000 == pytest.approx(0.5)
   assert state.ema_decay(make_config(ema_decay=0.25).training) == 0.25
 
