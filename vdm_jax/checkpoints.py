@@ -165,7 +165,7 @@ def export_weights(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
   config = read_config(workdir)
   _, params = load(workdir)
   _, step = _newest_good(Path(workdir).absolute() / FOLDER)
-  tensors = {name: np.asarray(value) for name, value in _named(params).items()}
+  tensors = {name: np.asarray(value) for name, value in named(params).items()}
   path = Path(path)
   partial = path.with_name(path.name + '.partial')
   safetensors.numpy.save_file(tensors, partial, {'config': json.dumps(config), 'step': str(step)})
@@ -276,7 +276,7 @@ def _restore(folder: Path, abstract: Any) -> Any:
 
 
 def _check_shapes(folder: Path, saved: Any, abstract: Any) -> None:
-  found, wanted = _named(saved), _named(abstract)
+  found, wanted = named(saved), named(abstract)
   roots = {name.split('/')[0] for name in wanted}
   found = {name: leaf for name, leaf in found.items() if name.split('/')[0] in roots}
 
@@ -297,15 +297,17 @@ def _check_shapes(folder: Path, saved: Any, abstract: Any) -> None:
 
 def _read_weights(path: str | os.PathLike, abstract: Params) -> Params:
   tensors = safetensors.numpy.load_file(path)
-  _check_shapes(Path(path), tensors, _named(abstract))
+  _check_shapes(Path(path), tensors, named(abstract))
   return jax.tree_util.tree_map_with_path(
-    lambda p, x: jax.device_put(tensors[_name(p)], x.sharding), abstract
+    lambda p, x: jax.device_put(tensors[tensor_name(p)], x.sharding), abstract
   )
 
 
-def _named(tree: Any) -> dict[str, Any]:
-  return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def named(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by their `tensor_name`."""
+  return {tensor_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _name(path: Any) -> str:
+def tensor_name(path: Any) -> str:
+  """`a/b/c` of a leaf's path in a tree."""
   return jax.tree_util.keystr(path, simple=True, separator='/')

@@ -218,9 +218,8 @@ def _open(config: ConfigDict, workdir: str) -> tuple[Model, Callable[[ConfigDict
   shares_text = all(first_config['model'][key] == model.config[key] for key in ('text', 'text_length'))
   first, first_params = _load(first_config, path, model.encode if shares_text else None)
   before = _remember(functools.partial(_make_generator(first, first_config['sampling']), first_params))
-  return model, lambda sampling: functools.partial(
-    generation.make_cascade(lambda _, **conditions: before(**conditions), _make_generator(model, sampling)),
-    (None, params),
+  return model, lambda sampling: generation.make_cascade(
+    before, functools.partial(_make_generator(model, sampling), params)
   )
 
 

@@ -251,7 +251,7 @@ def check_cascade(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
       f'{factor}, but the second makes {makes[0]} of {makes[1]}x{makes[2]}x{makes[3]}: name the run it is made for.'
     )
   for name in ('text', 'num_classes'):
-    if bool(first[name] not in ('none', 0)) != bool(second[name] not in ('none', 0)):
+    if (first[name] in ('none', 0)) != (second[name] in ('none', 0)):
       raise ValueError(
         f'model.{name} is {first[name]!r} in the first stage and {second[name]!r} in the second: both see the same '
         'prompts or labels, so give it to both or to neither.'

@@ -92,10 +92,10 @@ def test_the_second_stage_sees_the_noised_input_and_its_level(augmentation):
 
 def test_a_cascade_is_the_second_stage_on_the_videos_of_the_first():
   cascade = make_cascade(
-    lambda params, **conditions: params['first'] * generator(second=False)(**conditions),
-    lambda params, **conditions: params['second'] * generator(second=True)(**conditions),
+    lambda **conditions: 0.5 * generator(second=False)(**conditions),
+    lambda **conditions: 2.0 * generator(second=True)(**conditions),
   )
-  found = cascade(({'first': 0.5}, {'second': 2.0}), count=2, seed=5)
+  found = cascade(count=2, seed=5)
   expected = 2.0 * generator(second=True)(count=2, seed=5, low_resolution=0.5 * low_resolution())
   np.testing.assert_array_equal(found, expected)
   assert found.shape == (2, 2, 16, 16, 3)

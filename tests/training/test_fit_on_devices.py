@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 ON_FOUR = """
 import jax, numpy as np
 from training.test_second_stage_step import FIT, SECOND, X
-from vdm_jax import configuration, models, partitioning
+from vdm_jax import checkpoints, configuration, models, partitioning
 from vdm_jax.training import first_stage, make_train_step, optimizer, state
 from vdm_jax.types import Batch, Conditioning
 
@@ -30,7 +30,7 @@ def train(sizes, devices):
   mesh = partitioning.make_mesh(sizes, jax.devices()[:devices])
   rule = optimizer.build(config.training, model.logical_axes)
   old = jax.jit(first.init)(jax.random.key(7))
-  named = [first_stage._named(jax.eval_shape(m.init, jax.random.key(0))) for m in (model, first)]
+  named = [checkpoints.named(jax.eval_shape(m.init, jax.random.key(0))) for m in (model, first)]
   start = lambda params: first_stage.transfer(params, old, first_stage.plan(*named))
   current = state.create(model, rule, mesh, 0, start)
   layout = state.shardings(state.abstract(model, rule, mesh))

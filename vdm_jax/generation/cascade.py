@@ -44,10 +44,5 @@ def make_upsampler(model: Model, config: Mapping[str, Any]) -> Upsampler:
 def make_cascade(
   first: Callable[..., np.ndarray], second: Callable[..., np.ndarray]
 ) -> Callable[..., np.ndarray]:
-  """Two generators of `make_generator` as one: `generate((first params, second params), **conditions) -> videos`."""
-
-  def generate(params: tuple[Params, Params], **conditions: Any) -> np.ndarray:
-    low = first(params[0], **conditions)
-    return second(params[1], low_resolution=low, **conditions)
-
-  return generate
+  """Two generators of `make_generator`, their parameters bound, as one: `generate(**conditions) -> videos`."""
+  return lambda **conditions: second(low_resolution=first(**conditions), **conditions)

@@ -45,9 +45,14 @@ def check(config: Any, model: models.Model) -> dict[str, str]:
       + '; '.join(f'model.{key}={first.get(key)!r}, here {model.config.get(key)!r}' for key in different)
       + '. Use the same settings, or set training.accept_mismatch=True to start from these weights all the same.'
     )
-  built = models.build(first, encode=model.encode if first['text'] == model.config['text'] else None)
-  wanted, found = (_named(jax.eval_shape(m.init, jax.random.key(0))) for m in (model, built))
+  stages = (model, _build(first, model))
+  wanted, found = (checkpoints.named(jax.eval_shape(stage.init, jax.random.key(0))) for stage in stages)
   return plan(wanted, found, accept_mismatch=accept, origin=str(path))
+
+
+def _build(first: Mapping[str, Any], model: models.Model) -> models.Model:
+  """The first stage's model out of its `model` section, with the second's text function where they have the same."""
+  return models.build(first, encode=model.encode if first['text'] == model.config['text'] else None)
 
 
 def _plain(value: Any) -> Any:
@@ -81,10 +86,10 @@ def plan(
 
 def transfer(params: Params, first: Params, manners: Mapping[str, str]) -> Params:
   """Fresh `params` with those of the first stage put in, as `plan` says; every leaf stays laid out as it is."""
-  source = _named(first)
+  source = checkpoints.named(first)
 
   def start(path: Any, fresh: Array) -> Array:
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    name = checkpoints.tensor_name(path)
     value = {
       COPIED: lambda: source[name],
       RESAMPLED: lambda: jax.image.resize(source[name], fresh.shape, 'linear'),
@@ -103,10 +108,9 @@ def starting_point(config: Any, model: models.Model, mesh: Mesh) -> Callable[[Pa
   manners = check(config, model)
 
   def start(params: Params) -> Params:
-    section = checkpoints.read_config(config.training.first_stage)['model']
-    encode = model.encode if section['text'] == config.model.text else None
-    _, first = checkpoints.load(config.training.first_stage, mesh, models.build(section, encode))
-    record.say(report(config.training.first_stage, manners))
+    path = config.training.first_stage
+    _, first = checkpoints.load(path, mesh, _build(checkpoints.read_config(path)['model'], model))
+    record.say(report(path, manners))
     return transfer(params, first, manners)
 
   return start
@@ -142,8 +146,3 @@ def _extend(kernel: Array, rows: int) -> Array:
   before = [(0, 0)] * kernel.ndim
   before[-2] = (0, rows - kernel.shape[-2])
   return jnp.pad(kernel, before)
-
-
-def _named(tree: Any) -> dict[str, Any]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
