@@ -49,8 +49,9 @@ def _data() -> dict[str, Any]:
     'vocabulary': (),  # words: the known words; () stands for all that the dataset's captions use
     'labels': False,  # hand class labels to the network
     'num_workers': 0,  # processes that prepare batches; 0: threads of this one
-    # digits: the embedded data's harder modes
-    'digits': {'num_digits': 1, 'random_start': False, 'bounce': False, 'colors': False},
+    # digits: the embedded data's harder modes, and how many frames a clip has, of which windows of num_frames are cut
+    # at random; 0: as many as a window spans
+    'digits': {'num_digits': 1, 'random_start': False, 'bounce': False, 'colors': False, 'clip_frames': 0},
   }
 
 

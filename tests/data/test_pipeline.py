@@ -38,7 +38,7 @@ def configure(**changes):
       'text': 'words',
       'labels': True,
       'num_workers': 0,
-      'digits': {'num_digits': 1, 'random_start': False, 'bounce': False, 'colors': False},
+      'digits': {'num_digits': 1, 'random_start': False, 'bounce': False, 'colors': False, 'clip_frames': 0},
     }
   )
   config.update(changes)

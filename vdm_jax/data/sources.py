@@ -88,14 +88,20 @@ def examples(config: Any, split: str, *, seed: int, count: int) -> list[Clip]:
 def _digits(config: Any, split: str, seed: int) -> Digits:
   if config.flip:
     raise ValueError("data.flip=True would make the captions of data.name='digits' false; set it to False.")
+  modes = dict(config.digits)
+  span, clip_frames = (config.num_frames - 1) * frame_skips(config)[1] + 1, modes.pop('clip_frames', 0)
+  if clip_frames and clip_frames < span:
+    raise ValueError(
+      f'data.digits.clip_frames={clip_frames}, but a window spans {span} frames; use {span} or more, or 0.'
+    )
   return Digits(
     split=split,
     seed=seed,
-    num_frames=(config.num_frames - 1) * frame_skips(config)[1] + 1,
+    num_frames=clip_frames or span,
     height=config.height - 2 * config.pad_rows,
     width=config.width,
     channels=config.channels,
-    **config.digits,
+    **modes,
   )
 
 
