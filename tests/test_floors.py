@@ -16,6 +16,7 @@ EDGES = {
   # ground
   'types': set(),
   'partitioning': {'types'},
+  'plots': set(),
   # floor 1
   'diffusion': {'types'},
   'networks': {'types', 'partitioning'},

@@ -123,6 +123,11 @@ class Checkpointer:
       (folder / MANIFEST).write_text(json.dumps({'files': files, 'crc32': _checksum(files)}, indent=1))
 
 
+def is_run(path: str | os.PathLike) -> bool:
+  """Whether a path is the workdir of a run."""
+  return (Path(path) / 'config.json').is_file()
+
+
 def steps(workdir: str | os.PathLike) -> list[int]:
   """The steps of the finished checkpoints of a workdir, good or not, increasing."""
   return sorted(_listed(Path(workdir).absolute() / FOLDER))

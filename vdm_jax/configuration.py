@@ -123,7 +123,8 @@ def _sampling() -> dict[str, Any]:
     'guidance_start': 0,  # oscillating guidance: steps before the weight alternates; 0: it never does
     'threshold': 'clip',  # of x_hat: clip, dynamic or none
     'percentile': 99.5,  # dynamic threshold
-    'reconstruction_weight': 0.0,  # w_r of the paper's conditional generation; recorded, no command reads it yet
+    'conditioning': 'reconstruction',  # on given frames: reconstruction, replacement or redraw
+    'reconstruction_weight': 10.0,  # w_r of VDM Eqs. 7 and 8. VDM: 50 and 9 for prediction, not published for text
     'augmentation': 0.1,  # second stage: noise on its low-resolution input, 0 (none) to 1 (nothing else)
     'fps': 8,  # frame rate to ask for, and of the files written
     'original_size': (),  # height and width in pixels to ask for; (): those of the model's videos

@@ -33,6 +33,13 @@ _LABEL = flags.DEFINE_multi_integer('label', [], 'sample: class to show; may be 
 _NUM_VIDEOS = flags.DEFINE_integer('num_videos', 4, 'sample: videos per prompt or label.', lower_bound=1)
 _FPS = flags.DEFINE_string('fps', None, 'sample: frame rate to ask a model for that is told it, or "image".')
 _ORIGINAL_SIZE = flags.DEFINE_string('original_size', None, 'sample: HxW of the footage to ask for, such as 720x1280.')
+_NUM_FRAMES = flags.DEFINE_integer('num_frames', None, 'sample: frames of each video; any number.')
+_INIT_VIDEO = flags.DEFINE_string('init_video', None, 'sample: file to continue or interpolate, or "test": test clips.')
+_INIT_FRAMES = flags.DEFINE_integer('init_frames', None, 'sample: how many frames of --init_video are given.')
+_INTERPOLATE = flags.DEFINE_integer('interpolate', None, 'sample: factor by which the frame rate is raised.')
+_LOW_RESOLUTION = flags.DEFINE_string('low_resolution', None, 'sample: file, or run, whose videos to make larger.')
+_FRAME_RATES = flags.DEFINE_string('frame_rates', None, 'sample: hierarchy of frame rates, lowest first: 2,8,24.')
+_OVERLAP = flags.DEFINE_integer('overlap', None, 'sample: frames that a window sees of the one before.')
 _OUT = flags.DEFINE_string('out', None, 'sample: folder to write to.')
 _PROTOCOL = flags.DEFINE_enum('protocol', 'digits', jobs.PROTOCOLS, 'evaluate: what to measure.')
 _SWEEP = flags.DEFINE_enum('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure at several values of a setting.')
@@ -66,11 +73,24 @@ def _run(config: ConfigDict) -> int:
     return jobs.evaluate(config, _WORKDIR.value, _PROTOCOL.value, _SWEEP.value)
   if _OUT.value is None:
     raise jobs.BadInput('--out is missing: name the folder for the videos, such as --out=out.')
-  return jobs.sample(
-    config, _WORKDIR.value, _OUT.value,
-    prompts=[*_PROMPT.value, *jobs.read_prompts(_PROMPT_FILE.value)], labels=_LABEL.value, repeats=_NUM_VIDEOS.value,
-    frame_rate=jobs.read_frame_rate(_FPS.value), original_size=jobs.read_size(_ORIGINAL_SIZE.value),
-  )  # fmt: skip
+  return jobs.sample(config, _WORKDIR.value, _OUT.value, _request())
+
+
+def _request() -> jobs.Request:
+  return jobs.Request(
+    prompts=[*_PROMPT.value, *jobs.read_prompts(_PROMPT_FILE.value)],
+    labels=_LABEL.value,
+    repeats=_NUM_VIDEOS.value,
+    frame_rate=jobs.read_frame_rate(_FPS.value),
+    original_size=jobs.read_size(_ORIGINAL_SIZE.value),
+    num_frames=_NUM_FRAMES.value,
+    init_video=_INIT_VIDEO.value,
+    init_frames=_INIT_FRAMES.value,
+    interpolate=_INTERPOLATE.value,
+    low_resolution=_LOW_RESOLUTION.value,
+    frame_rates=jobs.read_frame_rates(_FRAME_RATES.value),
+    overlap=_OVERLAP.value,
+  )
 
 
 def _keep_compiled() -> None:

@@ -92,3 +92,22 @@ def test_errors():
     ),
   ):
     sheets.tile([clip(0), clip(0, side=8)])
+
+
+def test_a_sheet_reads_the_frames_that_it_shows_and_no_others(tmp_path):
+  shown = np.rint(np.linspace(0, 2999, 16)).astype(int)
+  video = np.full((3000, 8, 8, 1), np.nan, np.float32)  # a frame that is converted without need is an error
+  video[shown] = np.linspace(-1, 1, 16)[:, None, None, None]
+  np.save(tmp_path / 'a.npy', video)
+  mapped = np.load(tmp_path / 'a.npy', mmap_mode='r', allow_pickle=False)
+  sheet = sheets.contact_sheet([mapped], ['x'])
+  np.testing.assert_array_equal(sheet, sheets.contact_sheet([video[shown]], ['x']))
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_frames_are_enlarged_one_at_a_time_as_all_together(channels):
+  video, taken = clip(2, num_frames=5, channels=channels), []
+  frames = sheets.enlarge_frames((taken.append(number) or frame for number, frame in enumerate(video)), 64)
+  first = next(frames)
+  assert taken == [0]
+  np.testing.assert_array_equal(np.stack([first, *frames]), sheets.enlarge(video, 64))

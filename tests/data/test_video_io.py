@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import av
 import numpy as np
@@ -233,3 +234,65 @@ def test_errors_of_writing(tmp_path):
     with raises(ValueError, f'{path}: fps is {fps}, but a positive number of frames per second is needed.'):
       video_io.write_mp4(path, numbered(2), fps=fps)
   assert not path.exists()
+
+
+@pytest.mark.parametrize('write', [video_io.write_mp4, video_io.write_gif])
+@pytest.mark.parametrize('kind', ['uint8', 'float', 'grey'])
+def test_frames_one_by_one_give_the_bytes_of_the_array(tmp_path, write, kind):
+  video = patches(4, size=8, frames=20)[:, :-1, :-1]  # padded to 32x48: x264's bytes vary for sides not of 16s
+  if kind == 'grey':
+    video = video[..., :1]
+  if kind == 'float':
+    video = np.random.default_rng(0).uniform(-1.2, 1.2, (20, 31, 47, 3)).astype(np.float32)
+  write(tmp_path / 'array', video, fps=24)
+  write(tmp_path / 'frames', (frame for frame in video), fps=24)
+  write(tmp_path / 'list', list(video), fps=24)
+  np.save(tmp_path / 'a.npy', video)
+  write(tmp_path / 'mapped', np.load(tmp_path / 'a.npy', mmap_mode='r', allow_pickle=False), fps=24)
+  written = [(tmp_path / name).read_bytes() for name in ('array', 'frames', 'list', 'mapped')]
+  assert written[1:] == written[:1] * 3
+  assert video_io.probe(tmp_path / 'array').num_frames == 20
+
+
+@pytest.mark.parametrize('write', [video_io.write_mp4, video_io.write_gif])
+def test_memory_does_not_grow_with_the_length(tmp_path, write):
+  def peak(num_frames):
+    frames = (np.full((64, 64, 3), number % 256, np.uint8) for number in range(num_frames))
+    tracemalloc.start()
+    write(tmp_path / 'a', frames, fps=8)
+    size = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return size
+
+  peak(2)  # what is imported and cached once
+  assert peak(400) < peak(40) + 10 * 64**2 * 3  # 360 frames more cost less than ten
+
+
+@pytest.mark.parametrize('write', [video_io.write_mp4, video_io.write_gif])
+def test_a_source_of_frames_that_fails_leaves_the_old_file(tmp_path, write):
+  path = tmp_path / 'a'
+  write(path, numbered(4), fps=8)
+  before = path.read_bytes()
+
+  def broken():
+    yield from numbered(50)
+    raise RuntimeError('no more memory')
+
+  with pytest.raises(RuntimeError, match='no more memory'):
+    write(path, broken(), fps=8)
+  for frames, message in [
+    ([], f'{path}: there are no frames to write; give one or more.'),
+    (
+      [*numbered(3), *numbered(2, side=32)],
+      f'{path}: frame 3 is 32x32, but those before are 48x48; give frames of one size.',
+    ),
+    (
+      [np.zeros((8, 8), np.uint8)],
+      'video: the shape is (1, 8, 8), but [frames, height, width, 1 or 3 channels] is needed; '
+      'pass one video at a time.',
+    ),
+  ]:
+    with raises(ValueError, message):
+      write(path, iter(frames), fps=8)
+  assert path.read_bytes() == before
+  assert [file.name for file in tmp_path.iterdir()] == ['a']

@@ -1,14 +1,17 @@
 """Where videos come from and go to: sources, transforms, the pipeline that makes batches, and video files.
 
-`build` makes batches, `read_video` and `write_mp4` read and write files, `contact_sheet` shows them.
+`build` makes batches, `read_video` and `write_mp4` read and write files, `read_given` checks what a user gives,
+`contact_sheet` shows videos.
 No JAX arrays here: everything is NumPy, uint8 inside and float32 in [-1, 1] in batches.
 """
 
 from vdm_jax.data.clip import Clip
 from vdm_jax.data.digits import Digits
 from vdm_jax.data.folder import Folder
+from vdm_jax.data.frame_store import FrameStore
+from vdm_jax.data.given import Given, check_frame_rate, read_given
 from vdm_jax.data.pipeline import build, held_out
-from vdm_jax.data.sheets import contact_sheet, enlarge, tile
+from vdm_jax.data.sheets import contact_sheet, enlarge, enlarge_frames, tile
 from vdm_jax.data.sources import examples, num_classes, vocabulary
 from vdm_jax.data.transforms import to_float, to_uint8
 from vdm_jax.data.video_io import probe, read_video, write_gif, write_mp4, write_png
@@ -17,13 +20,18 @@ __all__ = [
   'Clip',
   'Digits',
   'Folder',
+  'FrameStore',
+  'Given',
   'build',
+  'check_frame_rate',
   'contact_sheet',
   'enlarge',
+  'enlarge_frames',
   'examples',
   'held_out',
   'num_classes',
   'probe',
+  'read_given',
   'read_video',
   'tile',
   'to_float',

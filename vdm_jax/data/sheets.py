@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -25,8 +25,8 @@ def contact_sheet(
   """One row per video, its caption and then its frames from left to right; uint8 [h w 3].
 
   Videos are [t h w c], uint8 or float in [-1, 1]. Small frames are enlarged to about `frame_size` pixels, of
-  more than `max_frames` frames an even selection is shown, and a long caption is shortened. Raises ValueError
-  if the numbers of videos and captions differ.
+  more than `max_frames` frames an even selection is shown, and a long caption is shortened. No other frames are read:
+  a video may be a memory-mapped file of any length. Raises ValueError if the numbers of videos and captions differ.
   """
   if len(videos) != len(captions) or not len(videos):
     raise ValueError(
@@ -34,9 +34,9 @@ def contact_sheet(
     )
   rows = []
   for video, caption in zip(videos, captions, strict=True):
-    frames = enlarge(video, frame_size)
-    chosen = np.rint(np.linspace(0, len(frames) - 1, min(len(frames), max_frames))).astype(int)
-    strip = np.concatenate([_frame_with_gap(frames[i]) for i in chosen], axis=1)
+    video = np.asarray(video)
+    chosen = np.rint(np.linspace(0, len(video) - 1, min(len(video), max_frames))).astype(int)
+    strip = np.concatenate([_frame_with_gap(frame) for frame in enlarge(video[chosen], frame_size)], axis=1)
     rows.append(np.concatenate([_label(caption, len(strip)), strip], axis=1))
   width = max(row.shape[1] for row in rows)
   return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows])
@@ -68,6 +68,12 @@ def enlarge(video: np.ndarray, frame_size: int) -> np.ndarray:
   frames = as_frames(video)
   factor = max(1, round(frame_size / frames.shape[1]))
   return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def enlarge_frames(frames: Iterable[np.ndarray], frame_size: int) -> Iterator[np.ndarray]:
+  """The frames of `enlarge`, one at a time, for `write_mp4` and `write_gif` of a video that is too long for memory."""
+  for frame in frames:
+    yield enlarge(frame[None], frame_size)[0]
 
 
 def _frame_with_gap(frames: np.ndarray) -> np.ndarray:

@@ -71,15 +71,17 @@ def frame_skips(config: Any) -> tuple[int, int]:
   return config.frame_skip, config.frame_skip_max or config.frame_skip
 
 
-def examples(config: Any, split: str, *, seed: int, count: int) -> list[Clip]:
+def examples(config: Any, split: str, *, seed: int, count: int, num_frames: int | None = None) -> list[Clip]:
   """The first `count` clips of a split, or all there are; raises as `build` does.
 
-  They have `data.num_frames` frames at `data.frame_skip`, of the configured size without its padding.
+  They have `num_frames` frames, `data.num_frames` by default, at `data.frame_skip`, of the configured size without its
+  padding.
   """
   source = build(config, split, seed)
+  num_frames = num_frames or config.num_frames
   clips = []
   for index in range(min(count, len(source))):
-    clip = source.read(index, np.random.default_rng((seed, index)), config.num_frames, config.frame_skip)
+    clip = source.read(index, np.random.default_rng((seed, index)), num_frames, config.frame_skip)
     video = transforms.resize_and_crop(clip.video, config.height - 2 * config.pad_rows, config.width)
     clips.append(clip._replace(video=transforms.to_channels(video, config.channels)))
   return clips

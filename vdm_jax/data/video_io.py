@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import fractions
 import functools
+import itertools
 import math
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -80,18 +82,26 @@ def read_video(
 
 
 def write_mp4(path: str | os.PathLike, video, fps: float) -> None:
-  """Writes [t h w c], uint8 or float in [-1, 1], 1 or 3 channels, as H.264; odd sides grow by one pixel."""
-  frames = as_frames(video)
-  frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), 'edge')
-  _encode(path, frames, fps, 'mp4', 'libx264', 'yuv420p', _yuv420, _X264)
+  """Writes a video as H.264; odd sides grow by one pixel.
+
+  `video` is an array [t h w c] or an iterable of frames [h w c], uint8 or float in [-1, 1], 1 or 3 channels. Frames are
+  converted and encoded one at a time: memory does not grow with their number. Raises ValueError for other shapes, no
+  frames, frames of several sizes, pixels that are not finite, and an fps that is not positive; the file is then as it
+  was before.
+  """
+  even = (
+    np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), 'edge')
+    for frame in _each_frame(path, video)
+  )
+  _encode(path, even, fps, 'mp4', 'libx264', 'yuv420p', _yuv420, _X264)
 
 
 def write_gif(path: str | os.PathLike, video, fps: float) -> None:
-  """Writes [t h w c] as `write_mp4` does, as an endless GIF; exact where a frame has at most 256 colours.
+  """Writes what `write_mp4` takes, as it does, as an endless GIF; exact where a frame has at most 256 colours.
 
   GIF counts in hundredths of a second: 24 frames per second come out as 4, 4, 5, ... hundredths.
   """
-  _encode(path, as_frames(video), fps, 'gif', 'gif', 'pal8', _paletted, {})
+  _encode(path, _each_frame(path, video), fps, 'gif', 'gif', 'pal8', _paletted, {})
 
 
 def write_png(path: str | os.PathLike, image) -> None:
@@ -104,12 +114,33 @@ def write_png(path: str | os.PathLike, image) -> None:
 def as_frames(video) -> np.ndarray:
   """uint8 [t h w 3] of a video [t h w 1 or 3] of uint8 or of float in [-1, 1]; else ValueError."""
   video = np.asarray(video)
-  if video.ndim != 4 or video.shape[-1] not in (1, 3) or 0 in video.shape:
+  _check_shape(video.shape)
+  return np.ascontiguousarray(to_channels(video if video.dtype == np.uint8 else to_uint8(video), 3))
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+  if len(shape) != 4 or shape[-1] not in (1, 3) or 0 in shape:
     raise ValueError(
-      f'video: the shape is {video.shape}, but [frames, height, width, 1 or 3 channels] is needed; '
+      f'video: the shape is {shape}, but [frames, height, width, 1 or 3 channels] is needed; '
       'pass one video at a time.'
     )
-  return np.ascontiguousarray(to_channels(video if video.dtype == np.uint8 else to_uint8(video), 3))
+
+
+def _each_frame(path: str | os.PathLike, video) -> Iterator[np.ndarray]:
+  """uint8 [h w 3] of each frame of an array or an iterable, converted when its turn comes."""
+  if hasattr(video, 'shape'):
+    _check_shape(video.shape)
+    video = np.asarray(video)  # a memory-mapped file stays one
+  size = None
+  for number, frame in enumerate(video):
+    (converted,) = as_frames(np.asarray(frame)[None])
+    size = size or converted.shape[:2]
+    if converted.shape[:2] != size:
+      raise ValueError(
+        f'{path}: frame {number} is {converted.shape[0]}x{converted.shape[1]}, but those before are '
+        f'{size[0]}x{size[1]}; give frames of one size.'
+      )
+    yield converted
 
 
 def _index(path: str | os.PathLike) -> _Index:
@@ -185,20 +216,24 @@ def _decoding(path: str | os.PathLike):
     ) from error
 
 
-def _encode(path, frames: np.ndarray, fps: float, container_format, codec, pixel_format, to_frame, options):
+def _encode(
+  path, frames: Iterator[np.ndarray], fps: float, container_format, codec, pixel_format, to_frame, options
+):
   import av
 
   if not (math.isfinite(fps) and fps > 0):
     raise ValueError(f'{path}: fps is {fps}, but a positive number of frames per second is needed.')
+  if (first := next(frames, None)) is None:
+    raise ValueError(f'{path}: there are no frames to write; give one or more.')
   rate = fractions.Fraction(fps).limit_denominator(1001)
   with _replacing(path) as temporary, av.open(str(temporary), 'w', format=container_format) as container:
     stream = container.add_stream(codec, rate=rate, options=options)
-    stream.height, stream.width = frames.shape[1:3]
+    stream.height, stream.width = first.shape[:2]
     stream.pix_fmt = pixel_format
     if pixel_format == 'yuv420p':
       context = stream.codec_context
       context.color_range, context.colorspace, context.color_primaries, context.color_trc = 2, 1, 1, 1
-    for frame in frames:
+    for frame in itertools.chain([first], frames):
       container.mux(stream.encode(to_frame(frame)))
     container.mux(stream.encode())
 

@@ -22,23 +22,35 @@ SECOND_STAGE, AUGMENTATION = 2, 2
 def make_upsampler(model: Model, config: Mapping[str, Any]) -> Upsampler:
   """Builds `(params, keys [b], cond, low [b t h/f w/f c]) -> x [b t h w c]`: pure, to be jitted by its caller.
 
+  Raises ValueError as `make_corruption` and `make_sampler` do.
+  """
+  corrupt, sampler = make_corruption(model, config), make_sampler(model, config)
+
+  def upsampler(params: Params, keys: Array, cond: Conditioning, low: Array) -> Array:
+    keys = branch(keys, SECOND_STAGE)
+    return sampler(params, keys, corrupt(keys, cond, low))
+
+  return upsampler
+
+
+def make_corruption(model: Model, config: Mapping[str, Any]) -> Callable[[Array, Conditioning, Array], Conditioning]:
+  """Builds `(keys [b], cond, low [b t h/f w/f c]) -> cond`: what a second stage is told of a first one's videos.
+
   `low` in [-1, 1] is upsampled and corrupted by `config['augmentation']`, the cosine schedule's time in [0, 1], which
-  the model is told. Raises ValueError outside of it, and as `make_sampler` does.
+  the model is told. Raises ValueError outside of it.
   """
   time = config['augmentation']
   if not 0 <= time <= 1:
     raise ValueError(
       f'sampling.augmentation={time} must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is noise alone.'
     )
-  sampler = make_sampler(model, config)
 
-  def upsampler(params: Params, keys: Array, cond: Conditioning, low: Array) -> Array:
-    keys = branch(keys, SECOND_STAGE)
+  def corrupt(keys: Array, cond: Conditioning, low: Array) -> Conditioning:
     logsnr = jnp.full(keys.shape, cosine_logsnr(jnp.float32(time)))
     low = augment(low, model.upsampling, logsnr, branch(keys, AUGMENTATION))
-    return sampler(params, keys, cond._replace(low_resolution=low, augmentation_logsnr=logsnr))
+    return cond._replace(low_resolution=low, augmentation_logsnr=logsnr)
 
-  return upsampler
+  return corrupt
 
 
 def make_cascade(

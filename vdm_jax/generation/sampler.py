@@ -1,20 +1,34 @@
-"""A model and a configuration's `sampling` section make a sampler: videos from conditions."""
+"""A model and a configuration's `sampling` section make a sampler: videos from conditions and observations."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from vdm_jax import sampling
-from vdm_jax.diffusion import from_left, unit_noise
+from vdm_jax.diffusion import branch, from_left, unit_noise
+from vdm_jax.generation import conditional
+from vdm_jax.generation.conditional import Observed
 from vdm_jax.models import Model, unknown
 from vdm_jax.types import Array, Carry, Conditioning, Denoiser, Params, Step, Weight
 
 Sampler = Callable[[Params, Array, Conditioning], Array]
+State = tuple[Array, Carry]  # of the reverse process: z and what the network carries on
+
+
+class Stages(NamedTuple):
+  """A sampler in parts, for callers that report progress between them. Each is pure, to be jitted by its caller.
+
+  `inputs` are (params, keys [b], cond, observed); `observed` is None or what the video is to keep to.
+  """
+
+  num_steps: int
+  begin: Callable[..., State]  # (*inputs) -> state
+  advance: Callable[..., State]  # (*inputs, state, start, stop) -> state, for 0 <= start <= stop <= num_steps
+  finish: Callable[..., Array]  # (*inputs, state) -> x
 
 
 def make_sampler(model: Model, config: Mapping[str, Any]) -> Sampler:
@@ -23,22 +37,59 @@ def make_sampler(model: Model, config: Mapping[str, Any]) -> Sampler:
   With the threshold 'none' values may leave that range. A key per video makes each video independent of its batch.
   Raises ValueError for settings that do not go together.
   """
+  stages = make_stages(model, config)
+
+  def sampler(params: Params, keys: Array, cond: Conditioning) -> Array:
+    inputs = (params, keys, cond, None)
+    return stages.finish(*inputs, stages.advance(*inputs, stages.begin(*inputs), 0, stages.num_steps))
+
+  return sampler
+
+
+def make_stages(model: Model, config: Mapping[str, Any]) -> Stages:
+  """The parts of `make_sampler`'s sampler, which here also keeps to an observation. Raises as `make_sampler` does."""
   logsnrs = model.grid(
     config['grid'], config['num_steps'],
     sigma_min=config['sigma_min'], sigma_max=config['sigma_max'], rho=config['rho'],
   )  # fmt: skip
-  step = make_step(model, config)
+  step, process, pad_rows = make_step(model, config), model.process, model.config['pad_rows']
   weight = guidance_weight(logsnrs, config)
   threshold = _threshold(config)
 
-  def sampler(params: Params, keys: Array, cond: Conditioning) -> Array:
-    noise_keys, step_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in (0, 1))
-    shape = (keys.shape[0], *model.video_shape)
-    z = from_left(model.process.sigma(logsnrs[0]), jnp.zeros(shape)) * unit_noise(noise_keys, shape)
-    denoiser = threshold(repeat_edges(guide(model.denoiser(params), cond, weight), model.config['pad_rows']))
-    return sampling.sample(denoiser, step, logsnrs, z, step_keys, cond)
+  def in_range(denoiser: Denoiser) -> Denoiser:
+    return threshold(repeat_edges(denoiser, pad_rows))
 
-  return sampler
+  def make_denoiser(params: Params, cond: Conditioning, observed: Observed | None) -> Denoiser:
+    denoiser = guide(model.denoiser(params), cond, weight)
+    if observed is None:
+      return in_range(denoiser)
+    return conditional.guide(denoiser, process, observed, config, in_range, pad_rows=pad_rows)
+
+  def begin(params: Params, keys: Array, cond: Conditioning, observed: Observed | None) -> State:
+    shape = (keys.shape[0], *model.video_shape)
+    logsnr = jnp.broadcast_to(logsnrs[0], keys.shape)
+    z = from_left(process.sigma(logsnr), jnp.zeros(shape)) * unit_noise(branch(keys, 0), shape)
+    if observed is not None:
+      z = conditional.start(process, observed, z, logsnr)
+    return sampling.begin(make_denoiser(params, cond, observed), logsnrs, z, cond)
+
+  def advance(
+    params: Params, keys: Array, cond: Conditioning, observed: Observed | None, state: State, start: int, stop: int
+  ) -> State:
+    def hold(step: Step) -> Step:
+      return conditional.hold(step, process, observed, config)
+
+    denoiser = make_denoiser(params, cond, observed)
+    taken = step if observed is None else make_step(model, config, hold)
+    return sampling.advance(denoiser, taken, logsnrs, state, branch(keys, 1), cond, start, stop)
+
+  def finish(
+    params: Params, keys: Array, cond: Conditioning, observed: Observed | None, state: State
+  ) -> Array:
+    x = sampling.finish(make_denoiser(params, cond, observed), logsnrs, state, cond)
+    return x if observed is None else jnp.where(observed.mask, observed.frames, x)
+
+  return Stages(logsnrs.shape[0] - 1, begin, advance, finish)
 
 
 def guide(denoiser: Denoiser, cond: Conditioning, weight: Weight) -> Denoiser:
@@ -67,8 +118,13 @@ def null_condition(cond: Conditioning) -> Conditioning:
   return cond._replace(drop=jnp.ones(segmented.shape[:2], bool))
 
 
-def make_step(model: Model, config: Mapping[str, Any]) -> Step:
-  """The step that `sampling.step` names, with Langevin correction where `langevin_delta` is positive."""
+def make_step(
+  model: Model, config: Mapping[str, Any], hold: Callable[[Step], Step] = lambda step: step
+) -> Step:
+  """The step that `sampling.step` names, with Langevin correction where `langevin_delta` is positive.
+
+  `hold` is done to the step, and again to the corrected one.
+  """
   steps = {
     'ancestral': lambda: sampling.ancestral(model.process, config['gamma']),
     'ddim': lambda: sampling.ddim(model.process),
@@ -87,9 +143,8 @@ def make_step(model: Model, config: Mapping[str, Any]) -> Step:
       f'sampling.churn_noise={config["churn_noise"]}, churn_min={config["churn_min"]}, '
       f'churn_max={config["churn_max"]} have no effect without churn: set sampling.churn, or leave them out.'
     )
-  step = steps[config['step']]()
-  delta = config['langevin_delta']
-  return sampling.langevin_corrected(step, model.process, delta) if delta else step
+  step, delta = hold(steps[config['step']]()), config['langevin_delta']
+  return hold(sampling.langevin_corrected(step, model.process, delta)) if delta else step
 
 
 def guidance_weight(logsnrs: Array, config: Mapping[str, Any]) -> Weight:

@@ -8,10 +8,10 @@ from vdm_jax.sampling.guidance import (
   reconstruction,
   replacement,
 )
-from vdm_jax.sampling.sample import sample
+from vdm_jax.sampling.sample import advance, begin, finish, sample
 from vdm_jax.sampling.steps import ancestral, ddim, heun, langevin_corrected, redraw
 
 __all__ = [
-  'ancestral', 'classifier_free', 'clip', 'ddim', 'dynamic_threshold', 'heun', 'langevin_corrected', 'oscillating',
-  'reconstruction', 'redraw', 'replacement', 'sample',
+  'advance', 'ancestral', 'begin', 'classifier_free', 'clip', 'ddim', 'dynamic_threshold', 'finish', 'heun',
+  'langevin_corrected', 'oscillating', 'reconstruction', 'redraw', 'replacement', 'sample',
 ]  # fmt: skip

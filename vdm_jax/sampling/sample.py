@@ -11,6 +11,8 @@ import numpy as np
 from vdm_jax.diffusion import branch
 from vdm_jax.types import Array, Carry, Denoiser, Step
 
+State = tuple[Array, Carry]
+
 
 def sample(denoiser: Denoiser, step: Step, logsnrs: Array, z: Array, rng: Array, cond: Any) -> Array:
   """Takes noise `z` down the grid with `step`, then denoises once: N points are N - 1 steps and a last evaluation.
@@ -34,17 +36,39 @@ def sample(denoiser: Denoiser, step: Step, logsnrs: Array, z: Array, rng: Array,
   """
   if not isinstance(logsnrs, jax.core.Tracer) and not np.all(np.diff(logsnrs) > 0):
     raise ValueError('logsnrs must increase, from noise to data, as cosine_grid and karras_grid do.')
-  logsnrs, z = jnp.asarray(logsnrs, jnp.float32), jnp.asarray(z, jnp.float32)
+  logsnrs = jnp.asarray(logsnrs, jnp.float32)
+  state = begin(denoiser, logsnrs, z, cond)
+  state = advance(denoiser, step, logsnrs, state, rng, cond, 0, logsnrs.shape[0] - 1)
+  return finish(denoiser, logsnrs, state, cond)
 
-  def at(logsnr: Array) -> Array:
-    return jnp.broadcast_to(logsnr, z.shape[:1])
 
-  def body(state: tuple[Array, Carry], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Carry], None]:
+def begin(denoiser: Denoiser, logsnrs: Array, z: Array, cond: Any) -> State:
+  """The state that `advance` starts from: z, and a carry of zeros in the shape of the denoiser's own."""
+  z = jnp.asarray(z, jnp.float32)
+  carry = jax.eval_shape(denoiser, z, _each(logsnrs[0], z), cond, None)[1]
+  return z, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry)
+
+
+def advance(
+  denoiser: Denoiser, step: Step, logsnrs: Array, state: State, rng: Array, cond: Any, start: int, stop: int
+) -> State:
+  """The steps start ... stop - 1 of `sample`, one `lax.scan`; with traced bounds, a while loop of the same steps.
+
+  For callers that do something between parts of a sample, such as reporting progress: one program serves all parts.
+  """
+
+  def body(i: Array, state: State) -> State:
     z, carry = state
-    logsnr_t, logsnr_s, i = inputs
-    return step(denoiser, z, at(logsnr_t), at(logsnr_s), branch(rng, i), cond, carry), None
+    return step(denoiser, z, _each(logsnrs[i], z), _each(logsnrs[i + 1], z), branch(rng, i), cond, carry)
 
-  carry_shape = jax.eval_shape(denoiser, z, at(logsnrs[0]), cond, None)[1]
-  carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry_shape)
-  (z, carry), _ = jax.lax.scan(body, (z, carry), (logsnrs[:-1], logsnrs[1:], jnp.arange(logsnrs.shape[0] - 1)))
-  return denoiser(z, at(logsnrs[-1]), cond, carry)[0]
+  return jax.lax.fori_loop(start, stop, body, state)
+
+
+def finish(denoiser: Denoiser, logsnrs: Array, state: State, cond: Any) -> Array:
+  """The last denoise."""
+  z, carry = state
+  return denoiser(z, _each(logsnrs[-1], z), cond, carry)[0]
+
+
+def _each(logsnr: Array, z: Array) -> Array:
+  return jnp.broadcast_to(logsnr, z.shape[:1])

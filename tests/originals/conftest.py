@@ -1,0 +1,32 @@
+"""`agrees` measures how close a comparison is, and `--fidelity=FILE` writes all of these figures down."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from originals.fidelity import error
+from text.conftest import golden, golden_t5, golden_weights, write_bert, write_t5
+
+__all__ = ['golden', 'golden_t5', 'golden_weights', 'write_bert', 'write_t5']  # the encoders of tests/text
+
+
+def pytest_addoption(parser):
+  parser.addoption('--fidelity', metavar='FILE', help='append one JSON line for each comparison with an original')
+
+
+@pytest.fixture
+def agrees(request):
+  """Returns `agrees(found, expected, within, what, reference, quantity)`: a relative bound, and a row of the table."""
+  file = request.config.getoption('--fidelity', None)
+
+  def check(found, expected, within: float, what: str, reference: str, quantity: str) -> None:
+    figure = error(found, expected)
+    if file:
+      row = {'what': what, 'reference': reference, 'quantity': quantity, 'error': figure, 'within': within}
+      with Path(file).open('a') as lines:
+        lines.write(json.dumps(row) + '\n')
+    assert figure <= within, f'{what}, {quantity}: {figure:.1e} > {within:.0e}'
+
+  return check

@@ -1,0 +1,82 @@
+"""Videos that are made frame by frame, in files: memory does not grow with their length, and what is written stays."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from vdm_jax.data.transforms import to_float, to_uint8
+
+
+class FrameStore:
+  """One `.npy` file of uint8 [t h w c] per video, all of one size; frames that were never written are black.
+
+  Files of that size that exist are opened, the others made. Frames are read as float32 in [-1, 1], as they were rounded
+  to uint8: so work that goes on from the files sees what uninterrupted work sees. Files are read and written by offset,
+  for pages of a memory map would count as this process's memory.
+
+  Raises ValueError if a file holds an array of another size or type.
+  """
+
+  def __init__(self, paths: Sequence[str | os.PathLike], shape: tuple[int, int, int, int]):
+    self.paths = [pathlib.Path(path) for path in paths]
+    self.shape = tuple(shape)
+    for path in self.paths:
+      if not path.exists():
+        _make(path, self.shape)
+    self._offsets = [_offset(path, self.shape) for path in self.paths]
+    self._frame_bytes = int(np.prod(self.shape[1:]))
+
+  def read(self, videos: Sequence[int], positions: Sequence[int]) -> np.ndarray:
+    """Frames float32 [len(videos) len(positions) h w c]."""
+    frames = np.empty((len(videos), len(positions), *self.shape[1:]), np.uint8)
+    for row, video in zip(frames, videos, strict=True):
+      with open(self.paths[video], 'rb') as file:
+        for frame, position in zip(row, positions, strict=True):
+          file.seek(self._offset(video, position))
+          frame[:] = np.frombuffer(file.read(self._frame_bytes), np.uint8).reshape(self.shape[1:])
+    return to_float(frames)
+
+  def write(self, videos: Sequence[int], positions: Sequence[int], x: np.ndarray) -> None:
+    """Writes frames [len(videos) len(positions) h w c], float in [-1, 1]; on return they are on the disk."""
+    for row, video in zip(to_uint8(x), videos, strict=True):
+      with open(self.paths[video], 'r+b') as file:
+        for frame, position in zip(row, positions, strict=True):
+          file.seek(self._offset(video, position))
+          file.write(frame.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+
+  def video(self, number: int) -> np.ndarray:
+    """A whole video, uint8 [t h w c], as a read-only memory map."""
+    return np.load(self.paths[number], mmap_mode='r', allow_pickle=False)
+
+  def _offset(self, video: int, position: int) -> int:
+    if not 0 <= position < self.shape[0]:
+      raise IndexError(f'{self.paths[video]}: frame {position} is outside of 0 ... {self.shape[0] - 1}.')
+    return self._offsets[video] + position * self._frame_bytes
+
+
+def _make(path: pathlib.Path, shape: tuple[int, ...]) -> None:
+  """A file of the whole size, most of which takes no room on the disk yet."""
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  with open(temporary, 'wb') as file:
+    np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
+    file.truncate(file.tell() + int(np.prod(shape)))
+  os.replace(temporary, path)
+
+
+def _offset(path: pathlib.Path, shape: tuple[int, ...]) -> int:
+  """Where the frames begin in a file."""
+  with open(path, 'rb') as file:
+    try:
+      version = np.lib.format.read_magic(file)
+      found, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    except ValueError as error:
+      raise ValueError(f'{path} is not an array of frames ({error}); remove it, or write to another folder.') from error
+    if version != (1, 0) or found != shape or by_columns or dtype != np.uint8:
+      raise ValueError(f'{path} holds {dtype} {found}, not uint8 {shape}; remove it, or write to another folder.')
+    return file.tell()

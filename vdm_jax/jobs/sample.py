@@ -1,0 +1,49 @@
+"""Sampling a run."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from ml_collections import ConfigDict
+
+from vdm_jax import data
+from vdm_jax.jobs.arguments import BadInput, Request
+from vdm_jax.jobs.files import slug, writable, write_video
+from vdm_jax.jobs.long_sample import sample_long
+from vdm_jax.jobs.run import open_run
+
+
+def sample(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
+  """Writes the videos to `out`: mp4, gif (images as png), and a contact sheet of all.
+
+  A second stage is sampled together with its first. Videos of more frames than the model makes, or conditioned on
+  frames, are made window by window.
+  """
+  if request.prompts and request.labels:
+    raise BadInput('--prompt and --label are both given: give one of them.')
+  for flag, given, name in (
+    ('fps', request.frame_rate, 'frame_interval'),
+    ('original_size', request.original_size, 'resolution'),
+  ):
+    if given is not None and name not in config.model.scalars:
+      raise BadInput(f'--{flag} has no effect: this model was trained without {name} in model.scalars. Leave it out.')
+  if request.long(config.model.num_frames):
+    return sample_long(config, workdir, out, request)
+  _, make_generate = open_run(config, workdir)
+  prompts, labels, names = request.expanded()
+  generate, folder = make_generate(config.sampling), writable(out)
+  started = time.perf_counter()
+  try:
+    videos = generate(
+      prompts=prompts, labels=labels, count=None if prompts or labels else request.count, seed=config.seed,
+      frame_rate=request.frame_rate, original_size=request.original_size,
+    )  # fmt: skip
+  except (ValueError, FloatingPointError) as error:
+    raise BadInput(str(error)) from error
+  for number, (video, name) in enumerate(zip(videos, names, strict=True)):
+    write_video(video, folder / f'{number:04d}{slug(name)}', request.frame_rate or config.sampling.fps)
+  data.write_png(folder / 'contact_sheet.png', data.contact_sheet(videos, names))
+  seconds = time.perf_counter() - started
+  print(f'{len(videos)} videos in {seconds:.1f} s: {folder / "contact_sheet.png"}', file=sys.stderr)
+  return 0

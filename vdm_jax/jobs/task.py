@@ -1,0 +1,184 @@
+"""From flags to a plan: what is given, which frames are to be made, and what is wrong with the request."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vdm_jax import checkpoints, data, generation
+from vdm_jax.data import Given
+from vdm_jax.generation import Plan
+from vdm_jax.jobs.arguments import BadInput, Request
+
+TEST_SPLIT = 'test'  # the value of --init_video that stands for clips of the test split
+
+
+class Task(NamedTuple):
+  """The videos to make: n of them."""
+
+  plan: Plan
+  frame_rate: float  # of the whole video
+  prompts: list[str] | None  # n
+  labels: list[int] | None  # n
+  names: list[str]  # n
+  given: np.ndarray | None = None  # uint8 [n k h w c], the frames at plan.given
+  low: np.ndarray | None = None  # uint8 [k h w c], the frames at plan.low
+  low_run: dict[str, Any] | None = None  # configuration of the run that makes the frames at plan.low
+  low_plan: Plan | None = None  # how it makes them
+  low_factor: int = 1  # how many times more frequent the frames are than those of plan.low
+
+
+def make_task(config: ConfigDict, request: Request) -> Task:
+  """The task that a request for long or conditional videos stands for. Raises BadInput, before anything is loaded."""
+  _check_flags(config, request)
+  prompts, labels, names = request.expanded()
+  asked = {'prompts': prompts, 'labels': labels, 'names': names}
+  try:
+    if request.low_resolution:
+      return _enlarge(config, request, asked)
+    if request.frame_rates:
+      overlap = 1 if request.overlap is None else request.overlap
+      plan = generation.hierarchy(request.num_frames, request.frame_rates, config.model.num_frames, overlap=overlap)
+      return Task(plan, request.frame_rates[-1], **asked)
+    if request.init_video == TEST_SPLIT:
+      return _continue_test_clips(config, request)
+    if request.init_video:
+      return _continue_file(config, request, asked)
+    return Task(_extend(config, request, 0), request.frame_rate or config.sampling.fps, **asked)
+  except (ValueError, OSError) as error:
+    raise BadInput(str(error)) from error
+
+
+def _check_flags(config: ConfigDict, request: Request) -> None:
+  """What can be said of the flags alone."""
+  asked = {name: value for name, value in request._asdict().items() if value not in (None, ())}
+
+  def only(flag: str, *others: str) -> None:
+    for other in others:
+      if flag in asked and other in asked:
+        raise BadInput(f'--{flag} and --{other} are both given: give one of them.')
+
+  only('low_resolution', 'init_video', 'frame_rates')
+  only('frame_rates', 'init_video', 'interpolate', 'frame_rate')
+  if request.num_frames is not None and request.num_frames < 1:
+    raise BadInput(f'--num_frames={request.num_frames}: ask for one frame or more.')
+  if request.init_frames is not None and (not request.init_video or request.init_frames < 1):
+    raise BadInput(f'--init_frames={request.init_frames} counts given frames: give 1 or more, with --init_video.')
+  if request.interpolate is not None and 'init_video' not in asked and 'low_resolution' not in asked:
+    raise BadInput(
+      f'--interpolate={request.interpolate} needs frames to interpolate between: name their file with --init_video, or '
+      'give --frame_rates to make a video at several frame rates.'
+    )
+  others = asked.keys() & {'prompts', 'labels', 'interpolate'}
+  if request.init_video == TEST_SPLIT and (others or not request.init_frames):
+    raise BadInput(
+      '--init_video=test continues clips of the test split under their own captions: say how many of their frames are '
+      'given with --init_frames, and leave out --prompt, --label and --interpolate.'
+    )
+  if request.frame_rates and not request.num_frames:
+    raise BadInput('--frame_rates needs the length of the video at the highest of them: give --num_frames.')
+  if len(request.frame_rates) > 1 and 'frame_interval' not in config.model.scalars:
+    raise BadInput(
+      '--frame_rates needs a model that is told the frame rate: this one was trained without frame_interval in '
+      'model.scalars. Use --init_video and --interpolate, with a model of the higher frame rate.'
+    )
+  if request.frame_rate == math.inf:
+    raise BadInput('--fps=image asks for one image, which has no further frames: leave it out, or the other flags.')
+  if request.low_resolution and config.model.upsampling > 1:
+    raise BadInput('--low_resolution is for a model without such an input: this one samples its own first stage.')
+
+
+def _extend(config: ConfigDict, request: Request, given: int) -> Plan:
+  block = config.model.num_frames
+  overlap = max(1, block // 2) if request.overlap is None else request.overlap
+  return generation.extension(request.num_frames or block, block, overlap=overlap, given=given)
+
+
+def _continue_file(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Task:
+  """A file continued, or interpolated."""
+  height, width, channels = _frame_shape(config)
+  given = data.read_given(request.init_video, height=height, width=width, channels=channels)
+  count = request.init_frames or len(given.video)
+  if count > len(given.video):
+    raise ValueError(
+      f'--init_frames={count}, but {request.init_video} has {len(given.video)} frames: give at most as many.'
+    )
+  factor = request.interpolate or 1
+  rate = _frame_rate(config, request, given, factor, request.init_video)
+  if request.interpolate is None:
+    plan = _extend(config, request, count)
+  else:
+    overlap = 1 if request.overlap is None else request.overlap
+    plan = generation.interpolation(
+      count, factor, config.model.num_frames, overlap=overlap, num_frames=request.num_frames
+    )
+  frames = np.broadcast_to(given.video[:count], (request.count, count, height, width, channels))
+  return Task(plan, rate, given=frames, **asked)
+
+
+def _continue_test_clips(config: ConfigDict, request: Request) -> Task:
+  """The first clips of the test split, continued under their own captions."""
+  clips = data.examples(
+    config.data, TEST_SPLIT, seed=config.seed, count=request.repeats, num_frames=request.init_frames
+  )
+  if len(clips) < request.repeats:
+    raise ValueError(f'--num_videos={request.repeats}, but the test split has {len(clips)} clips: ask for fewer.')
+  prompts = [clip.caption for clip in clips] if config.data.text != 'none' else None
+  labels = [clip.label for clip in clips] if config.data.labels else None
+  names = [clip.caption for clip in clips]
+  rate = request.frame_rate or clips[0].frame_rate or config.sampling.fps
+  frames = np.stack([clip.video for clip in clips])
+  return Task(_extend(config, request, request.init_frames), rate, prompts, labels, names, given=frames)
+
+
+def _enlarge(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Task:
+  """A smaller video, of a file or of another run, made larger and, with a factor, more frequent."""
+  factor, block, path = request.interpolate or 1, config.model.num_frames, request.low_resolution
+  overlap = 1 if request.overlap is None else request.overlap
+  given = run = run_plan = None
+  if low_run := checkpoints.is_run(path):
+    run = checkpoints.read_config(path)
+    if run['model']['upsampling'] > 1:
+      raise ValueError(f'--low_resolution={path} is a second stage: name a run that makes videos from noise alone.')
+    low_block = run['model']['num_frames']
+    count = math.ceil(request.num_frames / factor) if request.num_frames else low_block
+    run_plan = generation.extension(count, low_block, overlap=max(1, low_block // 2))
+    size = (run['model']['height'] - 2 * run['model']['pad_rows'], run['model']['width'])
+    rate = request.frame_rate or config.sampling.fps
+  else:
+    given = data.read_given(path, channels=config.model.channels)
+    count, size = len(given.video), given.video.shape[1:3]
+    rate = _frame_rate(config, request, given, factor, path)
+  _check_smaller(size, _frame_shape(config)[:2], path)
+  plan = generation.super_resolution(count, block, factor=factor, overlap=overlap, num_frames=request.num_frames)
+  low = None if low_run else given.video
+  return Task(plan, rate, low=low, low_run=run, low_plan=run_plan, low_factor=factor, **asked)
+
+
+def _frame_shape(config: ConfigDict) -> tuple[int, int, int]:
+  model = config.model
+  return model.height - 2 * model.pad_rows, model.width, model.channels
+
+
+def _frame_rate(config: ConfigDict, request: Request, given: Given, factor: int, path: str) -> float:
+  """Of the video to make: what was asked for, or what the file tells; a model that is not told it has its own."""
+  told = 'frame_interval' in config.model.scalars
+  if told and request.frame_rate is None and given.frame_rate is not None:
+    return given.frame_rate * factor
+  rate = request.frame_rate or config.sampling.fps
+  data.check_frame_rate(given, rate / factor, path)
+  return rate
+
+
+def _check_smaller(size: tuple[int, int], wanted: tuple[int, int], path: str) -> None:
+  factors = {whole / part for whole, part in zip(wanted, size, strict=True)}
+  if len(factors) > 1 or not (factor := factors.pop()).is_integer() or factor < 2:
+    height, width = wanted
+    halves = [f'{height // f}x{width // f}' for f in (2, 4, 8) if not height % f and not width % f]
+    raise ValueError(
+      f'--low_resolution={path} has frames of {size[0]}x{size[1]}, which no whole factor makes {height}x{width}: give '
+      f'one of {", ".join(halves)}.'
+    )

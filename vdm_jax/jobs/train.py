@@ -1,0 +1,74 @@
+"""Training a model, with previews of what it makes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vdm_jax import checkpoints, configuration, data, diffusion, doctor, generation, models, partitioning, training
+from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.jobs.files import write_together
+from vdm_jax.models import Model
+from vdm_jax.types import Batch, Params
+
+HELDOUT_BATCHES = 8
+PREVIEW_VIDEOS = 10
+STOPPED = 75  # exit status of a run that was asked to stop and can be resumed
+
+
+def train(config: ConfigDict, workdir: str) -> int:
+  """Trains, or resumes; then writes samples. Previews and samples go to `workdir/samples/step_XXXXXXXX.{mp4,png}`."""
+  if found := doctor.problems(config, workdir):
+    raise BadInput(*found)
+  configuration.resolve(config, doctor.words(config))
+  mesh = partitioning.make_mesh(config.mesh)
+  model = models.build(config.model)
+  index, count = partitioning.batch_shard(mesh)
+  shard = {'seed': config.seed, 'shard_index': index, 'shard_count': count}
+
+  def batches(start: int) -> Iterator[Batch]:
+    return data.build(config.data, model.encode, start=start, **shard)
+
+  heldout = data.held_out(config.data, model.encode, num_batches=HELDOUT_BATCHES, **shard)
+  starts_from = config.training.first_stage if not checkpoints.steps(workdir) else ''
+  starting_point = training.starting_point(config, model, mesh) if starts_from else None
+  preview = _previews(model, config, workdir, mesh)
+  print(f'{doctor.parameters(model):,} parameters, mesh {dict(mesh.shape)}', file=sys.stderr)
+  state = training.train(
+    model, config, workdir, mesh=mesh, batches=batches,
+    heldout=heldout if config.training.heldout_every else None, preview=preview, starting_point=starting_point,
+  )  # fmt: skip
+  if int(state.step) < config.training.num_steps:
+    return STOPPED
+  every = config.training.preview_every
+  if not every or config.training.num_steps % every:  # else the last preview was of the last step
+    preview(state.ema, int(state.step))
+  return 0
+
+
+def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh) -> Callable[[Params, int], None]:
+  """A function of (EMA, step) that writes the videos of held-out captions or labels, the same ones every time."""
+  clips = data.examples(config.data, 'test', seed=config.seed, count=PREVIEW_VIDEOS)
+  prompts = [clip.caption for clip in clips] if model.encode else None
+  labels = [clip.label for clip in clips] if config.data.labels else None
+  low = None
+  if model.upsampling > 1:  # the held-out clips themselves, for the first stage's errors are not this one's
+    videos = data.to_float(np.stack([clip.video for clip in clips]))
+    low = np.asarray(diffusion.downsample(videos, model.upsampling))
+  generate = generation.make_generator(model, config.sampling, batch_size=len(clips), mesh=mesh)
+  names = prompts or [f'class {label}' for label in labels or ()] or [''] * len(clips)
+
+  def preview(ema: Params, step: int) -> None:
+    videos = generate(
+      ema, prompts=prompts, labels=labels, count=len(clips), seed=config.seed, low_resolution=low
+    )
+    if jax.process_index() == 0:
+      write_together(videos, names, Path(workdir) / 'samples' / f'step_{step:08d}', config.sampling.fps)
+
+  return preview

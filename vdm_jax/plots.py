@@ -1,0 +1,160 @@
+"""Pictures of how a long video drifts and of the plan by which it is made; matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+# What a window does with a frame: the codes of `plan_grid`, and their colours and names.
+ABSENT, DISCARDED, SEEN, MADE_FROM_LOW, MADE = range(5)
+COLORS = ('#ffffff', '#999999', '#e69f00', '#56b4e9', '#0072b2')
+NAMES = ('not in the window', 'made and thrown away', 'seen', 'made, seen at low resolution', 'made')
+MAX_ROWS = 200
+MAX_COLUMNS = 2000  # more frames than pixels would hide some
+DPI = 100
+
+
+class PlannedWindow(Protocol):
+  """One call of the model; all tuples have the length of `frames`."""
+
+  frames: tuple[int, ...]  # increasing positions in the whole video; those past its end are not drawn
+  seen: tuple[bool, ...]  # exist before
+  kept: tuple[bool, ...]  # are written by this window
+  low_seen: tuple[bool, ...]  # are seen at low resolution
+
+
+def draw_drift(path: str | os.PathLike, records: Mapping[str, Mapping[str, Any]]) -> None:
+  """Writes a PNG of what `evaluation.drift` returned for each named video: one line each, against the frame number.
+
+  Above the motion of each block, then its mean colour (over the channels), both at the middle of the block, and below
+  the score of each seam, at its frame. What is None leaves a gap. Raises ValueError without records.
+  """
+  if not records:
+    raise ValueError('draw_drift: there are no records; give one or more named results of drift.')
+  figure = _figure(9, 8)
+  axes = figure.subplots(3, sharex=True)
+  lines = []
+  for record in records.values():
+    middles = [(block['first'] + block['last']) / 2 for block in record['blocks']]
+    motion = [block['motion'] for block in record['blocks']]
+    color = [np.mean(block['color_mean']) for block in record['blocks']]
+    frames, scores = [seam['frame'] for seam in record['seams']], [seam['score'] for seam in record['seams']]
+    for axis, x, y in zip(axes, (middles, middles, frames), (motion, color, scores), strict=True):
+      (line,) = axis.plot(x, np.array(y, float), marker='o', markersize=3, linewidth=1)
+    lines.append(line)
+  axes[0].set_ylim(bottom=0)
+  axes[2].axhline(1, color='#bbbbbb', linewidth=0.8, zorder=0)
+  for axis, label in zip(axes, ('motion', 'mean colour', 'seam score (1: no seam)'), strict=True):
+    axis.set_ylabel(label)
+  axes[2].set_xlabel('frame')
+  names = [_plain(name) for name in records]
+  figure.legend(lines, names, loc='outside upper center', fontsize='small', ncols=min(3, len(names)))
+  _save(figure, path)
+
+
+def draw_plan(path: str | os.PathLike, windows: Sequence[PlannedWindow], *, num_frames: int) -> None:
+  """Writes a PNG with a row per window, the first at the top, and a column per frame, coloured as `plan_grid` says.
+
+  Above 2000 frames a column stands for several and shows the highest of their codes, so that every made frame is seen.
+  Of more than 200 windows the first 100 and the last 100 are drawn, and the title says so. Raises ValueError as
+  `plan_grid` does.
+  """
+  import matplotlib.colors
+  import matplotlib.patches
+  import matplotlib.ticker
+
+  half = MAX_ROWS // 2
+  cut = len(windows) > MAX_ROWS
+  numbers = [*range(half), *range(len(windows) - half, len(windows))] if cut else [*range(len(windows))]
+  grid = plan_grid([windows[number] for number in numbers], num_frames)
+  used = [code for code in (MADE, MADE_FROM_LOW, SEEN, DISCARDED) if (grid == code).any()]
+  each = -(-num_frames // MAX_COLUMNS)  # frames per column
+  grid = np.pad(grid, ((0, 0), (0, -num_frames % each))).reshape(len(grid), -1, each).max(axis=-1)
+  figure = _figure(np.clip(2 + 0.08 * num_frames, 8, 24), np.clip(1.5 + 0.2 * len(grid), 3, 16))
+  axis = figure.subplots()
+  axis.pcolormesh(
+    each * np.arange(grid.shape[1] + 1) - 0.5,
+    np.arange(len(grid) + 1) - 0.5,
+    grid,
+    cmap=matplotlib.colors.ListedColormap(COLORS),
+    vmin=ABSENT - 0.5,
+    vmax=MADE + 0.5,
+    edgecolors='#dddddd' if grid.shape[1] <= 250 and len(grid) <= 60 else 'none',
+    linewidth=0.3,
+  )
+  axis.invert_yaxis()
+  axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+  rows = range(0, len(grid), max(1, -(-len(grid) // 25)))
+  axis.set_yticks(rows, [str(numbers[row] + 1) for row in rows])
+  axis.set_xlabel('frame')
+  axis.set_ylabel('window')
+  title = f'{num_frames} frames in {len(windows)} windows'
+  if cut:
+    axis.axhline(half - 0.5, color='black', linewidth=1)
+    title += f'; {len(windows) - MAX_ROWS} of them, {half + 1} to {len(windows) - half}, are left out at the black line'
+  axis.set_title(title, fontsize='medium')
+  patches = [matplotlib.patches.Patch(color=COLORS[code], label=NAMES[code]) for code in used]
+  figure.legend(handles=patches, loc='outside lower center', ncols=len(used), fontsize='small')
+  _save(figure, path)
+
+
+def plan_grid(windows: Sequence[PlannedWindow], num_frames: int) -> np.ndarray:
+  """uint8 [windows num_frames]: what each window does with each frame of the video.
+
+  SEEN where the frame exists before; else MADE where the window writes it, MADE_FROM_LOW if it also sees it at low
+  resolution, and DISCARDED where it does not write it; ABSENT outside of the window. Frames past the video's end are
+  left out. Raises ValueError without windows or frames, for tuples of different lengths and for positions that do not
+  increase from 0 on.
+  """
+  if not len(windows) or num_frames < 1:
+    raise ValueError(f'plan_grid: {len(windows)} windows of {num_frames} frames; give one or more of each.')
+  grid = np.full((len(windows), num_frames), ABSENT, np.uint8)
+  for number, window in enumerate(windows):
+    frames = np.array(window.frames, int)
+    seen, kept, low = (np.array(which, bool) for which in (window.seen, window.kept, window.low_seen))
+    if not seen.shape == kept.shape == low.shape == frames.shape:
+      raise ValueError(f'plan_grid: frames, seen, kept and low_seen of window {number} differ in length: {window}.')
+    if (np.diff(frames, prepend=-1) < 1).any():
+      raise ValueError(f'plan_grid: the frames of window {number} do not increase from 0 on: {window.frames}.')
+    codes = np.select([seen, kept & low, kept], [SEEN, MADE_FROM_LOW, MADE], DISCARDED)
+    inside = frames < num_frames
+    grid[number, frames[inside]] = codes[inside]
+  return grid
+
+
+def _figure(width: float, height: float) -> Any:
+  """An empty figure, in inches, drawn by Agg: no window, no display."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, height), dpi=DPI, layout='constrained')
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def _plain(name: str) -> str:
+  """A name that matplotlib shows as it is: no formulas, and no leading underscore, which would hide it."""
+  return (' ' if name.startswith('_') else '') + name.replace('$', r'\$')
+
+
+def _save(figure: Any, path: str | os.PathLike) -> None:
+  with _replacing(path) as temporary:
+    figure.savefig(temporary, format='png', dpi=DPI, metadata={'Software': None})
+
+
+@contextlib.contextmanager
+def _replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """A temporary file beside `path` that takes its place in one step, or disappears if writing fails."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  try:
+    yield temporary
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
