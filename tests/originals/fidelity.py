@@ -28,7 +28,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
   return dict(sorted((jax.tree_util.keystr(path, simple=True, separator='/'), leaf) for path, leaf in leaves))
 
 
-def draw(tree: Any, seed: int) -> Any:
+def draw(tree: Any, seed: int, kernel: float = 0.3) -> Any:
   """Parameters for a tree of shapes, none of them zero, by the rule that README.md writes in words.
 
   numpy keeps the numbers of `RandomState` the same from version to version, which those of a `Generator` need not be.
@@ -36,7 +36,7 @@ def draw(tree: Any, seed: int) -> Any:
   random, values = np.random.RandomState(seed), {}
   for name, leaf in named_leaves(tree).items():
     noise = random.standard_normal(leaf.shape)
-    scale = {'kernel': 0.3, 'bias': 0.3, 'scale': 0.3}.get(name.split('/')[-1], 1.0)
+    scale = {'kernel': kernel, 'bias': 0.3, 'scale': 0.3}.get(name.split('/')[-1], 1.0)
     values[name] = (scale * noise + name.endswith('scale')).astype(np.float32)
 
   def leaf(path: Any, _: Any) -> jax.Array:

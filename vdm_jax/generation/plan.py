@@ -76,7 +76,7 @@ def interpolation(num_given: int, factor: int, block: int, *, overlap: int = 1, 
   every frame between two given ones is made by a window that sees both.
 
   Raises ValueError unless 2 <= factor < block, for less than 2 given frames, for more frames than `factor` for each
-  given one, or unless 1 <= overlap < block.
+  given one, or unless 1 <= overlap <= block - factor.
   """
   if num_given < 2:
     raise ValueError(f'{num_given} frames are given, but interpolation needs two or more: give a longer clip.')
@@ -86,7 +86,7 @@ def interpolation(num_given: int, factor: int, block: int, *, overlap: int = 1, 
       f'choose 2 to {block - 1}, or interpolate several times.'
     )
   given, num_frames = _spread(num_given, factor, num_frames)
-  return Plan(num_frames, _fill(given, num_frames, block, overlap), given=given)
+  return Plan(num_frames, _fill(given, num_frames, block, overlap, factor=factor), given=given)
 
 
 def super_resolution(
@@ -99,14 +99,14 @@ def super_resolution(
   extrapolated: of Fig. 2's 64 frames, made from 16 at a frame skip of 4, the last three.
 
   Raises ValueError unless 1 <= factor < block, for more frames than `factor` for each low-resolution one, or unless
-  1 <= overlap < block.
+  1 <= overlap <= block - factor.
   """
   if not 1 <= factor < block:
     raise ValueError(
       f'a temporal factor of {factor} cannot be made with windows of {block} frames: choose 1 to {block - 1}.'
     )
   low, num_frames = _spread(num_low, factor, num_frames)
-  return Plan(num_frames, _fill((), num_frames, block, overlap, low=low), low=low)
+  return Plan(num_frames, _fill((), num_frames, block, overlap, low, factor), low=low)
 
 
 def hierarchy(num_frames: int, frame_rates: Sequence[float], block: int, *, overlap: int = 1) -> Plan:
@@ -114,7 +114,7 @@ def hierarchy(num_frames: int, frame_rates: Sequence[float], block: int, *, over
 
   Every level sees all frames that exist. Frames of the video past the last one of the lowest rate are extrapolated.
   Raises ValueError unless the rates increase and each divides the next, as 2, 8, 24, with a quotient below `block`, or
-  unless 1 <= overlap < block.
+  unless 1 <= overlap <= block - quotient.
   """
   for low, high in zip(frame_rates[:-1], frame_rates[1:], strict=True):
     if not (0 < low < high and (high / low).is_integer() and high / low < block):
@@ -125,22 +125,25 @@ def hierarchy(num_frames: int, frame_rates: Sequence[float], block: int, *, over
   if not frame_rates:
     raise ValueError('frame_rates is empty: give at least one, such as 2, 8.')
   windows: list[Window] = []
-  exist: tuple[int, ...] = ()
+  exist, before = range(0), 0
   for rate in frame_rates:
     stride = round(frame_rates[-1] / rate)
-    count = (num_frames - 1) // stride + 1
-    level = _fill([frame // stride for frame in exist], count, block, overlap)
+    known = [frame // stride for frame in exist]
+    level = _fill(known, (num_frames - 1) // stride + 1, block, overlap, factor=before // stride or 1)
     windows += [window._replace(frames=tuple(stride * frame for frame in window.frames)) for window in level]
-    exist = tuple(range(0, num_frames, stride))
+    exist, before = range(0, num_frames, stride), stride
   return Plan(num_frames, tuple(windows))
 
 
 def _fill(
-  exist: Iterable[int], num_frames: int, block: int, overlap: int, low: tuple[int, ...] = ()
+  exist: Iterable[int], num_frames: int, block: int, overlap: int, low: tuple[int, ...] = (), factor: int = 1
 ) -> tuple[Window, ...]:
-  """Windows from left to right until nothing is missing."""
-  if not 1 <= overlap < block:
-    raise ValueError(f'overlap={overlap} must be below the {block} frames of a window: choose 1 to {block - 1}.')
+  """Windows from left to right until nothing is missing; known frames are `factor` apart."""
+  if not 1 <= overlap <= block - factor:
+    ahead = f' and leave room for the next known frame, {factor} further on' if factor > 1 else ''
+    raise ValueError(
+      f'overlap={overlap} must be below the {block} frames of a window{ahead}: choose 1 to {block - factor}.'
+    )
   if num_frames < 1:
     raise ValueError(f'num_frames={num_frames}: ask for one frame or more.')
   exist = set(exist)

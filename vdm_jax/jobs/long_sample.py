@@ -47,14 +47,16 @@ def sample_long(config: ConfigDict, workdir: str, out: str, request: Request) ->
   task = make_task(config, request)
   print(task.plan)
   folder = writable(out)
-  plots.draw_plan(folder / 'plan.png', task.plan.windows, num_frames=task.plan.num_frames)
   started = time.perf_counter()
   asked = {
     'prompts': task.prompts, 'labels': task.labels, 'seed': config.seed, 'original_size': request.original_size,
   }  # fmt: skip
+  parts = _parts(config, workdir, folder, task, request)
+  progress = [Progress(part.folder, _record(part, task, asked)) for part in parts]  # refuses before anything is written
+  plots.draw_plan(folder / 'plan.png', task.plan.windows, num_frames=task.plan.num_frames)
   before = None if task.low is None else long_video.InMemory(data.to_float(_repeat(task.low, len(task.names))))
-  for part in _parts(config, workdir, folder, task, request):
-    before = _make(part, task, asked, before)
+  for part, made in zip(parts, progress, strict=True):
+    before = _make(part, task, asked, before, made)
   _report(before, task, folder)
   print(f'{len(task.names)} videos in {time.perf_counter() - started:.1f} s: {folder}', file=sys.stderr)
   return 0
@@ -84,14 +86,21 @@ def _parts(config: ConfigDict, workdir: str, folder: Path, task: Task, request: 
   return [first, final._replace(upsamples=True)]
 
 
-def _make(part: Part, task: Task, asked: dict[str, Any], before: long_video.Frames | None) -> FrameStore:
+def _record(part: Part, task: Task, asked: dict[str, Any]) -> dict[str, Any]:
+  """All that a part's videos depend on, ready for JSON."""
+  return asked | {
+    'plan': part.plan, 'frame_rate': part.frame_rate, 'checkpoint_step': part.step, 'model': part.stage.model.config,
+    'sampling': configuration.to_dict(part.stage.sampling), 'given': _checksum(part.given),
+    'low_resolution': _checksum(task.low),
+  }  # fmt: skip
+
+
+def _make(
+  part: Part, task: Task, asked: dict[str, Any], before: long_video.Frames | None, progress: Progress
+) -> FrameStore:
   """Fills a part's videos, or what is still missing of them."""
   model, params, sampling = part.stage
   count, plan = len(task.names), part.plan
-  record = asked | {
-    'plan': plan, 'frame_rate': part.frame_rate, 'checkpoint_step': part.step, 'model': model.config,
-    'sampling': configuration.to_dict(sampling), 'given': _checksum(part.given), 'low_resolution': _checksum(task.low),
-  }  # fmt: skip
   try:
     sample_window = long_video.make_window_sampler(model, sampling, low_resolution=part.observes)
     conditions = long_video.make_conditions(
@@ -100,7 +109,6 @@ def _make(part: Part, task: Task, asked: dict[str, Any], before: long_video.Fram
     )  # fmt: skip
     if part.upsamples:
       conditions = long_video.upsampling_conditions(conditions, model, sampling, before, plan.num_frames)
-    progress = Progress(part.folder, record)
     paths = [part.folder / f'{number:04d}{slug(name)}.npy' for number, name in enumerate(task.names)]
     store = FrameStore(paths, (plan.num_frames, *long_video.frame_shape(model)))
     if part.given is not None and not progress.done:

@@ -54,7 +54,7 @@ def make_task(config: ConfigDict, request: Request) -> Task:
 
 def _check_flags(config: ConfigDict, request: Request) -> None:
   """What can be said of the flags alone."""
-  asked = {name: value for name, value in request._asdict().items() if value not in (None, ())}
+  asked = {name: value for name, value in request._asdict().items() if value not in (None, (), [])}
 
   def only(flag: str, *others: str) -> None:
     for other in others:
