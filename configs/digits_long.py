@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
   config = runpy.run_path(str(Path(__file__).with_name('digits.py')))['get_config']()
-  config.data.update(text='none', digits={'bounce': True, 'clip_frames': 32})
+  # Videos alone: of as many frames a step, half of them still images, it kept the digit worse (0.41 to 0.55, one seed).
+  config.data.update(text='none', num_images=0, batch_size=8, digits={'bounce': True, 'clip_frames': 32})
   config.training.update(num_steps=3_000)
   config.sampling.update(guidance_weight=0.0, reconstruction_weight=10.0)
   return config
