@@ -188,3 +188,18 @@ def test_errors(tmp_path):
     with raises(f'plan_grid: the frames of window 0 do not increase from 0 on: {frames}.'):
       plots.draw_plan(path, [window(0, 'mm')._replace(frames=frames)], num_frames=4)
   assert not path.exists()
+
+
+def test_curves_are_drawn_at_their_mean(monkeypatch, tmp_path):
+  figures = saved(monkeypatch)
+  plots.draw_curves(tmp_path / 'curves.png', {'a': [[1, 2], [3, 6]], 'b': [[0, 0]]}, x='frame', y='error')
+  axis = figures[0].axes[0]
+  assert [line.get_ydata().tolist() for line in axis.lines] == [[2, 4], [0, 0]]
+  band = axis.collections[0].get_paths()[0].vertices
+  assert {tuple(corner) for corner in band} >= {(0, 1), (1, 2), (1, 6), (0, 3)}
+  assert (axis.get_xlabel(), axis.get_ylabel()) == ('frame', 'error')
+
+
+def test_no_curves_are_refused(tmp_path):
+  with pytest.raises(ValueError, match=re.escape('draw_curves: there are no curves; give one or more named lists')):
+    plots.draw_curves(tmp_path / 'curves.png', {}, x='frame', y='error')

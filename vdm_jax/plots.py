@@ -1,4 +1,4 @@
-"""Pictures of how a long video drifts and of the plan by which it is made; matplotlib is imported when one is drawn."""
+"""Pictures of measurements and of the plans of long videos; matplotlib is imported when one is drawn."""
 
 from __future__ import annotations
 
@@ -100,6 +100,30 @@ def draw_plan(path: str | os.PathLike, windows: Sequence[PlannedWindow], *, num_
   axis.set_title(title, fontsize='medium')
   patches = [matplotlib.patches.Patch(color=COLORS[code], label=NAMES[code]) for code in used]
   figure.legend(handles=patches, loc='outside lower center', ncols=len(used), fontsize='small')
+  _save(figure, path)
+
+
+def draw_curves(
+  path: str | os.PathLike, curves: Mapping[str, Sequence[Sequence[float]]], *, x: str, y: str
+) -> None:
+  """Writes a PNG of named curves, each measured with several seeds: their mean, and a band from lowest to highest.
+
+  `curves` has a list of equally long lists per name, against the numbers from 0 on; `x` and `y` name the axes. Raises
+  ValueError without curves.
+  """
+  if not curves:
+    raise ValueError('draw_curves: there are no curves; give one or more named lists of measurements.')
+  figure = _figure(9, 4.5)
+  axis = figure.subplots()
+  for name, measured in curves.items():
+    values = np.array(measured, float)
+    (line,) = axis.plot(values.mean(axis=0), linewidth=1.2, label=_plain(name))
+    axis.fill_between(
+      range(values.shape[1]), values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.12, linewidth=0
+    )
+  axis.set_xlabel(x)
+  axis.set_ylabel(y)
+  axis.legend(fontsize='small')
   _save(figure, path)
 
 

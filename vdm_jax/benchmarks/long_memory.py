@@ -1,0 +1,58 @@
+"""Does memory grow with a video's length? The peak resident set of the sampling command, each length in a process.
+
+    python -m vdm_jax.benchmarks.long_memory --workdir=runs/digits_long --num_frames 64 1024 --out=long_memory.json
+
+The frames are written as they are made, so the only thing that may grow is the list of what was made. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def peak_resident_set(command: Sequence[str]) -> int:
+  """Bytes of memory that a process held at most. Raises RuntimeError, with its last output, if it fails."""
+  with tempfile.TemporaryFile() as output:
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+      output.seek(0)
+      raise RuntimeError(f'{" ".join(command)} failed:\n{output.read().decode(errors="replace")[-3000:]}')
+  return usage.ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--workdir', required=True, help='a trained model')
+  parser.add_argument('--num_frames', type=int, nargs='+', default=[64, 1024], help='lengths to sample')
+  parser.add_argument('--set', nargs='*', default=[], metavar='FLAG', help='further flags of the sampling command')
+  parser.add_argument('--out', default='', help='file for the results; printed in any case')
+  args = parser.parse_args(argv)
+  peaks = {}
+  for num_frames in args.num_frames:
+    with tempfile.TemporaryDirectory() as folder:
+      command = [
+        sys.executable, '-m', 'vdm_jax.main', '--mode=sample', f'--workdir={args.workdir}', f'--out={folder}',
+        f'--num_frames={num_frames}', *args.set,
+      ]  # fmt: skip
+      peaks[num_frames] = peak_resident_set(command)
+  report = {
+    'command': 'python -m vdm_jax.benchmarks.long_memory ' + ' '.join(sys.argv[1:] if argv is None else argv),
+    'peak_bytes': peaks,
+    'last_over_first': peaks[args.num_frames[-1]] / peaks[args.num_frames[0]],
+  }
+  print(json.dumps(report, indent=1))
+  if args.out:
+    Path(args.out).write_text(json.dumps(report, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+  main()
