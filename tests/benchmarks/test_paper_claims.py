@@ -1,4 +1,4 @@
-"""The benchmark of the papers' claims: its statistics in closed form, its scores by hand, and the command at toy size."""
+"""The papers' claims: statistics in closed form, scores by hand, and the command at toy size."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def test_the_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(paper_claims, 'PAIRS', ((names[1], names[0]),))
   tiny = tmp_path / 'tiny.py'
   tiny.write_text(TINY.format(path=str(paper_claims.CONFIG)))
-  command = [f'--out={tmp_path / "out"}', f'--config={tiny}', '--seeds=2', '--videos=2', '--num_frames=12', '--num_steps=2']
+  small = ['--seeds=2', '--videos=2', '--num_frames=12', '--num_steps=2']
+  command = [f'--out={tmp_path / "out"}', f'--config={tiny}', *small]
   paper_claims.main(command)
   printed = capsys.readouterr().out
   report = json.loads((tmp_path / 'out' / 'claims.json').read_text())
