@@ -8,16 +8,15 @@ from pathlib import Path
 
 
 def render(lines: list[str]) -> str:
-  """One row for each (what, reference, quantity): the largest error of all its comparisons, and their number."""
-  rows: dict[tuple[str, str, str], list[float]] = {}
-  bounds = {}
+  """A row for each (what, original, quantity), cases that follow a comma together: their largest error and number."""
+  rows: dict[tuple[str, str, str], list[dict]] = {}
   for row in map(json.loads, lines):
-    key = row['what'], row['reference'], row['quantity']
-    rows.setdefault(key, []).append(row['error'])
-    bounds[key] = max(row['within'], bounds.get(key, 0.0))
+    what, quantity = (row[key].split(', ')[0] for key in ('what', 'quantity'))
+    rows.setdefault((what, row['reference'], quantity), []).append(row)
   table = ['| ours | original | quantity | comparisons | largest relative error | bound |', '|---|---|---|---|---|---|']
-  for key, errors in rows.items():
-    table.append(f'| {" | ".join(key)} | {len(errors)} | {max(errors):.1e} | {bounds[key]:.0e} |')
+  for key, found in rows.items():
+    largest, bound = (max(row[name] for row in found) for name in ('error', 'within'))
+    table.append(f'| {" | ".join(key)} | {len(found)} | {largest:.1e} | {bound:.0e} |')
   return '\n'.join(table)
 
 
