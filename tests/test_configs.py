@@ -14,7 +14,8 @@ from vdm_jax import configuration, data, models
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 
-# Appendix A.1 to A.4, with the displaced columns of A.4 put back; parameters by abstract evaluation.
+# Appendix A.1 to A.4, with the displaced columns of A.4 put back; parameters by abstract evaluation. A reconstruction
+# weight of 10 is the default, where the paper names none.
 COLUMNS = (
   'model.base_channels', 'model.channel_multipliers', 'model.num_blocks', 'model.attention_resolutions',
   'model.head_width', 'model.embedding_width', 'model.embedding_layers', 'model.dropout', 'model.parameterization',
