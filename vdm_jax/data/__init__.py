@@ -12,7 +12,7 @@ from vdm_jax.data.frame_store import FrameStore
 from vdm_jax.data.given import Given, check_frame_rate, read_given
 from vdm_jax.data.pipeline import build, held_out
 from vdm_jax.data.sheets import contact_sheet, enlarge, enlarge_frames, tile
-from vdm_jax.data.sources import examples, num_classes, vocabulary
+from vdm_jax.data.sources import captions, examples, num_classes, vocabulary
 from vdm_jax.data.transforms import to_float, to_uint8
 from vdm_jax.data.video_io import probe, read_video, write_gif, write_mp4, write_png
 
@@ -23,6 +23,7 @@ __all__ = [
   'FrameStore',
   'Given',
   'build',
+  'captions',
   'check_frame_rate',
   'contact_sheet',
   'enlarge',

@@ -58,10 +58,12 @@ class Folder:
   @property
   def vocabulary(self) -> tuple[str, ...]:
     """All words of the captions of both splits, in lower case, sorted."""
-    words = set()
-    for name in self._all_names:
-      words.update(self._caption(self._root / name).lower().split())
-    return tuple(sorted(words))
+    return tuple(sorted({word for caption in self.captions for word in caption.lower().split()}))
+
+  @property
+  def captions(self) -> tuple[str, ...]:
+    """All captions of both splits, each once, sorted; '' is that of a clip without one."""
+    return tuple(sorted({self._caption(self._root / name) for name in self._all_names}))
 
   def read(self, index: int, rng: np.random.Generator, num_frames: int, frame_skip: int = 1) -> Clip:
     """`num_frames` frames of clip `index`, each `frame_skip` after the one before, from a random start.
