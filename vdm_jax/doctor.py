@@ -46,7 +46,8 @@ def attempt(found: list[str], probe: Callable[[], object]) -> object:
   try:
     return probe()
   except (ValueError, OSError, RuntimeError) as error:
-    found.append(str(error))
+    if str(error) not in found:  # two probes may meet one fault
+      found.append(str(error))
     return None
 
 

@@ -86,8 +86,8 @@ def test_another_width_is_refused_by_name(write_bert):
 @pytest.mark.parametrize(('name', 'nearest'), [('bert', 'bert-large'), ('t5-xxl', 't5-v1_1-xxl')])
 def test_an_unknown_name_gets_the_nearest_one(call, name, nearest):
   message = (
-    f'data.text={name!r} is unknown; the nearest of none, words, bert-large, t5-base, t5-large, t5-11b, '
-    f't5-v1_1-xxl is {nearest!r}'
+    f'data.text={name!r} is unknown; the nearest of none, words, bert-large, clip-vit-base-patch32, '
+    f'clip-vit-large-patch14, t5-base, t5-large, t5-11b, t5-v1_1-xxl is {nearest!r}'
   )
   with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
     call(name)

@@ -1,8 +1,9 @@
 """Embeddings of captions on disk, computed once by `cache_writer`, and the text function that reads them.
 
-A folder holds `cache.json`, which says what the embeddings are of (`Record`), and safetensors files, the blocks. A hash of
-a caption says which block it is in, whatever the other captions are, so hosts write blocks without knowing of each other
-and a few new captions change a few blocks. Padding is not stored. Nothing here needs JAX, and nothing is ever executed.
+A folder holds `cache.json`, which says what the embeddings are of (`Record`), and safetensors files, the blocks. A hash
+of a caption says which block it is in, whatever the other captions are: hosts write blocks without knowing of each
+other, and a few new captions change a few blocks. Padding is not stored. Nothing here needs JAX, and nothing is ever
+executed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import functools
 import hashlib
 import json
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Block:
     self._embeddings = self._file.get_slice('embeddings')
 
   @property
-  def captions(self) -> Collection[str]:
+  def captions(self) -> Set[str]:
     return self._ranges.keys()
 
   def read(self, caption: str) -> np.ndarray:
@@ -122,17 +123,6 @@ class CachedText:
       tokens[row, : len(embedding)] = embedding
       mask[row, : len(embedding)] = True
     return tokens, mask
-
-  def missing(self, captions: Iterable[str]) -> list[str]:
-    """Returns the captions that the cache lacks, sorted."""
-    by_block: dict[int, list[str]] = {}
-    for caption in sorted(set(captions)):
-      by_block.setdefault(self.record.block_of(caption), []).append(caption)
-    lacking = []
-    for number, those in by_block.items():
-      block = self._block(number)
-      lacking += [caption for caption in those if block is None or caption not in block.captions]
-    return sorted(lacking)
 
   def _read(self, caption: str) -> np.ndarray:
     block = self._block(self.record.block_of(caption))
@@ -202,12 +192,31 @@ def check(folder: str, record: Record, encoder: Published, path: str, length: in
     raise ValueError(f'data.text_cache={folder!r} is stale: it is {" and ".join(found)}. {_REMEDY}')
 
 
+def missing(folder: str, record: Record, captions: Iterable[str]) -> list[str]:
+  """Returns the captions that a cache lacks, sorted; raises as `Block` does."""
+  lacking = set()
+  for number, wanted in by_block(record, captions).items():
+    block = open_block(folder, record, number)
+    lacking |= wanted - (block.captions if block is not None else set())
+  return sorted(lacking)
+
+
+def by_block(record: Record, captions: Iterable[str]) -> dict[int, set[str]]:
+  """Returns the captions by the number of the block that they belong to."""
+  blocks: dict[int, set[str]] = {}
+  for caption in captions:
+    blocks.setdefault(record.block_of(caption), set()).add(caption)
+  return blocks
+
+
 def problems(
   folder: str, encoder: Published, path: str, length: int, dtype: str, captions: Collection[str]
 ) -> list[str]:
   """Returns what keeps a training on `captions` from reading the cache, one sentence each; hashes the weights."""
   try:
-    lacking = CachedText(folder, encoder, path, length, dtype).missing(captions)
+    record = read_record(folder)
+    check(folder, record, encoder, path, length, dtype)
+    lacking = missing(folder, record, captions)
   except (ValueError, FileNotFoundError) as error:
     return [str(error)]
   if not lacking:

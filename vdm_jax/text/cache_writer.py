@@ -42,22 +42,14 @@ def embed(
   """
   if stored not in STORED:
     raise ValueError(f'embeddings can be stored as {", ".join(STORED)}, not {stored!r}')
-  captions = sorted(set(captions))
+  captions = set(captions)
   record = _record(encode, folder, stored, -(-len(captions) // BLOCK_CAPTIONS), shard_index)
-  mine: dict[int, set[str]] = {}
-  for caption in captions:
-    if (number := record.block_of(caption)) % shard_count == shard_index:
-      mine.setdefault(number, set()).add(caption)
-  for number in list(mine):
-    block = cache.open_block(folder, record, number)
-    if block is not None and mine[number] <= block.captions:
-      del mine[number]
-    elif block is not None:
-      mine[number] -= block.captions
+  lacking = cache.by_block(record, cache.missing(folder, record, captions))
+  mine = {number: lacking[number] for number in sorted(lacking) if number % shard_count == shard_index}
   total, done = sum(map(len, mine.values())), 0
-  for number in sorted(mine):
-    _write_block(encode, folder, record, number, mine[number])
-    done += len(mine[number])
+  for number, new in mine.items():
+    _write_block(encode, folder, record, number, new)
+    done += len(new)
     report(done, total)
   return total
 

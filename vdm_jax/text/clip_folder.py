@@ -1,7 +1,7 @@
 """The folder of a CLIP: the configuration of its text encoder, and the names of its weights.
 
-Read are files of the whole model (`CLIPModel`), of the text encoder alone (`CLIPTextModel`), and of the text encoder with
-its projection (`CLIPTextModelWithProjection`).
+Read are files of the whole model (`CLIPModel`), of the text encoder alone (`CLIPTextModel`), and of the text encoder
+with its projection (`CLIPTextModelWithProjection`).
 """
 
 from __future__ import annotations

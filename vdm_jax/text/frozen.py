@@ -27,7 +27,8 @@ _REMEMBERED_BYTES = 2**29  # 6,500 captions of 20 tokens of width 1024
 def load_params(path: str, published: Published, dtype: Any, mesh: Mesh | None = None) -> Params:
   """Returns the variables of the encoder in a folder in order (`encoder_folder.require`).
 
-  They lie on `mesh` as the table of `vdm_jax.partitioning` says, by default on the first local device. They are as narrow as the file's or as `dtype`, whichever is the narrower (`weight_files.read_arrays`).
+  They lie on `mesh` as the table of `vdm_jax.partitioning` says, by default on the first local device. They are as
+  narrow as the file's or as `dtype`, whichever is the narrower (`weight_files.read_arrays`).
   """
   family = published.family
   tensors = family.tensors(encoder_folder.read_config(path, published))
@@ -48,9 +49,10 @@ def local_mesh(sizes: Mapping[str, int] | None = None) -> Mesh:
 class FrozenEncoder:
   """The text function of an encoder's folder: captions to the last hidden states of their word pieces.
 
-  Files are checked at once; the weights are loaded at the first call, and captions are encoded one at a time, so that an embedding does not depend on which captions came with it, to
-  the bit. The last distinct captions are remembered, in half a gigabyte at most. A pickle holds the arguments
-  only: every process that calls the function loads its own copy of the weights, so prefer threads to processes.
+  Files are checked at once; the weights are loaded at the first call, and captions are encoded one at a time, so that
+  an embedding does not depend on which captions came with it, to the bit. The last distinct captions are remembered,
+  in half a gigabyte at most. A pickle holds the arguments only: every process that calls the function loads its own
+  copy of the weights, so prefer threads to processes.
 
   The weights take the room they have in the file, or less if `dtype` is the narrower: BERT-large 1.3 GB in
   float32, T5-11B 19.5 GB in float32 and 9.7 GB in bfloat16. With `mesh` they are shared out to all local devices,
@@ -103,14 +105,6 @@ class FrozenEncoder:
       mask[row, : len(embedding)] = True
     return tokens, mask
 
-  def _check_length(self) -> None:
-    family = self.published.family
-    shortest = len(family.empty) + 1
-    longest = self.length if family.positions is None else getattr(self.config, family.positions)
-    if not shortest <= self.length <= longest:
-      allowed = f'from {shortest} to {longest}' if family.positions else f'at least {shortest}'
-      raise ValueError(f'data.text_length={self.length} must be {allowed} for data.text={self.published.name}')
-
   def ids(self, caption: str) -> list[int]:
     """Returns the numbers of the tokens of `caption`, l at most; warns where it has more."""
     with self._lock:
@@ -119,6 +113,14 @@ class FrozenEncoder:
       warn_truncated(caption, len(ids), self.length)
       ids = [*ids[: self.length - 1], ids[-1]]  # what ends a caption stays the last
     return ids
+
+  def _check_length(self) -> None:
+    family = self.published.family
+    shortest = len(family.empty) + 1
+    longest = self.length if family.positions is None else getattr(self.config, family.positions)
+    if not shortest <= self.length <= longest:
+      allowed = f'from {shortest} to {longest}' if family.positions else f'at least {shortest}'
+      raise ValueError(f'data.text_length={self.length} must be {allowed} for data.text={self.published.name}')
 
   def _compute(self, caption: str) -> np.ndarray:
     """Returns the embeddings [k c] of the k word pieces of `caption`, k <= l."""
