@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from vdm_jax import configuration, doctor, jobs
 from vdm_jax.jobs import command
@@ -102,7 +102,7 @@ def _define_config(argv: Sequence[str]) -> None:
   path = Path(workdir or '') / 'config.json'
   if not path.exists():
     raise jobs.BadInput(f'--workdir={workdir} has no config.json: name the folder of a training run.')
-  config_flags.DEFINE_config_dict('config', configuration.read(path), 'Changes to the configuration of the run.')
+  command.define_values(configuration.read(path), 'Changes to the configuration of the run.', argv)
 
 
 def run() -> None:

@@ -561,6 +561,13 @@ def test_clips_shorter_than_a_window_are_refused(clip_frames, changes, span):
     sources.build(configure(digits=LONG | {'clip_frames': clip_frames}, **changes), 'train', 0)
 
 
+def test_captions_of_both_splits(folder):
+  assert data.captions(configure()) == sources.build(configure(), 'test', 5).captions
+  config = configure(name='folder', path=folder)
+  seen = {clip.caption for split in ('train', 'test') for clip in data.examples(config, split, seed=0, count=99)}
+  assert data.captions(config) == tuple(sorted(seen))
+
+
 def test_examples_are_unpadded_and_at_the_smallest_skip(folder):
   changes = {'frame_skip': 2, 'frame_skip_max': 3, 'still_rate': 0.5, 'height': 20, 'pad_rows': 2}
   for clip, whole in zip(

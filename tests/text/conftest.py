@@ -10,6 +10,8 @@ import pytest
 import tokenizers
 from safetensors.numpy import save_file
 
+from vdm_jax.text import bert_folder, encoder_folder
+
 WORD_PIECES = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
 WORD_PIECES += ['a', 'nine', 'six', 'mov', '##ing', 'left', 'right', 'and']
 SENTENCE_PIECES = ['<pad>', '</s>', '<unk>', '▁a', '▁nine', '▁six', '▁mov', 'ing', '▁left', '▁right', '▁and']
@@ -95,6 +97,16 @@ def write_bert(tmp_path, golden, golden_weights):
     return str(folder)
 
   return write
+
+
+@pytest.fixture
+def small_bert_large(write_bert) -> str:
+  """The folder of a BERT with one layer, which has the width of BERT-large."""
+  small = {'num_hidden_layers': 1, 'intermediate_size': 8, 'num_attention_heads': 16, 'hidden_size': 1024}
+  config = encoder_folder.read_config(write_bert(**small), bert_folder.PUBLISHED['bert-large'])
+  rng = np.random.default_rng(0)
+  shapes = encoder_folder.tensor_shapes(config, bert_folder.BERT)
+  return write_bert({n: 0.02 * rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}, **small)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from vdm_jax import configuration
 from vdm_jax.jobs.arguments import BadInput
@@ -46,15 +46,20 @@ def define_experiment(argv: Sequence[str]) -> None:
   config_flags.DEFINE_config_file('config', None, 'Experiment: configs/digits.py, configs/t2v_large.py:skip4, ...')
 
 
+def define_values(config: ConfigDict, meaning: str, argv: Sequence[str]) -> None:
+  """Defines --config.section.key for the keys of `config`. Raises BadInput for bad ones in `argv`."""
+  try:
+    config_flags.DEFINE_config_dict('config', config, meaning)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise BadInput(*_reasons(argv, error)) from error
+
+
 def parse(argv: Sequence[str]) -> list[str]:
   """As absl does, but with the nearest right name for a wrong key, and without a traceback."""
   try:
     return flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    overrides = [argument.lstrip('-').split('=')[0] for argument in argv if argument.lstrip('-').startswith('config.')]
-    unknown = [message for override in overrides if (message := configuration.unknown_key(override))]
-    reason = str(error).strip().splitlines()[-1]  # of a configuration file's own error, without its traceback
-    sys.exit(refuse(unknown or [reason]))
+    sys.exit(refuse(_reasons(argv, error)))
 
 
 def peek(argv: Sequence[str], name: str) -> str | None:
@@ -65,3 +70,9 @@ def peek(argv: Sequence[str], name: str) -> str | None:
     if argument in (f'--{name}', f'-{name}'):
       return following
   return None
+
+
+def _reasons(argv: Sequence[str], error: Exception) -> list[str]:
+  overrides = [argument.lstrip('-').split('=')[0] for argument in argv if argument.lstrip('-').startswith('config.')]
+  unknown = [message for override in overrides if (message := configuration.unknown_key(override))]
+  return unknown or [str(error).strip().splitlines()[-1]]  # of a configuration file's own error, without its traceback

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from vdm_jax import configuration, jobs
 from vdm_jax.jobs import command
@@ -63,7 +63,7 @@ def _define_config(argv: Sequence[str]) -> None:
     raise jobs.BadInput(
       'whose captions? Name the training with --config=configs/..., or a folder of clips with --data=FOLDER.'
     )
-  config_flags.DEFINE_config_dict('config', configuration.default(), 'Changes to the default configuration.')
+  command.define_values(configuration.default(), 'Changes to the default configuration.', argv)
 
 
 def run() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from vdm_jax.text import cache, fingerprint
 from vdm_jax.text.cache import RECORD, STORED, Record
@@ -96,7 +96,8 @@ def _write_block(encode: FrozenEncoder, folder: str, record: Record, number: int
     'embeddings': np.concatenate(embeddings),
   }
   file = cache.block_file(folder, record, number)
-  save_file(tensors, partial := file.with_suffix('.partial'), metadata={'record': record.digest})
+  partial = file.with_suffix('.partial')
+  partial.write_bytes(save(tensors, {'record': record.digest}))  # not save_file, whose files none else may read
   os.replace(partial, file)
 
 
