@@ -23,6 +23,8 @@ REMEDY = (
   'Name another folder with --config.data.text_cache=FOLDER and fill it with `python -m vdm_jax.text embed` and the '
   '--config flags of the training, or leave data.text_cache empty to encode while training.'
 )
+FIELDS = {'encoder': 'x', 'weights': 'x', 'tokenizer': 'x', 'length': 1, 'dtype': 'x', 'stored': 'x', 'width': 1}
+FIELDS |= {'blocks': 1}
 
 
 @pytest.fixture(autouse=True)
@@ -162,10 +164,13 @@ def test_progress_is_told_after_every_block(bert, tmp_path):
   assert seen[-1] == (total, total) and len(seen) == len(list((tmp_path / 'new').glob('*.safetensors')))
 
 
-def test_a_pickle_holds_the_arguments_only(filled):
-  cached = CachedText(filled, BERT, '', 12)
-  expected, _ = cached(CAPTIONS)
-  np.testing.assert_array_equal(pickle.loads(pickle.dumps(cached))(CAPTIONS)[0], expected)
+def test_a_pickle_holds_the_arguments_and_its_copy_hashes_nothing(bert, filled, monkeypatch):
+  cached = CachedText(filled, BERT, bert.path, 12)
+  expected, _ = cached([*CAPTIONS, 'left six'])
+  monkeypatch.setattr(cache, 'check', None)
+  pickled = pickle.dumps(cached)
+  assert len(pickled) < 2000
+  np.testing.assert_array_equal(pickle.loads(pickled)([*CAPTIONS, 'left six'])[0], expected)
 
 
 def test_a_caption_that_is_in_no_file_needs_the_encoder(bert, filled):
@@ -278,6 +283,8 @@ def test_what_float16_cannot_hold_is_refused(tmp_path, write_t5, golden_t5):
     ('{', 'does not say what the cache is of (Expecting property name'),
     ('[]', 'does not say what the cache is of ('),
     ('{"weights": ""}', 'does not say what the cache is of (Record.__init__() missing '),
+    (json.dumps(dict.fromkeys(FIELDS, 'x')), "does not say what the cache is of (length is 'x')"),
+    (json.dumps(FIELDS | {'blocks': 0}), 'does not say what the cache is of (blocks is 0)'),
   ],
 )
 def test_a_record_that_says_nothing_is_refused(filled, content, message):

@@ -86,7 +86,8 @@ class Block:
 class CachedText:
   """The text function of a cache: what the encoder gives, rounded as the cache says; float32 is not rounded.
 
-  A caption that the cache lacks is encoded where `path` has the encoder. The pickle holds the arguments only.
+  A caption that the cache lacks is encoded where `path` has the encoder. The pickle holds the arguments only, and a copy
+  does not hash the weights again.
 
   Args:
     folder: the cache.
@@ -94,22 +95,26 @@ class CachedText:
     path: folder of the encoder, whose weights and tokenizer must be those of the cache; '' trusts the cache.
     length: tokens per caption, l.
     dtype: what the encoder computed in, 'float32' or 'bfloat16'.
+    checked: whether the cache was compared with `path` and the settings already.
 
   Raises:
     FileNotFoundError: there is no cache, or `path` lacks files.
     ValueError: the cache is of something else; the message lists what differs.
   """
 
-  def __init__(self, folder: str, encoder: Published, path: str, length: int, dtype: str = 'float32'):
+  def __init__(
+    self, folder: str, encoder: Published, path: str, length: int, dtype: str = 'float32', checked: bool = False
+  ):
     self._arguments = folder, encoder, path, length, dtype
     self.record = read_record(folder)
-    check(folder, self.record, encoder, path, length, dtype)
+    if not checked:
+      check(folder, self.record, encoder, path, length, dtype)
     self.width = self.record.width
     self._lock = threading.Lock()
     self._block = functools.lru_cache(_OPEN_BLOCKS)(functools.partial(open_block, folder, self.record))
 
   def __reduce__(self):
-    return type(self), self._arguments
+    return type(self), (*self._arguments, True)
 
   def __call__(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Returns embeddings float32 [n l c], zero on padding, and mask bool [n l].
@@ -152,6 +157,9 @@ def read_record(folder: str) -> Record:
     raise FileNotFoundError(f'data.text_cache={folder!r} has no {RECORD}: {_fill("it")}')
   try:
     record = Record(**json.loads(file.read_text(encoding='utf-8')))
+    for field in dataclasses.fields(Record):
+      if type(value := getattr(record, field.name)).__name__ != field.type or not value:
+        raise ValueError(f'{field.name} is {value!r}')
   except (ValueError, TypeError) as error:
     raise ValueError(f'{file} does not say what the cache is of ({error}): {_REMEDY}') from error
   if record.format != _FORMAT:
