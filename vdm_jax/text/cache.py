@@ -86,8 +86,8 @@ class Block:
 class CachedText:
   """The text function of a cache: what the encoder gives, rounded as the cache says; float32 is not rounded.
 
-  A caption that the cache lacks is encoded where `path` has the encoder. The pickle holds the arguments only, and a copy
-  does not hash the weights again.
+  A caption that the cache lacks is encoded where `path` has the encoder. The pickle holds the arguments only; a copy
+  hashes no weights.
 
   Args:
     folder: the cache.
