@@ -19,7 +19,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vdm_jax import configuration, doctor, jobs
+from vdm_jax import configuration, data, doctor, jobs
 
 MODES = ('train', 'sample', 'evaluate', 'doctor')
 BAD_INPUT = 2  # exit status
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     return _refuse([f'{argv[1]!r} is not understood: every argument is a flag, such as --workdir=runs/digits.'])
   try:
     return _run(flags.FLAGS.config)
-  except jobs.BadInput as error:
+  except (jobs.BadInput, data.TooManyBadClips) as error:
     return _refuse(error.args)
 
 
