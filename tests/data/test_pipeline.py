@@ -464,7 +464,7 @@ def test_closed_streams_stop_their_threads():
     (
       {'name': 'digit'},
       {},
-      "data.name='digit' is unknown; the nearest is 'digits', all are digits, folder, array.",
+      "data.name='digit' is unknown; the nearest is 'digits', all are digits, folder, array, records, tfds.",
     ),
     ({}, {'split': 'valid'}, "data: split is 'valid'; use 'train' or 'test'."),
     ({'batch_size': 0}, {}, 'data.batch_size=0, but it must be 1 or more.'),

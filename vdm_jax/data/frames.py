@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from PIL import Image
 
 from vdm_jax.data.metadata import check_inside
 from vdm_jax.data.opening import check_bytes, open_picture
@@ -78,14 +80,15 @@ def read_frames(
   return video
 
 
-def _open(file: pathlib.Path):
+@contextlib.contextmanager
+def _open(file: pathlib.Path) -> Iterator[Image.Image]:
   try:
-    image = open_picture(file)
+    with open_picture(file) as image:
+      if image.mode not in _EIGHT_BITS:
+        raise ValueError(f'{file}: has pixels of type {image.mode}, but eight bits per colour are read; convert it.')
+      yield image
   except OSError as error:
     raise _undecodable(file, error) from error
-  if image.mode not in _EIGHT_BITS:
-    raise ValueError(f'{file}: has pixels of type {image.mode}, but eight bits per colour are read; convert it.')
-  return image
 
 
 def _undecodable(file: pathlib.Path, error: Exception) -> ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -73,14 +74,19 @@ class Clock:
       raise ValueError(f'{self._path}: takes more than {self._limit:g} s to decode; re-encode or remove the file.')
 
 
-def open_picture(path: str | os.PathLike) -> Image.Image:
-  """A picture of which only the header is read. Raises ValueError if it is too large, OSError if it is none."""
-  try:
-    image = Image.open(path)
-  except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-    raise ValueError(f'{path}: {error} Resize or remove the file.') from error
-  check_size(path, image.height, image.width)
-  return image
+@contextlib.contextmanager
+def open_picture(path: str | os.PathLike, content: bytes | None = None) -> Iterator[Image.Image]:
+  """A picture, of a file or of its `content`, of which only the header has been read.
+
+  Raises ValueError if it is too large, OSError if it is none.
+  """
+  with open(path, 'rb') if content is None else io.BytesIO(content) as file:
+    try:
+      image = Image.open(file)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+      raise ValueError(f'{path}: {error} Resize or remove the file.') from error
+    check_size(path, image.height, image.width)
+    yield image
 
 
 def _check_picture(path: str | os.PathLike) -> None:

@@ -14,7 +14,9 @@ from vdm_jax.data.clip import Clip
 from vdm_jax.data.digits import SPLITS, Digits
 from vdm_jax.data.folder import Folder
 from vdm_jax.data.quarantine import Quarantine, Substituting
+from vdm_jax.data.records import Records
 from vdm_jax.data.stored import Stored
+from vdm_jax.data.tfds import Tfds
 
 
 class Source(Protocol):
@@ -127,4 +129,4 @@ def _digits(config: Any, split: str, seed: int) -> Digits:
   )
 
 
-_STORED: dict[str, type[Stored]] = {'folder': Folder, 'array': Array}
+_STORED: dict[str, type[Stored]] = {'folder': Folder, 'array': Array, 'records': Records, 'tfds': Tfds}

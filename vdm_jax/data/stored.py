@@ -59,7 +59,7 @@ class Stored:
       'test': lambda name: name in held_out,
     }[split]
     self._places = [place for place, name in enumerate(names) if wanted(name)]
-    self._all_names = list(names)
+    self._all_names, self._held_out = list(names), held_out
     self.names = [names[place] for place in self._places]
     self.path = os.fspath(path)
     self._num_frames, self._max_frame_skip, self._frame_rate = num_frames, max_frame_skip, frame_rate
@@ -96,6 +96,13 @@ class Stored:
 
   def caption(self, index: int) -> str:
     return self._caption(self._places[index])
+
+  def label(self, index: int) -> int | None:
+    return self._label(self._places[index])
+
+  def split_of(self, index: int) -> str:
+    """train or test: where a clip is by itself, whatever `train_on_all` makes of it."""
+    return 'test' if self.names[index] in self._held_out else 'train'
 
   def read(self, index: int, rng: np.random.Generator, num_frames: int, frame_skip: int = 1) -> Clip:
     """`num_frames` frames of clip `index`, each `frame_skip` after the one before, from a random start.
