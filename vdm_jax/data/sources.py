@@ -14,8 +14,10 @@ from vdm_jax.data.clip import Clip
 from vdm_jax.data.digits import SPLITS, Digits
 from vdm_jax.data.folder import Folder
 from vdm_jax.data.quarantine import Quarantine, Substituting
+from vdm_jax.data.records import INFO as RECORDS_INFO
 from vdm_jax.data.records import Records
 from vdm_jax.data.stored import Stored
+from vdm_jax.data.tfds import INFO as TFDS_INFO
 from vdm_jax.data.tfds import Tfds
 
 
@@ -67,6 +69,14 @@ def build(config: Any, split: str, seed: int, quarantine: str | Path | None = No
     train_on_all=config.train_on_all,
   )
   return Substituting(source, seed, Quarantine(source.path, source.total, config.max_bad_share, quarantine))
+
+
+def open_stored(path: str, split: str, **settings: Any) -> tuple[str, Stored]:
+  """The `data.name` that reads what is at `path`, and the source; `settings` are those of `Stored`."""
+  name = 'array' if path.lower().endswith('.npy') and Path(path).is_file() else 'folder'
+  marks = {RECORDS_INFO: 'records', TFDS_INFO: 'tfds'}
+  name = next((marks[mark] for mark in marks if (Path(path) / mark).is_file()), name)
+  return name, _STORED[name](path, split, **settings)
 
 
 def vocabulary(config: Any) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -94,6 +94,11 @@ class Stored:
     """What the file says of a clip, whose pixels are not decoded; raises unless it is long enough for any window."""
     return self._usable(self._places[index], self._num_frames, self._max_frame_skip)
 
+  def info(self, index: int) -> VideoInfo:
+    """What the file says of a clip, long enough or not; raises if it says nothing."""
+    info = self._info(self._places[index])
+    return info._replace(frame_rate=info.frame_rate or self._frame_rate)
+
   def caption(self, index: int) -> str:
     return self._caption(self._places[index])
 
@@ -109,21 +114,18 @@ class Stored:
 
     Only these are decoded.
     """
-
-    def start(info: VideoInfo) -> int:
-      return transforms.window_start(info.num_frames, num_frames, frame_skip, rng)
-
-    return self._read(index, start, num_frames, frame_skip)
+    info = self._usable(self._places[index], num_frames, frame_skip)
+    start = transforms.window_start(info.num_frames, num_frames, frame_skip, rng)
+    return self._clip(index, info, start, num_frames, frame_skip)
 
   def window(self, index: int, start: int, num_frames: int | None = None) -> Clip:
-    """Frames `start` to `start + num_frames` of clip `index`, or to its end."""
-    length = self._info(self._places[index]).num_frames - start if num_frames is None else num_frames
-    return self._read(index, lambda info: start, length, 1)
+    """Frames `start` to `start + num_frames` of clip `index`, or to its end; its frame rate may be 0, not known."""
+    info = self.info(index)
+    return self._clip(index, info, start, info.num_frames - start if num_frames is None else num_frames, 1)
 
-  def _read(self, index: int, start: Callable[[VideoInfo], int], num_frames: int, frame_skip: int) -> Clip:
+  def _clip(self, index: int, info: VideoInfo, start: int, num_frames: int, frame_skip: int) -> Clip:
     place = self._places[index]
-    info = self._usable(place, num_frames, frame_skip)
-    video = self._frames(place, start(info), num_frames, frame_skip, MAX_BYTES)
+    video = self._frames(place, start, num_frames, frame_skip, MAX_BYTES)
     resolution = self._resolution(place) or video.shape[1:3]
     return Clip(video, self._caption(place), self._label(place), info.frame_rate / frame_skip, resolution)
 
