@@ -423,6 +423,33 @@ def test_workers_change_nothing():
       assert right.x.base is None  # not a view of shared memory
 
 
+@pytest.mark.slow
+def test_workers_share_the_list_of_bad_clips_and_its_limit(tmp_path):
+  (root := tmp_path / 'clips').mkdir()
+  for i in range(300):  # more than are looked at before the first batch
+    path = root / f'{i:03}.npy'
+    np.save(path, np.full((3, 16, 16, 3), i % 256, np.uint8))
+    if i % 3 == 0:
+      path.write_bytes(b'')
+  config = configure(
+    name='folder', path=str(root), frame_rate=8.0, num_frames=3, text='none', labels=False, batch_size=30
+  )
+  streams = []
+  for workers in (0, 2):
+    (state := tmp_path / f'{workers}').mkdir()
+    config.update(num_workers=workers, max_bad_share=0.34)
+    streams.append(take(build(config, quarantine=str(state)), 9))
+    listed = [json.loads(line)['clip'] for line in (state / 'quarantine.jsonl').read_text().splitlines()]
+    assert len(listed) == len(set(listed))
+    (tmp_path / f'{workers}' / 'quarantine.jsonl').unlink()
+  for left, right in zip(*streams, strict=True):
+    assert_equal(left, right)
+  config.update(max_bad_share=(len(listed) - 0.5) / 300)  # exceeded by the last one
+  stream = build(config, quarantine=str(tmp_path / '2'))
+  with pytest.raises(data.TooManyBadClips, match=f'{len(listed)} of 300 clips cannot be used, more than'):
+    take(stream, 30)
+
+
 EXIT_WITH_LIVE_WORKERS = """
 import sys
 sys.path.insert(0, {folder!r})

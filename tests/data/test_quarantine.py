@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vdm_jax import data
-from vdm_jax.data import quarantine, video_io
+from vdm_jax.data import opening, quarantine, video_io
 from vdm_jax.data.quarantine import Quarantine, Substituting, TooManyBadClips, substitute
 
 
@@ -301,3 +301,14 @@ def test_damage_ends_at_the_next_key_frame(tmp_path):
   assert len(readable) < 37
   assert math.isclose(video_io.probe(tmp_path / 'a.mp4').frame_rate, 8)
   assert quarantine.FILE == 'quarantine.jsonl'
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path, clips, monkeypatch):
+  def forbidden(path, most):
+    raise PermissionError(13, 'Permission denied', str(path))
+
+  monkeypatch.setattr(opening, 'check_claims', forbidden)
+  video_io._cached_index.cache_clear()
+  path = clips / '01.mp4'
+  with raises(ValueError, f'{path}: cannot be opened (Permission denied); check its permissions, or remove it.'):
+    video_io.probe(path)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 from PIL import Image
 
+from vdm_jax.data.claims import check_claims
+
 CONTAINERS = ('mov', 'matroska', 'avi', 'gif', 'mpeg', 'mpegts')
 PICTURES = ('png_pipe', 'jpeg_pipe', 'webp_pipe', 'bmp_pipe')
 # Playlists, lists of files and patterns of names would read other files, protocols other machines.
@@ -29,6 +31,10 @@ def open_video(path: str | os.PathLike) -> Iterator:
   import av
 
   _check_picture(path)
+  try:
+    check_claims(path, MAX_FRAMES)
+  except OSError as error:
+    raise ValueError(f'{path}: cannot be opened ({error.strerror}); check its permissions, or remove it.') from error
   try:
     container = av.open(os.path.abspath(path), container_options=_OPTIONS)
   except av.error.ArgumentError as error:
