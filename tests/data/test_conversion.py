@@ -108,7 +108,9 @@ def test_bad_clips_are_left_out_and_listed(tmp_path, source):
   source = open_source(tmp_path / 'data')
   with pytest.raises(data.TooManyBadClips, match='2 of 7 clips cannot be used, more than data.max_bad_share=0.2 '):
     convert(source, tmp_path / 'none', max_bad_share=0.2)
-  out = convert(source, tmp_path / 'out', max_bad_share=0.3)
+  said = []
+  out = convert(source, tmp_path / 'out', max_bad_share=0.3, say=said.append)
+  assert said[1] == 'clips-00001-of-00004.array_record: 0 clips, 2 left out'
   read = data.Records(out, 'train', num_frames=1, train_on_all=True)
   assert read.names == ['0.gif', '1.gif', '4.gif', '5.gif', '6.gif']
   for i, name in enumerate(read.names):

@@ -52,8 +52,9 @@ def convert(
   for number, (file, index) in enumerate(records.shard_files(destination, count)):
     if not index.exists():
       chosen = range(len(source))[number * clips_per_shard : (number + 1) * clips_per_shard]
-      _write_shard(source, chosen, file, index, size, quarantine)
-      say(f'{file.name}: {len(chosen)} clips')
+      written = _write_shard(source, chosen, file, index, size, quarantine)
+      left_out = f', {len(chosen) - written} left out' if written < len(chosen) else ''
+      say(f'{file.name}: {written} clips{left_out}')
   info = {'format': FORMAT, 'num_shards': count, 'num_classes': source.num_classes}
   _replace(destination / records.INFO, json.dumps(info, indent=2) + '\n')
   return destination
@@ -89,8 +90,8 @@ def _write_shard(
   index: pathlib.Path,
   size: tuple[int, int] | None,
   quarantine: Quarantine,
-) -> None:
-  """The records and then their index, each seen only when it is whole."""
+) -> int:
+  """The records and then their index, each seen only when it is whole; returns the number of records."""
   from array_record.python.array_record_module import ArrayRecordWriter
 
   temporary = file.with_name(f'.{file.name}.{os.getpid()}.tmp')
@@ -111,6 +112,7 @@ def _write_shard(
       writer.close()
     temporary.unlink(missing_ok=True)
   _replace(index, ''.join(lines))
+  return len(lines)
 
 
 def _windows(source: Stored, index: int, size: tuple[int, int] | None) -> Iterator[Clip]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -49,7 +50,7 @@ class Tfds(Stored):
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
       raise ValueError(f'data.path={given!r}: {(missing or ["its list of files"])[0]} is missing; prepare it again.')
-    self._shards = Shards(files)
+    self.path, self._shards = given, Shards(files)
     names = [f'{name}/{i:06d}' for name, shards in lengths.items() for i in range(sum(shards))]
     if len(self._shards) != len(names):
       raise ValueError(
@@ -69,12 +70,12 @@ class Tfds(Stored):
 
   def _features(self, place: int) -> Any:
     """The features of a record by name: a map of protocol buffers, which are data and run nothing."""
-    from tensorflow_datasets.proto import tf_example_pb2  # imported here: it takes a second
-
     try:
-      return tf_example_pb2.Example.FromString(self._shards[place]).features.feature
+      return _example(self._shards, place).features.feature
     except Exception as error:  # a damaged record raises almost any of them
-      raise ValueError(f'record {place} is damaged ({type(error).__name__}); prepare the data again.') from error
+      raise ValueError(
+        f'data.path={self.path!r}: record {place} is damaged ({type(error).__name__}); prepare the data again.'
+      ) from error
 
   def _pictures(self, place: int) -> list[bytes]:
     features = self._features(place)
@@ -106,6 +107,13 @@ class Tfds(Stored):
 
   def _name(self, place: int) -> str:
     return os.path.join(self.path, self._all_names[place])
+
+
+@functools.lru_cache(maxsize=8)  # one clip is asked for its length, its label and its frames, by a few threads
+def _example(shards: Shards, place: int) -> Any:
+  from tensorflow_datasets.proto import tf_example_pb2  # imported here: it takes a second
+
+  return tf_example_pb2.Example.FromString(shards[place])
 
 
 def _files(folder: pathlib.Path, dataset: str, split: str, count: int) -> list[pathlib.Path]:
