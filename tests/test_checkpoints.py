@@ -368,3 +368,13 @@ def test_a_run_without_a_checkpoint_is_named(trained, tmp_path):
   assert str(error.value) == (
     f'{tmp_path}/checkpoints holds no checkpoint: train first, or name another workdir.'
   )
+
+
+def test_a_run_is_known_by_its_configuration(trained, tmp_path):
+  workdir = trained[0]
+  assert checkpoints.is_run(workdir) and checkpoints.is_run(str(workdir))
+  checkpoints.export_weights(workdir, tmp_path / 'ema.safetensors')
+  for other in (tmp_path, tmp_path / 'absent', tmp_path / 'ema.safetensors', workdir / 'config.json', workdir.parent):
+    assert not checkpoints.is_run(other)
+  (tmp_path / 'config.json').mkdir()
+  assert not checkpoints.is_run(tmp_path)

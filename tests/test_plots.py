@@ -149,16 +149,17 @@ def test_pictures_are_deterministic_and_show_their_data(tmp_path, draw):
   assert sorted(file.name for file in first.parent.iterdir()) == ['a.png', 'b.png', 'c.png']
 
 
-def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
+def test_a_failed_drawing_leaves_the_old_picture(tmp_path, monkeypatch):
   path = tmp_path / 'a.png'
   plots.draw_drift(path, {'a': record()})
   before = path.read_bytes()
 
-  def fail(*_):
-    raise OSError('disk full')
+  def fail(self, file, **_):
+    file.write(b'part of a picture')
+    raise MemoryError('too large')
 
-  monkeypatch.setattr('os.replace', fail)
-  with pytest.raises(OSError, match='disk full'):
+  monkeypatch.setattr('matplotlib.figure.Figure.savefig', fail)
+  with pytest.raises(MemoryError, match='too large'):
     plots.draw_drift(path, {'b': record(2.0)})
   assert path.read_bytes() == before
   assert [file.name for file in tmp_path.iterdir()] == ['a.png']

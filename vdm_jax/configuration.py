@@ -48,6 +48,8 @@ def _data() -> dict[str, Any]:
     'flip': False,  # left-right flips
     'text': 'none',  # none, words (trainable vectors) or a frozen encoder: bert-large, t5-11b, ...
     'text_path': '',  # frozen encoders: folder of their files
+    'text_dtype': 'float32',  # frozen encoders: what they compute in, float32 or bfloat16
+    'text_cache': '',  # frozen encoders: folder of embeddings that `python -m vdm_jax.text embed` made; '': none
     'text_length': 32,  # tokens per caption
     'vocabulary': (),  # words: the known words; () stands for all that the dataset's captions use
     'labels': False,  # hand class labels to the network
@@ -59,7 +61,10 @@ def _data() -> dict[str, Any]:
 
 
 def _model(network: str, data: ConfigDict) -> dict[str, Any]:
-  shared = ('num_frames', 'height', 'width', 'pad_rows', 'channels', 'text', 'text_path', 'text_length', 'vocabulary')
+  shared = (
+    'num_frames', 'height', 'width', 'pad_rows', 'channels', 'text', 'text_path', 'text_dtype', 'text_cache',
+    'text_length', 'vocabulary',
+  )  # fmt: skip
   references = {name: data.get_ref(name) for name in shared}
   return {
     'network': network,

@@ -30,7 +30,7 @@ def problems(config: ConfigDict, workdir: str | Path | None = None) -> list[str]
   found: list[str] = []
   attempt(found, lambda: check_batch(config))
   vocabulary = attempt(found, lambda: data.examples(config.data, 'train', seed=config.seed, count=1) and words(config))
-  attempt(found, lambda: found.extend(text.check(config.data.text, config.data.text_path)))
+  attempt(found, lambda: found.extend(check_text(config)))
   if not found:
     complete = configuration.resolve(config.copy_and_resolve_references(), vocabulary)
     attempt(found, lambda: check_model(complete))
@@ -46,7 +46,8 @@ def attempt(found: list[str], probe: Callable[[], object]) -> object:
   try:
     return probe()
   except (ValueError, OSError, RuntimeError) as error:
-    found.append(str(error))
+    if str(error) not in found:  # two probes may meet one fault
+      found.append(str(error))
     return None
 
 
@@ -54,6 +55,19 @@ def words(config: ConfigDict) -> tuple[str, ...]:
   """The words of the dataset's captions, where the model is to learn them; else none."""
   needed = config.data.text == 'words' and not config.data.vocabulary
   return data.vocabulary(config.data) if needed else ()
+
+
+def check_text(config: ConfigDict) -> list[str]:
+  """What is wrong with the text encoder's files, or with the cache of its embeddings."""
+  section = config.data
+  return text.check(
+    section.text,
+    section.text_path,
+    length=section.text_length,
+    dtype=section.text_dtype,
+    cache=section.text_cache,
+    captions=data.captions(section) if section.text_cache else (),
+  )
 
 
 def check_batch(config: ConfigDict) -> None:

@@ -9,20 +9,17 @@ configuration.
 
 from __future__ import annotations
 
-import itertools
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import app, flags
+from ml_collections import ConfigDict
 
 from vdm_jax import configuration, data, doctor, jobs
+from vdm_jax.jobs import command
 
 MODES = ('train', 'sample', 'evaluate', 'doctor')
-BAD_INPUT = 2  # exit status
 
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: configuration, metrics, checkpoints, samples.')
@@ -47,16 +44,13 @@ _SWEEP = flags.DEFINE_enum('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measur
 
 def main(argv: Sequence[str]) -> int:
   """Runs a mode; bad input ends it with a message and status 2, before any long work."""
-  if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)  # the libraries below report every file they open
-  warnings.showwarning = lambda message, *rest: print(f'warning: {message}', file=sys.stderr)
-  _keep_compiled()
+  command.prepare()
   if len(argv) > 1:
-    return _refuse([f'{argv[1]!r} is not understood: every argument is a flag, such as --workdir=runs/digits.'])
+    return command.refuse([f'{argv[1]!r} is not understood: every argument is a flag, such as --workdir=runs/digits.'])
   try:
     return _run(flags.FLAGS.config)
   except (jobs.BadInput, data.TooManyBadClips) as error:
-    return _refuse(error.args)
+    return command.refuse(error.args)
 
 
 def _run(config: ConfigDict) -> int:
@@ -64,7 +58,7 @@ def _run(config: ConfigDict) -> int:
     config.seed = _SEED.value
   if _MODE.value == 'doctor':
     print(text := doctor.report(config))
-    return BAD_INPUT if '\nproblem: ' in text else 0
+    return command.BAD_INPUT if '\nproblem: ' in text else 0
   if _WORKDIR.value is None:
     raise jobs.BadInput('--workdir is missing: name the folder of the run, such as --workdir=runs/digits.')
   if _MODE.value == 'train':
@@ -93,27 +87,14 @@ def _request() -> jobs.Request:
   )
 
 
-def _keep_compiled() -> None:
-  """Compiled programs are kept between runs, in $JAX_COMPILATION_CACHE_DIR or in the user's cache."""
-  if not jax.config.jax_compilation_cache_dir:
-    jax.config.update('jax_compilation_cache_dir', str(Path.home() / '.cache' / 'vdm_jax'))
-
-
-def _refuse(messages: Sequence[str]) -> int:
-  for message in messages:
-    print(f'error: {message}', file=sys.stderr)
-  return BAD_INPUT
-
-
 def _define_config(argv: Sequence[str]) -> None:
   """Where --config comes from: a file to execute, or the run's own record when its model is to be used."""
-  mode, workdir = (_peek(argv, name) for name in ('mode', 'workdir'))
+  mode, workdir = (command.peek(argv, name) for name in ('mode', 'workdir'))
   if mode not in ('sample', 'evaluate'):
-    _check_file(_peek(argv, 'config'))
-    config_flags.DEFINE_config_file('config', None, 'Experiment: configs/digits.py, configs/t2v_large.py:skip4, ...')
+    command.define_experiment(argv)
     flags.mark_flag_as_required('config')
     return
-  if _peek(argv, 'config') is not None:
+  if command.peek(argv, 'config') is not None:
     raise jobs.BadInput(
       f'--config is not read by --mode={mode}, which uses the configuration of the run: leave it out. '
       'Single keys can be changed: --config.sampling.num_steps=50.'
@@ -121,34 +102,7 @@ def _define_config(argv: Sequence[str]) -> None:
   path = Path(workdir or '') / 'config.json'
   if not path.exists():
     raise jobs.BadInput(f'--workdir={workdir} has no config.json: name the folder of a training run.')
-  config_flags.DEFINE_config_dict('config', configuration.read(path), 'Changes to the configuration of the run.')
-
-
-def _check_file(config: str | None) -> None:
-  if config is not None and not (path := Path(config.split(':')[0])).is_file():
-    beside = sorted(str(file) for file in path.parent.glob('*.py'))
-    raise jobs.BadInput(f'--config={config} is not a file: choose one of {", ".join(beside) or "configs/*.py"}.')
-
-
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-  """As absl does, but with the nearest right name for a wrong key, and without a traceback."""
-  try:
-    return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    overrides = [argument.lstrip('-').split('=')[0] for argument in argv if argument.lstrip('-').startswith('config.')]
-    unknown = [message for override in overrides if (message := configuration.unknown_key(override))]
-    reason = str(error).strip().splitlines()[-1]  # of a configuration file's own error, without its traceback
-    sys.exit(_refuse(unknown or [reason]))
-
-
-def _peek(argv: Sequence[str], name: str) -> str | None:
-  """The value of a flag before flags are parsed; None if it is not given."""
-  for argument, following in itertools.zip_longest(argv, argv[1:]):
-    if argument.lstrip('-').startswith(f'{name}='):
-      return argument.split('=', 1)[1]
-    if argument in (f'--{name}', f'-{name}'):
-      return following
-  return None
+  command.define_values(configuration.read(path), 'Changes to the configuration of the run.', argv)
 
 
 def run() -> None:
@@ -156,8 +110,8 @@ def run() -> None:
   try:
     _define_config(sys.argv[1:])
   except (jobs.BadInput, ValueError) as error:
-    sys.exit(_refuse(error.args))
-  app.run(main, flags_parser=_parse_flags)
+    sys.exit(command.refuse(error.args))
+  app.run(main, flags_parser=command.parse)
 
 
 if __name__ == '__main__':

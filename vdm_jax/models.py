@@ -202,7 +202,12 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
       "set model.process='input_scaled', or sigma_in=1."
     )
   encode = encode or text.build(
-    config['text'], path=config['text_path'], length=config['text_length'], vocabulary=tuple(config['vocabulary'])
+    config['text'],
+    path=config['text_path'],
+    length=config['text_length'],
+    vocabulary=tuple(config['vocabulary']),
+    dtype=config['text_dtype'],
+    cache=config['text_cache'],
   )
   _check_upsampling(config)
   network = _choose('model.network', config['network'], NETWORKS)

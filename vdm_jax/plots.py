@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -167,18 +167,9 @@ def _plain(name: str) -> str:
 
 
 def _save(figure: Any, path: str | os.PathLike) -> None:
-  with _replacing(path) as temporary:
-    figure.savefig(temporary, format='png', dpi=DPI, metadata={'Software': None})
-
-
-@contextlib.contextmanager
-def _replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A temporary file beside `path` that takes its place in one step, or disappears if writing fails."""
+  """Draws first and writes then, so that a figure that cannot be drawn leaves what was there."""
+  picture = io.BytesIO()
+  figure.savefig(picture, format='png', dpi=DPI, metadata={'Software': None})
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
-    yield temporary
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  path.write_bytes(picture.getvalue())

@@ -179,6 +179,17 @@ def test_vocabulary_is_exactly_the_words_in_use(mode):
   assert source.vocabulary == tuple(sorted(words))
 
 
+@pytest.mark.parametrize('mode', MODES, ids=lambda mode: '-'.join(f'{k}={v:d}' for k, v in mode.items()))
+def test_every_caption_in_use_is_listed_once(mode):
+  """As many as there are choices of what is in them, so that no other is listed."""
+  source = digits(**mode)
+  listed = source.captions
+  assert list(listed) == sorted(set(listed)) and {source[i].caption for i in range(400)} <= set(listed)
+  choices = 10 * 4 * (6 if mode.get('colors') else 1)
+  assert len(listed) == choices ** mode.get('num_digits', 1)
+  assert {word for caption in listed for word in caption.split()} == set(source.vocabulary)
+
+
 def test_grey_in_three_channels_is_the_grey_in_one():
   grey, rgb = digits(), digits(channels=3)
   for i in range(5):

@@ -93,6 +93,7 @@ def test_captions(tmp_path):
     '004': 'bad � utf-8',
   }
   for split in ('train', 'test'):
+    assert Folder(tmp_path, split, num_frames=4).captions == tuple(sorted(set(found.values())))
     assert Folder(tmp_path, split, num_frames=4).vocabulary == tuple(
       sorted({'a', 'red', 'ball', 'rolls', 'nul\x00', '\U0001f600', 'x' * 10_000, 'bad', '�', 'utf-8'})
     )

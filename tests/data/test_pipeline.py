@@ -555,6 +555,50 @@ def test_vocabulary(folder):
   assert data.vocabulary(configure(name='folder', path=folder)) == tuple(sorted(words))
 
 
+LONG = {'num_digits': 1, 'random_start': False, 'bounce': True, 'colors': False, 'clip_frames': 32}
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+@pytest.mark.parametrize(('num_frames', 'skip'), [(8, 1), (4, 3), (32, 1)])
+def test_windows_are_parts_of_one_longer_clip(split, num_frames, skip):
+  """What follows a window is in the same clip: whatever a window's length, its clip has 32 frames."""
+  source = sources.build(configure(digits=LONG, num_frames=num_frames, frame_skip=skip), split, 3)
+  rng, last, starts = np.random.default_rng(0), 32 - (num_frames - 1) * skip, set()
+  for index in range(60):
+    whole = digits.Digits(split=split, seed=3, num_frames=32, bounce=True)[index]
+    part = source.read(index, rng, num_frames, skip)
+    fits = {s for s in range(last) if (whole.video[s::skip][:num_frames] == part.video).all()}
+    assert fits and (part.caption, part.label) == (whole.caption, whole.label)
+    starts |= fits
+  assert starts >= {0, last - 1}
+  longer = source.read(0, rng, 32)
+  np.testing.assert_array_equal(longer.video, digits.Digits(split=split, seed=3, num_frames=32, bounce=True)[0].video)
+
+
+def test_batches_are_windows_of_longer_clips():
+  batch = next(data.build(configure(digits=LONG, text='none', labels=False, num_images=0), None, seed=3, split='test'))
+  source = digits.Digits(split='test', seed=3, num_frames=32, bounce=True)
+  for index, x in enumerate(batch.x):
+    whole = source[index].video / np.float32(127.5) - 1
+    assert any(np.abs(whole[start : start + 8] - x).max() < 1e-6 for start in range(25))
+
+
+@pytest.mark.parametrize(('clip_frames', 'changes', 'span'), [(7, {}, 8), (21, {'frame_skip': 3}, 22)])
+def test_clips_shorter_than_a_window_are_refused(clip_frames, changes, span):
+  message = (
+    f'data.digits.clip_frames={clip_frames}, but a window spans {span} frames; use {span} or more, or 0.'
+  )
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    sources.build(configure(digits=LONG | {'clip_frames': clip_frames}, **changes), 'train', 0)
+
+
+def test_captions_of_both_splits(folder):
+  assert data.captions(configure()) == sources.build(configure(), 'test', 5).captions
+  config = configure(name='folder', path=folder)
+  seen = {clip.caption for split in ('train', 'test') for clip in data.examples(config, split, seed=0, count=99)}
+  assert data.captions(config) == tuple(sorted(seen))
+
+
 def test_examples_are_unpadded_and_at_the_smallest_skip(folder):
   changes = {'frame_skip': 2, 'frame_skip_max': 3, 'still_rate': 0.5, 'height': 20, 'pad_rows': 2}
   for clip, whole in zip(

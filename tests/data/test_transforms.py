@@ -82,7 +82,7 @@ def test_window_starts_are_uniform_over_all_that_fit():
   counts = np.bincount(starts, minlength=4)
   assert len(counts) == 4  # 9 of 12 frames are spanned
   assert np.abs(counts / 1000 - 1).max() < 0.12  # four standard deviations
-  with raises('8 frames are too few: num_frames=3 with frame_skip=4 needs 9.'):
+  with raises('8 frames are too few: num_frames=3 with frame_skip=4 needs 9; ask for fewer.'):
     transforms.window_start(8, 3, 4, rng)
 
 

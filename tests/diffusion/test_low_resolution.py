@@ -32,6 +32,12 @@ def test_downsampling_is_the_mean_of_squares():
   np.testing.assert_allclose(diffusion.downsample(x, 2), np.moveaxis(np.array(expected), (0, 1), (2, 3)), atol=1e-6)
 
 
+def test_downsampling_by_two_is_bilinear_resizing():
+  x = np.random.default_rng(1).standard_normal((2, 3, 8, 12, 3)).astype(np.float32)
+  resized = jax.image.resize(x, (2, 3, 4, 6, 3), 'bilinear', antialias=False)
+  np.testing.assert_allclose(diffusion.downsample(x, 2), resized, atol=1e-6)
+
+
 def test_upsampling_by_two_weighs_neighbours_three_to_one():
   up = diffusion.upsample(np.array([0.0, 4.0, 8.0], np.float32).reshape(1, 1, 1, 3, 1), 2)
   np.testing.assert_allclose(np.ravel(up[0, 0, 0]), [0, 1, 3, 5, 7, 8], atol=1e-6)

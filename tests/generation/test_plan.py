@@ -120,7 +120,7 @@ def test_a_plan_reads_as_text():
 
 REFUSED = [
   (lambda: extension(20, 8, overlap=8), 'overlap=8 must be below the 8 frames of a window: choose 1 to 7.'),
-  (lambda: extension(20, 8, overlap=0), 'overlap=0 must be below the 8 frames of a window: choose 1 to 7.'),
+  (lambda: extension(20, 8, overlap=0), 'overlap=0, but a window must see a frame of the one before: choose 1 to 7.'),
   (
     lambda: extension(5, 8, overlap=4, given=5),
     'num_frames=5, but 5 frames are given: ask for more frames in all, or give fewer.',

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from originals.fidelity import error
-from text.conftest import golden, golden_t5, golden_weights, write_bert, write_t5
+from text.conftest import golden, golden_clip, golden_t5, golden_weights, write_bert, write_clip, write_t5
 
-__all__ = ['golden', 'golden_t5', 'golden_weights', 'write_bert', 'write_t5']  # the encoders of tests/text
+# The encoders of tests/text.
+__all__ = ['golden', 'golden_clip', 'golden_t5', 'golden_weights', 'write_bert', 'write_clip', 'write_t5']
 
 
 def pytest_addoption(parser):

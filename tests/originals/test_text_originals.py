@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from text import test_bert, test_t5
+from text import test_bert, test_clip, test_t5
 
 PYTORCH = 'PyTorch, transformers'
 
@@ -20,3 +20,13 @@ def test_t5_is_that_of_pytorch(write_t5, golden_t5, kind, agrees):
   found = test_t5.forward(write_t5(kind), golden_t5['tokens'], mask)
   reference = f'{PYTORCH}, T5EncoderModel'
   agrees(found[mask], golden_t5[f'{kind}/hidden'][mask], 1e-5, f'T5, {kind}', reference, 'last hidden state')
+
+
+@pytest.mark.parametrize('kind', test_clip.KINDS)
+def test_clip_is_that_of_pytorch(write_clip, golden_clip, kind, agrees):
+  mask, tokens, path = golden_clip['mask'], golden_clip[f'{kind}/tokens'], write_clip(kind)
+  hidden, reference = test_clip.forward(path, tokens, mask), f'{PYTORCH}, CLIPTextModelWithProjection'
+  agrees(hidden[mask], golden_clip[f'{kind}/hidden'][mask], 1e-5, f'CLIP, {kind}', reference, 'last hidden state')
+  ends = test_clip.end(tokens, test_clip.encoder_folder.read_config(path, test_clip.TINY))
+  found = hidden[range(len(tokens)), ends] @ golden_clip[f'{kind}/weights/text_projection.weight'].T
+  agrees(found, golden_clip[f'{kind}/projected'], 1e-5, f'CLIP, {kind}', reference, 'pooled and projected')

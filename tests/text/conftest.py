@@ -10,9 +10,14 @@ import pytest
 import tokenizers
 from safetensors.numpy import save_file
 
+from vdm_jax.text import bert_folder, encoder_folder
+
 WORD_PIECES = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
 WORD_PIECES += ['a', 'nine', 'six', 'mov', '##ing', 'left', 'right', 'and']
 SENTENCE_PIECES = ['<pad>', '</s>', '<unk>', '▁a', '▁nine', '▁six', '▁mov', 'ing', '▁left', '▁right', '▁and']
+
+
+CLIP_WORDS = ('a', 'nine', 'six', 'left')
 
 
 def below(table: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -36,6 +41,29 @@ def sentence_pieces() -> tokenizers.Tokenizer:
   return tokenizer
 
 
+def byte_pairs(start: int, end: int) -> tokenizers.Tokenizer:
+  """A tokenizer of CLIP's kind: `</w>` behind every word, a token before and one behind the caption."""
+  merges = []
+  for word in CLIP_WORDS:
+    *letters, last = word
+    parts = [*letters, f'{last}</w>']
+    merges += [(''.join(parts[:i]), parts[i]) for i in range(1, len(parts))]
+  pieces = {part for pair in merges for part in (*pair, ''.join(pair))} | {'a</w>', '<unk>'}
+  numbers = (number for number in range(40) if number not in (start, end))
+  vocabulary = dict(zip(sorted(pieces), numbers, strict=False))
+  vocabulary |= {'<|startoftext|>': start, '<|endoftext|>': end}
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.BPE(vocab=vocabulary, merges=merges, unk_token='<unk>', end_of_word_suffix='</w>')
+  )
+  tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+  tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+    single='<|startoftext|> $A <|endoftext|>',
+    special_tokens=[('<|startoftext|>', start), ('<|endoftext|>', end)],
+  )
+  return tokenizer
+
+
 @pytest.fixture(scope='session')
 def golden() -> dict[str, np.ndarray]:
   return load('bert.npz')
@@ -49,6 +77,11 @@ def golden_weights(golden) -> dict[str, np.ndarray]:
 @pytest.fixture(scope='session')
 def golden_t5() -> dict[str, np.ndarray]:
   return load('t5.npz')
+
+
+@pytest.fixture(scope='session')
+def golden_clip() -> dict[str, np.ndarray]:
+  return load('clip.npz')
 
 
 @pytest.fixture
@@ -67,6 +100,16 @@ def write_bert(tmp_path, golden, golden_weights):
 
 
 @pytest.fixture
+def small_bert_large(write_bert) -> str:
+  """The folder of a BERT with one layer, which has the width of BERT-large."""
+  small = {'num_hidden_layers': 1, 'intermediate_size': 8, 'num_attention_heads': 16, 'hidden_size': 1024}
+  config = encoder_folder.read_config(write_bert(**small), bert_folder.PUBLISHED['bert-large'])
+  rng = np.random.default_rng(0)
+  shapes = encoder_folder.tensor_shapes(config, bert_folder.BERT)
+  return write_bert({n: 0.02 * rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}, **small)
+
+
+@pytest.fixture
 def write_t5(tmp_path, golden_t5):
   """Returns `write(kind='relu', weights=None, **config)`, which writes a folder and returns its path."""
 
@@ -76,6 +119,23 @@ def write_t5(tmp_path, golden_t5):
     (folder / 'config.json').write_text(json.dumps(json.loads(str(golden_t5[f'{kind}/config'])) | config))
     sentence_pieces().save(str(folder / 'tokenizer.json'))
     save_file(below(golden_t5, f'{kind}/weights/') if weights is None else weights, folder / 'model.safetensors')
+    return str(folder)
+
+  return write
+
+
+@pytest.fixture
+def write_clip(tmp_path, golden_clip):
+  """Returns `write(kind='quick_gelu', weights=None, **config)`, which writes a folder and returns its path."""
+
+  def write(kind='quick_gelu', weights=None, **config) -> str:
+    folder = tmp_path / 'clip'
+    folder.mkdir(exist_ok=True)
+    values = json.loads(str(golden_clip[f'{kind}/config']))
+    (folder / 'config.json').write_text(json.dumps(values | config))
+    end = 39 if values['eos_token_id'] == 2 else values['eos_token_id']
+    byte_pairs(values['bos_token_id'], end).save(str(folder / 'tokenizer.json'))
+    save_file(below(golden_clip, f'{kind}/weights/') if weights is None else weights, folder / 'model.safetensors')
     return str(folder)
 
   return write

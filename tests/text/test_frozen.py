@@ -16,19 +16,29 @@ import pytest
 import tokenizers
 from safetensors.numpy import load_file, save_file
 
-from vdm_jax.text import bert_folder, t5_folder
+from vdm_jax.text import bert_folder, clip_folder, t5_folder
 from vdm_jax.text.bert import Bert
+from vdm_jax.text.clip import Clip
 from vdm_jax.text.frozen import FrozenEncoder, load_params
 from vdm_jax.text.t5 import T5
 
 BERT = bert_folder.PUBLISHED['bert-large']._replace(sizes={'hidden_size': 16})
+CLIP = clip_folder.PUBLISHED['clip-vit-large-patch14']._replace(sizes={'hidden_size': 16})
 T5_11B = t5_folder.PUBLISHED['t5-11b']._replace(sizes={'d_model': 16})
 CAPTIONS = ['a nine moving left', '', 'six and nine', 'zebra']
 
 
-@pytest.fixture(params=['bert', 'relu', 'gated-gelu'])
-def encoder(request, write_bert, write_t5) -> FrozenEncoder:
+@pytest.fixture(params=['bert', 'clip', 'relu', 'gated-gelu'])
+def encoder(request, write_bert, write_clip, write_t5) -> FrozenEncoder:
+  if request.param == 'clip':
+    return Clip(CLIP, write_clip(), 12)
   return Bert(BERT, write_bert(), 12) if request.param == 'bert' else T5(T5_11B, write_t5(request.param), 12)
+
+
+@pytest.fixture
+def folders(write_bert, write_clip, write_t5) -> dict[str, str]:
+  """Folders of encoders by name."""
+  return {'bert-large': write_bert(), 'clip-vit-large-patch14': write_clip(), 't5-11b': write_t5('gated-gelu')}
 
 
 @pytest.fixture
@@ -100,6 +110,46 @@ np.testing.assert_array_equal(inside, outside)
     text=True,
   )
   assert run.returncode == 0, run.stderr
+
+
+def test_four_devices_give_what_one_gives_and_share_the_weights(folders):
+  """On the mesh fsdp x tensor = 2 x 2; only T5's table of distances stays whole, for it has three heads."""
+  script = f"""
+import jax, numpy as np
+from vdm_jax.text.frozen import load_params, local_mesh
+from vdm_jax.text.published import PUBLISHED, encoder
+folders, near = {folders!r}, {{'float32': 2e-5, 'bfloat16': 0.15}}
+for name, dtype in [*((name, 'float32') for name in folders), ('clip-vit-large-patch14', 'bfloat16')]:
+  tiny = PUBLISHED[name]._replace(sizes={{PUBLISHED[name].family.width: 16}})
+  one, mask = encoder(tiny, folders[name], 12, dtype)(['a nine moving left', 'six'])
+  four, same = encoder(tiny, folders[name], 12, dtype, {{'fsdp': 2, 'tensor': -1}})(['a nine moving left', 'six'])
+  np.testing.assert_array_equal(mask, same)
+  np.testing.assert_allclose(four, one, atol=near[dtype], rtol=0, err_msg=name)
+  mesh = local_mesh({{'fsdp': 2, 'tensor': 2}})
+  params = load_params(folders[name], tiny, jax.numpy.dtype(dtype), mesh)['params']
+  kernels = [layer['kernel'] for layer in params['layers'].values() if 'kernel' in layer]
+  assert len(kernels) >= 6 and {{kernel.dtype for kernel in kernels}} == {{jax.numpy.dtype(dtype)}}
+  for kernel in kernels:
+    assert [shard.data.size for shard in kernel.addressable_shards] == [kernel.size // 4] * 4, (name, kernel.shape)
+  for leaf in jax.tree.leaves(params):
+    assert leaf.addressable_shards[0].data.size < leaf.size or leaf.shape == (8, 3), (name, leaf.shape)
+"""
+  run = subprocess.run(
+    [sys.executable, '-c', script],
+    env=os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'},
+    capture_output=True,
+    text=True,
+  )
+  assert run.returncode == 0, run.stderr
+
+
+def test_a_mesh_of_other_devices_is_refused(t5):
+  message = (
+    'mesh.data=1 x mesh.fsdp=3 x mesh.tensor=1 = 3 devices, but there are 1. Set one axis to -1 (the rest), or choose '
+    'sizes whose product is 1.'
+  )
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    T5(T5_11B, t5.path, 12, 'float32', {'fsdp': 3})(['a'])
 
 
 def test_a_long_caption_is_cut_before_its_last_token(encoder):

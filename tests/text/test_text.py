@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vdm_jax import text
-from vdm_jax.text import bert_folder, encoder_folder, t5_folder
+from vdm_jax.text import encoder_folder, t5_folder
 
 NO_FILES = (
   'data.text=bert-large needs a folder with model.safetensors, config.json and tokenizer.json or vocab.txt '
@@ -44,14 +44,9 @@ def test_the_width_is_known_before_anything_is_loaded():
   assert text.build('words', length=3, vocabulary=('a',)).width is None
 
 
-def test_bert_large_is_built_from_a_folder_of_its_width(write_bert):
-  small = {'num_hidden_layers': 1, 'intermediate_size': 8, 'num_attention_heads': 16, 'hidden_size': 1024}
-  config = encoder_folder.read_config(write_bert(**small), bert_folder.PUBLISHED['bert-large'])
-  rng = np.random.default_rng(0)
-  shapes = encoder_folder.tensor_shapes(config, bert_folder.BERT)
-  path = write_bert({n: 0.02 * rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}, **small)
-  assert text.check('bert-large', path) == []
-  encode = text.build('bert-large', path=path, length=6)
+def test_bert_large_is_built_from_a_folder_of_its_width(small_bert_large):
+  assert text.check('bert-large', small_bert_large) == []
+  encode = text.build('bert-large', path=small_bert_large, length=6)
   embeddings, mask = encode(['a nine', ''])
   assert embeddings.shape == (2, 6, encode.width) == (2, 6, 1024)
   np.testing.assert_array_equal(mask.sum(1), [4, 2])
@@ -86,8 +81,8 @@ def test_another_width_is_refused_by_name(write_bert):
 @pytest.mark.parametrize(('name', 'nearest'), [('bert', 'bert-large'), ('t5-xxl', 't5-v1_1-xxl')])
 def test_an_unknown_name_gets_the_nearest_one(call, name, nearest):
   message = (
-    f'data.text={name!r} is unknown; the nearest of none, words, bert-large, t5-base, t5-large, t5-11b, '
-    f't5-v1_1-xxl is {nearest!r}'
+    f'data.text={name!r} is unknown; the nearest of none, words, bert-large, clip-vit-base-patch32, '
+    f'clip-vit-large-patch14, t5-base, t5-large, t5-11b, t5-v1_1-xxl is {nearest!r}'
   )
   with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
     call(name)

@@ -3,7 +3,8 @@
     python -m vdm_jax.benchmarks.long_memory --workdir=runs/digits_long --num_frames 64 1024 --out=long_memory.json
 
 The first length is sampled once before, unmeasured, since compiling needs more memory than sampling and is done once.
-Frames are written as they are made, so that only the plan may grow. Prints JSON.
+Frames are written as they are made, so that only the plan may grow. Other flags, such as --num_videos=1, are handed on.
+Prints JSON.
 """
 
 from __future__ import annotations
@@ -34,15 +35,14 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--workdir', required=True, help='a trained model')
   parser.add_argument('--num_frames', type=int, nargs='+', default=[64, 1024], help='lengths to sample')
-  parser.add_argument('--set', nargs='*', default=[], metavar='FLAG', help='further flags of the sampling command')
   parser.add_argument('--out', default='', help='file for the results; printed in any case')
-  args = parser.parse_args(argv)
+  args, flags = parser.parse_known_args(argv)
   peaks = {}
   for num_frames in [args.num_frames[0], *args.num_frames]:
     with tempfile.TemporaryDirectory() as folder:
       command = [
         sys.executable, '-m', 'vdm_jax.main', '--mode=sample', f'--workdir={args.workdir}', f'--out={folder}',
-        f'--num_frames={num_frames}', *args.set,
+        f'--num_frames={num_frames}', *flags,
       ]  # fmt: skip
       peaks[num_frames] = peak_resident_set(command)
   report = {

@@ -16,7 +16,7 @@ from vdm_jax.data.pipeline import build, held_out
 from vdm_jax.data.quarantine import TooManyBadClips
 from vdm_jax.data.records import Records
 from vdm_jax.data.sheets import contact_sheet, enlarge, enlarge_frames, tile
-from vdm_jax.data.sources import examples, num_classes, vocabulary
+from vdm_jax.data.sources import captions, examples, num_classes, vocabulary
 from vdm_jax.data.tfds import Tfds
 from vdm_jax.data.transforms import to_float, to_uint8
 from vdm_jax.data.video_io import probe, read_video, write_gif, write_mp4, write_png
@@ -32,6 +32,7 @@ __all__ = [
   'Tfds',
   'TooManyBadClips',
   'build',
+  'captions',
   'check_frame_rate',
   'contact_sheet',
   'convert',

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 
@@ -127,6 +128,13 @@ class Digits:
     words |= {'and'} if self.num_digits == 2 else set()
     return tuple(sorted(words))
 
+  @property
+  def captions(self) -> tuple[str, ...]:
+    """All captions of this mode, the same in both splits, sorted."""
+    colors = COLORS if self.colors else (None,)
+    phrases = [self._phrase(*choice) for choice in itertools.product(range(10), DIRECTIONS, colors)]
+    return tuple(sorted(' and '.join(chosen) for chosen in itertools.product(phrases, repeat=self.num_digits)))
+
   def __getitem__(self, index: int) -> Clip:
     if not 0 <= index < len(self):
       raise IndexError(f'digits: index {index} is outside of 0 ... {len(self) - 1}.')
@@ -150,7 +158,7 @@ class Digits:
       for frame, (y, x) in zip(video, path[start::frame_skip][:num_frames], strict=True):
         window = frame[y : y + self._size, x : x + self._size]
         np.maximum(window, glyph, out=window)
-      phrases.append(self._phrase(digit, direction, color))
+      phrases.append(self._phrase(digit, DIRECTIONS[direction], color))
     label = digit * 4 + direction if self.num_digits == 1 else None
     return Clip(video, ' and '.join(phrases), label, FRAME_RATE / frame_skip, (self.height, self.width))
 
@@ -158,8 +166,8 @@ class Digits:
   def _size(self) -> int:
     return min(self.height, self.width) // 2
 
-  def _phrase(self, digit: int, direction: int, color: str | None) -> str:
-    words = ['a', 'bouncing' if self.bounce else None, color, str(digit), 'moving', DIRECTIONS[direction]]
+  def _phrase(self, digit: int, direction: str, color: str | None) -> str:
+    words = ['a', 'bouncing' if self.bounce else None, color, str(digit), 'moving', direction]
     return ' '.join(word for word in words if word)
 
   def _path(self, direction: int, position: int, rng, other: np.ndarray | None) -> np.ndarray:

@@ -65,14 +65,18 @@ def read_given(
   return Given(video, rate)
 
 
-def check_frame_rate(given: Given, wanted: float, path: str | os.PathLike) -> None:
-  """Raises ValueError if the file tells a rate more than 2 % (GIF: 6 %) off `wanted` frames per second."""
+def check_frame_rate(given: Given, wanted: float, path: str | os.PathLike, ask: str | None = None) -> None:
+  """Raises ValueError if the file tells a rate more than 2 % (GIF: 6 %) off `wanted` frames per second.
+
+  `ask` says how to ask for the file's rate, as the message's first remedy.
+  """
   told = given.frame_rate
   tolerance = GIF_RATE_TOLERANCE if os.fspath(path).lower().endswith('.gif') else RATE_TOLERANCE
   if told is not None and not abs(told / wanted - 1) <= tolerance:
     command = f'ffmpeg -i {shlex.quote(os.fspath(path))} -vf fps={wanted:g} OUT.mp4'
+    ask = ask or f'ask for {told:.4g}'
     raise ValueError(
-      f'{path}: the file has {told:.4g} frames per second, but {wanted:g} are wanted: ask for {told:.4g}, convert the '
+      f'{path}: the file has {told:.4g} frames per second, but {wanted:g} are wanted: {ask}, convert the '
       f'file, for example with `{command}`, or give a .npy file, which tells no rate.'
     )
 

@@ -32,6 +32,10 @@ class Source(Protocol):
   def vocabulary(self) -> tuple[str, ...]:
     """All words that captions can contain, in lower case, sorted."""
 
+  @property
+  def captions(self) -> tuple[str, ...]:
+    """All captions of both splits, each once, sorted; a source that cannot list them has no such attribute."""
+
   def __len__(self) -> int: ...
 
   def read(self, index: int, rng: np.random.Generator, num_frames: int, frame_skip: int = 1) -> Clip:
@@ -82,6 +86,17 @@ def open_stored(path: str, split: str, **settings: Any) -> tuple[str, Stored]:
 def vocabulary(config: Any) -> tuple[str, ...]:
   """All words that captions of the data can contain, in lower case, sorted; raises as `build` does."""
   return build(config, 'train', seed=0).vocabulary
+
+
+def captions(config: Any) -> tuple[str, ...]:
+  """All captions of both splits, each once, sorted; raises as `build` does, and where the source cannot list them."""
+  listed = getattr(build(config, 'train', seed=0), 'captions', None)
+  if listed is None:
+    raise ValueError(
+      f'data.name={config.name!r} does not list its captions, so their embeddings cannot be computed beforehand; '
+      'leave data.text_cache empty.'
+    )
+  return listed
 
 
 def num_classes(config: Any) -> int:

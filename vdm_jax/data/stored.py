@@ -85,10 +85,12 @@ class Stored:
   @property
   def vocabulary(self) -> tuple[str, ...]:
     """All words of the captions of both splits, in lower case, sorted."""
-    words = set()
-    for place in range(len(self._all_names)):
-      words.update(self._caption(place).lower().split())
-    return tuple(sorted(words))
+    return tuple(sorted({word for caption in self.captions for word in caption.lower().split()}))
+
+  @property
+  def captions(self) -> tuple[str, ...]:
+    """All captions of both splits, each once, sorted; '' is that of a clip without one."""
+    return tuple(sorted({self._caption(place) for place in range(len(self._all_names))}))
 
   def check(self, index: int) -> VideoInfo:
     """What the file says of a clip, whose pixels are not decoded; raises unless it is long enough for any window."""

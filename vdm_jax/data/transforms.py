@@ -71,7 +71,8 @@ def window_start(available: int, num_frames: int, frame_skip: int, rng: np.rando
   span = (num_frames - 1) * frame_skip + 1
   if available < span:
     raise ValueError(
-      f'{available} frames are too few: num_frames={num_frames} with frame_skip={frame_skip} needs {span}.'
+      f'{available} frames are too few: num_frames={num_frames} with frame_skip={frame_skip} needs {span}; '
+      'ask for fewer.'
     )
   return int(rng.integers(available - span + 1))
 

@@ -14,7 +14,10 @@ from vdm_jax.types import Array
 
 
 def downsample(x: Array, factor: int) -> Array:
-  """`[... h w c] -> [... h/factor w/factor c]`, the mean of each square. Raises ValueError if it does not divide."""
+  """`[... h w c] -> [... h/factor w/factor c]`, the mean of each square. Raises ValueError if it does not divide.
+
+  For a factor of 2 this is bilinear resizing without antialiasing, whose samples lie in the middle of four pixels.
+  """
   *lead, h, w, c = x.shape
   if h % factor or w % factor:
     raise ValueError(f'{h}x{w} pixels do not divide by factor={factor}: choose a divisor of both sides.')

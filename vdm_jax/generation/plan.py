@@ -139,7 +139,11 @@ def _fill(
   exist: Iterable[int], num_frames: int, block: int, overlap: int, low: tuple[int, ...] = (), factor: int = 1
 ) -> tuple[Window, ...]:
   """Windows from left to right until nothing is missing; known frames are `factor` apart."""
-  if not 1 <= overlap <= block - factor:
+  if overlap < 1:
+    raise ValueError(
+      f'overlap={overlap}, but a window must see a frame of the one before: choose 1 to {block - factor}.'
+    )
+  if overlap > block - factor:
     ahead = f' and leave room for the next known frame, {factor} further on' if factor > 1 else ''
     raise ValueError(
       f'overlap={overlap} must be below the {block} frames of a window{ahead}: choose 1 to {block - factor}.'

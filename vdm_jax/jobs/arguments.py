@@ -32,7 +32,8 @@ class Request(NamedTuple):
   def long(self, model_frames: int) -> bool:
     """Whether the videos take more than one call of the model, or are conditioned on frames."""
     asked = (self.init_video, self.init_frames, self.interpolate, self.low_resolution, self.overlap)
-    return any(asked) or self.frame_rates != () or self.num_frames not in (None, model_frames)
+    given = self.frame_rates != () or any(flag is not None for flag in asked)
+    return given or self.num_frames not in (None, model_frames)
 
   @property
   def count(self) -> int:

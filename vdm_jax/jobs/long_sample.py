@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from vdm_jax import checkpoints, configuration, data, diffusion, evaluation, plots
 from vdm_jax.data import FrameStore
-from vdm_jax.generation import Plan, long_video
+from vdm_jax.generation import Plan, cascade, long_video
 from vdm_jax.jobs.arguments import BadInput, Request
 from vdm_jax.jobs.files import slug, writable, write_video
 from vdm_jax.jobs.resumable import Progress
@@ -30,6 +31,7 @@ class Part(NamedTuple):
   """One model's share of the work: it fills the videos of a folder."""
 
   stage: Stage
+  workdir: str  # of its run
   step: int  # of the checkpoint
   folder: Path
   plan: Plan
@@ -37,6 +39,7 @@ class Part(NamedTuple):
   given: np.ndarray | None  # uint8 [n k h w c]
   observes: bool = False  # the videos of the part before, by reconstruction guidance
   upsamples: bool = False  # them, as a second stage
+  follows: bool = False  # a part of the same seed, and draws other noise
 
 
 def sample_long(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
@@ -46,17 +49,20 @@ def sample_long(config: ConfigDict, workdir: str, out: str, request: Request) ->
   """
   task = make_task(config, request)
   print(task.plan)
-  folder = writable(out)
-  started = time.perf_counter()
+  folder, started = Path(out), time.perf_counter()
   asked = {
     'prompts': task.prompts, 'labels': task.labels, 'seed': config.seed, 'original_size': request.original_size,
   }  # fmt: skip
   parts = _parts(config, workdir, folder, task, request)
-  progress = [Progress(part.folder, _record(part, task, asked)) for part in parts]  # refuses before anything is written
+  tools = [_tools(part, task, asked) for part in parts]
+  progress = [Progress(part.folder, _record(part, task, asked)) for part in parts]
+  for part, made in zip(parts, progress, strict=True):  # nothing was written until all of it could be done
+    writable(part.folder)
+    made.begin()
   plots.draw_plan(folder / 'plan.png', task.plan.windows, num_frames=task.plan.num_frames)
-  before = None if task.low is None else long_video.InMemory(data.to_float(_repeat(task.low, len(task.names))))
-  for part, made in zip(parts, progress, strict=True):
-    before = _make(part, task, asked, before, made)
+  before = None if task.low is None else long_video.InMemory(_repeat(data.to_float(task.low), len(task.names)))
+  for part, (sample_window, conditions), made in zip(parts, tools, progress, strict=True):
+    before = _make(part, task, sample_window, conditions, before, asked['seed'], made)
   _report(before, task, folder)
   print(f'{len(task.names)} videos in {time.perf_counter() - started:.1f} s: {folder}', file=sys.stderr)
   return 0
@@ -66,14 +72,14 @@ def _parts(config: ConfigDict, workdir: str, folder: Path, task: Task, request: 
   """The models at work, in their order."""
   *before, last = open_stages(config, workdir)
   step = checkpoints.steps(workdir)[-1]
-  final = Part(last, step, folder, task.plan, task.frame_rate, task.given, observes=bool(task.plan.low))
+  final = Part(last, workdir, step, folder, task.plan, task.frame_rate, task.given, observes=bool(task.plan.low))
   if task.low_run is not None:
     path = request.low_resolution
     low = Part(
-      load(task.low_run, path), checkpoints.steps(path)[-1], writable(folder / 'low_resolution'), task.low_plan,
+      load(task.low_run, path), path, checkpoints.steps(path)[-1], folder / 'low_resolution', task.low_plan,
       task.frame_rate / task.low_factor, None,
     )  # fmt: skip
-    return [low, final]
+    return [low, final._replace(follows=True)]
   if not before:
     return [final]
   path, given = config.training.first_stage, task.given
@@ -81,35 +87,57 @@ def _parts(config: ConfigDict, workdir: str, folder: Path, task: Task, request: 
     small = diffusion.downsample(data.to_float(np.asarray(given)), last.model.upsampling)
     given = data.to_uint8(np.asarray(small))
   first = final._replace(
-    stage=before[0], step=checkpoints.steps(path)[-1], folder=writable(folder / 'first_stage'), given=given
+    stage=before[0], workdir=path, step=checkpoints.steps(path)[-1], folder=folder / 'first_stage', given=given
   )
-  return [first, final._replace(upsamples=True)]
+  return [first, final._replace(upsamples=True, follows=True)]
 
 
 def _record(part: Part, task: Task, asked: dict[str, Any]) -> dict[str, Any]:
   """All that a part's videos depend on, ready for JSON."""
   return asked | {
-    'plan': part.plan, 'frame_rate': part.frame_rate, 'checkpoint_step': part.step, 'model': part.stage.model.config,
+    'plan': part.plan, 'frame_rate': part.frame_rate, 'workdir': str(Path(part.workdir).resolve()),
+    'checkpoint_step': part.step, 'model': part.stage.model.config,
     'sampling': configuration.to_dict(part.stage.sampling), 'given': _checksum(part.given),
     'low_resolution': _checksum(task.low),
   }  # fmt: skip
 
 
+def _tools(
+  part: Part, task: Task, asked: dict[str, Any]
+) -> tuple[long_video.SampleWindow, long_video.Conditions]:
+  """What samples a part's windows, and their conditions. Raises BadInput for what does not go together."""
+  model, _, sampling = part.stage
+  try:
+    if part.upsamples:
+      cascade.make_corruption(model, sampling)  # raises; what it makes needs the first stage's videos
+    sample_window = long_video.make_window_sampler(model, sampling, low_resolution=part.observes)
+    conditions = long_video.make_conditions(
+      model, sampling, prompts=task.prompts, labels=task.labels, count=len(task.names),
+      frame_rate=part.frame_rate, original_size=asked['original_size'],
+    )  # fmt: skip
+  except ValueError as error:
+    raise BadInput(str(error)) from error
+  return sample_window, conditions
+
+
 def _make(
-  part: Part, task: Task, asked: dict[str, Any], before: long_video.Frames | None, progress: Progress
+  part: Part,
+  task: Task,
+  sample_window: long_video.SampleWindow,
+  conditions: long_video.Conditions,
+  before: long_video.Frames | None,
+  seed: int,
+  progress: Progress,
 ) -> FrameStore:
   """Fills a part's videos, or what is still missing of them."""
   model, params, sampling = part.stage
   count, plan = len(task.names), part.plan
+  paths = [part.folder / f'{number:04d}{slug(name)}.npy' for number, name in enumerate(task.names)]
+  if progress.done and not all(path.exists() for path in paths):
+    progress.save(0)  # what was done is gone
   try:
-    sample_window = long_video.make_window_sampler(model, sampling, low_resolution=part.observes)
-    conditions = long_video.make_conditions(
-      model, sampling, prompts=task.prompts, labels=task.labels, count=count,
-      frame_rate=part.frame_rate, original_size=asked['original_size'],
-    )  # fmt: skip
     if part.upsamples:
       conditions = long_video.upsampling_conditions(conditions, model, sampling, before, plan.num_frames)
-    paths = [part.folder / f'{number:04d}{slug(name)}.npy' for number, name in enumerate(task.names)]
     store = FrameStore(paths, (plan.num_frames, *long_video.frame_shape(model)))
     if part.given is not None and not progress.done:
       for video, frames in enumerate(part.given):
@@ -117,8 +145,8 @@ def _make(
     windows, steps = long_video.num_windows(plan, count, BATCH_SIZE), sampling['num_steps'] - 1
     with tqdm(total=windows * steps, initial=progress.done * steps, unit='step', desc=part.folder.name) as bar:
       for done in long_video.fill(
-        plan, sample_window, params, store, conditions, model=model, count=count, seed=asked['seed'],
-        batch_size=BATCH_SIZE, low=before if part.observes else None, second_stage=part.upsamples, skip=progress.done,
+        plan, sample_window, params, store, conditions, model=model, count=count, seed=seed,
+        batch_size=BATCH_SIZE, low=before if part.observes else None, second_stage=part.follows, skip=progress.done,
         report=bar.update,
       ):  # fmt: skip
         progress.save(done)
@@ -134,7 +162,7 @@ def _report(store: FrameStore, task: Task, folder: Path) -> None:
   for path, video in zip(store.paths, videos, strict=True):
     write_video(video, path.with_suffix(''), task.frame_rate)
   data.write_png(folder / 'contact_sheet.png', data.contact_sheet(videos, task.names, max_frames=CONTACT_FRAMES))
-  starts = task.plan.block_starts
+  starts = task.plan.block_starts or (0,)  # one frame of a hierarchy has no level of the highest rate
   records = {path.stem: evaluation.drift(video, starts) for path, video in zip(store.paths, videos, strict=True)}
   (folder / 'drift.json').write_text(json.dumps({'block_starts': starts, 'videos': records}, indent=1) + '\n')
   plots.draw_drift(folder / 'drift.png', records)
@@ -145,4 +173,7 @@ def _repeat(frames: np.ndarray, count: int) -> np.ndarray:
 
 
 def _checksum(frames: np.ndarray | None) -> int | None:
-  return None if frames is None else zlib.crc32(np.ascontiguousarray(frames))
+  """Of all frames, one row after another: a repeated video, or one in a file, is not copied."""
+  if frames is None:
+    return None
+  return functools.reduce(lambda checksum, row: zlib.crc32(np.ascontiguousarray(row), checksum), frames, 0)

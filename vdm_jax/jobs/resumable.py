@@ -14,27 +14,43 @@ from vdm_jax.jobs.arguments import BadInput
 class Progress:
   """How many pieces of a piece of work are done: `job.json` says which work, `progress.json` how far it is.
 
-  Raises BadInput if the folder holds other work than `record` describes, naming what differs.
+  Nothing is written before `begin`. Raises BadInput if the folder holds other work than `record` describes, naming what
+  differs, or files of these names that are no such records.
   """
 
   def __init__(self, folder: Path, record: Mapping[str, Any]):
     self._job, self._file = folder / 'job.json', folder / 'progress.json'
-    record = json.loads(json.dumps(record))
-    if self._job.exists():
-      held = json.loads(self._job.read_text())
-      if differs := [key for key in {**held, **record} if held.get(key) != record.get(key)]:
-        raise BadInput(
-          f'--out={folder} holds videos of another command, which differs in {", ".join(differs)}: choose another '
-          'folder, or empty this one.'
-        )
-    else:
-      _write(self._job, record)
-    self.done = json.loads(self._file.read_text())['done'] if self._file.exists() else 0
+    self._record = json.loads(json.dumps(record))
+    held = _read(self._job, self._record)
+    if differs := [key for key in {**held, **self._record} if held.get(key) != self._record.get(key)]:
+      raise BadInput(
+        f'--out={folder} holds videos of another command, which differs in {", ".join(differs)}: choose another '
+        'folder, or empty this one.'
+      )
+    self.done = _read(self._file, {'done': 0}).get('done', 0)
+
+  def begin(self) -> None:
+    """Takes the folder, which must exist, for this work."""
+    if not self._job.exists():
+      _write(self._job, self._record)
 
   def save(self, done: int) -> None:
     """Records that `done` pieces are done, after they are on the disk."""
     self.done = done
     _write(self._file, {'done': done})
+
+
+def _read(path: Path, default: dict[str, Any]) -> dict[str, Any]:
+  """The JSON object in a file, or the default where there is no file."""
+  try:
+    held = json.loads(path.read_text())
+  except (FileNotFoundError, NotADirectoryError):
+    return default
+  except (ValueError, OSError) as error:
+    raise BadInput(f'{path} cannot be read ({error}): choose another --out, or empty this one.') from error
+  if not isinstance(held, dict):
+    raise BadInput(f'{path} is no record of a command: choose another --out, or empty this one.')
+  return held
 
 
 def _write(path: Path, value: Any) -> None:

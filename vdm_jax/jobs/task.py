@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +60,8 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
   def only(flag: str, *others: str) -> None:
     for other in others:
       if flag in asked and other in asked:
-        raise BadInput(f'--{flag} and --{other} are both given: give one of them.')
+        flags = ['fps' if name == 'frame_rate' else name for name in (flag, other)]
+        raise BadInput(f'--{flags[0]} and --{flags[1]} are both given: give one of them.')
 
   only('low_resolution', 'init_video', 'frame_rates')
   only('frame_rates', 'init_video', 'interpolate', 'frame_rate')
@@ -72,6 +74,8 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
       f'--interpolate={request.interpolate} needs frames to interpolate between: name their file with --init_video, or '
       'give --frame_rates to make a video at several frame rates.'
     )
+  if request.interpolate is not None and request.interpolate < 2:
+    raise BadInput(f'--interpolate={request.interpolate} raises no frame rate: give a factor of 2 or more.')
   others = asked.keys() & {'prompts', 'labels', 'interpolate'}
   if request.init_video == TEST_SPLIT and (others or not request.init_frames):
     raise BadInput(
@@ -87,6 +91,8 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
     )
   if request.frame_rate == math.inf:
     raise BadInput('--fps=image asks for one image, which has no further frames: leave it out, or the other flags.')
+  if not config.sampling.fps > 0:
+    raise BadInput(f'sampling.fps={config.sampling.fps} must be positive: it is the frame rate of the videos.')
   if request.low_resolution and config.model.upsampling > 1:
     raise BadInput('--low_resolution is for a model without such an input: this one samples its own first stage.')
 
@@ -121,15 +127,20 @@ def _continue_file(config: ConfigDict, request: Request, asked: dict[str, Any]) 
 
 def _continue_test_clips(config: ConfigDict, request: Request) -> Task:
   """The first clips of the test split, continued under their own captions."""
-  clips = data.examples(
-    config.data, TEST_SPLIT, seed=config.seed, count=request.repeats, num_frames=request.init_frames
-  )
+  try:
+    clips = data.examples(
+      config.data, TEST_SPLIT, seed=config.seed, count=request.repeats, num_frames=request.init_frames
+    )
+  except ValueError as error:
+    raise ValueError(f'--init_video=test --init_frames={request.init_frames}: {error}') from error
   if len(clips) < request.repeats:
     raise ValueError(f'--num_videos={request.repeats}, but the test split has {len(clips)} clips: ask for fewer.')
   prompts = [clip.caption for clip in clips] if config.data.text != 'none' else None
   labels = [clip.label for clip in clips] if config.data.labels else None
   names = [clip.caption for clip in clips]
-  rate = request.frame_rate or clips[0].frame_rate or config.sampling.fps
+  rate = clips[0].frame_rate or config.sampling.fps
+  if request.frame_rate not in (None, rate):
+    raise ValueError(f'--fps={request.frame_rate:g}, but the test split has {rate:g} frames per second: leave it out.')
   frames = np.stack([clip.video for clip in clips])
   return Task(_extend(config, request, request.init_frames), rate, prompts, labels, names, given=frames)
 
@@ -143,11 +154,18 @@ def _enlarge(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Tas
     run = checkpoints.read_config(path)
     if run['model']['upsampling'] > 1:
       raise ValueError(f'--low_resolution={path} is a second stage: name a run that makes videos from noise alone.')
+    if run['model']['channels'] != config.model.channels:
+      raise ValueError(
+        f'--low_resolution={path} makes videos of channels={run["model"]["channels"]}, but this model of '
+        f'{config.model.channels}: name a run of as many.'
+      )
     low_block = run['model']['num_frames']
     count = math.ceil(request.num_frames / factor) if request.num_frames else low_block
     run_plan = generation.extension(count, low_block, overlap=max(1, low_block // 2))
     size = (run['model']['height'] - 2 * run['model']['pad_rows'], run['model']['width'])
     rate = request.frame_rate or config.sampling.fps
+  elif Path(path).is_dir():
+    raise ValueError(f'--low_resolution={path} has no config.json: name the folder of a training run, or a file.')
   else:
     given = data.read_given(path, channels=config.model.channels)
     count, size = len(given.video), given.video.shape[1:3]
@@ -169,7 +187,8 @@ def _frame_rate(config: ConfigDict, request: Request, given: Given, factor: int,
   if told and request.frame_rate is None and given.frame_rate is not None:
     return given.frame_rate * factor
   rate = request.frame_rate or config.sampling.fps
-  data.check_frame_rate(given, rate / factor, path)
+  flag = '--fps' if told else '--config.sampling.fps'
+  data.check_frame_rate(given, rate / factor, path, ask=f'give {flag}={(given.frame_rate or 0) * factor:.4g}')
   return rate
 
 
@@ -177,8 +196,9 @@ def _check_smaller(size: tuple[int, int], wanted: tuple[int, int], path: str) ->
   factors = {whole / part for whole, part in zip(wanted, size, strict=True)}
   if len(factors) > 1 or not (factor := factors.pop()).is_integer() or factor < 2:
     height, width = wanted
-    halves = [f'{height // f}x{width // f}' for f in (2, 4, 8) if not height % f and not width % f]
+    divisors = [f for f in range(2, height + 1) if not height % f and not width % f]
+    smaller = [f'{height // f}x{width // f}' for f in divisors[:3]] or ['another model']
     raise ValueError(
       f'--low_resolution={path} has frames of {size[0]}x{size[1]}, which no whole factor makes {height}x{width}: give '
-      f'one of {", ".join(halves)}.'
+      f'one of {", ".join(smaller)}.'
     )

@@ -10,12 +10,11 @@ import math
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from vdm_jax.text.attention import attend, precision
 from vdm_jax.text.bert_folder import BertConfig
 from vdm_jax.text.frozen import FrozenEncoder
+from vdm_jax.text.layers import LayerNorm, attend, precision
 from vdm_jax.types import Array
 
 
@@ -30,7 +29,7 @@ class BertLayer(nn.Module):
     """x [b l c], mask bool [b l] -> ([b l c], None), as nn.scan wants it."""
     config, heads = self.config, self.config.num_attention_heads
     dense = functools.partial(nn.Dense, dtype=self.dtype, precision=precision(self.dtype))
-    norm = functools.partial(_Norm, epsilon=config.layer_norm_eps, dtype=self.dtype)
+    norm = functools.partial(LayerNorm, epsilon=config.layer_norm_eps, dtype=self.dtype)
 
     query, key, value = (
       dense(config.hidden_size, name=name)(x).reshape(*x.shape[:2], heads, -1)
@@ -56,7 +55,7 @@ class BertEncoder(nn.Module):
     position = table(config.max_position_embeddings, name='position')(jnp.arange(tokens.shape[1]))
     token_type = table(config.type_vocab_size, name='token_type')(jnp.zeros_like(tokens))
     x = table(config.vocab_size, name='word')(tokens) + position + token_type
-    x = _Norm(epsilon=config.layer_norm_eps, dtype=self.dtype, name='norm')(x)
+    x = LayerNorm(epsilon=config.layer_norm_eps, dtype=self.dtype, name='norm')(x)
     layers = nn.scan(
       BertLayer,
       variable_axes={'params': 0},
@@ -66,22 +65,6 @@ class BertEncoder(nn.Module):
     )
     x, _ = layers(config, self.dtype, name='layers')(x, mask)
     return jnp.where(mask[..., None], x, 0).astype(jnp.float32)
-
-
-class _Norm(nn.Module):
-  """LayerNorm computed in float32, with the two-pass variance."""
-
-  epsilon: float
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
-    bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
-    x = x.astype(jnp.float32)
-    centred = x - x.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
 
 
 class Bert(FrozenEncoder):

@@ -21,6 +21,7 @@ _LINEARS = {
   'up': 'intermediate.dense',
   'down': 'output.dense',
 }
+_AXES = {'attention_output': ('embed', 'heads'), 'up': ('mlp', 'embed'), 'down': ('embed', 'mlp')}
 _NORMS = {'attention_norm': 'attention.output.LayerNorm', 'down_norm': 'output.LayerNorm'}
 _TABLES = {'word': 'vocab_size', 'position': 'max_position_embeddings', 'token_type': 'type_vocab_size'}
 
@@ -46,27 +47,30 @@ class BertConfig:
 def _tensors(config: BertConfig) -> list[Tensor]:
   hidden, up = config.hidden_size, config.intermediate_size
 
-  def in_every_layer(ours: str, name: str, shape: tuple[int, ...]) -> Tensor:
-    return Tensor(ours, [f'encoder.layer.{i}.{name}' for i in range(config.num_hidden_layers)], shape)
+  def in_every_layer(ours: str, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Tensor:
+    return Tensor(ours, [f'encoder.layer.{i}.{name}' for i in range(config.num_hidden_layers)], shape, axes)
 
   tensors = [
-    Tensor(f'{table}/embedding', [f'embeddings.{table}_embeddings.weight'], (getattr(config, rows), hidden))
+    Tensor(
+      f'{table}/embedding', [f'embeddings.{table}_embeddings.weight'], (getattr(config, rows), hidden), (None, 'embed')
+    )
     for table, rows in _TABLES.items()
   ]
   tensors += [
-    Tensor('norm/scale', ['embeddings.LayerNorm.weight'], (hidden,)),
-    Tensor('norm/bias', ['embeddings.LayerNorm.bias'], (hidden,)),
+    Tensor('norm/scale', ['embeddings.LayerNorm.weight'], (hidden,), ('embed',)),
+    Tensor('norm/bias', ['embeddings.LayerNorm.bias'], (hidden,), ('embed',)),
   ]
   for ours, name in _LINEARS.items():
     shape = {'up': (up, hidden), 'down': (hidden, up)}.get(ours, (hidden, hidden))
+    axes = _AXES.get(ours, ('heads', 'embed'))
     tensors += [
-      in_every_layer(f'layers/{ours}/kernel', f'{name}.weight', shape),
-      in_every_layer(f'layers/{ours}/bias', f'{name}.bias', shape[:1]),
+      in_every_layer(f'layers/{ours}/kernel', f'{name}.weight', shape, axes),
+      in_every_layer(f'layers/{ours}/bias', f'{name}.bias', shape[:1], axes[:1]),
     ]
   for ours, name in _NORMS.items():
     tensors += [
-      in_every_layer(f'layers/{ours}/scale', f'{name}.weight', (hidden,)),
-      in_every_layer(f'layers/{ours}/bias', f'{name}.bias', (hidden,)),
+      in_every_layer(f'layers/{ours}/scale', f'{name}.weight', (hidden,), ('embed',)),
+      in_every_layer(f'layers/{ours}/bias', f'{name}.bias', (hidden,), ('embed',)),
     ]
   return tensors
 

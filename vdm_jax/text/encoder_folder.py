@@ -1,6 +1,6 @@
 """The folder of a frozen encoder in Hugging Face's format: what must be in it, and its weights by name.
 
-What sets BERT and T5 apart is told by a `Family`; the rest is common. Nothing here needs JAX or PyTorch, and
+What sets BERT, CLIP and T5 apart is told by a `Family`; the rest is common. Nothing here needs JAX or PyTorch, and
 nothing in a folder is ever executed. Tensors the encoder does not use (heads, decoders) are left alone.
 """
 
@@ -35,6 +35,7 @@ class Family(NamedTuple):
   read_tokenizer: Callable[[str], Any]
   empty: tuple[str, ...]  # the tokens of the empty caption; the last one ends every caption
   origin: str  # where the files come from; {repository} is filled in
+  section: str = ''  # the part of config.json that tells of the encoder, where the file tells of several networks
 
 
 class Published(NamedTuple):
@@ -106,6 +107,8 @@ def read_config(path: str, published: Published) -> Any:
   """Returns the `Family.config` of the folder; raises ValueError if it is not one we compute."""
   file, family = Path(path) / CONFIG, published.family
   values = read_json(file, 'the configuration of a model')
+  if isinstance(section := values.get(family.section), dict):
+    values = section
   fields = dataclasses.fields(family.config)
   for field in fields:
     if field.name not in values and field.default is dataclasses.MISSING:

@@ -49,27 +49,30 @@ class T5Config:
 def _tensors(config: T5Config) -> list[Tensor]:
   width, heads = config.d_model, config.num_heads * config.d_kv
 
-  def in_every_layer(ours: str, name: str, shape: tuple[int, ...]) -> Tensor:
-    return Tensor(f'layers/{ours}', [f'encoder.block.{i}.layer.{name}' for i in range(config.num_layers)], shape)
+  def in_every_layer(ours: str, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Tensor:
+    names = [f'encoder.block.{i}.layer.{name}' for i in range(config.num_layers)]
+    return Tensor(f'layers/{ours}', names, shape, axes)
 
   relative = 'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
   ups = {'gate': 'wi_0', 'up': 'wi_1'} if config.gated else {'up': 'wi'}
   return [
-    Tensor('word/embedding', ['shared.weight'], (config.vocab_size, width)),
-    Tensor('relative/embedding', [relative], (config.relative_attention_num_buckets, config.num_heads)),
-    in_every_layer('attention_norm/scale', '0.layer_norm.weight', (width,)),
+    Tensor('word/embedding', ['shared.weight'], (config.vocab_size, width), (None, 'embed')),
+    Tensor(
+      'relative/embedding', [relative], (config.relative_attention_num_buckets, config.num_heads), (None, 'heads')
+    ),
+    in_every_layer('attention_norm/scale', '0.layer_norm.weight', (width,), ('embed',)),
     *(
-      in_every_layer(f'{ours}/kernel', f'0.SelfAttention.{name}.weight', (heads, width))
+      in_every_layer(f'{ours}/kernel', f'0.SelfAttention.{name}.weight', (heads, width), ('heads', 'embed'))
       for ours, name in {'query': 'q', 'key': 'k', 'value': 'v'}.items()
     ),
-    in_every_layer('attention_output/kernel', '0.SelfAttention.o.weight', (width, heads)),
-    in_every_layer('up_norm/scale', '1.layer_norm.weight', (width,)),
+    in_every_layer('attention_output/kernel', '0.SelfAttention.o.weight', (width, heads), ('embed', 'heads')),
+    in_every_layer('up_norm/scale', '1.layer_norm.weight', (width,), ('embed',)),
     *(
-      in_every_layer(f'{ours}/kernel', f'1.DenseReluDense.{name}.weight', (config.d_ff, width))
+      in_every_layer(f'{ours}/kernel', f'1.DenseReluDense.{name}.weight', (config.d_ff, width), ('mlp', 'embed'))
       for ours, name in ups.items()
     ),
-    in_every_layer('down/kernel', '1.DenseReluDense.wo.weight', (width, config.d_ff)),
-    Tensor('norm/scale', ['encoder.final_layer_norm.weight'], (width,)),
+    in_every_layer('down/kernel', '1.DenseReluDense.wo.weight', (width, config.d_ff), ('embed', 'mlp')),
+    Tensor('norm/scale', ['encoder.final_layer_norm.weight'], (width,), ('embed',)),
   ]
 
 

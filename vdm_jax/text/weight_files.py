@@ -29,6 +29,14 @@ class Tensor(NamedTuple):
   ours: str  # path in our network; below `layers/`, of one tensor per layer stacked on a leading axis
   names: Sequence[str]  # in the files: one, or one per layer
   shape: tuple[int, ...]  # in the files, of each: [out in] for a linear map, our `kernel`, which is [in out]
+  axes: tuple[str | None, ...]  # names of the axes of `shape` in the table of `vdm_jax.partitioning`
+
+  @property
+  def our_axes(self) -> tuple[str | None, ...]:
+    """Names of the axes of our parameter."""
+    if not self.ours.startswith(STACK):
+      return self.axes
+    return 'layers', *(self.axes[::-1] if self.ours.endswith('/kernel') else self.axes)
 
 
 class Entry(NamedTuple):

@@ -1,9 +1,10 @@
-"""What the layers of every frozen encoder compute alike."""
+"""What the layers of several frozen encoders compute alike."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -28,3 +29,19 @@ def attend(
   weights = jax.nn.softmax(logits).astype(value.dtype)
   attended = jnp.einsum('bhqk,bkhd->bqhd', weights, value, precision=exact)
   return attended.reshape(*attended.shape[:2], -1)
+
+
+class LayerNorm(nn.Module):
+  """LayerNorm computed in float32, with the two-pass variance."""
+
+  epsilon: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+    bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+    x = x.astype(jnp.float32)
+    centred = x - x.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)

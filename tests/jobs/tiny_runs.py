@@ -1,0 +1,84 @@
+"""Runs of tiny models that were never trained, and the command in this process, with each sampler compiled once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from networks.tiny import draw
+
+from vdm_jax import checkpoints, configuration, jobs, models
+from vdm_jax.generation import long_video
+
+STEP = 3  # of the checkpoint
+BLOCK = 8  # frames of a window
+TINY = {
+  'data.num_frames': BLOCK, 'data.height': 16, 'data.width': 16, 'data.channels': 1, 'data.digits.bounce': True,
+  'data.digits.clip_frames': 32, 'model.base_channels': 8, 'model.channel_multipliers': (1,), 'model.num_blocks': 1,
+  'model.attention_resolutions': (), 'model.head_width': 8, 'model.norm_groups': 4, 'model.embedding_width': 16,
+  'model.embedding_layers': 1, 'model.patch_size': 2, 'model.parameterization': 'v',
+  'model.scalars': ('frame_interval',), 'sampling.num_steps': 4,
+}  # fmt: skip
+SMALL = {'data.height': 8, 'data.width': 8, 'model.scalars': ()}
+SECOND = {
+  'data.height': 32, 'data.width': 32, 'model.upsampling': 2,
+  'model.scalars': ('frame_interval', 'augmentation_logsnr'),
+}  # fmt: skip
+
+
+def make_run(workdir: Path, changes: dict[str, Any] | None = None, *, weights: bool = True, seed: int = 0) -> Path:
+  """A workdir as training leaves it."""
+  config = configuration.default('unet3d')
+  for values in (TINY, changes or {}):
+    config.update_from_flattened_dict(values)
+  workdir.mkdir(parents=True)
+  (workdir / 'config.json').write_text(json.dumps(config.to_dict()))
+  if weights:
+    model = models.build(config.model)
+    ema = draw(jax.eval_shape(model.init, jax.random.key(0)), seed)
+    with checkpoints.Checkpointer(workdir, 1) as checkpointer:
+      checkpointer.save(STEP, {'ema': ema})
+      checkpointer.wait()
+  return workdir
+
+
+def command(workdir: Path, out: Path, *, changes: dict[str, Any] | None = None, **request: Any) -> None:
+  """What `--mode=sample` does once its flags are read."""
+  config = configuration.read(workdir / 'config.json')
+  config.update_from_flattened_dict(changes or {})
+  request = {name: str(value) if isinstance(value, Path) else value for name, value in request.items()}
+  assert jobs.sample(config, str(workdir), str(out), jobs.Request(**request)) == 0
+
+
+def videos(out: Path) -> np.ndarray:
+  """uint8 [n t h w c]."""
+  return np.stack([np.load(path) for path in sorted(out.glob('*.npy'))])
+
+
+class Samplers:
+  """Stands in for `make_window_sampler`: each of them is made once, and its calls are counted."""
+
+  def __init__(self):
+    self.calls = 0
+    self.keys: list[bytes] = []  # of the first video of each call
+    self.stop = None  # raises KeyboardInterrupt in place of this call
+    self._make, self._made = long_video.make_window_sampler, {}
+
+  def __call__(self, model: Any, config: Any, **options: Any) -> Any:
+    key = json.dumps([model.config, configuration.to_dict(config), options], sort_keys=True)
+    sampler = self._made[key] if key in self._made else self._made.setdefault(key, self._make(model, config, **options))
+
+    def sample_window(*inputs: Any) -> np.ndarray:
+      if self.calls == self.stop:
+        raise KeyboardInterrupt
+      self.calls += 1
+      self.keys.append(np.asarray(jax.random.key_data(inputs[1][0])).tobytes())
+      return sampler(*inputs)
+
+    return sample_window
+
+
+SAMPLERS = Samplers()
