@@ -41,7 +41,7 @@ EDGES |= {room: ROOF | set(EDGES) for room in ROOF}
 # Rooms that may import only these packages beside the standard library.
 OUTSIDE = {
   'diffusion': {'jax', 'numpy'},
-  'data': {'numpy', 'grain', 'PIL', 'av', 'sklearn', 'tensorflow_datasets', 'absl'},
+  'data': {'numpy', 'grain', 'PIL', 'av', 'sklearn', 'tensorflow_datasets', 'array_record', 'absl'},
 }
 
 BY_NAME = {'import_module', '__import__'}

@@ -30,8 +30,11 @@ def default(network: str = 'unet3d') -> ConfigDict:
 
 def _data() -> dict[str, Any]:
   return {
-    'name': 'digits',  # digits (embedded) or folder (your clips)
-    'path': '',  # folder: where the clips are
+    'name': 'digits',  # digits (embedded), or your clips: folder, array, records or tfds
+    'path': '',  # where the clips are: a folder, or the .npy file of array
+    'frame_rate': 0.0,  # frames per second of clips that do not tell theirs (all but video files); 0: not known
+    'train_on_all': False,  # train on the clips of the test split too, which measures nothing then. VDM on UCF101
+    'max_bad_share': 0.05,  # share of the clips that may be unusable before training stops; others replace them
     'batch_size': 128,  # videos per step, over all devices and micro-batches
     'num_frames': 16,
     'height': 64,  # pixels

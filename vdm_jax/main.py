@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from vdm_jax import configuration, doctor, jobs
+from vdm_jax import configuration, data, doctor, jobs
 from vdm_jax.jobs import command
 
 MODES = ('train', 'sample', 'evaluate', 'doctor')
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     return command.refuse([f'{argv[1]!r} is not understood: every argument is a flag, such as --workdir=runs/digits.'])
   try:
     return _run(flags.FLAGS.config)
-  except jobs.BadInput as error:
+  except (jobs.BadInput, data.TooManyBadClips) as error:
     return command.refuse(error.args)
 
 

@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from vdm_jax.data import Folder, video_io, write_gif, write_mp4
+from vdm_jax.data import Folder, TooManyBadClips, video_io, write_gif, write_mp4
 from vdm_jax.data.folder import LAYOUT
+from vdm_jax.data.quarantine import Quarantine, Substituting
 
 
 def clip(level, num_frames=12, height=16, width=24):
@@ -30,8 +31,8 @@ def raises(error, message):
 
 def test_the_layout_rule_is_one_sentence():
   assert LAYOUT == (
-    'A data folder holds clips (.mp4, .mov, .m4v, .mkv, .webm, .avi, .gif), each with an optional caption '
-    'beside it: clip.mp4 and clip.txt.'
+    'A data folder holds clips (.mp4, .mov, .m4v, .mkv, .webm, .avi, .gif, .npy, or folders of numbered pictures), '
+    'each with an optional caption beside it: clip.mp4 and clip.txt, or a line of metadata.jsonl.'
   )
 
 
@@ -120,8 +121,8 @@ def test_errors(tmp_path):
   assert len(Folder(tmp_path, 'train', num_frames=4)) == 1
   with raises(
     ValueError,
-    f'data.path={str(tmp_path)!r} has only one clip, so that none is left for the test split; '
-    'add clips, or use the train split alone.',
+    f'data.path={str(tmp_path)!r} has 1 clip, so that none is left for the test split; '
+    'add clips, or use the other split alone.',
   ):
     Folder(tmp_path, 'test', num_frames=4)
   with raises(
@@ -129,21 +130,23 @@ def test_errors(tmp_path):
     f'{tmp_path}/000.mp4 has 12 frames, but data.num_frames=5 with a frame skip of 3 needs 13; '
     'remove the clip, or lower data.num_frames, data.frame_skip or data.frame_skip_max.',
   ):
-    Folder(tmp_path, 'train', num_frames=5, max_frame_skip=3)
+    Folder(tmp_path, 'train', num_frames=5, max_frame_skip=3).check(0)
   (tmp_path / '000.mp4').write_text('not a video')
   with raises(
     ValueError,
     f'{tmp_path}/000.mp4: cannot be decoded as a video (Invalid data found when processing input); '
     're-encode or remove the file.',
   ):
-    Folder(tmp_path, 'train', num_frames=4)
+    Folder(tmp_path, 'train', num_frames=4).check(0)
 
 
 def test_a_clip_without_a_frame_rate_is_a_picture_at_most(tmp_path, monkeypatch):
   fill(tmp_path, 1)
   monkeypatch.setattr(video_io, 'probe', lambda path: video_io.VideoInfo(12, 0.0))
-  with raises(ValueError, f'{tmp_path}/000.mp4 does not tell its frame rate; re-encode or remove the file.'):
-    Folder(tmp_path, 'train', num_frames=2)
+  message = f'{tmp_path}/000.mp4 does not tell its frame rate; re-encode or remove the file, or set data.frame_rate.'
+  with raises(ValueError, message):
+    Folder(tmp_path, 'train', num_frames=2).check(0)
+  assert Folder(tmp_path, 'train', num_frames=2, frame_rate=5.0).check(0).frame_rate == 5
   assert Folder(tmp_path, 'train', num_frames=1).read(0, np.random.default_rng(0), 1).frame_rate == 0
 
 
@@ -178,7 +181,11 @@ def test_many_files_do_not_delay_the_error(tmp_path):
   for i in range(1, 3000):
     (tmp_path / f'{i:04}.mp4').write_bytes(content)
   began = time.monotonic()
-  with pytest.raises(ValueError, match='has 3 frames, but data.num_frames=4 with a frame skip of 1 needs 4'):
-    Folder(tmp_path, 'train', num_frames=4)
-  Folder(tmp_path, 'train', num_frames=3)
+  for num_frames in (3, 4):
+    source, quarantine = Folder(tmp_path, 'train', num_frames=num_frames), Quarantine(str(tmp_path), 3000, 0.05)
+    if num_frames == 3:
+      Substituting(source, 0, quarantine)
+      continue
+    with pytest.raises(TooManyBadClips, match='has 3 frames, but data.num_frames=4 with a frame skip of 1 needs 4'):
+      Substituting(source, 0, quarantine)
   assert time.monotonic() - began < 5

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fractions
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -24,6 +25,9 @@ def configure(**changes):
     {
       'name': 'digits',
       'path': '',
+      'frame_rate': 0.0,
+      'train_on_all': False,
+      'max_bad_share': 0.05,
       'batch_size': 6,
       'num_frames': 8,
       'height': 16,
@@ -419,6 +423,33 @@ def test_workers_change_nothing():
       assert right.x.base is None  # not a view of shared memory
 
 
+@pytest.mark.slow
+def test_workers_share_the_list_of_bad_clips_and_its_limit(tmp_path):
+  (root := tmp_path / 'clips').mkdir()
+  for i in range(300):  # more than are looked at before the first batch
+    path = root / f'{i:03}.npy'
+    np.save(path, np.full((3, 16, 16, 3), i % 256, np.uint8))
+    if i % 3 == 0:
+      path.write_bytes(b'')
+  config = configure(
+    name='folder', path=str(root), frame_rate=8.0, num_frames=3, text='none', labels=False, batch_size=30
+  )
+  streams = []
+  for workers in (0, 2):
+    (state := tmp_path / f'{workers}').mkdir()
+    config.update(num_workers=workers, max_bad_share=0.34)
+    streams.append(take(build(config, quarantine=str(state)), 9))
+    listed = [json.loads(line)['clip'] for line in (state / 'quarantine.jsonl').read_text().splitlines()]
+    assert len(listed) == len(set(listed))
+    (tmp_path / f'{workers}' / 'quarantine.jsonl').unlink()
+  for left, right in zip(*streams, strict=True):
+    assert_equal(left, right)
+  config.update(max_bad_share=(len(listed) - 0.5) / 300)  # exceeded by the last one
+  stream = build(config, quarantine=str(tmp_path / '2'))
+  with pytest.raises(data.TooManyBadClips, match=f'{len(listed)} of 300 clips cannot be used, more than'):
+    take(stream, 30)
+
+
 EXIT_WITH_LIVE_WORKERS = """
 import sys
 sys.path.insert(0, {folder!r})
@@ -460,7 +491,7 @@ def test_closed_streams_stop_their_threads():
     (
       {'name': 'digit'},
       {},
-      "data.name='digit' is unknown; the nearest is 'digits', all are digits, folder.",
+      "data.name='digit' is unknown; the nearest is 'digits', all are digits, folder, array, records, tfds.",
     ),
     ({}, {'split': 'valid'}, "data: split is 'valid'; use 'train' or 'test'."),
     ({'batch_size': 0}, {}, 'data.batch_size=0, but it must be 1 or more.'),
@@ -589,3 +620,46 @@ def test_import_stays_light():
   )
   shown = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
   assert shown.strip() == '[]'
+
+
+def test_bad_clips_leave_the_stream_the_same_for_all_hosts_and_after_a_resume(tmp_path):
+  """A fifth of the clips is bad, of which most are found only when they are decoded."""
+  (root := tmp_path / 'clips').mkdir()
+  (state := tmp_path / 'state').mkdir()
+  for i in range(30):
+    patches = np.random.default_rng(i).integers(0, 256, (6, 4, 4, 3)).astype(np.uint8).repeat(16, 1).repeat(16, 2)
+    data.write_mp4(root / f'{i:02}.mp4', patches, fps=8)
+    if i % 5 == 0:
+      content = (root / f'{i:02}.mp4').read_bytes()
+      middle = content.find(b'mdat') + 800
+      (root / f'{i:02}.mp4').write_bytes(content[:middle] + b'\xa5' * 40 + content[middle + 40 :] if i else b'')
+  config = configure(
+    name='folder', path=str(root), text='none', labels=False, num_frames=6, max_bad_share=0.2, flip=True
+  )
+  whole = take(build(config, quarantine=str(state)), 12)
+  lines = (state / 'quarantine.jsonl').read_text().splitlines()
+  train = [name for name in data.Folder(root, 'train', num_frames=6).names if int(name[:2]) % 5 == 0]
+  assert sorted(json.loads(line)['clip'] for line in lines) == train
+  for shard_count in (1, 3):
+    for start in (0, 5, 11):
+      for shard_index in range(shard_count):
+        where = {'start': start, 'shard_index': shard_index, 'shard_count': shard_count}
+        batch = next(build(config, quarantine=str(state), **where))
+        np.testing.assert_array_equal(batch.x, whole[start].x[shard_index::shard_count])
+  assert (state / 'quarantine.jsonl').read_text().splitlines() == lines
+  with pytest.raises(data.TooManyBadClips, match=r'^data.path=.*: [1-6] of 30 clips cannot be used, more than'):
+    take(build(configure(**config.to_dict() | {'max_bad_share': 0.1})), 12)
+
+
+def test_train_on_all_adds_the_clips_of_the_test_split(folder):
+  config = configure(name='folder', path=folder, batch_size=37, num_images=0, labels=False)
+  shown = {
+    (split, on_all): sorted(clip_numbers(next(build(configure(**config.to_dict() | {'train_on_all': on_all}),
+      split=split)))[:, 0]) for split in ('train', 'test') for on_all in (False, True)
+  }  # fmt: skip
+  assert shown['train', True] == list(range(37))
+  assert shown['test', True] == shown['test', False]
+  assert set(shown['train', False]) == set(range(37)) - set(shown['test', False])
+  message = "data.train_on_all=True has no meaning for data.name='digits', which is endless; set it to False."
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    build(configure(train_on_all=True))

@@ -1,126 +1,147 @@
-"""A folder of video files with captions beside them."""
+"""A folder of clips: video files, `.npy` files and folders of numbered pictures, with captions and labels."""
 
 from __future__ import annotations
 
 import os
 import pathlib
-import zlib
+from typing import Any
 
 import numpy as np
 
-from vdm_jax.data import transforms, video_io
-from vdm_jax.data.clip import Clip
+from vdm_jax.data import arrays, frames, metadata, video_io
+from vdm_jax.data.metadata import check_inside
+from vdm_jax.data.opening import MAX_SECONDS
+from vdm_jax.data.stored import Stored, held_out_names
+from vdm_jax.data.video_io import VideoInfo
 
-SUFFIXES = ('.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.gif')
+VIDEOS = ('.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.gif')
+SUFFIXES = (*VIDEOS, '.npy')
 LAYOUT = (
-  f'A data folder holds clips ({", ".join(SUFFIXES)}), each with an optional caption beside it: '
-  'clip.mp4 and clip.txt.'
+  f'A data folder holds clips ({", ".join(SUFFIXES)}, or folders of numbered pictures), each with an optional caption '
+  f'beside it: clip.mp4 and clip.txt, or a line of {metadata.FILE}.'
 )
-HELD_OUT_EVERY = 10
-CHECKED_AT_START = 256  # so that a large folder does not delay the start; other clips are checked when read
+TRAIN, TEST = 'train', ('test', 'val', 'valid', 'validation', 'validate')
 
 
-class Folder:
+class Folder(Stored):
   """The clips of one split below `path`, in the order of their names, by random access.
 
-  One clip in ten, by a hash of its name, belongs to the test split, and one at least where there are two or
-  more. Every clip must hold `num_frames` frames, each `max_frame_skip` after the one before.
+  A clip is a video file, a .npy file of uint8 [t h w c], or a folder whose pictures all end in a number
+  (frame_0001.png). Its caption is the text file beside it, or `text` in a line of metadata.jsonl, which then lists
+  every clip. Its label is `label` there; without metadata it is the folder of the clip, where every clip lies in a
+  folder of its class. Only video files tell a frame rate.
 
-  Raises FileNotFoundError if there is no such folder, and ValueError if it has no clip for this split, or one
-  that is too short, has no frame rate, cannot be decoded or is a link to somewhere else.
+  Where every clip lies in a folder `train` or `test` (or val, valid, validation, validate), these are the splits. Else
+  one clip in ten, by a hash of its name, belongs to the test split, and one at least where there are two or more.
+
+  Raises FileNotFoundError if there is no such folder, and ValueError if it has no clip for this split, metadata that do
+  not fit the clips, or a link to somewhere else.
   """
 
-  num_classes = None
-
-  def __init__(self, path: str | os.PathLike, split: str, *, num_frames: int, max_frame_skip: int = 1):
+  def __init__(self, path: str | os.PathLike, split: str, **settings: Any):
     if not os.fspath(path):
       raise ValueError(f'data.path is empty, but it must name a folder of clips. {LAYOUT}')
     if not os.path.isdir(path):
       raise FileNotFoundError(f'data.path={str(path)!r} is not a folder; check the path. {LAYOUT}')
     self._root = pathlib.Path(path).resolve()
-    everything = _list_clips(self._root)
-    if not everything:
+    found, described = _list_clips(self._root)
+    entries = metadata.read_metadata(self._root, described) if described else None
+    names = sorted(found if entries is None else found | entries.keys())
+    if not names:
       raise ValueError(f'data.path={str(path)!r} has no clips. {LAYOUT}')
-    self.names = _split(everything, split)
-    if not self.names:
+    if entries is not None and (unlisted := sorted(found - entries.keys())):
       raise ValueError(
-        f'data.path={str(path)!r} has only one clip, so that none is left for the test split; '
-        'add clips, or use the train split alone.'
+        f'{self._root / unlisted[0]} is not listed by {described[0]}, nor are {len(unlisted) - 1} other clips; add a '
+        'line for each, or remove them.'
       )
-    self._all_names = everything
-    chosen = np.linspace(0, len(self.names) - 1, min(len(self.names), CHECKED_AT_START)).astype(int)
-    for i in chosen:
-      _check_clip(self._root / self.names[i], num_frames, max_frame_skip)
+    for name in entries or ():
+      _check_parents(self._root, name)
+    self._entries = entries
+    labels = [entries[name].label for name in names] if entries else _classes(names)
+    self._labels, self.num_classes = metadata.class_numbers(labels, str(path))
+    without_rate = next((name for name in names if not name.lower().endswith(VIDEOS)), None)
+    super().__init__(path, split, names, _held_out(names), without_rate=without_rate, **settings)
 
-  def __len__(self) -> int:
-    return len(self.names)
+  def _info(self, place: int) -> VideoInfo:
+    path = self._file(place)
+    if path.suffix.lower() == '.npy' and path.is_file():
+      return arrays.probe_array(path)
+    return frames.probe_frames(path, self._root) if _is_frames(path) else video_io.probe(path)
 
-  @property
-  def vocabulary(self) -> tuple[str, ...]:
-    """All words of the captions of both splits, in lower case, sorted."""
-    return tuple(sorted({word for caption in self.captions for word in caption.lower().split()}))
+  def _frames(self, place: int, start: int, num_frames: int, frame_skip: int, max_bytes: int) -> np.ndarray:
+    window = {'start': start, 'num_frames': num_frames, 'frame_skip': frame_skip, 'max_bytes': max_bytes}
+    path = self._file(place)
+    if path.suffix.lower() == '.npy':
+      return arrays.read_array(path, **window)
+    if _is_frames(path):
+      return frames.read_frames(path, self._root, **window)
+    return video_io.read_video(path, **window, max_seconds=MAX_SECONDS)
 
-  @property
-  def captions(self) -> tuple[str, ...]:
-    """All captions of both splits, each once, sorted; '' is that of a clip without one."""
-    return tuple(sorted({self._caption(self._root / name) for name in self._all_names}))
+  def _file(self, place: int) -> pathlib.Path:
+    path = self._root / self._all_names[place]
+    check_inside(path, self._root)
+    return path
 
-  def read(self, index: int, rng: np.random.Generator, num_frames: int, frame_skip: int = 1) -> Clip:
-    """`num_frames` frames of clip `index`, each `frame_skip` after the one before, from a random start.
-
-    Only these are decoded.
-    """
-    path = self._root / self.names[index]
-    info = _check_clip(path, num_frames, frame_skip)
-    start = transforms.window_start(info.num_frames, num_frames, frame_skip, rng)
-    video = video_io.read_video(path, start=start, num_frames=num_frames, frame_skip=frame_skip)
-    return Clip(video, self._caption(path), None, info.frame_rate / frame_skip, video.shape[1:3])
-
-  def _caption(self, path: pathlib.Path) -> str:
-    """The text file beside a clip with white space made single, '' if there is none."""
-    file = path.with_suffix('.txt')
+  def _caption(self, place: int) -> str:
+    """The text of the metadata, or the text file beside a clip with white space made single, '' if there is none."""
+    name = self._all_names[place]
+    if self._entries is not None:
+      return self._entries[name].text
+    path = self._root / name
+    file = path.with_suffix('.txt') if path.suffix.lower() in SUFFIXES else path.with_name(f'{path.name}.txt')
     if not file.is_file():
       return ''
-    _check_inside(file, self._root)
+    check_inside(file, self._root)
     return ' '.join(file.read_text(encoding='utf-8', errors='replace').split())
 
-
-def _check_clip(path: pathlib.Path, num_frames: int, frame_skip: int) -> video_io.VideoInfo:
-  info = video_io.probe(path)
-  span = (num_frames - 1) * frame_skip + 1
-  if info.num_frames < span:
-    raise ValueError(
-      f'{path} has {info.num_frames} frames, but data.num_frames={num_frames} with a frame skip of {frame_skip} '
-      f'needs {span}; remove the clip, or lower data.num_frames, data.frame_skip or data.frame_skip_max.'
-    )
-  if num_frames > 1 and not info.frame_rate:
-    raise ValueError(f'{path} does not tell its frame rate; re-encode or remove the file.')
-  return info
+  def _label(self, place: int) -> int | None:
+    return self._labels[place]
 
 
-def _list_clips(root: pathlib.Path) -> list[str]:
-  """Names of all clips relative to the root, with forward slashes, sorted; hidden ones are left out."""
-  names = []
+def _is_frames(path: pathlib.Path) -> bool:
+  return path.is_dir() and path.suffix.lower() not in SUFFIXES
+
+
+def _list_clips(root: pathlib.Path) -> tuple[set[str], list[pathlib.Path]]:
+  """Names of all clips relative to the root, with forward slashes, and the files of metadata; hidden ones are left out.
+
+  Where a folder holds clips, pictures beside them are none. A folder called like a video file is a clip that cannot be
+  read, so that it is noticed.
+  """
+  clips, described = set(), []
   for folder, subfolders, files in os.walk(root):
-    subfolders[:] = [name for name in subfolders if not name.startswith('.')]
-    for name in files:
-      path = pathlib.Path(folder, name)
-      if path.suffix.lower() in SUFFIXES and not name.startswith('.'):
-        _check_inside(path, root)
-        names.append(path.relative_to(root).as_posix())
-  return sorted(names)
+    here = pathlib.Path(folder)
+    subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
+    named = [name for name in [*files, *subfolders] if name.lower().endswith(SUFFIXES) and not name.startswith('.')]
+    for name in named:
+      check_inside(here / name, root)
+      clips.add((here / name).relative_to(root).as_posix())
+    if not named and here != root and frames.are_frames(files):
+      clips.add(here.relative_to(root).as_posix())
+    if metadata.FILE in files:
+      described.append(here / metadata.FILE)
+  return clips, described
 
 
-def _check_inside(path: pathlib.Path, root: pathlib.Path) -> None:
-  if path.is_symlink() and not path.resolve().is_relative_to(root):
-    raise ValueError(f'{path} is a link to a place outside of data.path; copy the file instead.')
+def _check_parents(root: pathlib.Path, name: str) -> None:
+  """Raises ValueError if the clip, or a folder above it, is a link out of the root."""
+  for part in [root / name, *(root / name).parents]:
+    if part == root:
+      return
+    check_inside(part, root)
 
 
-def _split(names: list[str], split: str) -> list[str]:
-  hashes = {name: zlib.crc32(name.encode('utf-8', 'surrogateescape')) for name in names}
-  held_out = {name for name in names if hashes[name] % HELD_OUT_EVERY == 0}
-  if len(names) == 1:
-    held_out = set()
-  elif len(held_out) in (0, len(names)):
-    held_out = {min(names, key=hashes.__getitem__)}
-  return [name for name in names if (name in held_out) == (split == 'test')]
+def _held_out(names: list[str]) -> set[str]:
+  first = {pathlib.PurePosixPath(name).parts[0] for name in names}
+  if TRAIN in first and len(first) > 1 and first <= {TRAIN, *TEST}:
+    return {name for name in names if not name.startswith(f'{TRAIN}/')}
+  return held_out_names(names)
+
+
+def _classes(names: list[str]) -> list[str | None]:
+  """The folder of each clip, where every clip lies in one below the root or its splits, and there are two or more."""
+  parts = [pathlib.PurePosixPath(name).parts[:-1] for name in names]
+  classes = [part[1:] if part[:1] and part[0] in (TRAIN, *TEST) else part for part in parts]
+  if all(len(part) == 1 for part in classes) and len(set(classes)) > 1:
+    return [part[0] for part in classes]
+  return [None] * len(names)

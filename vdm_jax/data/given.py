@@ -54,7 +54,7 @@ def read_given(
     _check_length(path, len(array), max_frames)
     _check_size(path, array.shape[1:3], (height, width), 'resize the array before it is saved')
   else:
-    length, rate = _or_else(probe, path)
+    length, rate, _ = _or_else(probe, path)
     _check_length(path, length, max_frames)
     first = _or_else(read_video, path, num_frames=1)  # a long video of the wrong size is not decoded
     _check_size(path, first.shape[1:3], (height, width), _resize_command(path, length, height, width))

@@ -13,6 +13,7 @@ import fractions
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain
@@ -46,6 +47,7 @@ def build(
   start: int = 0,
   shard_index: int = 0,
   shard_count: int = 1,
+  quarantine: str | Path | None = None,
 ) -> Iterator[Batch]:
   """Endless batches of this host, from step `start` on.
 
@@ -62,10 +64,13 @@ def build(
 
   The train stream is shuffled anew in every epoch; the test stream keeps the order of the source and is never
   flipped. Raises ValueError on settings that do not fit, and what the source raises, before the first batch.
+
+  Clips that cannot be used are replaced by others and listed in `quarantine.jsonl` of the folder `quarantine`. The
+  iterator raises TooManyBadClips with the list when they are more than the share `max_bad_share` of all.
   """
   if start < 0:
     raise ValueError(f'start={start}, but the first step is 0.')
-  batches = _dataset(config, encode, seed, split, shard_index, shard_count)
+  batches = _dataset(config, encode, seed, split, shard_index, shard_count, quarantine)
   return _close_at_exit(_iterate(batches[start:], config.num_workers))
 
 
@@ -77,16 +82,19 @@ def held_out(
   num_batches: int,
   shard_index: int = 0,
   shard_count: int = 1,
+  quarantine: str | Path | None = None,
 ) -> list[Batch]:
   """The first `num_batches` batches of the test split, as `build` makes them: the same ones on every call."""
-  batches = _dataset(config, encode, seed, 'test', shard_index, shard_count)
+  batches = _dataset(config, encode, seed, 'test', shard_index, shard_count, quarantine)
   return [batches[k] for k in range(num_batches)]
 
 
-def _dataset(config, encode, seed: int, split: str, shard_index: int, shard_count: int) -> grain.MapDataset:
+def _dataset(
+  config, encode, seed: int, split: str, shard_index: int, shard_count: int, quarantine: str | Path | None
+) -> grain.MapDataset:
   """Batches of one host by random access: element k is step k."""
   _check(config, encode, shard_index, shard_count)
-  source = sources.build(config, split, seed)
+  source = sources.build(config, split, seed, quarantine)
   if config.labels and source.num_classes is None:
     raise ValueError(
       f'data.labels=True, but the clips of data.name={config.name!r} with these settings have no labels; '

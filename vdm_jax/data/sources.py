@@ -1,16 +1,24 @@
-"""Sources of clips by name. A new one is a class with `Source`'s methods and a line in `_BUILDERS`."""
+"""Sources of clips by name. A new one of stored clips is a subclass of `Stored` and an entry of `_STORED`."""
 
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from vdm_jax.data import transforms
+from vdm_jax.data.arrays import Array
 from vdm_jax.data.clip import Clip
 from vdm_jax.data.digits import SPLITS, Digits
 from vdm_jax.data.folder import Folder
+from vdm_jax.data.quarantine import Quarantine, Substituting
+from vdm_jax.data.records import INFO as RECORDS_INFO
+from vdm_jax.data.records import Records
+from vdm_jax.data.stored import Stored
+from vdm_jax.data.tfds import INFO as TFDS_INFO
+from vdm_jax.data.tfds import Tfds
 
 
 class Source(Protocol):
@@ -37,20 +45,42 @@ class Source(Protocol):
     """
 
 
-def build(config: Any, split: str, seed: int) -> Source:
+def build(config: Any, split: str, seed: int, quarantine: str | Path | None = None) -> Source:
   """The source that `config.name` names; `config` is the section `data` of a configuration.
 
-  `split` is 'train' or 'test', which have nothing in common. Raises ValueError on settings that do not fit,
-  and what the source itself raises.
+  `split` is 'train' or 'test', which have nothing in common unless `train_on_all` is set. Stored clips that cannot be
+  used are replaced, and listed in `quarantine.jsonl` of the folder `quarantine` if there is one. Raises ValueError on
+  settings that do not fit or too many such clips, and what the source itself raises.
   """
   if split not in SPLITS:
     raise ValueError(f"data: split is {split!r}; use 'train' or 'test'.")
-  if config.name not in _BUILDERS:
-    nearest = difflib.get_close_matches(config.name, _BUILDERS, n=1, cutoff=0.0)[0]
+  names = ('digits', *_STORED)
+  if config.name not in names:
+    nearest = difflib.get_close_matches(config.name, names, n=1, cutoff=0.0)[0]
     raise ValueError(
-      f'data.name={config.name!r} is unknown; the nearest is {nearest!r}, all are {", ".join(_BUILDERS)}.'
+      f'data.name={config.name!r} is unknown; the nearest is {nearest!r}, all are {", ".join(names)}.'
     )
-  return _BUILDERS[config.name](config, split, seed)
+  if config.name == 'digits':
+    return _digits(config, split, seed)
+  if config.frame_rate < 0:
+    raise ValueError(f'data.frame_rate={config.frame_rate}, but it must be frames per second, or 0 for not known.')
+  source = _STORED[config.name](
+    config.path,
+    split,
+    num_frames=config.num_frames,
+    max_frame_skip=frame_skips(config)[1],
+    frame_rate=config.frame_rate,
+    train_on_all=config.train_on_all,
+  )
+  return Substituting(source, seed, Quarantine(source.path, source.total, config.max_bad_share, quarantine))
+
+
+def open_stored(path: str, split: str, **settings: Any) -> tuple[str, Stored]:
+  """The `data.name` that reads what is at `path`, and the source; `settings` are those of `Stored`."""
+  name = 'array' if path.lower().endswith('.npy') and Path(path).is_file() else 'folder'
+  marks = {RECORDS_INFO: 'records', TFDS_INFO: 'tfds'}
+  name = next((marks[mark] for mark in marks if (Path(path) / mark).is_file()), name)
+  return name, _STORED[name](path, split, **settings)
 
 
 def vocabulary(config: Any) -> tuple[str, ...]:
@@ -105,6 +135,8 @@ def examples(config: Any, split: str, *, seed: int, count: int, num_frames: int 
 def _digits(config: Any, split: str, seed: int) -> Digits:
   if config.flip:
     raise ValueError("data.flip=True would make the captions of data.name='digits' false; set it to False.")
+  if config.train_on_all:
+    raise ValueError("data.train_on_all=True has no meaning for data.name='digits', which is endless; set it to False.")
   modes = dict(config.digits)
   span, clip_frames = (config.num_frames - 1) * frame_skips(config)[1] + 1, modes.pop('clip_frames', 0)
   if clip_frames and clip_frames < span:
@@ -122,9 +154,4 @@ def _digits(config: Any, split: str, seed: int) -> Digits:
   )
 
 
-def _folder(config: Any, split: str, seed: int) -> Folder:
-  del seed  # files are what they are
-  return Folder(config.path, split, num_frames=config.num_frames, max_frame_skip=frame_skips(config)[1])
-
-
-_BUILDERS = {'digits': _digits, 'folder': _folder}
+_STORED: dict[str, type[Stored]] = {'folder': Folder, 'array': Array, 'records': Records, 'tfds': Tfds}

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from vdm_jax.data.opening import MAX_FRAMES, MAX_SECONDS, Clock, check_bytes, open_video
 from vdm_jax.data.transforms import to_channels, to_uint8
 
 # Only these containers store exact times; elsewhere frames are counted from the start.
@@ -36,7 +37,8 @@ _YUV = np.array(  # BT.709, full range: luma, blue and red difference
 
 class VideoInfo(NamedTuple):
   num_frames: int
-  frame_rate: float  # frames per second, the mean one if it varies
+  frame_rate: float  # frames per second, the mean one if it varies; 0 where the file does not tell
+  resolution: tuple[int, int] = (0, 0)  # height and width in pixels as they are stored, before any rotation
 
 
 class _Index(NamedTuple):
@@ -50,12 +52,19 @@ def probe(path: str | os.PathLike) -> VideoInfo:
 
 
 def read_video(
-  path: str | os.PathLike, *, start: int = 0, num_frames: int | None = None, frame_skip: int = 1
+  path: str | os.PathLike,
+  *,
+  start: int = 0,
+  num_frames: int | None = None,
+  frame_skip: int = 1,
+  max_bytes: int | None = None,
+  max_seconds: float = math.inf,
 ) -> np.ndarray:
   """Frames start, start + frame_skip, ... of a file: mp4, mov, mkv, webm, avi, gif, or one picture.
 
   Returns uint8 [t h w 3], upright; t is `num_frames`, or all there are. Raises FileNotFoundError, and
-  ValueError if the file cannot be decoded or has too few frames.
+  ValueError if the file cannot be decoded, has too few frames or larger ones than 8K video, or if reading it takes more
+  than `max_bytes` of memory or `max_seconds` of computing.
   """
   index = _index(path)
   available = index.info.num_frames
@@ -72,8 +81,11 @@ def read_video(
     raise ValueError(
       f'{path}: frame {last} is needed, but the video has {available} frames; use a longer video.'
     )
+  if max_bytes is not None:
+    check_bytes(path, num_frames, *index.info.resolution, max_bytes)
+  clock = Clock(path, max_seconds)
   with _decoding(path):
-    frames = _decode(path, index, wanted, seek=True) or _decode(path, index, wanted, seek=False)
+    frames = _decode(path, index, wanted, clock, seek=True) or _decode(path, index, wanted, clock, seek=False)
   if frames is None:
     raise ValueError(
       f'{path}: frames {start} to {wanted[-1]} cannot be decoded; re-encode or remove the file.'
@@ -158,35 +170,51 @@ def _index(path: str | os.PathLike) -> _Index:
 @functools.lru_cache(maxsize=1024)
 def _cached_index(path: str, mtime_ns: int, size: int) -> _Index | None:
   """Reads packets and decodes none, which is fast. The last two arguments make a changed file a new one."""
-  import av
-
-  with av.open(path) as container:
+  clock = Clock(path, MAX_SECONDS)
+  with open_video(path) as container:
     if not container.streams.video:
       return None
     stream = container.streams.video[0]
-    packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+    shown = []  # the presentation time of each packet
+    for packet in container.demux(stream):
+      clock.check()
+      if packet.size and not packet.is_discard:
+        shown.append(packet.pts)
+      if len(shown) > MAX_FRAMES:
+        raise ValueError(f'{path}: there are more than {MAX_FRAMES:,} frames in this file; cut it.')
     rate = float(stream.average_rate or 0)
-    times = sorted(packet.pts for packet in packets if packet.pts is not None)
-    if len(times) > 1 and len(set(times)) == len(packets):
+    times = sorted(time for time in shown if time is not None)
+    if len(times) > 1 and len(set(times)) == len(shown):
       rate = (len(times) - 1) / float((times[-1] - times[0]) * stream.time_base)
-    timed = any(name in container.format.name for name in _TIMED) and len(set(times)) == len(packets)
-    return _Index(VideoInfo(len(packets), rate), tuple(times) if timed else None)
+    timed = any(name in container.format.name for name in _TIMED) and len(set(times)) == len(shown)
+    size = (stream.codec_context.height, stream.codec_context.width)
+    return _Index(VideoInfo(len(shown), rate, size), tuple(times) if timed else None)
 
 
-def _decode(path: str | os.PathLike, index: _Index, wanted: range, seek: bool) -> list[np.ndarray] | None:
-  """The wanted frames in order, or None if some did not appear."""
+def _decode(
+  path: str | os.PathLike, index: _Index, wanted: range, clock: Clock, seek: bool
+) -> list[np.ndarray] | None:
+  """The wanted frames in order, or None if some did not appear or are damaged.
+
+  FFmpeg fills in what it cannot decode and says so of that frame alone, but all up to the next key frame build on it.
+  """
   import av
 
   targets = list(wanted) if index.times is None else [index.times[frame] for frame in wanted]
   missing, found, reformatter = set(targets), {}, av.video.reformatter.VideoReformatter()
-  with av.open(os.path.abspath(path)) as container:
+  damaged = False
+  with open_video(path) as container:
     stream = container.streams.video[0]
     stream.thread_type, stream.codec_context.thread_count = 'NONE', 1  # Grain brings its own threads
     if seek and index.times is not None and wanted[0]:
       container.seek(targets[0], stream=stream, backward=True)
     for number, frame in enumerate(container.decode(stream)):
+      clock.check()
       key = number if index.times is None else frame.pts
+      damaged = frame.is_corrupt or (damaged and not frame.key_frame)
       if key in missing:
+        if damaged:
+          return None
         missing.remove(key)
         found[key] = _to_rgb(frame, reformatter)
       if not missing:

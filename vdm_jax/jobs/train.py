@@ -30,7 +30,7 @@ def train(config: ConfigDict, workdir: str) -> int:
   mesh = partitioning.make_mesh(config.mesh)
   model = models.build(config.model)
   index, count = partitioning.batch_shard(mesh)
-  shard = {'seed': config.seed, 'shard_index': index, 'shard_count': count}
+  shard = {'seed': config.seed, 'shard_index': index, 'shard_count': count, 'quarantine': workdir}
 
   def batches(start: int) -> Iterator[Batch]:
     return data.build(config.data, model.encode, start=start, **shard)

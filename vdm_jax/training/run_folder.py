@@ -24,7 +24,7 @@ from vdm_jax import checkpoints
 MAY_CHANGE = (
   'training.num_steps', 'training.checkpoint_every', 'training.preview_every', 'training.heldout_every',
   'training.keep_checkpoints', 'training.tensorboard', 'training.first_stage', 'sampling.', 'mesh.', 'data.path',
-  'data.text_path', 'data.text_cache', 'data.num_workers', 'model.text_path', 'model.text_cache',
+  'data.text_path', 'data.text_cache', 'data.num_workers', 'data.max_bad_share', 'model.text_path', 'model.text_cache',
 )  # fmt: skip
 
 LOCK = 'run.lock'

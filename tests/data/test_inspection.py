@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+from data.clip_doors import make_clip, prepare_tfds
+from PIL import Image
+
+from vdm_jax import data
+from vdm_jax.data import __main__ as command
+from vdm_jax.data.inspection import inspect
+from vdm_jax.data.quarantine import Quarantine, Substituting
+
+BAD = {0: 'text', 3: 'damaged', 5: 'short'}
+
+
+def frames_of(i):
+  return {3: 36, 5: 3}.get(i, 8 + i % 2)
+
+
+@pytest.fixture(scope='module')
+def clips(tmp_path_factory):
+  """Twenty clips of two lengths, sizes and rates, of which three cannot be used."""
+  root = tmp_path_factory.mktemp('inspected') / 'clips'
+  for i in range(20):
+    height = 16 if i % 4 else 96
+    data.write_gif(root / f'{i:02}.gif', make_clip(i, num_frames=frames_of(i), height=height), fps=10 if i < 8 else 20)
+    if i != 7:
+      (root / f'{i:02}.txt').write_text(f'A ball {i % 4}')
+  (root / '00.gif').write_text('no video')
+  patches = np.random.default_rng(0).integers(0, 256, (36, 4, 4, 3)).astype(np.uint8).repeat(16, 1).repeat(16, 2)
+  data.write_mp4(root / '03.gif', patches, fps=10)  # an mp4 by its content, which is what counts
+  content = (root / '03.gif').read_bytes()
+  end = content.find(b'moov') - 400
+  (root / '03.gif').write_bytes(content[:end] + b'\xa5' * 200 + content[end + 200 :])
+  return root
+
+
+def run(capsys, *arguments):
+  status = command.main([str(argument) for argument in arguments])
+  shown = capsys.readouterr()
+  return status, shown.out, shown.err
+
+
+def test_the_counts_are_those_of_the_clips(clips):
+  found, sheet = inspect(str(clips), num_frames=4, frame_skip=2, max_bad_share=0.15)
+  assert found.problem is None
+  assert found.usable == [i for i in range(20) if i not in BAD]
+  assert found.short == [f'{clips}/05.gif: 3 frames, but 7 are needed']
+  assert [reason.split(':')[0] for reason in found.corrupt] == [f'{clips}/00.gif', f'{clips}/03.gif']
+  test = data.Folder(clips, 'test', num_frames=1).names
+  for split in ('train', 'test'):
+    chosen = [i for i in range(20) if (f'{i:02}.gif' in test) == (split == 'test')]
+    assert found.splits[split] == len(chosen)
+    assert found.windows[split] == sum(frames_of(i) - 6 for i in chosen if i not in BAD)
+  assert sheet.dtype == np.uint8
+  quick, _ = inspect(str(clips), num_frames=4, frame_skip=2, max_bad_share=0.1, decode=False)
+  assert [reason.split(':')[0] for reason in quick.corrupt] == [f'{clips}/00.gif']
+
+
+def test_the_report(tmp_path, clips, capsys):
+  sheet = tmp_path / 'sheet.png'
+  options = ('--num_frames=4', '--frame_skip=2', f'--sheet={sheet}')
+  status, out, err = run(capsys, 'inspect', clips, *options, '--max_bad_share=0.15')
+  assert (status, err) == (0, '')
+  test = len(data.Folder(clips, 'test', num_frames=1).names)
+  lines = out.splitlines()
+  assert lines[:5] == [
+    f'data.name=folder data.path={clips}',
+    f'clips: 20 ({20 - test} train, {test} test), 17 usable, 1 short, 2 corrupt (opened, first and last window '
+    'decoded)',
+    f'  {clips}/05.gif: 3 frames, but 7 are needed',
+    f'  {clips}/00.gif: cannot be decoded as a video (End of file); re-encode or remove the file.',
+    f'  {clips}/03.gif: cannot be decoded as a video (Invalid data found when processing input); re-encode or remove '
+    'the file.',
+  ]
+  assert lines[5:10] == [
+    'frames per clip:',
+    f'{"3":>22} {1:>8} ####',
+    f'{"8":>22} {9:>8} {"#" * 40}',
+    f'{"9":>22} {8:>8} {"#" * 36}',
+    f'{"36":>22} {1:>8} ####',
+  ]
+  assert lines[13:17] == [
+    'height x width:',
+    f'{"16x24":>22} {14:>8} {"#" * 40}',
+    f'{"96x24":>22} {4:>8} {"#" * 11}',
+    f'{"64x64":>22} {1:>8} ###',
+  ]
+  assert lines[17] == (
+    'captions: 18 of 19 clips have one, 4 different ones, 3 to 3 words each, 3.0 on average, 6 different words'
+  )
+  assert lines[-2:] == ['training can start', f'contact sheet: {sheet}']
+  assert 'labels: none' in lines
+  with Image.open(sheet) as image:
+    assert image.width > 8 * 24
+    assert image.height > 16 * 30
+
+
+@pytest.mark.parametrize(
+  ('options', 'reason'),
+  [
+    (
+      ['--num_frames=4'],
+      '3 of 20 clips cannot be used, more than max_bad_share=0.05 allows; repair or remove them, or raise '
+      'data.max_bad_share.',
+    ),
+    (['--num_frames=40', '--max_bad_share=1'], 'no clip of the train split can be used; add clips that can.'),
+  ],
+)
+def test_training_that_could_not_start_is_status_1(clips, capsys, options, reason):
+  status, out, _ = run(capsys, 'inspect', clips, '--sheet=', *options)
+  assert status == 1
+  assert out.splitlines()[-1] == f'training cannot start: {reason}'
+  config = [option.lstrip('-').split('=') for option in options]
+  settings = {'num_frames': int(config[0][1])}
+  source = data.Folder(clips, 'train', **settings)
+  with pytest.raises(data.TooManyBadClips):
+    substituting = Substituting(source, 0, Quarantine(str(clips), 20, float(dict(config).get('max_bad_share', 0.05))))
+    for i in range(len(source)):
+      substituting.read(i, np.random.default_rng(0), settings['num_frames'])
+
+
+def test_nothing_there_and_frame_rates_that_are_not_told(tmp_path, capsys):
+  (tmp_path / 'empty').mkdir()
+  status, out, _ = run(capsys, 'inspect', tmp_path / 'empty')
+  assert status == 1
+  assert out.splitlines()[-1].startswith(f"training cannot start: data.path='{tmp_path}/empty' has no clips. A data f")
+  (tmp_path / 'clips').mkdir()
+  for i in range(9):
+    np.save(tmp_path / 'clips' / f'{i}.npy', make_clip(i))
+  status, out, _ = run(capsys, 'inspect', tmp_path / 'clips', '--num_frames=2', '--sheet=')
+  assert (status, out.splitlines()[-1]) == (
+    1,
+    'training cannot start: 9 clips do not tell their frame rate; give --frame_rate, and set data.frame_rate in '
+    'training.',
+  )
+  assert run(capsys, 'inspect', tmp_path / 'clips', '--num_frames=2', '--sheet=', '--frame_rate=8')[0] == 0
+
+
+@pytest.mark.parametrize('kind', ['array', 'records', 'tfds'])
+def test_the_kind_of_data_is_found_out(tmp_path, capsys, kind):
+  clips = [make_clip(i) for i in range(12)]
+  path = tmp_path / 'clips.npy'
+  np.save(path, np.stack(clips))
+  if kind == 'records':
+    status, out, _ = run(capsys, 'convert', path, tmp_path / 'out', '--clips_per_shard=5', '--frame_rate=8')
+    assert (status, out) == (
+      0,
+      ''.join(f'clips-{i:05d}-of-00003.array_record: {n} clips\n' for i, n in enumerate((5, 5, 2)))
+      + f'train with --config.data.name=records --config.data.path={tmp_path}/out\n',
+    )
+    path = tmp_path / 'out'
+  if kind == 'tfds':
+    path = prepare_tfds(tmp_path, 'ucf101', {'train': clips[:9], 'test': clips[9:]})
+    capsys.readouterr()  # what TFDS says
+  status, out, _ = run(capsys, 'inspect', path, '--num_frames=5', '--frame_rate=8', '--sheet=')
+  assert status == 0
+  assert out.startswith(f'data.name={kind} data.path={path}\nclips: 12 (')
+  assert sum(map(int, re.search(r'windows of .*: (\d+) train, (\d+) test', out).groups())) == 12 * 3
+  assert ('labels: 3 classes, 4 to 4 clips each' in out) == (kind == 'tfds')
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['convert', 'missing', 'out'], "data.path='missing' is not a folder; check the path. "),
+    (['convert', 'missing', 'out', '--clips_per_shard=0'], '--clips_per_shard=0, but it must be 1 or more.'),
+    (['inspect', 'missing', '--num_frames=0'], '--num_frames=0 --frame_skip=1: both must be 1 or more.'),
+  ],
+)
+def test_bad_input_is_status_2(tmp_path, monkeypatch, capsys, arguments, message):
+  monkeypatch.chdir(tmp_path)
+  status, out, err = run(capsys, *arguments)
+  assert (status, out) == (2, '')
+  assert err.startswith(f'error: {message}')
+  assert os.listdir(tmp_path) == []
+
+
+def test_sizes(tmp_path, capsys):
+  (tmp_path / 'clips').mkdir()
+  np.save(tmp_path / 'clips' / 'a.npy', make_clip(0))
+  for size in ('64', '0x4', '-1x4', '4x4x4'):
+    status, _, err = run(capsys, 'convert', tmp_path / 'clips', tmp_path / 'out', f'--size={size}')
+    assert (status, err) == (2, f'error: --size={size} is not a height and a width, such as 64x64.\n')
+  assert run(capsys, 'convert', tmp_path / 'clips', tmp_path / 'out', '--size=8x12')[0] == 0
+  (line,) = (tmp_path / 'out' / 'clips-00000-of-00001.jsonl').read_text().splitlines()
+  assert (json.loads(line)['size'], json.loads(line)['resolution']) == ([8, 12], [16, 24])

@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import pickle
+import re
+import shutil
+import threading
+
+import av
+import numpy as np
+import pytest
+
+from vdm_jax import data
+from vdm_jax.data import opening, quarantine, video_io
+from vdm_jax.data.quarantine import Quarantine, Substituting, TooManyBadClips, substitute
+
+
+def raises(error, message):
+  return pytest.raises(error, match=f'^{re.escape(message)}$')
+
+
+@pytest.fixture(scope='module')
+def clips(tmp_path_factory):
+  """A hundred clips of five frames, whose pixels tell the clip and the frame."""
+  root = tmp_path_factory.mktemp('clips')
+  for i in range(100):
+    data.write_mp4(root / f'{i:02}.mp4', (2 * i + 8 * np.arange(5, dtype=np.uint8))[:, None, None, None].repeat(
+      16, 1).repeat(16, 2), fps=8)  # fmt: skip
+    (root / f'{i:02}.txt').write_text(f'number {i}')
+  return root
+
+
+def copy(clips, root, count):
+  for i in range(count):
+    for suffix in ('mp4', 'txt'):
+      os.link(clips / f'{i:02}.{suffix}', root / f'{i:02}.{suffix}')
+
+
+def sound(path):
+  with av.open(str(path), 'w', format='mp4') as container:
+    stream = container.add_stream('aac', rate=44100)
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 2048), np.float32), format='fltp', layout='mono')
+    frame.rate = 44100
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+def damaged(content, where, length):
+  return content[:where] + b'\xa5' * length + content[where + length :]
+
+
+def huge(width, height):
+  return b'GIF89a' + width.to_bytes(2, 'little') + height.to_bytes(2, 'little') + b'\0\0\0;'
+
+
+def one_frame(path):
+  data.write_mp4(path, np.zeros((1, 16, 16, 3), np.uint8), fps=8)
+
+
+# Each takes the path, where there is nothing yet, and the content of a good clip.
+KINDS = {
+  'empty': lambda path, good: path.write_bytes(b''),
+  'truncated': lambda path, good: path.write_bytes(good[: len(good) // 2]),
+  'another type': lambda path, good: path.write_bytes(b'PK\x03\x04' + bytes(200)),
+  'no frames': lambda path, good: path.write_bytes(huge(16, 16)),
+  'text': lambda path, good: path.write_text('I am a text file that somebody has renamed.'),
+  'damaged header': lambda path, good: path.write_bytes(damaged(good, 0, 48)),
+  'damaged pixels': lambda path, good: path.write_bytes(damaged(good, good.find(b'mdat') + 720, 40)),
+  'sound': lambda path, good: sound(path),
+  'one frame': lambda path, good: one_frame(path),
+  'huge': lambda path, good: path.write_bytes(huge(60000, 60000)),
+  'folder': lambda path, good: path.mkdir(),
+  'dangling link': lambda path, good: path.symlink_to(path.with_name('gone')),
+  'pipe': lambda path, good: os.mkfifo(path),
+  'playlist': lambda path, good: path.write_text('#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n'),
+  'list of files': lambda path, good: path.write_text('ffconcat version 1.0\nfile 50.mp4\n'),
+  'forbidden': lambda path, good: path.write_bytes(b'forbidden'),
+}  # fmt: skip
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+  """Files that hold this word cannot be opened; permissions alone do not stop a test that runs as root."""
+  opened = av.open
+
+  def guarded(path, *arguments, **options):
+    if os.path.isfile(path) and pathlib.Path(path).read_bytes() == b'forbidden':
+      raise av.error.PermissionError(13, 'Permission denied', path)
+    return opened(path, *arguments, **options)
+
+  monkeypatch.setattr(av, 'open', guarded)
+
+
+def spoil(root, names, kind):
+  for name in names:
+    good = (root / name).read_bytes()
+    (root / name).unlink()
+    KINDS[kind](root / name, good)
+
+
+def expected(good_source, seed, index, bad):
+  """The first clip of the chain of substitutes that is not bad."""
+  chain = (substitute(seed, index, attempt, len(good_source)) for attempt in range(len(good_source)))
+  return next(i for i in chain if good_source.names[i] not in bad)
+
+
+@pytest.mark.parametrize(('count', 'share'), [(100, 0.01), (20, 0.1), (20, 0.5)])
+@pytest.mark.parametrize('kind', KINDS)
+def test_bad_clips_are_replaced_and_listed_once(tmp_path, clips, forbid, kind, count, share):
+  root, state = tmp_path / 'data', tmp_path / 'state'
+  root.mkdir()
+  state.mkdir()
+  copy(clips, root, count)
+  good_source = data.Folder(clips, 'train', num_frames=3) if count == 100 else None
+  if good_source is None:
+    (same := tmp_path / 'same').mkdir()
+    copy(clips, same, count)
+    good_source = data.Folder(same, 'train', num_frames=3)
+  bad = set(good_source.names[:: max(1, round(1 / share))][: max(1, round(share * count))])
+  if share == 0.01:
+    bad = {good_source.names[31]}
+  spoil(root, bad, kind)
+  source = data.Folder(root, 'train', num_frames=3)
+  assert source.names == good_source.names
+  listed = Quarantine(str(root), count, share, state)
+  streams = [Substituting(source, 7, listed), Substituting(source, 7, Quarantine(str(root), count, 1.0))]
+  for index in [*range(len(source))] * (2 if count == 20 else 1) if share > 0.01 else range(25, 35):
+    rngs = [np.random.default_rng((5, index)) for _ in range(3)]
+    stands_in = expected(good_source, 7, index, bad)
+    assert (stands_in == index) == (source.names[index] not in bad)
+    wanted = good_source.read(stands_in, rngs[2], 3)
+    for stream, rng in zip(streams, rngs, strict=False):
+      clip = stream.read(index, rng, 3)
+      np.testing.assert_array_equal(clip.video, wanted.video)
+      assert clip[1:] == wanted[1:]
+      assert rng.bit_generator.state == rngs[2].bit_generator.state, 'what is drawn next is the same'
+  lines = [json.loads(line) for line in (state / 'quarantine.jsonl').read_text().splitlines()]
+  assert sorted(line['clip'] for line in lines) == sorted(bad)
+  assert all(line['path'] == str(root) and line['reason'].startswith(f'{root}/{line["clip"]}') for line in lines)
+
+
+@pytest.mark.parametrize('count', [2, 3, 12, 97])
+def test_every_clip_has_its_turn_as_a_substitute(count):
+  for seed in range(3):
+    for index in range(count):
+      chain = [substitute(seed, index, attempt, count) for attempt in range(count)]
+      assert chain[0] == index
+      assert sorted(chain) == list(range(count))
+  if count == 97:
+    assert len({substitute(0, index, 1, count) for index in range(count)}) > count / 2, 'no clip stands for all'
+    assert [substitute(0, i, 1, count) for i in range(count)] != [substitute(1, i, 1, count) for i in range(count)]
+
+
+REASON = (
+  '{root}/{name}: cannot be decoded as a video (Invalid data found when processing input); '
+  're-encode or remove the file.'
+)
+
+
+def test_too_many_bad_clips_end_it_with_the_list(tmp_path, clips):
+  root, state = tmp_path / 'data', tmp_path / 'state'
+  root.mkdir()
+  state.mkdir()
+  copy(clips, root, 20)
+  source = data.Folder(root, 'train', num_frames=3)
+  names = source.names[:3]
+  spoil(root, names, 'text')
+  lines = ''.join(f'  {REASON.format(root=root, name=name)}\n' for name in names)
+  for share, allowed in [(0.15, True), (0.149, False)]:
+    listed = Quarantine(str(root), 20, share, state)
+    if allowed:
+      Substituting(source, 0, listed)
+      continue
+    with raises(
+      TooManyBadClips,
+      f'data.path={str(root)!r}: 3 of 20 clips cannot be used, more than data.max_bad_share=0.149 allows:\n{lines}'
+      f'Repair or remove them and delete {state}/quarantine.jsonl, which lists them all, or raise data.max_bad_share.',
+    ):
+      Substituting(source, 0, listed)
+  spoil(root, source.names[3:], 'text')
+  listed = ''.join(f'\n{REASON.format(root=root, name=name)}' for name in source.names[:10])
+  with raises(TooManyBadClips, f'No clip of data.path={str(root)!r} can be used:{listed}'):
+    Substituting(source, 0, Quarantine(str(root), 20, 1.0))
+  with raises(ValueError, 'data.max_bad_share=1.5, but it must be a share, 0 to 1.'):
+    Quarantine(str(root), 20, 1.5)
+
+
+class Broken:
+  """Clips of which every `every`-th is bad."""
+
+  path, total = 'somewhere', 100_000
+
+  def __init__(self, every):
+    self.every, self.names = every, [str(i) for i in range(self.total)]
+
+  def __len__(self):
+    return self.total
+
+  def check(self, index):
+    if not index % self.every:
+      raise ValueError(f'{index} is bad')
+
+
+@pytest.mark.parametrize(('every', 'stops'), [(2, True), (5, True), (20, False), (10**6, False)])
+def test_a_look_at_256_clips_finds_what_is_broken_throughout(monkeypatch, every, stops):
+  monkeypatch.setattr(np, 'linspace', lambda *_: np.random.default_rng(0).integers(100_000, size=256))
+  source = Broken(every)
+  if not stops:
+    Substituting(source, 0, Quarantine('somewhere', source.total, 0.05))
+    return
+  with pytest.raises(TooManyBadClips, match=r'of the first 256 looked at of 100000 clips cannot be used, more than'):
+    Substituting(source, 0, Quarantine('somewhere', source.total, 0.05))
+
+
+def test_processes_and_runs_share_one_list(tmp_path):
+  path = str(tmp_path / 'data')
+  (tmp_path / 'quarantine.jsonl').write_text(
+    json.dumps({'path': 'other', 'clip': 'x', 'reason': ''}) + '\n' + '{"path": "cut o'
+  )
+  first, second = (Quarantine(path, 100, 0.03, tmp_path) for _ in range(2))
+  first.add('a', ValueError('a is\n bad'))
+  second.add('b', ValueError('b'))
+  second.add('a', ValueError('a is bad'))
+  threads = [threading.Thread(target=q.add, args=('c', ValueError('c'))) for q in (first, second) * 4]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  lines = (tmp_path / 'quarantine.jsonl').read_text().splitlines()
+  assert [json.loads(line) for line in lines[2:]] == [
+    {'path': path, 'clip': name, 'reason': reason} for name, reason in (('a', 'a is bad'), ('b', 'b'), ('c', 'c'))
+  ]
+  third = pickle.loads(pickle.dumps(Quarantine(path, 100, 0.03, tmp_path)))
+  with pytest.raises(TooManyBadClips, match='4 of 100 clips'):
+    third.add('d', ValueError('d'))
+
+
+def test_sizes_bytes_frames_and_time_are_bounded(tmp_path, monkeypatch, clips):
+  path, good = tmp_path / 'a.gif', str(clips / '00.mp4')
+  path.write_bytes(huge(60000, 60000))
+  with raises(ValueError, f'{path}: does not tell the size of its frames; re-encode or remove the file.'):
+    video_io.probe(path)
+  for width, height in [(8192, 8192), (60000, 600)]:
+    path.write_bytes(huge(width, height))
+    with raises(
+      ValueError,
+      f'{path}: the frames are {height}x{width}, but at most 33,554,432 pixels are read; resize or remove the file.',
+    ):
+      video_io.probe(path)
+  with raises(
+    ValueError,
+    f'{good}: 4 frames of 16x16 take 0.0 GB, but at most 0.0 GB are read at once; resize the file, or lower '
+    'data.num_frames.',
+  ):
+    video_io.read_video(good, num_frames=4, max_bytes=4 * 16 * 16 * 3 - 1)
+  assert len(video_io.read_video(good, num_frames=4, max_bytes=4 * 16 * 16 * 3)) == 4
+  with raises(ValueError, f'{good}: takes more than 0 s to decode; re-encode or remove the file.'):
+    video_io.read_video(good, max_seconds=0)
+  shutil.copy(good, tmp_path / 'b.mp4')
+  monkeypatch.setattr(video_io, 'MAX_FRAMES', 4)
+  with raises(ValueError, f'{tmp_path}/b.mp4: there are more than 4 frames in this file; cut it.'):
+    video_io.probe(tmp_path / 'b.mp4')
+
+
+@pytest.mark.parametrize('name', ['a.mp4', 'a%03d.png', 'concat:a|b.mp4', 'file:a.mp4'])
+def test_no_other_file_is_read(tmp_path, clips, name):
+  """Neither through a list of files, nor a pattern, nor a protocol in a name."""
+  shutil.copy(clips / '00.mp4', tmp_path / 'secret.mp4')
+  data.write_png(tmp_path / 'a001.png', np.zeros((8, 8, 3), np.uint8))
+  path = tmp_path / name
+  path.write_text('ffconcat version 1.0\nfile secret.mp4\n')
+  with raises(
+    ValueError,
+    f'{path}: is not in a container that is read (mov, matroska, avi, gif, mpeg, mpegts); playlists and lists of files '
+    'are not followed. Re-encode or remove the file.',
+  ):
+    video_io.read_video(path)
+
+
+def test_damage_ends_at_the_next_key_frame(tmp_path):
+  noise = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
+  data.write_mp4(tmp_path / 'a.mp4', noise, fps=8)
+  good = video_io.read_video(tmp_path / 'a.mp4')
+  content = (tmp_path / 'a.mp4').read_bytes()
+  (tmp_path / 'a.mp4').write_bytes(damaged(content, content.find(b'mdat') + 1200, 40))
+  readable = []
+  for start in range(37):
+    try:
+      window = video_io.read_video(tmp_path / 'a.mp4', start=start, num_frames=3)
+    except ValueError as error:
+      assert str(error) == (
+        f'{tmp_path}/a.mp4: frames {start} to {start + 2} cannot be decoded; re-encode or remove the file.'
+      )
+    else:
+      np.testing.assert_array_equal(window, good[start : start + 3])
+      readable.append(start)
+  assert set(range(16, 37)) <= set(readable), 'key frames are 16 apart'
+  assert len(readable) < 37
+  assert math.isclose(video_io.probe(tmp_path / 'a.mp4').frame_rate, 8)
+  assert quarantine.FILE == 'quarantine.jsonl'
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path, clips, monkeypatch):
+  def forbidden(path, most):
+    raise PermissionError(13, 'Permission denied', str(path))
+
+  monkeypatch.setattr(opening, 'check_claims', forbidden)
+  video_io._cached_index.cache_clear()
+  path = clips / '01.mp4'
+  with raises(ValueError, f'{path}: cannot be opened (Permission denied); check its permissions, or remove it.'):
+    video_io.probe(path)

@@ -1,0 +1,118 @@
+"""The same clips give the same tensors whatever they are stored as."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+from data import clip_doors as doors
+from ml_collections import ConfigDict
+
+from vdm_jax import data
+from vdm_jax.data import sources
+
+COUNT = 5
+CLIPS = [doors.make_clip(i) for i in range(COUNT)]
+
+
+def folder_of(suffix, root):
+  root.mkdir()
+  for i, clip in enumerate(CLIPS):
+    doors.WRITERS[suffix](root / f'{i}{suffix}', clip)
+    (root / f'{i}.txt').write_text(f'number {i}')
+  return root
+
+
+def configure(**changes):
+  return ConfigDict({
+    'name': 'folder', 'path': '', 'num_frames': 3, 'height': 16, 'width': 24, 'channels': 3, 'frame_skip': 2,
+    'frame_skip_max': 0, 'frame_rate': 8.0, 'train_on_all': True, 'max_bad_share': 0.0, 'pad_rows': 0, 'flip': False,
+  } | changes)  # fmt: skip
+
+
+def store(door, root):
+  """The clips behind a door: its arguments."""
+  if door in doors.WRITERS:
+    return {'name': 'folder', 'path': str(folder_of(door, root))}
+  if door == 'array':
+    np.save(root.with_suffix('.npy'), np.stack(CLIPS))
+    return {'name': 'array', 'path': str(root.with_suffix('.npy'))}
+  if door == 'records':
+    source = data.Folder(folder_of('.gif', root), 'train', num_frames=1, train_on_all=True)
+    return {'name': 'records', 'path': str(data.convert(source, root / 'out', clips_per_shard=2, say=list))}
+  path = doors.prepare_tfds(root, door, {'train': CLIPS[:4], 'test': CLIPS[4:]}, bair=door.startswith('bair'))
+  return {'name': 'tfds', 'path': str(path)}
+
+
+TFDS = ('ucf101', 'bair_robot_pushing_small')
+
+
+@pytest.mark.parametrize('door', [*doors.WRITERS, 'array', 'records', *TFDS])
+def test_every_door_leads_to_the_same_pixels(tmp_path, door):
+  config = configure(**store(door, tmp_path / 'data'))
+  source = pickle.loads(pickle.dumps(sources.build(config, 'train', 0)))
+  assert len(source) == COUNT
+  seen = set()
+  for index in range(COUNT):
+    for seed in range(4):
+      clip = source.read(index, np.random.default_rng(seed), 3, 2)
+      start = int(np.random.default_rng(seed).integers(7 - 4))
+      same = [i for i, whole in enumerate(CLIPS) if (whole[start : start + 5 : 2] == clip.video).all()]
+      assert len(same) == 1, 'these are the frames of one of the clips'
+      assert clip.video.dtype == np.uint8
+      assert clip.frame_rate == pytest.approx(4, rel=0.05 if door == '.gif' else 1e-6)
+      assert clip.resolution == (16, 24)
+      assert clip.caption == ('' if door in ('array', *TFDS) else f'number {same[0]}')
+    seen.add(same[0])
+    if door not in TFDS:  # which shuffle
+      assert same == [index]
+  assert seen == set(range(COUNT))
+
+
+def test_training_on_records_is_training_on_the_folder_they_were_made_from(tmp_path):
+  root = folder_of('.mp4', tmp_path / 'data')
+  source = data.Folder(root, 'train', num_frames=1, train_on_all=True)
+  exact = data.convert(source, tmp_path / 'exact', clips_per_shard=2, say=list)
+  small = data.convert(source, tmp_path / 'small', size=(8, 16), say=list)
+  more = {'batch_size': 2, 'num_images': 1, 'text': 'words', 'labels': False, 'still_rate': 0.0, 'num_workers': 0}
+  for path, size in [(exact, (16, 24)), (exact, (8, 16)), (small, (8, 16))]:
+    for split in ('train', 'test'):
+      pairs = []
+      for name, where in (('folder', root), ('records', path)):
+        config = configure(
+          name=name, path=str(where), height=size[0], width=size[1], train_on_all=False, frame_rate=0.0, **more
+        )
+        stream = data.build(config, letters, seed=3, split=split)
+        pairs.append([next(stream) for _ in range(6)])
+      for left, right in zip(*pairs, strict=True):
+        for a, b in zip([left.x, *left.cond], [right.x, *right.cond], strict=True):
+          np.testing.assert_array_equal(a, b)
+
+
+def letters(captions):
+  tokens = np.array([[ord(letter) for letter in caption] for caption in captions], np.int32)
+  return tokens, tokens > 0
+
+
+def test_grey_arrays_are_grey_videos(tmp_path):
+  grey = CLIPS[0][..., :1]
+  np.save(tmp_path / 'a.npy', grey)
+  (whole,) = data.examples(configure(path=str(tmp_path), num_frames=7, frame_skip=1), 'train', seed=0, count=1)
+  np.testing.assert_array_equal(whole.video, grey.repeat(3, axis=-1))
+
+
+@pytest.mark.parametrize('door', ['.npy', '', 'array', 'ucf101'])
+def test_what_does_not_tell_its_frame_rate_must_be_told(tmp_path, door):
+  config = configure(**store(door, tmp_path / 'data'), frame_rate=0.0)
+  first = {'.npy': '0.npy', '': '0', 'array': '00000000', 'ucf101': 'train/000000'}[door]
+  message = (
+    f'data.frame_rate=0, but {config.path}/{first} does not tell its frame rate; set it to its frames per second.'
+  )
+  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+    sources.build(config, 'train', 0)
+  config.num_frames = 1
+  assert sources.build(config, 'train', 0).read(0, np.random.default_rng(0), 1).frame_rate == 0
+  with pytest.raises(ValueError, match='^data.frame_rate=-1.0, but it must be frames per second, or 0 for not known.$'):
+    sources.build(configure(frame_rate=-1.0), 'train', 0)

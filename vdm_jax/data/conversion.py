@@ -1,0 +1,143 @@
+"""Writes the clips of any source as ArrayRecord shards, which `data.name='records'` reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from vdm_jax.data import records, transforms
+from vdm_jax.data.clip import Clip
+from vdm_jax.data.quarantine import Quarantine
+from vdm_jax.data.stored import Stored
+
+PLAN = 'convert.json'
+FORMAT = 'vdm_jax clips, version 1'
+CLIPS_PER_SHARD = 100
+FRAMES_AT_ONCE = 64
+
+
+def convert(
+  source: Stored,
+  destination: str | os.PathLike,
+  *,
+  size: tuple[int, int] | None = None,
+  clips_per_shard: int = CLIPS_PER_SHARD,
+  max_bad_share: float = 0.05,
+  say: Callable[[str], None] = print,
+) -> pathlib.Path:
+  """Writes all clips of a source that has both splits, made with `train_on_all`; returns the folder.
+
+  Frames are kept exactly, or with `size` (height, width) scaled to cover it and cut, as training would. After an
+  interruption the same call goes on with the first shard that is not finished. Clips that cannot be decoded are left
+  out and listed in `quarantine.jsonl`.
+
+  Raises ValueError if the folder holds anything but the beginning of this very conversion, and TooManyBadClips above
+  `max_bad_share`.
+  """
+  destination = pathlib.Path(destination)
+  count = math.ceil(len(source) / clips_per_shard)
+  _prepare(destination, {
+    'format': FORMAT,
+    'source': os.path.abspath(source.path),
+    'clips': _fingerprint(source),
+    'size': None if size is None else list(size),
+    'num_shards': count,
+  })  # fmt: skip
+  quarantine = Quarantine(source.path, source.total, max_bad_share, destination)
+  for number, (file, index) in enumerate(records.shard_files(destination, count)):
+    if not index.exists():
+      chosen = range(len(source))[number * clips_per_shard : (number + 1) * clips_per_shard]
+      written = _write_shard(source, chosen, file, index, size, quarantine)
+      left_out = f', {len(chosen) - written} left out' if written < len(chosen) else ''
+      say(f'{file.name}: {written} clips{left_out}')
+  info = {'format': FORMAT, 'num_shards': count, 'num_classes': source.num_classes}
+  _replace(destination / records.INFO, json.dumps(info, indent=2) + '\n')
+  return destination
+
+
+def _prepare(destination: pathlib.Path, plan: dict[str, Any]) -> None:
+  """Makes the folder and writes the plan; raises ValueError if there is other data or another plan."""
+  path = destination / PLAN
+  if destination.exists() and not destination.is_dir():
+    raise ValueError(f'{destination} is a file; name a new folder.')
+  if path.exists():
+    try:
+      before = json.loads(path.read_text())
+      different = [key for key in plan if before.get(key) != plan[key]]
+    except (ValueError, AttributeError) as error:
+      raise ValueError(f'{path} cannot be read ({error}); remove the folder, or name a new one.') from error
+    if different:
+      raise ValueError(
+        f'{destination} holds another conversion, with other {", ".join(different)}; name a new folder, or remove this '
+        'one.'
+      )
+    return
+  if destination.exists() and any(destination.iterdir()):
+    raise ValueError(f'{destination} is not empty, and what is in it is no conversion; name a new folder.')
+  destination.mkdir(parents=True, exist_ok=True)
+  _replace(path, json.dumps(plan, indent=2) + '\n')
+
+
+def _write_shard(
+  source: Stored,
+  chosen: range,
+  file: pathlib.Path,
+  index: pathlib.Path,
+  size: tuple[int, int] | None,
+  quarantine: Quarantine,
+) -> int:
+  """The records and then their index, each seen only when it is whole; returns the number of records."""
+  from array_record.python.array_record_module import ArrayRecordWriter
+
+  temporary = file.with_name(f'.{file.name}.{os.getpid()}.tmp')
+  writer, lines = ArrayRecordWriter(str(temporary), 'group_size:1'), []  # one record per chunk: none is read in vain
+  try:
+    for clip in chosen:
+      try:
+        record = records.encode(_windows(source, clip, size), source.names[clip], source.split_of(clip))
+      except (ValueError, OSError, MemoryError) as error:
+        quarantine.add(source.names[clip], error)
+        continue
+      writer.write(record)
+      lines.append(json.dumps(records.index_line(record)) + '\n')
+    writer.close()
+    os.replace(temporary, file)
+  finally:
+    if writer.is_open():
+      writer.close()
+    temporary.unlink(missing_ok=True)
+  _replace(index, ''.join(lines))
+  return len(lines)
+
+
+def _windows(source: Stored, index: int, size: tuple[int, int] | None) -> Iterator[Clip]:
+  """A whole clip, a few frames at a time, so that memory does not grow with the frames' size and number."""
+  length = source.check(index).num_frames
+  for start in range(0, length, FRAMES_AT_ONCE):
+    clip = source.window(index, start, min(FRAMES_AT_ONCE, length - start))
+    yield clip if size is None else clip._replace(video=transforms.resize_and_crop(clip.video, *size))
+
+
+def _fingerprint(source: Stored) -> str:
+  """Changes when a clip, its caption, label or split, or the size or time of its file does."""
+  digest = hashlib.sha256()
+  for index, name in enumerate(source.names):
+    try:
+      stat = os.stat(os.path.join(source.path, name))
+      state = [stat.st_size, stat.st_mtime_ns]
+    except OSError:
+      state = []  # not a file, or one that is missing and will be listed
+    line = [name, source.split_of(index), source.caption(index), source.label(index), state]
+    digest.update(json.dumps(line).encode())
+  return digest.hexdigest()
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  temporary.write_text(text)
+  os.replace(temporary, path)
