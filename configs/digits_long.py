@@ -3,9 +3,9 @@
     python -m vdm_jax.main --config=configs/digits_long.py --workdir=runs/digits_long
     python -m vdm_jax.main --mode=sample --workdir=runs/digits_long --num_frames=32 --out=out
 
-The network is that of `digits.py` without captions (926,532 parameters). A clip's digit crosses the picture and comes back in 32 frames,
-and the model sees eight of them at a time, so that a longer video has a true future to be compared with. The README
-says what it reaches.
+The network is that of `digits.py` without captions (926,532 parameters). A clip's digit crosses the picture and comes
+back in 32 frames, and the model sees eight of them at a time, so that a longer video has a true future to be compared
+with. The README says what it reaches.
 """
 
 import runpy

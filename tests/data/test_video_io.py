@@ -238,8 +238,12 @@ def test_errors_of_writing(tmp_path):
 
 @pytest.mark.parametrize('write', [video_io.write_mp4, video_io.write_gif])
 @pytest.mark.parametrize('kind', ['uint8', 'float', 'grey'])
-def test_frames_one_by_one_give_the_bytes_of_the_array(tmp_path, write, kind):
-  video = patches(4, size=8, frames=20)[:, :-1, :-1]  # padded to 32x48: x264's bytes vary for sides not of 16s
+def test_frames_one_by_one_are_encoded_as_those_of_the_array(tmp_path, write, kind, monkeypatch):
+  encoded = []  # what x264 makes of equal frames varies now and then
+  for name in ('_yuv420', '_paletted'):
+    to_frame = getattr(video_io, name)
+    monkeypatch.setattr(video_io, name, lambda frame, f=to_frame: (encoded.append(frame.tobytes()), f(frame))[1])
+  video = patches(4, size=8, frames=20)[:, :-1, :-1]
   if kind == 'grey':
     video = video[..., :1]
   if kind == 'float':
@@ -249,8 +253,7 @@ def test_frames_one_by_one_give_the_bytes_of_the_array(tmp_path, write, kind):
   write(tmp_path / 'list', list(video), fps=24)
   np.save(tmp_path / 'a.npy', video)
   write(tmp_path / 'mapped', np.load(tmp_path / 'a.npy', mmap_mode='r', allow_pickle=False), fps=24)
-  written = [(tmp_path / name).read_bytes() for name in ('array', 'frames', 'list', 'mapped')]
-  assert written[1:] == written[:1] * 3
+  assert len(encoded) == 80 and encoded[20:] == encoded[:20] * 3
   assert video_io.probe(tmp_path / 'array').num_frames == 20
 
 

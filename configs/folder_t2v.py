@@ -1,0 +1,49 @@
+"""Your own clips with captions, 16x64x64: a mid-size factorized U-Net for one GPU.
+
+    python -m vdm_jax.data inspect DIR
+    python -m vdm_jax.main --config=configs/folder_t2v.py --workdir=runs/folder_t2v --config.data.path=DIR
+
+Parameters 82,778,627 with 500 words
+Data       a folder of clips (mp4, mov, mkv, webm, avi, gif), captions beside them: clip.mp4, clip.txt
+Text       the words of the captions, trained with the model; with more than a few thousand clips a frozen encoder:
+           --config.data.text=bert-large --config.data.text_path=FOLDER_OF_ITS_FILES
+
+On a CPU, to see that it runs:
+
+    --config.data.batch_size=4 --config.data.num_images=2 --config.model.base_channels=16 \\
+      --config.model.head_width=16 --config.model.norm_groups=8 --config.data.height=32 --config.data.width=32 --config.data.num_frames=8
+"""
+
+from ml_collections import ConfigDict
+
+from vdm_jax import configuration
+
+
+def get_config() -> ConfigDict:
+  config = configuration.default('unet3d')
+  config.data.update(
+    name='folder', path='', batch_size=16, num_frames=16, height=64, width=64, num_images=8,
+    text='words', text_length=32, num_workers=4,
+  )  # fmt: skip
+  config.model.update(
+    parameterization='v',
+    base_channels=64,
+    channel_multipliers=(1, 2, 4, 8),
+    num_blocks=2,
+    attention_resolutions=(8, 16, 32),
+    head_width=64,
+    embedding_width=512,
+    embedding_layers=2,
+    remat=True,
+    dtype='bfloat16',
+  )
+  config.training.update(
+    num_steps=100_000,
+    checkpoint_every=2_000,
+    preview_every=5_000,
+    learning_rate=1e-4,
+    ema_decay=0.9999,
+    ema_warmup=True,
+  )
+  config.sampling.update(num_steps=64, guidance_weight=2.0)
+  return config
