@@ -11,7 +11,8 @@ Text       the words of the captions, trained with the model; with more than a f
 On a CPU, to see that it runs:
 
     --config.data.batch_size=4 --config.data.num_images=2 --config.model.base_channels=16 \\
-      --config.model.head_width=16 --config.model.norm_groups=8 --config.data.height=32 --config.data.width=32 --config.data.num_frames=8
+      --config.model.head_width=16 --config.model.norm_groups=8 \\
+      --config.data.height=32 --config.data.width=32 --config.data.num_frames=8
 """
 
 from ml_collections import ConfigDict

@@ -151,6 +151,14 @@ def test_mask_gives_the_mean_over_what_it_keeps(shape):
   np.testing.assert_allclose(info['per_example'], (full * errors).sum(AXES) / np.maximum(count, 1), rtol=1e-4)
 
 
+def test_a_mask_may_keep_one_element_of_an_example():
+  mask = np.zeros(X.shape, np.float32)
+  mask[:, 0, 0, 0, 0] = 1
+  _, info, calls = recorded(affine, weight=mask)
+  _, errors = squared_errors(calls, PROCESSES['preserving'], predict_v)
+  np.testing.assert_allclose(info['per_example'], errors[:, 0, 0, 0, 0], rtol=1e-4)
+
+
 def test_masked_pixels_have_no_influence():
   mask = np.zeros(X.shape, bool)
   mask[:, 0] = True

@@ -310,7 +310,16 @@ def test_reconstruction_differentiates_the_guided_prediction():
   np.testing.assert_allclose(ours, x_hat + alpha * slope * (observed - x_hat), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('shape', [(4, 4), (3, 4, 2), (1, 3)])
+def test_reconstruction_takes_one_observation_for_all_examples():
+  z, one, process = Z[:, 0, 0, :, 0], np.float32([[0.3, -0.2, 0.1]]), PROCESSES['preserving']
+  denoiser = exact(Gaussian(0.4, 0.5), process)
+  ours, theirs = (
+    estimate(reconstruction(denoiser, process, lambda x: x, y, 1.0), z) for y in (one, np.repeat(one, len(z), axis=0))
+  )
+  np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize('shape', [(4, 4), (3, 4, 2), (1, 3), (3, 2)])
 def test_reconstruction_refuses_an_observation_that_would_be_repeated(shape):
   message = f'observed has shape {shape}, but measure(x_hat) (4, 2): give observed the shape of what is measured.'
   guided = reconstruction(constant(np.zeros((4, 4))), PROCESSES['preserving'], halved, np.zeros(shape), 1.0)
@@ -336,7 +345,7 @@ def test_clip_keeps_to_the_data_range():
   assert carry == 'carry'
 
 
-@pytest.mark.parametrize('percentile', [50.0, 95.0, 99.5, 100.0])
+@pytest.mark.parametrize('percentile', [0.5, 50.0, 95.0, 99.5, 100.0])
 def test_dynamic_threshold_is_imagens(percentile):
   """Per example: s is the percentile of |x_hat|, at least 1; x_hat is clipped to [-s, s] and divided by s."""
   x = Z * np.array([0.1, 1.0, 3.0, 10.0], np.float32).reshape(4, 1, 1, 1, 1)
