@@ -12,12 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from jobs.tiny_runs import BLOCK, SAMPLERS, SECOND, SMALL, command, make_run, videos
 from PIL import Image
 
-from vdm_jax import checkpoints, data, jobs, main
+from vdm_jax import checkpoints, data, jobs
 from vdm_jax.generation import extension, hierarchy, interpolation, long_video, super_resolution
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -97,8 +95,8 @@ def test_the_folder_holds_what_is_promised(extended):
   assert exact.shape == (2, 20, 16, 16, 1) and exact.dtype == np.uint8
   np.testing.assert_array_equal(shown(extended), exact)
   for number in range(2):
-    count, rate = data.probe(extended / f'000{number}.mp4')
-    assert count == 20 and rate == pytest.approx(8)
+    info = data.probe(extended / f'000{number}.mp4')
+    assert info.num_frames == 20 and info.frame_rate == pytest.approx(8)
     lossy = smaller(smaller(smaller(data.read_video(extended / f'000{number}.mp4'))))[..., :1]
     assert np.abs(lossy - exact[number]).mean() < 8
   for name in ('plan.png', 'drift.png', 'contact_sheet.png'):
@@ -316,20 +314,25 @@ def test_a_video_that_was_deleted_is_made_again(runs, extended, tmp_path):
   np.testing.assert_array_equal(videos(tmp_path), videos(extended))
 
 
-FLAGS = {
-  'prompt': ['a 3'], 'label': ['4'], 'num_videos': '2', 'fps': '12', 'original_size': '72x128', 'num_frames': '20',
-  'init_video': 'test', 'init_frames': '3', 'interpolate': '4', 'low_resolution': 'runs/small', 'frame_rates': '2,8,24',
-  'overlap': '5',
-}  # fmt: skip
+FLAGS = (
+  '--prompt=a 3', '--label=4', '--num_videos=2', '--fps=12', '--original_size=72x128', '--num_frames=20',
+  '--init_video=test', '--init_frames=3', '--interpolate=4', '--low_resolution=runs/small', '--frame_rates=2,8,24',
+  '--overlap=5',
+)  # fmt: skip
+READ = 'import sys; from absl import flags; from vdm_jax import main; flags.FLAGS(sys.argv); print(main._request())'
 
 
-def test_every_flag_reaches_the_request():
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()
-  with flagsaver.as_parsed(**FLAGS):
-    request = main._request()
-  assert request == jobs.Request(['a 3'], [4], 2, 12.0, (72, 128), 20, 'test', 3, 4, 'runs/small', (2.0, 8.0, 24.0), 5)
-  assert main._request() == jobs.Request([], [], 4)
+@pytest.mark.parametrize(
+  ('given', 'request_'),
+  [
+    (FLAGS, jobs.Request(['a 3'], [4], 2, 12.0, (72, 128), 20, 'test', 3, 4, 'runs/small', (2.0, 8.0, 24.0), 5)),
+    ((), jobs.Request([], [], 4)),
+  ],
+)
+def test_every_flag_reaches_the_request(given, request_):
+  """In a process of its own: other commands define flags of the same names."""
+  read = subprocess.run([sys.executable, '-c', READ, *given], cwd=REPOSITORY, capture_output=True, text=True)
+  assert read.stdout.strip() == repr(request_), read.stderr
 
 
 def windows_done(out: Path) -> int:

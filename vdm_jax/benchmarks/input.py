@@ -72,13 +72,14 @@ def bare_loop(files: Sequence[Path], rng: np.random.Generator, num_clips: int, n
 
 
 def when_idle() -> float:
-  """Waits until this process has nothing to do; the processor seconds that it has used."""
+  """Waits until this process has nothing to do, a minute at most; the processor seconds that it has used."""
   used = time.process_time()
-  while True:
+  for _ in range(round(60 / IDLE_SECONDS)):
     time.sleep(IDLE_SECONDS)
     before, used = used, time.process_time()
     if used - before < 0.02 * IDLE_SECONDS:
-      return used
+      break
+  return used
 
 
 def compare(path: Path, args: argparse.Namespace) -> dict[str, Any]:
