@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import vdm_jax
-from vdm_jax import checkpoints, configuration, data, diffusion
+from vdm_jax import checkpoints, configuration, diffusion
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOY = {
@@ -277,12 +277,9 @@ def test_ten_kills_at_random_leave_the_run_bitwise_the_same(tmp_path):
 
 
 def _assert_same_samples(folder: Path, other: Path) -> None:
-  """Pictures byte for byte, videos pixel for pixel: the H.264 encoder pads differently now and then."""
   assert sorted(file.name for file in folder.iterdir()) == sorted(file.name for file in other.iterdir())
-  for file in sorted(folder.glob('*.png')):
+  for file in folder.iterdir():
     assert file.read_bytes() == (other / file.name).read_bytes(), file.name
-  for file in sorted(folder.glob('*.mp4')):
-    np.testing.assert_array_equal(data.read_video(file), data.read_video(other / file.name), err_msg=file.name)
 
 
 def _everything(folder: Path) -> dict[str, np.ndarray]:

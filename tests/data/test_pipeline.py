@@ -632,7 +632,7 @@ def test_bad_clips_leave_the_stream_the_same_for_all_hosts_and_after_a_resume(tm
     if i % 5 == 0:
       content = (root / f'{i:02}.mp4').read_bytes()
       middle = content.find(b'mdat') + 800
-      (root / f'{i:02}.mp4').write_bytes(content[:middle] + b'\xa5' * 40 + content[middle + 40 :] if i else b'')
+      (root / f'{i:02}.mp4').write_bytes(content[:middle] + b'\xa5' * 400 + content[middle + 400 :] if i else b'')
   config = configure(
     name='folder', path=str(root), text='none', labels=False, num_frames=6, max_bad_share=0.2, flip=True
   )

@@ -238,11 +238,7 @@ def test_errors_of_writing(tmp_path):
 
 @pytest.mark.parametrize('write', [video_io.write_mp4, video_io.write_gif])
 @pytest.mark.parametrize('kind', ['uint8', 'float', 'grey'])
-def test_frames_one_by_one_are_encoded_as_those_of_the_array(tmp_path, write, kind, monkeypatch):
-  encoded = []  # what x264 makes of equal frames varies now and then
-  for name in ('_yuv420', '_paletted'):
-    to_frame = getattr(video_io, name)
-    monkeypatch.setattr(video_io, name, lambda frame, f=to_frame: (encoded.append(frame.tobytes()), f(frame))[1])
+def test_frames_one_by_one_give_the_bytes_of_the_array(tmp_path, write, kind):
   video = patches(4, size=8, frames=20)[:, :-1, :-1]
   if kind == 'grey':
     video = video[..., :1]
@@ -253,7 +249,8 @@ def test_frames_one_by_one_are_encoded_as_those_of_the_array(tmp_path, write, ki
   write(tmp_path / 'list', list(video), fps=24)
   np.save(tmp_path / 'a.npy', video)
   write(tmp_path / 'mapped', np.load(tmp_path / 'a.npy', mmap_mode='r', allow_pickle=False), fps=24)
-  assert len(encoded) == 80 and encoded[20:] == encoded[:20] * 3
+  written = [(tmp_path / name).read_bytes() for name in ('array', 'frames', 'list', 'mapped')]
+  assert written[1:] == written[:1] * 3
   assert video_io.probe(tmp_path / 'array').num_frames == 20
 
 
@@ -299,3 +296,13 @@ def test_a_source_of_frames_that_fails_leaves_the_old_file(tmp_path, write):
       write(path, iter(frames), fps=8)
   assert path.read_bytes() == before
   assert [file.name for file in tmp_path.iterdir()] == ['a']
+
+
+def test_equal_videos_are_equal_files_whatever_memory_held_before(tmp_path):
+  rng, written = np.random.default_rng(0), set()
+  video = rng.integers(0, 256, (20, 4, 6, 1)).repeat(8, 1).repeat(8, 2)[:, :-1, :-1].astype(np.uint8)
+  for _ in range(150):
+    np.full(int(rng.integers(1, 200_000)), int(rng.integers(255)), np.uint8)
+    video_io.write_mp4(tmp_path / 'a.mp4', video, fps=24)
+    written.add((tmp_path / 'a.mp4').read_bytes())
+  assert len(written) == 1

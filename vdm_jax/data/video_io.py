@@ -24,7 +24,8 @@ from vdm_jax.data.transforms import to_channels, to_uint8
 
 # Only these containers store exact times; elsewhere frames are counted from the start.
 _TIMED = ('mov', 'matroska')
-_X264 = {'crf': '4', 'g': '16', 'x264-params': 'no-psy=1:chroma-qp-offset=-6'}
+# Without mbtree, which reads memory that nobody wrote: equal frames would come out as other bytes now and then.
+_X264 = {'crf': '4', 'g': '16', 'x264-params': 'no-psy=1:no-mbtree=1:chroma-qp-offset=-6'}
 _YUV = np.array(  # BT.709, full range: luma, blue and red difference
   [
     [0.2126, 0.7152, 0.0722],
