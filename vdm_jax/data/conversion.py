@@ -13,6 +13,7 @@ from typing import Any
 from vdm_jax.data import records, transforms
 from vdm_jax.data.clip import Clip
 from vdm_jax.data.quarantine import Quarantine
+from vdm_jax.data.replacing import replacing
 from vdm_jax.data.stored import Stored
 
 PLAN = 'convert.json'
@@ -56,7 +57,7 @@ def convert(
       left_out = f', {len(chosen) - written} left out' if written < len(chosen) else ''
       say(f'{file.name}: {written} clips{left_out}')
   info = {'format': FORMAT, 'num_shards': count, 'num_classes': source.num_classes}
-  _replace(destination / records.INFO, json.dumps(info, indent=2) + '\n')
+  _write(destination / records.INFO, json.dumps(info, indent=2) + '\n')
   return destination
 
 
@@ -80,7 +81,7 @@ def _prepare(destination: pathlib.Path, plan: dict[str, Any]) -> None:
   if destination.exists() and any(destination.iterdir()):
     raise ValueError(f'{destination} is not empty, and what is in it is no conversion; name a new folder.')
   destination.mkdir(parents=True, exist_ok=True)
-  _replace(path, json.dumps(plan, indent=2) + '\n')
+  _write(path, json.dumps(plan, indent=2) + '\n')
 
 
 def _write_shard(
@@ -94,24 +95,21 @@ def _write_shard(
   """The records and then their index, each seen only when it is whole; returns the number of records."""
   from array_record.python.array_record_module import ArrayRecordWriter
 
-  temporary = file.with_name(f'.{file.name}.{os.getpid()}.tmp')
-  writer, lines = ArrayRecordWriter(str(temporary), 'group_size:1'), []  # one record per chunk: none is read in vain
-  try:
-    for clip in chosen:
-      try:
-        record = records.encode(_windows(source, clip, size), source.names[clip], source.split_of(clip))
-      except (ValueError, OSError, MemoryError) as error:
-        quarantine.add(source.names[clip], error)
-        continue
-      writer.write(record)
-      lines.append(json.dumps(records.index_line(record)) + '\n')
-    writer.close()
-    os.replace(temporary, file)
-  finally:
-    if writer.is_open():
+  lines = []
+  with replacing(file) as temporary:
+    writer = ArrayRecordWriter(str(temporary), 'group_size:1')  # one record per chunk: none is read in vain
+    try:
+      for clip in chosen:
+        try:
+          record = records.encode(_windows(source, clip, size), source.names[clip], source.split_of(clip))
+        except (ValueError, OSError, MemoryError) as error:
+          quarantine.add(source.names[clip], error)
+          continue
+        writer.write(record)
+        lines.append(json.dumps(records.index_line(record)) + '\n')
+    finally:
       writer.close()
-    temporary.unlink(missing_ok=True)
-  _replace(index, ''.join(lines))
+  _write(index, ''.join(lines))
   return len(lines)
 
 
@@ -137,7 +135,6 @@ def _fingerprint(source: Stored) -> str:
   return digest.hexdigest()
 
 
-def _replace(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  temporary.write_text(text)
-  os.replace(temporary, path)
+def _write(path: pathlib.Path, text: str) -> None:
+  with replacing(path) as temporary:
+    temporary.write_text(text)

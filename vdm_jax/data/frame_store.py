@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vdm_jax.data.replacing import replacing
 from vdm_jax.data.transforms import to_float, to_uint8
 
 
@@ -62,11 +63,9 @@ class FrameStore:
 
 def _make(path: pathlib.Path, shape: tuple[int, ...]) -> None:
   """A file of the whole size, most of which takes no room on the disk yet."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  with open(temporary, 'wb') as file:
+  with replacing(path) as temporary, open(temporary, 'wb') as file:
     np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
     file.truncate(file.tell() + int(np.prod(shape)))
-  os.replace(temporary, path)
 
 
 def _offset(path: pathlib.Path, shape: tuple[int, ...]) -> int:

@@ -12,7 +12,6 @@ import functools
 import itertools
 import math
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from vdm_jax.data.opening import MAX_FRAMES, MAX_SECONDS, Clock, check_bytes, open_video
+from vdm_jax.data.replacing import replacing
 from vdm_jax.data.transforms import to_channels, to_uint8
 
 # Only these containers store exact times; elsewhere frames are counted from the start.
@@ -120,7 +120,7 @@ def write_gif(path: str | os.PathLike, video, fps: float) -> None:
 def write_png(path: str | os.PathLike, image) -> None:
   """Writes one picture [h w c], uint8 or float in [-1, 1], 1 or 3 channels."""
   (frame,) = as_frames(np.asarray(image)[None])
-  with _replacing(path) as temporary:
+  with replacing(path) as temporary:
     Image.fromarray(frame).save(temporary, format='PNG')
 
 
@@ -255,7 +255,7 @@ def _encode(
   if (first := next(frames, None)) is None:
     raise ValueError(f'{path}: there are no frames to write; give one or more.')
   rate = fractions.Fraction(fps).limit_denominator(1001)
-  with _replacing(path) as temporary, av.open(str(temporary), 'w', format=container_format) as container:
+  with replacing(path) as temporary, av.open(str(temporary), 'w', format=container_format) as container:
     stream = container.add_stream(codec, rate=rate, options=options)
     stream.height, stream.width = first.shape[:2]
     stream.pix_fmt = pixel_format
@@ -289,16 +289,3 @@ def _paletted(frame: np.ndarray):
   palette = np.zeros((256, 4), np.uint8)
   palette[:, 0], palette[: len(colors), 1:] = 255, colors  # alpha first
   return av.VideoFrame.from_ndarray((np.asarray(image), palette), 'pal8')
-
-
-@contextlib.contextmanager
-def _replacing(path: str | os.PathLike):
-  """A temporary file beside `path` that takes its place in one step, or disappears if writing fails."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
-    yield temporary
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vdm_jax.data.replacing import replacing
 from vdm_jax.jobs.arguments import BadInput
 
 
@@ -54,9 +55,7 @@ def _read(path: Path, default: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, value: Any) -> None:
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  with open(temporary, 'w') as file:
+  with replacing(path) as temporary, open(temporary, 'w') as file:
     json.dump(value, file)
     file.flush()
     os.fsync(file.fileno())
-  os.replace(temporary, path)
