@@ -91,6 +91,16 @@ def test_threads_get_the_same_embeddings(encoder):
   np.testing.assert_array_equal(np.concatenate([tokens for tokens, _ in threaded]), expected)
 
 
+def run_on_four_devices(script: str) -> None:
+  run = subprocess.run(
+    [sys.executable, '-c', script],
+    env=os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'},
+    capture_output=True,
+    text=True,
+  )
+  assert run.returncode == 0, run.stderr
+
+
 def test_the_mesh_of_the_caller_does_not_matter(write_t5):
   """A loop that trains on four devices under `jax.set_mesh` may call the text function from within."""
   script = f"""
@@ -103,13 +113,7 @@ with jax.set_mesh(jax.make_mesh((4,), ('data',))):
   inside, _ = T5(tiny, {write_t5()!r}, 12)(['a nine'])
 np.testing.assert_array_equal(inside, outside)
 """
-  run = subprocess.run(
-    [sys.executable, '-c', script],
-    env=os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'},
-    capture_output=True,
-    text=True,
-  )
-  assert run.returncode == 0, run.stderr
+  run_on_four_devices(script)
 
 
 def test_four_devices_give_what_one_gives_and_share_the_weights(folders):
@@ -134,13 +138,7 @@ for name, dtype in [*((name, 'float32') for name in folders), ('clip-vit-large-p
   for leaf in jax.tree.leaves(params):
     assert leaf.addressable_shards[0].data.size < leaf.size or leaf.shape == (8, 3), (name, leaf.shape)
 """
-  run = subprocess.run(
-    [sys.executable, '-c', script],
-    env=os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'},
-    capture_output=True,
-    text=True,
-  )
-  assert run.returncode == 0, run.stderr
+  run_on_four_devices(script)
 
 
 def test_a_mesh_of_other_devices_is_refused(t5):

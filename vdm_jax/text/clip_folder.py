@@ -7,10 +7,8 @@ with its projection (`CLIPTextModelWithProjection`).
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any
 
-from vdm_jax.text.encoder_folder import TOKENIZER, Family, Published
+from vdm_jax.text.encoder_folder import TOKENIZER, Family, Published, read_fast_tokenizer
 from vdm_jax.text.weight_files import Tensor
 
 PROJECTION = 'text_projection.weight'  # into the space shared with images; not in every file
@@ -92,12 +90,6 @@ def _todays_name(name: str) -> str:
   return name.removeprefix('text_model.')
 
 
-def _read_tokenizer(path: str) -> Any:
-  import transformers  # seconds
-
-  return transformers.PreTrainedTokenizerFast(tokenizer_file=str(Path(path) / TOKENIZER))
-
-
 CLIP = Family(
   model_type='clip_text_model',
   title='CLIP',
@@ -110,7 +102,7 @@ CLIP = Family(
   todays_name=_todays_name,
   tokenizers=(TOKENIZER,),
   tokenizer_model='BPE',
-  read_tokenizer=_read_tokenizer,
+  read_tokenizer=read_fast_tokenizer,
   empty=('<|startoftext|>', '<|endoftext|>'),
   origin=(
     'Download them from {repository} on the Hugging Face hub into one folder (where it has no model.safetensors, and '

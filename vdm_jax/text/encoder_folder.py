@@ -52,6 +52,13 @@ class Published(NamedTuple):
     return self.sizes[self.family.width]
 
 
+def read_fast_tokenizer(path: str) -> Any:
+  """The tokenizer that `tokenizer.json` alone describes."""
+  import transformers  # seconds
+
+  return transformers.PreTrainedTokenizerFast(tokenizer_file=str(Path(path) / TOKENIZER))
+
+
 def missing(path: str, published: Published) -> str | None:
   """Returns the sentence that says which files the folder lacks and where to get them, None if it has all."""
   tokenizers = ' or '.join(published.family.tokenizers)

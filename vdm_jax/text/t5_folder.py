@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any
 
-from vdm_jax.text.encoder_folder import TOKENIZER, Family, Published
+from vdm_jax.text.encoder_folder import TOKENIZER, Family, Published, read_fast_tokenizer
 from vdm_jax.text.weight_files import Tensor
 
 
@@ -80,12 +78,6 @@ def _todays_name(name: str) -> str:
   return 'shared.weight' if name == 'encoder.embed_tokens.weight' else name  # one table under two names
 
 
-def _read_tokenizer(path: str) -> Any:
-  import transformers  # seconds
-
-  return transformers.PreTrainedTokenizerFast(tokenizer_file=str(Path(path) / TOKENIZER))
-
-
 T5 = Family(
   model_type='t5',
   title='T5',
@@ -97,7 +89,7 @@ T5 = Family(
   todays_name=_todays_name,
   tokenizers=(TOKENIZER,),
   tokenizer_model='Unigram',
-  read_tokenizer=_read_tokenizer,
+  read_tokenizer=read_fast_tokenizer,
   empty=('</s>',),
   origin=(
     'Where PyTorch is installed, transformers.T5EncoderModel.from_pretrained("{repository}", dtype="bfloat16")'
