@@ -39,7 +39,6 @@ class Part(NamedTuple):
   given: np.ndarray | None  # uint8 [n k h w c]
   observes: bool = False  # the videos of the part before, by reconstruction guidance
   upsamples: bool = False  # them, as a second stage
-  follows: bool = False  # a part of the same seed, and draws other noise
 
 
 def sample_long(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
@@ -61,8 +60,9 @@ def sample_long(config: ConfigDict, workdir: str, out: str, request: Request) ->
     made.begin()
   plots.draw_plan(folder / 'plan.png', task.plan.windows, num_frames=task.plan.num_frames)
   before = None if task.low is None else long_video.InMemory(_repeat(data.to_float(task.low), len(task.names)))
-  for part, (sample_window, conditions), made in zip(parts, tools, progress, strict=True):
-    before = _make(part, task, sample_window, conditions, before, asked['seed'], made)
+  for number, (part, some, made) in enumerate(zip(parts, tools, progress, strict=True)):
+    # A part after the first, of the same seed, draws other noise.
+    before = _make(part, task, some, before, made, seed=config.seed, second_stage=number > 0)
   _report(before, task, folder)
   print(f'{len(task.names)} videos in {time.perf_counter() - started:.1f} s: {folder}', file=sys.stderr)
   return 0
@@ -79,7 +79,7 @@ def _parts(config: ConfigDict, workdir: str, folder: Path, task: Task, request: 
       load(task.low_run, path), path, checkpoints.steps(path)[-1], folder / 'low_resolution', task.low_plan,
       task.frame_rate / task.low_factor, None,
     )  # fmt: skip
-    return [low, final._replace(follows=True)]
+    return [low, final]
   if not before:
     return [final]
   path, given = config.training.first_stage, task.given
@@ -89,7 +89,7 @@ def _parts(config: ConfigDict, workdir: str, folder: Path, task: Task, request: 
   first = final._replace(
     stage=before[0], workdir=path, step=checkpoints.steps(path)[-1], folder=folder / 'first_stage', given=given
   )
-  return [first, final._replace(upsamples=True, follows=True)]
+  return [first, final._replace(upsamples=True)]
 
 
 def _record(part: Part, task: Task, asked: dict[str, Any]) -> dict[str, Any]:
@@ -123,14 +123,16 @@ def _tools(
 def _make(
   part: Part,
   task: Task,
-  sample_window: long_video.SampleWindow,
-  conditions: long_video.Conditions,
+  tools: tuple[long_video.SampleWindow, long_video.Conditions],
   before: long_video.Frames | None,
-  seed: int,
   progress: Progress,
+  *,
+  seed: int,
+  second_stage: bool,
 ) -> FrameStore:
   """Fills a part's videos, or what is still missing of them."""
   model, params, sampling = part.stage
+  sample_window, conditions = tools
   count, plan = len(task.names), part.plan
   paths = [part.folder / f'{number:04d}{slug(name)}.npy' for number, name in enumerate(task.names)]
   if progress.done and not all(path.exists() for path in paths):
@@ -146,7 +148,7 @@ def _make(
     with tqdm(total=windows * steps, initial=progress.done * steps, unit='step', desc=part.folder.name) as bar:
       for done in long_video.fill(
         plan, sample_window, params, store, conditions, model=model, count=count, seed=seed,
-        batch_size=BATCH_SIZE, low=before if part.observes else None, second_stage=part.follows, skip=progress.done,
+        batch_size=BATCH_SIZE, low=before if part.observes else None, second_stage=second_stage, skip=progress.done,
         report=bar.update,
       ):  # fmt: skip
         progress.save(done)
