@@ -14,7 +14,6 @@ import argparse
 import itertools
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax import configuration, data
+from vdm_jax.benchmarks import timing
 
 IDLE_SECONDS = 0.5
 
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       synthesise(Path(folder), args.clips, size=tuple(args.file_size), num_frames=args.file_frames)
     measured = compare(args.path or Path(folder), args)
   report = {
-    'command': 'python -m vdm_jax.benchmarks.input ' + ' '.join(sys.argv[1:] if argv is None else argv),
+    'command': timing.command('input', argv),
     'cpu_count': os.cpu_count(),
     **measured,
   }

@@ -18,6 +18,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from vdm_jax.benchmarks import timing
+
 
 def peak_resident_set(command: Sequence[str]) -> int:
   """Bytes of memory that a process held at most. Raises RuntimeError, with its last output, if it fails."""
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       ]  # fmt: skip
       peaks[num_frames] = peak_resident_set(command)
   report = {
-    'command': 'python -m vdm_jax.benchmarks.long_memory ' + ' '.join(sys.argv[1:] if argv is None else argv),
+    'command': timing.command('long_memory', argv),
     'peak_bytes': peaks,
     'last_over_first': peaks[args.num_frames[-1]] / peaks[args.num_frames[0]],
   }

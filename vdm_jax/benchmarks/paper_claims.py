@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 
 import vdm_jax
 from vdm_jax import checkpoints, data, evaluation, jobs, plots
+from vdm_jax.benchmarks import timing
 from vdm_jax.data import sources
 from vdm_jax.data.digits import DIRECTIONS
 from vdm_jax.generation import Plan, extension, make_long_generator
@@ -85,12 +86,13 @@ def measure(
   Errors are mean squared differences from the true future, by frame and over the first and the later blocks.
   """
   model, params = vdm_jax.load(workdir)
-  config = dict(checkpoints.read_config(workdir)['sampling']) | dict(method, num_steps=num_steps)
+  record = checkpoints.read_config(workdir)
+  config = dict(record['sampling']) | dict(method, num_steps=num_steps)
   block = model.video_shape[0]
   plan = plan_of(block, videos.shape[1], given)
   started = time.perf_counter()
   made = make_long_generator(model, config, batch_size=len(videos))(
-    params, plan, given=videos[:, :given], seed=checkpoints.read_config(workdir)['seed']
+    params, plan, given=videos[:, :given], seed=record['seed']
   )
   seconds = time.perf_counter() - started
   errors = np.square(made - videos).mean(axis=(0, 2, 3, 4))
@@ -199,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   results = {name: [methods[name] for methods, _ in seeds] for name in METHODS}
   real = [future for _, future in seeds]
   report = {
-    'command': 'python -m vdm_jax.benchmarks.paper_claims ' + ' '.join(sys.argv[1:] if argv is None else argv),
+    'command': timing.command('paper_claims', argv),
     'hardware': f'{jax.devices()[0].device_kind}, {jax.device_count()} devices',
     'settings': settings | {'config': Path(args.config).name},
     'true_future': {key: float(np.mean([one[key] for one in real])) for key in real[0]},

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +23,11 @@ def medians(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[st
       jax.block_until_ready(function())
       seconds[name].append(time.perf_counter() - start)
   return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def command(module: str, argv: Sequence[str] | None) -> str:
+  """The command that makes a benchmark's figures, from its `main`'s arguments."""
+  return ' '.join([f'python -m vdm_jax.benchmarks.{module}', *(sys.argv[1:] if argv is None else argv)])
 
 
 def machine() -> dict[str, Any]:

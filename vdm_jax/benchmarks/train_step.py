@@ -192,7 +192,7 @@ def main() -> None:
     return
 
   arguments = [f'--repeats={args.repeats}', *(['--set', *args.set] if args.set else [])]
-  report: dict[str, Any] = {'command': ' '.join(['python -m vdm_jax.benchmarks.train_step', *sys.argv[1:]])}
+  report: dict[str, Any] = {'command': timing.command('train_step', None)}
   for config in args.configs:
 
     def attempt(size: int, config: str = config) -> dict[str, Any] | None:
