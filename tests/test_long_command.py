@@ -12,14 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs.tiny_runs import BLOCK, SAMPLERS, SECOND, SMALL, command, make_run, videos
+from jobs.tiny_runs import BLOCK, CLIP, REPOSITORY, SAMPLERS, SECOND, SMALL, command, make_run, videos
 from PIL import Image
 
 from vdm_jax import checkpoints, data, jobs
 from vdm_jax.generation import extension, hierarchy, interpolation, long_video, super_resolution
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-CLIP = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 1)).astype(np.uint8)
 
 
 @pytest.fixture(scope='module')

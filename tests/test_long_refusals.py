@@ -11,14 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs.tiny_runs import SAMPLERS, SECOND, SMALL, command, make_run, videos
+from jobs.tiny_runs import CLIP, REPOSITORY, SAMPLERS, SECOND, SMALL, command, make_run, videos
 
 from vdm_jax import data, jobs
 from vdm_jax.generation import long_video
 from vdm_jax.jobs import long_sample
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-CLIP = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 1)).astype(np.uint8)
 
 
 @pytest.fixture(scope='module')

@@ -13,6 +13,8 @@ from networks.tiny import draw
 from vdm_jax import checkpoints, configuration, jobs, models
 from vdm_jax.generation import long_video
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+CLIP = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 1)).astype(np.uint8)
 STEP = 3  # of the checkpoint
 BLOCK = 8  # frames of a window
 TINY = {
