@@ -29,7 +29,8 @@ def problems(config: ConfigDict, workdir: str | Path | None = None) -> list[str]
     return [str(error)]  # nothing else can be judged
   found: list[str] = []
   attempt(found, lambda: check_batch(config))
-  vocabulary = attempt(found, lambda: data.examples(config.data, 'train', seed=config.seed, count=1) and words(config))
+  attempt(found, lambda: data.check(config.data, seed=config.seed))
+  vocabulary = () if found else attempt(found, lambda: words(config))
   attempt(found, lambda: found.extend(check_text(config)))
   if not found:
     complete = configuration.resolve(config.copy_and_resolve_references(), vocabulary)

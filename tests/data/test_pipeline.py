@@ -25,6 +25,9 @@ def configure(**changes):
     {
       'name': 'digits',
       'path': '',
+      'mixture': (),
+      'images': (),
+      'target_frame_rate': 0.0,
       'frame_rate': 0.0,
       'train_on_all': False,
       'max_bad_share': 0.05,
@@ -491,7 +494,8 @@ def test_closed_streams_stop_their_threads():
     (
       {'name': 'digit'},
       {},
-      "data.name='digit' is unknown; the nearest is 'digits', all are digits, folder, array, records, tfds.",
+      "data.name='digit' is unknown; the nearest is 'digits', all are digits, folder, array, records, tfds, pictures, "
+      'mixture.',
     ),
     ({}, {'split': 'valid'}, "data: split is 'valid'; use 'train' or 'test'."),
     ({'batch_size': 0}, {}, 'data.batch_size=0, but it must be 1 or more.'),
