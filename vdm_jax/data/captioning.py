@@ -32,8 +32,8 @@ def caption(
   """Captions every clip of `source` without a caption; returns how many it did, and the reasons of those it could not.
 
   `captioner` gets uint8 [t h w 3], at most `max_frames` frames spread evenly over the clip, and returns its caption.
-  Each is at once a line of `captions.jsonl` in the folder, with `origin` (who made it) as text_origin; clips, text files and
-  metadata stay as they are, and their captions come first. So a run that was stopped goes on where it was.
+  Each is at once a line of `captions.jsonl` in the folder, with `origin` (who made it) as text_origin; clips, text
+  files and metadata stay as they are, and their captions come first. So a run that was stopped goes on where it was.
 
   A clip that cannot be decoded, or that the captioner fails on, is left without. Raises ValueError when it fails on
   FAILURES_IN_A_ROW clips one after another, and if another process is at work on the folder.
@@ -87,6 +87,8 @@ def _journal(path: pathlib.Path) -> Iterator[IO[str]]:
     with open(path, 'rb') as whole:
       content = whole.read()
     os.truncate(path, content.rfind(b'\n') + 1)
-    yield file
-  if not path.stat().st_size:
-    path.unlink()
+    try:
+      yield file
+    finally:
+      if not file.tell():
+        path.unlink()

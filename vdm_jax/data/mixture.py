@@ -13,7 +13,7 @@ import numpy as np
 
 from vdm_jax.data.clip import Clip
 
-_SPEC = re.compile(r'(?P<name>\w+):(?P<path>.+?)(@(?P<frame_rate>[^@=/]*))?(=(?P<weight>[^=]*))?')
+_SPEC = re.compile(r'(?P<name>\w+):(?P<path>.+?)(@(?P<frame_rate>[^@=/]*))?(=(?P<weight>[^=/]*(/\d+)?))?')
 FORM = "'folder:PATH=WEIGHT', or 'array:PATH@FRAMERATE=WEIGHT' where clips do not tell their frame rate"
 
 
@@ -112,8 +112,8 @@ class Mixture:
 def choose(position: int, weights: Sequence[int]) -> tuple[int, int]:
   """Which part an element of the stream is taken from, and how many were taken from this part before.
 
-  Of n elements from anywhere in the stream a part with the share p has n p, up to 2 (4 with three parts or more); of
-  every sum(weights) elements from the start it has its weight exactly. Where the pattern begins moves from one such
+  Of every sum(weights) elements from the start a part has its weight exactly, and of any n elements n times its share,
+  give or take 2 for each other part. Where the pattern begins moves from one such
   period to the next by the golden ratio, so that hosts, which take every k-th element, see all parts whatever k is.
   """
   length = sum(weights)
