@@ -53,9 +53,18 @@ def attempt(found: list[str], probe: Callable[[], object]) -> object:
 
 
 def words(config: ConfigDict) -> tuple[str, ...]:
-  """The words of the dataset's captions, where the model is to learn them; else none."""
-  needed = config.data.text == 'words' and not config.data.vocabulary
-  return data.vocabulary(config.data) if needed else ()
+  """The words of the dataset's captions, where the model is to learn them; else none.
+
+  Raises ValueError where they should be learnt, but there is no caption.
+  """
+  if config.data.text != 'words' or config.data.vocabulary:
+    return ()
+  if not (found := data.vocabulary(config.data)):
+    raise ValueError(
+      "data.text='words', but no clip has a caption: add clip.txt beside clip.mp4, make captions with `python -m "
+      "vdm_jax.data caption`, or set --config.data.text=none."
+    )
+  return found
 
 
 def check_text(config: ConfigDict) -> list[str]:
