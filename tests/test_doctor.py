@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from vdm_jax import doctor
+from vdm_jax import data, doctor
+from vdm_jax.data.inspection import inspect
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 FAULTS = [
@@ -82,3 +85,75 @@ def test_faults_are_found_one_by_one(name, changes, message):
 @pytest.mark.parametrize('name', ['digits', 'digits_fit'])
 def test_nothing_is_wrong_with_what_is_shipped(name):
   assert doctor.problems(shipped(name, {})) == []
+
+
+def damage(root):
+  for path in root.glob('*.gif'):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def shorten(root):
+  for path in root.glob('*.gif'):
+    data.write_gif(path, np.zeros((3, 8, 8, 3), np.uint8), fps=8)
+
+
+def misname(root):
+  (root / 'metadata.jsonl').write_text(json.dumps({'file_name': '0.gif', 'caption': 'a ball'}) + '\n')
+
+
+def hide_rates(root):
+  for path in [*root.glob('*.gif')]:
+    path.unlink()
+    np.save(path.with_suffix('.npy'), np.zeros((16, 8, 8, 3), np.uint8))
+
+
+def keep(count, suffix='.*'):
+  return lambda root: [path.unlink() for path in sorted(root.glob(f'*{suffix}'))[count:]]
+
+
+BAD_FOLDERS = {
+  'empty': (keep(0), "data.path='{root}' has no clips. A data folder holds clips ("),
+  'captions alone': (keep(0, '.gif'), "data.path='{root}' has no clips. A data folder holds clips ("),
+  'missing': (lambda root: [*keep(0)(root), root.rmdir()], "data.path='{root}' is not a folder; check the path. A "),
+  'one clip': (keep(2), "data.path='{root}' has 1 clip, so that none is left for the test split; add clips, or use"),
+  'corrupt': (damage, "data.path='{root}': 2 of 20 clips cannot be used, more than data.max_bad_share=0.05 allows:\n"),
+  'too short': (shorten, "data.path='{root}': 2 of 20 clips cannot be used, more than data.max_bad_share=0.05"),
+  'misnamed keys': (misname, "{root}/metadata.jsonl: captions have the key 'text', not 'caption'; rename it."),
+  'no frame rates': (hide_rates, 'data.frame_rate=0, but {root}/0.npy does not tell its frame rate; set it to its '),
+}
+
+
+def fill(root):
+  root.mkdir()
+  for i in range(20):
+    data.write_gif(root / f'{i}.gif', np.full((16, 8, 8, 3), i, np.uint8), fps=8)
+    (root / f'{i}.txt').write_text('a ball')
+
+
+@pytest.mark.parametrize('kind', BAD_FOLDERS)
+def test_bad_folders_are_refused_as_inspect_says(tmp_path, kind):
+  spoil, reason = BAD_FOLDERS[kind]
+  fill(root := tmp_path / 'clips')
+  spoil(root)
+  (problem,) = doctor.problems(shipped('folder_t2v', {'data.path': str(root)}))
+  assert problem.startswith(reason.format(root=root))
+  assert inspect(str(root))[0].problem is not None
+
+
+def test_clips_without_captions_teach_no_words(tmp_path):
+  fill(root := tmp_path / 'clips')
+  for path in root.glob('*.txt'):
+    path.unlink()
+  assert doctor.problems(shipped('folder_t2v', {'data.path': str(root)})) == [
+    "data.text='words', but no clip has a caption: add clip.txt beside clip.mp4, make captions with `python -m "
+    'vdm_jax.data caption`, or set --config.data.text=none.'
+  ]
+
+
+def test_settings_of_the_data_are_refused_before_training():
+  found = doctor.problems(shipped('digits', {'data.still_rate': 2.0}))
+  assert found == ['data.still_rate=2.0, but it must be a share, 0 to 1.']
+  found = doctor.problems(shipped('digits', {'data.images': ('pictures:nowhere',)}))
+  assert [problem.split(' A ')[0].split(' Such')[0] for problem in found] == [
+    "data.path='nowhere' is not a folder; check the path."
+  ]
