@@ -66,8 +66,9 @@ def _open_zip(path: Path) -> dict[str, Stored]:
   order = f'{root}/byteorder'
   if order in members and members[order].file_size < 16 and read_member(path, order) != b'little':
     raise ValueError('was written on a big-endian machine, which is not supported')
-  if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
-    raise ValueError('is a zip file with compressed members, so torch did not write it')
+  needed = (member for name, member in members.items() if name == descriptions[0] or name.startswith(f'{root}/data/'))
+  if any(member.compress_type != zipfile.ZIP_STORED for member in needed):
+    raise ValueError('is a zip file with compressed numbers, so torch did not write it')
   if members[descriptions[0]].file_size > MAX_DESCRIPTION:
     raise ValueError(f'has a data.pkl of {members[descriptions[0]].file_size} bytes, far more than weights need')
   tree = opcodes.run(io.BytesIO(read_member(path, descriptions[0])))
