@@ -1,6 +1,8 @@
-"""Every block of the feature networks against PyTorch's numbers, from bytes to logits, and through torch's own files."""
+"""Every block of the feature networks against PyTorch's numbers, from bytes to logits, through torch's files."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -57,7 +59,7 @@ def test_the_i3d_of_stylegan_v_differs_by_where_a_pixel_lies(run, golden):
 
 def test_the_image_encoder_of_clip_is_pytorchs(golden, tmp_path):
   config = clip_image.VisionConfig(8, 12, 2, 2, 6, 12, image_size=24)
-  source = convolutional.Path(__file__).parent / 'fixtures' / 'clip_vision.safetensors'
+  source = Path(__file__).parent / 'fixtures' / 'clip_vision.safetensors'
   (tmp_path / 'model.safetensors').write_bytes(source.read_bytes())
   network = clip_image.network('tiny', config)
   params = clip_image.load_params('tiny', config, str(tmp_path))

@@ -96,8 +96,8 @@ def _open_old(path: Path, stream: BinaryIO) -> dict[str, Stored]:
   storages = {view.storage.key: view.storage for _, view in _views(tree)}
   places, at, end = {}, stream.tell(), path.stat().st_size
   for key in keys:
-    if key not in storages:
-      raise ValueError(f'has numbers {key!r} that it does not refer to')
+    if not isinstance(key, str) or key not in storages:
+      raise ValueError('has numbers that it does not refer to')
     size = storages[key].length * _kind(storages[key]).itemsize
     stream.seek(at)
     if int.from_bytes(stream.read(8), 'little') != storages[key].length or at + 8 + size > end:
