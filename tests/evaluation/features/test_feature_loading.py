@@ -70,7 +70,7 @@ def test_c3d_from_bytes_to_classes_and_what_is_recorded_of_its_files(narrow_netw
     )
   assert np.abs(made.logits[1] - made.logits[0]).max() > 0.1 * scale
   files = [convolutional.fingerprint(weight_files['c3d'].with_name(name)) for name in ('c3d_ucf101.pt', 'mean2.npz')]
-  assert extractor.weights == f'{files[0]} (recognised by names), mean {files[1]}'
+  assert extractor.weights == f'{files[0]} (read by names), mean {files[1]}'
   assert (extractor.name, extractor.min_frames, extractor.max_frames) == ('c3d', 16, 16)
 
 
@@ -90,7 +90,7 @@ def test_a_known_file_is_called_by_its_name_and_refused_elsewhere(narrow_network
   recorded = convolutional.fingerprint(path)
   monkeypatch.setitem(convolutional.KNOWN, recorded, ('i3d', 'the file of a project'))
   assert convolutional.load_params('i3d', convolutional.PUBLISHED['i3d'].module(width=1), path)[1] == (
-    f'{recorded} (the file of a project)'
+    f'{recorded} (the file of a project, read by names)'
   )
   with pytest.raises(ValueError, match=f"^{path} is the file of a project: it has no weights of 'c3d'. Download "):
     features.load('c3d', str(path))
@@ -158,7 +158,7 @@ def test_both_encoders_of_a_clip_read_one_folder(narrow_networks, golden, tmp_pa
   (tmp_path / 'model.safetensors').write_bytes((FIXTURES / 'clip_vision.safetensors').read_bytes())
   extractor = features.load('clip-vit-base-patch32', str(tmp_path))
   recorded = convolutional.fingerprint(tmp_path / 'model.safetensors')
-  assert extractor.weights == f'{recorded} (recognised by names)'
+  assert extractor.weights == f'{recorded} (read by names)'
   made = extractor.apply(golden['clips'][:, :2])
   assert made.logits is None
   np.testing.assert_allclose(made.pool[0], golden['clip/projected'], atol=1e-5, rtol=0)

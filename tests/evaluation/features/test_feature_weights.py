@@ -139,6 +139,7 @@ SHAPES = {('fc', 'kernel'): (3, 4), ('fc', 'bias'): (4,)}
     ({'fc.weight': KERNEL}, 'tensor fc.weight has neither a bias nor a batch norm behind it'),
     ({'fc.weight': KERNEL, 'fc.offset': VECTOR}, 'tensor fc.offset behind fc.weight is neither its bias nor part of'),
     ({'fc.weight': KERNEL, 'fc.bias': VECTOR, 'bn.bias': VECTOR}, 'tensor bn.bias behind fc.weight is neither'),
+    ({'bn.running_mean': VECTOR, 'fc.weight': KERNEL}, r'tensor bn.running_mean has shape \(4,\), which does not fit'),
     ({'fc.weight': KERNEL, 'bn.bias': VECTOR, 'bn.running_mean': VECTOR}, 'its batch norm lacks a mean or a variance'),
     (
       {'fc.weight': KERNEL, 'bn.running_mean': VECTOR, 'bn.running_var': stored(-np.ones(4, np.float32))},

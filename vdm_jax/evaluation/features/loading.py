@@ -104,7 +104,8 @@ def _recorded_clip(name: str, folder: str, *needed: str) -> str:
     wanted = _CLIP_FILES.format(name=name)
     raise FileNotFoundError(f'features of {name!r} need {wanted}, and {folder!r} lacks {", ".join(lacking)}')
   recorded = convolutional.fingerprint(Path(folder) / WEIGHTS)
-  return f'{recorded} ({_KNOWN_CLIPS.get(recorded, "recognised by names")})'
+  known = _KNOWN_CLIPS.get(recorded)
+  return f'{recorded} ({known}, read by names)' if known else f'{recorded} (read by names)'
 
 
 def _check(name: str, path: str | None, seed: int | None) -> None:
