@@ -112,7 +112,7 @@ def test_an_absent_file_is_named_with_the_project_that_publishes_it():
     features.load('i3d', 'weights/i3d.pt')
   assert str(error.value) == (
     "features of 'i3d' need weights, and 'weights/i3d.pt' is no file. Download i3d_torchscript.pt, which StyleGAN-V "
-    'publishes, or i3d_pretrained_400.pt, which VideoGPT publishes'
+    'publishes, or i3d_pretrained_400.pt, which VideoGPT publishes, and pass its path'
   )
   with pytest.raises(FileNotFoundError) as error:
     features.load_clip_text('clip-vit-base-patch32', 'clip')

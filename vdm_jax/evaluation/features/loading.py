@@ -64,7 +64,9 @@ def load(
     params = flax.traverse_util.unflatten_dict(random_params(convolutional.shapes(name, module), seed))
     return build(network, _random(seed, width), params, mesh)
   if not Path(path).is_file():
-    raise FileNotFoundError(f'features of {name!r} need weights, and {path!r} is no file. Download {published.files}')
+    raise FileNotFoundError(
+      f'features of {name!r} need weights, and {path!r} is no file. Download {published.files}, and pass its path'
+    )
   params, recorded = convolutional.load_params(name, module, Path(path))
   return build(network, recorded, params, mesh)
 

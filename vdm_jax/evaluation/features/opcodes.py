@@ -69,7 +69,9 @@ def run(stream: BinaryIO) -> Any:
       if opcode.name == 'STOP':
         (value,) = machine.stack
         return value
-      if opcode.name not in _HANDLERS or count >= MAX_OPCODES:
+      if count >= MAX_OPCODES:
+        raise Refused(f'has more than {MAX_OPCODES} instructions, which no weights need')
+      if opcode.name not in _HANDLERS:
         raise Refused(f'has the instruction {opcode.name}, which torch does not write')
       _HANDLERS[opcode.name](machine, argument)
   except Refused:

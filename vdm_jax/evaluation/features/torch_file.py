@@ -125,19 +125,19 @@ def _tensors(tree: Any, numbers: Callable[[opcodes.Storage], Callable[[], bytes]
   for name, view in _views(tree):
     if name in found:
       raise ValueError(f'has two tensors {name!r}')
-    found[name] = _stored(view, numbers(view.storage))
+    found[name] = _stored(name, view, numbers(view.storage))
   if not found:
     raise ValueError('has no tensors')
   return found
 
 
-def _stored(view: opcodes.View, numbers: Callable[[], bytes]) -> Stored:
+def _stored(name: str, view: opcodes.View, numbers: Callable[[], bytes]) -> Stored:
   kind, count, last = _kind(view.storage), 1, view.offset
   for size, stride in zip(view.shape, view.strides, strict=True):
     count *= size
     last += max(size - 1, 0) * stride
   if count > view.storage.length or (count and last >= view.storage.length):
-    raise ValueError(f'has a tensor of shape {view.shape} made of {view.storage.length} numbers')
+    raise ValueError(f'has a tensor {name} of shape {view.shape} made of {view.storage.length} numbers')
 
   def read() -> np.ndarray:
     array = np.frombuffer(numbers(), kind)
