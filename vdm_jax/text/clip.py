@@ -20,9 +20,12 @@ from vdm_jax.types import Array
 
 
 class ClipLayer(nn.Module):
-  """Causal self-attention and an MLP, each before it is added to the residual stream behind a norm (pre-LN)."""
+  """Self-attention and an MLP, each before it is added to the residual stream behind a norm (pre-LN).
 
-  config: ClipConfig
+  Both towers are stacks of it; `config` is a ClipConfig or has the same fields of a tower of images.
+  """
+
+  config: Any
   dtype: Any
 
   @nn.compact
