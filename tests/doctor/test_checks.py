@@ -9,7 +9,7 @@ import pytest
 
 from vdm_jax import doctor
 
-CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 FAULTS = [
   ('digits_fit', {'sampling.fps': 0}, 'sampling.fps=0 must be positive: it is the frame rate of the videos.'),
   (
