@@ -3,6 +3,6 @@ learnt by heart.
 """
 
 from vdm_jax.doctor.checks import device_bytes, parameters, problems, report, words
-from vdm_jax.doctor.overfit import Findings, overfit
+from vdm_jax.doctor.overfitting import Findings, overfit
 
 __all__ = ['Findings', 'device_bytes', 'overfit', 'parameters', 'problems', 'report', 'words']
