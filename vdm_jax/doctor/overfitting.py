@@ -28,7 +28,7 @@ CLIPS = 8
 STEPS = 400
 CAPTIONED = 128  # clips that are looked at with their captions
 # How much of the way must be gone from the loss of who knows only the clips' mean and spread to that of who knows the
-# clips. The README's U-Net is there after 400 steps even on all clips of its data, half of the batch at a time.
+# clips. Training on all clips of the digits, the README's U-Net and FIT have both gone 0.55 of it after 400 steps.
 ENOUGH = 0.5
 RATES = (0.1, 0.01, 1e-3)  # of the learning rate, tried where it does not go that far
 DRAWS = 256  # of noise and its level, for a loss
