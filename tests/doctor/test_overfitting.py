@@ -233,6 +233,12 @@ def test_faults_of_settings_are_named_together(monkeypatch):
   assert [fault.name for fault in found.faults] == ['wrong sigma_data', 'frozen EMA', 'shuffled captions']
 
 
+def test_several_processes_are_refused(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(ValueError, match='^--overfit was started by 2 processes: run it on one machine alone.$'):
+    doctor.overfit(shipped('digits', {}))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['digits', 'digits_fit'])
 @pytest.mark.timeout(3600)

@@ -63,8 +63,10 @@ def overfit(config: ConfigDict, workdir: str | None = None, *, steps: int = STEP
   What can be measured is measured first, and nothing is trained where that names a fault. Only the batch size, the
   accumulation and the schedule of the learning rate are changed: constant after a short warm-up.
 
-  Raises ValueError for a configuration that `problems` finds wrong.
+  Raises ValueError for a configuration that `problems` finds wrong, and where several processes run.
   """
+  if jax.process_count() > 1:
+    raise ValueError(f'--overfit was started by {jax.process_count()} processes: run it on one machine alone.')
   if wrong := problems(config):
     raise ValueError(wrong[0])
   config = _for_eight(config, steps)
