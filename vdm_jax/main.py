@@ -37,6 +37,7 @@ _INTERPOLATE = flags.DEFINE_integer('interpolate', None, 'sample: factor by whic
 _LOW_RESOLUTION = flags.DEFINE_string('low_resolution', None, 'sample: file, or run, whose videos to make larger.')
 _FRAME_RATES = flags.DEFINE_string('frame_rates', None, 'sample: hierarchy of frame rates, lowest first: 2,8,24.')
 _OVERLAP = flags.DEFINE_integer('overlap', None, 'sample: frames that a window sees of the one before.')
+_OVERFIT = flags.DEFINE_bool('overfit', False, 'doctor: measure the clips, and train on eight of them; minutes.')
 _OUT = flags.DEFINE_string('out', None, 'sample: folder to write to.')
 _PROTOCOL = flags.DEFINE_enum('protocol', 'digits', jobs.PROTOCOLS, 'evaluate: what to measure.')
 _SWEEP = flags.DEFINE_enum('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure at several values of a setting.')
@@ -57,8 +58,9 @@ def _run(config: ConfigDict) -> int:
   if _SEED.value is not None:
     config.seed = _SEED.value
   if _MODE.value == 'doctor':
-    print(text := doctor.report(config))
-    return command.BAD_INPUT if '\nproblem: ' in text else 0
+    return _doctor(config)
+  if _OVERFIT.value:
+    raise jobs.BadInput(f'--overfit has no effect on --mode={_MODE.value}: give --mode=doctor, or leave it out.')
   if _WORKDIR.value is None:
     raise jobs.BadInput('--workdir is missing: name the folder of the run, such as --workdir=runs/digits.')
   if _MODE.value == 'train':
@@ -68,6 +70,19 @@ def _run(config: ConfigDict) -> int:
   if _OUT.value is None:
     raise jobs.BadInput('--out is missing: name the folder for the videos, such as --out=out.')
   return jobs.sample(config, _WORKDIR.value, _OUT.value, _request())
+
+
+def _doctor(config: ConfigDict) -> int:
+  print(text := doctor.report(config), flush=True)
+  if '\nproblem: ' in text:
+    return command.BAD_INPUT
+  if not _OVERFIT.value:
+    return 0
+  try:
+    print(findings := doctor.overfit(config, _WORKDIR.value))
+  except (ValueError, OSError) as error:
+    raise jobs.BadInput(str(error)) from error
+  return command.BAD_INPUT if findings.faults else 0
 
 
 def _request() -> jobs.Request:

@@ -12,7 +12,7 @@ import pytest
 from vdm_jax import data, doctor
 from vdm_jax.data.inspection import inspect
 
-CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 FAULTS = [
   ('digits_fit', {'sampling.fps': 0}, 'sampling.fps=0 must be positive: it is the frame rate of the videos.'),
   (
