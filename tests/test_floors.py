@@ -28,7 +28,9 @@ EDGES = {
   # floor 3
   'models': {'types', 'partitioning', 'networks', 'diffusion', 'text'},
   'configuration': {'types', 'models'},
-  'checkpoints': {'types', 'partitioning', 'models', 'configuration'},
+  'pretrained': set(),
+  'weights': {'configuration'},
+  'checkpoints': {'types', 'partitioning', 'models', 'configuration', 'pretrained', 'weights'},
   # floor 4
   'training': {'types', 'partitioning', 'diffusion', 'models', 'checkpoints'},
   'generation': {'types', 'partitioning', 'diffusion', 'sampling', 'models'},

@@ -174,7 +174,12 @@ def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def read(path: str | Path) -> ConfigDict:
   """Reads a run's `config.json`. It is data: nothing in it is executed."""
-  values = complete(json.loads(Path(path).read_text()))
+  return from_dict(json.loads(Path(path).read_text()))
+
+
+def from_dict(values: Mapping[str, Any]) -> ConfigDict:
+  """A run's configuration out of plain dicts, keys that it was too early to know at their defaults; validated."""
+  values = complete(dict(values))
   validate(values)
   config = default(values['model']['network'])
   with config.unlocked():

@@ -55,7 +55,7 @@ def _measure(
     )
   except ValueError as error:
     raise BadInput(str(error)) from error
-  step = checkpoints.steps(workdir)[-1]
+  step = checkpoints.latest_step(workdir)
   return record | {'step': step, 'seed': config.seed, 'sampling': config.sampling.to_dict(), 'model': 'EMA'}
 
 
