@@ -64,7 +64,9 @@ class Tfds(Stored):
         f'{", ".join(FRAMES)}, where frames are looked for.'
       )
     labels = folder / 'label.labels.txt'
-    self.num_classes = len(labels.read_text().splitlines()) if 'label' in first and labels.is_file() else None
+    if 'label' in first and labels.is_file():
+      self.class_names = tuple(labels.read_text().splitlines())
+      self.num_classes = len(self.class_names)
     held_out = {name for name in names if not name.startswith('train/')} or held_out_names(names)
     super().__init__(path, split, names, held_out, without_rate=names[0], **settings)
 

@@ -63,8 +63,9 @@ def pad_rows(video: np.ndarray, rows: int) -> np.ndarray:
   return np.pad(video, ((0, 0), (rows, rows), (0, 0), (0, 0)), 'edge')
 
 
-def window_start(available: int, num_frames: int, frame_skip: int, rng: np.random.Generator) -> int:
-  """A uniformly random first frame for `num_frames` frames, each `frame_skip` after the one before.
+def window_start(available: int, num_frames: int, frame_skip: int, rng: np.random.Generator | None) -> int:
+  """A uniformly random first frame for `num_frames` frames, each `frame_skip` after the one before; 0 without a
+  generator.
 
   Raises ValueError if `available` frames are too few.
   """
@@ -74,7 +75,7 @@ def window_start(available: int, num_frames: int, frame_skip: int, rng: np.rando
       f'{available} frames are too few: num_frames={num_frames} with frame_skip={frame_skip} needs {span}; '
       'ask for fewer.'
     )
-  return int(rng.integers(available - span + 1))
+  return 0 if rng is None else int(rng.integers(available - span + 1))
 
 
 def random_flip(video: np.ndarray, rng: np.random.Generator) -> np.ndarray:
