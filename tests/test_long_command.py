@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jobs.pages_read import Page
 from jobs.tiny_runs import BLOCK, CLIP, REPOSITORY, SAMPLERS, SECOND, SMALL, command, make_run, videos
 from PIL import Image
 
@@ -87,6 +88,7 @@ def test_the_first_block_is_what_the_plain_command_makes(runs, extended, tmp_pat
 def test_the_folder_holds_what_is_promised(extended):
   files = {f'000{i}.{kind}' for i in range(2) for kind in ('npy', 'mp4', 'gif')}
   files |= {'contact_sheet.png', 'plan.png', 'drift.png', 'drift.json', 'job.json', 'progress.json'}
+  files |= {'index.html', 'videos.jsonl'}
   assert {file.name for file in extended.iterdir()} == files
   exact = videos(extended)
   assert exact.shape == (2, 20, 16, 16, 1) and exact.dtype == np.uint8
@@ -99,6 +101,9 @@ def test_the_folder_holds_what_is_promised(extended):
   for name in ('plan.png', 'drift.png', 'contact_sheet.png'):
     with Image.open(extended / name) as picture:
       assert min(picture.size) > 100
+  page = Page(extended / 'index.html')
+  page.check_inert()
+  assert page.files() == {file for file in files if file.endswith(('.npy', '.mp4', '.gif', '.png'))}
   plan = extension(20, BLOCK, overlap=4)
   assert json.loads((extended / 'job.json').read_text())['plan'] == json.loads(json.dumps(plan))
   assert json.loads((extended / 'progress.json').read_text()) == {'done': len(plan.windows)}

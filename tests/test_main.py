@@ -100,8 +100,12 @@ def test_sampling_writes_videos_and_warns_of_unseen_words(run, tmp_path):
   ) in done.stderr
   stems = ['0000-a-3-moving-left', '0001-a-3-moving-left', '0002-a-5-moving-up', '0003-a-5-moving-up']
   assert sorted(file.name for file in (tmp_path / 'out').iterdir()) == sorted(
-    [f'{stem}.{kind}' for stem in stems for kind in ('mp4', 'gif')] + ['contact_sheet.png']
+    [f'{stem}.{kind}' for stem in stems for kind in ('mp4', 'gif')]
+    + ['contact_sheet.png', 'index.html', 'videos.jsonl']
   )
+  page = (tmp_path / 'out/index.html').read_text()
+  assert f'Sampled from {run}, step 12 of 12 (EMA), with seed 1.' in page
+  assert all(f'src="./{stem}.mp4"' in page for stem in stems)
 
 
 def test_class_labels_condition_as_text_does(tmp_path):

@@ -19,6 +19,7 @@ from vdm_jax.data import FrameStore
 from vdm_jax.generation import Plan, cascade, long_video
 from vdm_jax.jobs.arguments import BadInput, Request
 from vdm_jax.jobs.files import slug, writable, write_video
+from vdm_jax.jobs.gallery import describe, write_gallery
 from vdm_jax.jobs.resumable import Progress
 from vdm_jax.jobs.run import Stage, load, open_stages
 from vdm_jax.jobs.task import Task, make_task
@@ -42,7 +43,8 @@ class Part(NamedTuple):
 
 
 def sample_long(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
-  """Writes each video to `out` as .npy (uint8, exact), mp4 and gif, with a contact sheet, the plan, and its drift.
+  """Writes each video to `out` as .npy (uint8, exact), mp4 and gif, with a contact sheet, the plan, the drift, and a
+  page, `index.html`, that shows it all.
 
   The plan is printed and drawn before anything is sampled. The same command goes on where it was stopped.
   """
@@ -64,7 +66,12 @@ def sample_long(config: ConfigDict, workdir: str, out: str, request: Request) ->
     # A part after the first, of the same seed, draws other noise.
     before = _make(part, task, some, before, made, seed=config.seed, second_stage=number > 0)
   _report(before, task, folder)
-  print(f'{len(task.names)} videos in {time.perf_counter() - started:.1f} s: {folder}', file=sys.stderr)
+  given = {name: getattr(request, name) for name in ('original_size', 'init_video', 'low_resolution')}
+  settings = describe(
+    config, workdir, parts[-1].step, frame_rate=task.frame_rate, **given, windows=len(task.plan.windows)
+  )
+  page = write_gallery(folder, [path.stem for path in before.paths], task.names, settings=settings)
+  print(f'{len(task.names)} videos in {time.perf_counter() - started:.1f} s: {page}', file=sys.stderr)
   return 0
 
 

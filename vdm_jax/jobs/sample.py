@@ -7,15 +7,16 @@ import time
 
 from ml_collections import ConfigDict
 
-from vdm_jax import data
+from vdm_jax import checkpoints, data
 from vdm_jax.jobs.arguments import BadInput, Request
 from vdm_jax.jobs.files import slug, writable, write_video
+from vdm_jax.jobs.gallery import check_page, describe, write_gallery
 from vdm_jax.jobs.long_sample import sample_long
 from vdm_jax.jobs.run import open_run
 
 
 def sample(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
-  """Writes the videos to `out`: mp4, gif (images as png), and a contact sheet of all.
+  """Writes the videos to `out`: mp4, gif (images as png), a contact sheet of all, and `index.html`, which shows them.
 
   A second stage is sampled together with its first. Videos of more frames than the model makes, or conditioned on
   frames, are made window by window.
@@ -28,6 +29,7 @@ def sample(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
   ):
     if given is not None and name not in config.model.scalars:
       raise BadInput(f'--{flag} has no effect: this model was trained without {name} in model.scalars. Leave it out.')
+  check_page(out)
   if request.long(config.model.num_frames):
     return sample_long(config, workdir, out, request)
   _, make_generate = open_run(config, workdir)
@@ -41,9 +43,14 @@ def sample(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
     )  # fmt: skip
   except (ValueError, FloatingPointError) as error:
     raise BadInput(str(error)) from error
+  rate, stems = request.frame_rate or config.sampling.fps, []
   for number, (video, name) in enumerate(zip(videos, names, strict=True)):
-    write_video(video, folder / f'{number:04d}{slug(name)}', request.frame_rate or config.sampling.fps)
+    stems.append(f'{number:04d}{slug(name)}')
+    write_video(video, folder / stems[-1], rate)
   data.write_png(folder / 'contact_sheet.png', data.contact_sheet(videos, names))
-  seconds = time.perf_counter() - started
-  print(f'{len(videos)} videos in {seconds:.1f} s: {folder / "contact_sheet.png"}', file=sys.stderr)
+  settings = describe(
+    config, workdir, checkpoints.steps(workdir)[-1], frame_rate=rate, original_size=request.original_size
+  )
+  page = write_gallery(folder, stems, names, settings=settings)
+  print(f'{len(videos)} videos in {time.perf_counter() - started:.1f} s: {page}', file=sys.stderr)
   return 0
