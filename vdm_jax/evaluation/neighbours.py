@@ -38,7 +38,7 @@ def precision_recall(samples: Array, real: Array, *, k: int = NEIGHBOURS) -> dic
   """
   samples, real = _checked(samples, 'samples'), _checked(real, 'real')
   if min(len(samples), len(real)) <= k:
-    raise ValueError(f'precision_recall: {len(samples)} samples and {len(real)} real clips; give more than k={k} of each.')
+    raise ValueError(f'precision_recall: {len(samples)} samples, {len(real)} real clips; give more than k={k} of each.')
   return {'precision': _covered(samples, real, k), 'recall': _covered(real, samples, k)}
 
 

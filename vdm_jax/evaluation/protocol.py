@@ -33,13 +33,13 @@ class Figure(NamedTuple):
   value: float
   spread: float | None
   source: str  # paper and table
-  setting: tuple[tuple[str, float | str], ...] = ()  # keys of the configuration, or what tells the rows of the table apart
+  setting: tuple[tuple[str, float | str], ...] = ()  # configuration keys, or what tells rows of the table apart
 
 
 class Protocol(NamedTuple):
   """How a model is measured.
 
-  Clips are scaled to cover the protocol's size, aspect kept, and their centre is cut out (`data.resize_and_crop`); the
+  Clips are scaled to cover the protocol's size, aspect kept, and their centre is cut out (`data.ExampleClips`); the
   model's videos must have that size. `notes` says what the source leaves open and what is done about it.
   """
 
@@ -54,7 +54,6 @@ class Protocol(NamedTuple):
   num_samples: int
   num_references: int | None  # clips of each reference; None: all there are
   given_frames: int = 0  # prediction: the first frames of a clip, which count as part of the sample
-  samples_per_clip: int = 1  # prediction
   window: str = 'random'  # where in a clip its frames are taken: random, or first
   replacement: bool = False  # whether clips are drawn with replacement, reference and given frames each for itself
   prompts: str | None = None  # classes: a set of vdm_jax.evaluation.prompts that has one for each class
@@ -65,6 +64,7 @@ class Protocol(NamedTuple):
   guidance_weights: tuple[float, ...] = ()  # of --sweep=guidance, Eq. 6's w
   guidance_sampling: tuple[tuple[str, float | str], ...] = ()  # what this sweep changes besides, keys of `sampling`
   num_steps: tuple[int, ...] = ()  # of --sweep=steps
+  samplers: tuple[str, ...] = ()  # of this sweep, values of `sampling.step`; (): the run's own
   sweep_samples: int | None = None  # of each point of a sweep; None: num_samples
   published: tuple[Figure, ...] = ()
   calibration: tuple[Figure, ...] = ()  # of real clips, for --real_vs_real

@@ -21,6 +21,10 @@ def _sized(metric: Metric, *sizes: tuple[int, int]) -> tuple[Metric, ...]:
   return tuple(metric._replace(name=f'{metric.name}_{width}x{height}', size=(height, width)) for height, width in sizes)
 
 
+def _sampler(num_steps: int, langevin_delta: float) -> tuple[tuple[str, float], ...]:
+  return ('sampling.num_steps', num_steps), ('sampling.langevin_delta', langevin_delta)
+
+
 def _table(
   source: str, names: Sequence[tuple[str, Sequence[str]]], rows: Sequence[tuple[dict, Sequence[float]]]
 ) -> tuple[Figure, ...]:
@@ -94,9 +98,9 @@ _UCF101 = Protocol(
     Figure('is', 'splits_10', 57.0, 0.62, f'{VDM}, Table 1'),
   ),
   calibration=(Figure('is', 'splits_10', 60.2, None, f'{VDM}, Table 1, real data'),),
-  notes='The model is trained on all 13,320 clips (data.train_on_all), one window of each is the reference. Open in the '
-  'paper: the layer of the FID, here fc7 as in the code it names; windows per clip; what its spreads are of. FVD is '
-  'measured besides: the paper gives none.',
+  notes='The model is trained on all 13,320 clips (data.train_on_all), one window of each is the reference. Open in '
+  'the paper: the layer of the FID, here fc7 as in the code it names; windows per clip; what its spreads are '
+  'of. FVD is measured besides: the paper gives none.',
 )  # fmt: skip
 
 _KINETICS = Protocol(
@@ -110,14 +114,14 @@ _KINETICS = Protocol(
   num_references=50_000,
   training_clips=10_000,
   published=(
-    Figure('fvd', 'test', 18.6, None, f'{VDM}, Table 3', (('sampling.langevin_delta', 0.0), ('sampling.num_steps', 256))),
-    Figure('is', 'splits_10', 15.39, None, f'{VDM}, Table 3', (('sampling.langevin_delta', 0.0), ('sampling.num_steps', 256))),
-    Figure('fvd', 'test', 16.2, 0.34, f'{VDM}, Table 3', (('sampling.langevin_delta', 0.1), ('sampling.num_steps', 128))),
-    Figure('is', 'splits_10', 15.64, None, f'{VDM}, Table 3', (('sampling.langevin_delta', 0.1), ('sampling.num_steps', 128))),
+    Figure('fvd', 'test', 18.6, None, f'{VDM}, Table 3', _sampler(256, 0.0)),
+    Figure('is', 'splits_10', 15.39, None, f'{VDM}, Table 3', _sampler(256, 0.0)),
+    Figure('fvd', 'test', 16.2, 0.34, f'{VDM}, Table 3', _sampler(128, 0.1)),
+    Figure('is', 'splits_10', 15.64, None, f'{VDM}, Table 3', _sampler(128, 0.1)),
   ),
   notes='One random window of each of 50,000 clips of the test split, drawn without replacement, is both what samples '
-  'continue and the reference. Samples are the 5 given frames and the 11 predicted ones. Open in the paper: the number of '
-  'splits of the Inception Score.',
+  'continue and the reference. Samples are the 5 given frames and the 11 predicted ones. Open in the paper: the '
+  'number of splits of the Inception Score.',
 )  # fmt: skip
 
 _T2V = Protocol(
@@ -165,9 +169,10 @@ _SNAP_UCF101 = Protocol(
       (('fvd', 'test'), ('fid', 'test'), ('is', 'splits_10')), values, strict=True
     )
   ),
-  notes='The square videos are the centre of the wide ones. Classes are those of clips drawn from the reference. Open in '
-  'the paper: the split of the reference (set data.train_on_all for the train split; here the test split of the data), '
-  'the network and frames of FID (each frame by InceptionV3) and the network of the Inception Score (C3D).',
+  notes='The square videos are the centre of the wide ones. Classes are those of clips drawn from the reference. Open '
+  'in the paper: the split of the reference (set data.train_on_all for the train split; here the test split of '
+  'the data), the network and frames of FID (each frame by InceptionV3) and the network of the Inception Score '
+  '(C3D).',
   **_ZERO_SHOT,
 )  # fmt: skip
 
@@ -190,8 +195,8 @@ _SNAP_MSRVTT = Protocol(
       (('clip_fid', 'test'), ('fvd', 'test'), ('clipsim', 'mean')), values, strict=True
     )
   ),
-  notes='One sample for each of the 20 captions of the 2,990 test clips. Open in the paper: the variant of CLIP (ViT-B/32 '
-  'here), and the frames of CLIP-FID (each counts).',
+  notes='One sample for each of the 20 captions of the 2,990 test clips. Open in the paper: the variant of CLIP '
+  '(ViT-B/32 here), and the frames of CLIP-FID (each counts).',
   **_ZERO_SHOT,
 )  # fmt: skip
 
@@ -210,15 +215,16 @@ _SNAP_INTERNAL = Protocol(
   training_clips=10_000,
   guidance_weights=SNAP_WEIGHTS,
   guidance_sampling=(
-    ('step', 'heun'), ('num_steps', 40), ('gamma', 0.0), ('langevin_delta', 0.0), ('guidance_low', 0.0),
-    ('guidance_start', 0),
+    ('step', 'heun'), ('num_steps', 40), ('gamma', 0.0), ('churn', 0.0), ('churn_noise', 1.0), ('churn_min', 0.0),
+    ('churn_max', 0.0), ('langevin_delta', 0.0), ('guidance_low', 0.0), ('guidance_start', 0),
   ),
   num_steps=STEPS,
+  samplers=('ddim', 'heun', 'ancestral'),
   sweep_samples=10_000,
   published=_INTERNAL_PUBLISHED,
-  notes='For the data of the run, as the paper is for its own: figures of other data do not compare. Open in the paper: '
-  'the size of the reference; frames of FID (each counts); the variant of CLIP (ViT-B/32); the steps and samplers of Fig. '
-  '6, which are drawn but not listed.',
+  notes='For the data of the run, as the paper is for its own: figures of other data do not compare. Open in the '
+  'paper: the size of the reference; frames of FID (each counts); the variant of CLIP (ViT-B/32); the steps and '
+  'samplers of Fig. 6, which are drawn but not listed.',
 )  # fmt: skip
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -232,15 +238,15 @@ PROTOCOLS: dict[str, Protocol] = {
       metrics=(FVD,),
       references=('test',),
       height=64, width=64, num_frames=16, given_frames=1, window='first',
-      num_samples=25_600, samples_per_clip=100,
+      num_samples=25_600,
       num_references=256,
       training_clips=10_000,
       published=(
-        Figure('fvd', 'test', 68.19, None, f'{VDM}, Table 2', (('sampling.langevin_delta', 0.0), ('sampling.num_steps', 512))),
-        Figure('fvd', 'test', 66.92, None, f'{VDM}, Table 2', (('sampling.langevin_delta', 0.1), ('sampling.num_steps', 256))),
+        Figure('fvd', 'test', 68.19, None, f'{VDM}, Table 2', _sampler(512, 0.0)),
+        Figure('fvd', 'test', 66.92, None, f'{VDM}, Table 2', _sampler(256, 0.1)),
       ),
-      notes='100 samples that continue each of the 256 test clips, to these clips. Samples are the given frame and the 15 '
-      'predicted ones. Open in the paper: which window of a clip, here its first 16 frames.',
+      notes='100 samples that continue each of the 256 test clips, to these clips. Samples are the given frame and '
+      'the 15 predicted ones. Open in the paper: which window of a clip, here its first 16 frames.',
     ),
     Protocol(
       name='digits',
@@ -254,16 +260,16 @@ PROTOCOLS: dict[str, Protocol] = {
       training_clips=1000,
       guidance_weights=(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
       num_steps=STEPS,
-      notes='Each of the 40 captions three times, read by the shipped scorer. Clips of the size that the run was trained '
-      'on (0: any); held-out handwriting is the reference.',
+      notes='Each of the 40 captions three times, read by the shipped scorer. Clips of the size that the run was '
+      'trained on (0: any); held-out handwriting is the reference.',
     ),
     _KINETICS,
     _KINETICS._replace(
       name='vdm-kinetics600-50k-replacement',
       replacement=True,
-      published=(Figure('fvd', 'test', 16.9, None, f'{VDM}, section 4.2', (('sampling.langevin_delta', 0.1),)),),
-      notes='As vdm-kinetics600-50k, but clips are drawn with replacement, once for what samples continue and once, with '
-      'another seed, for the reference.',
+      published=(Figure('fvd', 'test', 16.9, None, f'{VDM}, section 4.2', _sampler(128, 0.1)),),
+      notes='As vdm-kinetics600-50k, but clips are drawn with replacement, once for what samples continue and once, '
+      'with another seed, for the reference.',
     ),
     _T2V,
     _SNAP_UCF101,

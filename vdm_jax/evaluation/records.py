@@ -21,8 +21,10 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, d
   differ = [key for key in SHARED if a.get(key) != b.get(key)]
   if differ:
     shown = '; '.join(f'{key} is {a.get(key)!r} and {b.get(key)!r}' for key in differ)
-    raise ValueError(f'these records cannot be compared: {shown}. Measure both by the same protocol, with the same files.')
-  first, second = _figures(a), _figures(b)
+    raise ValueError(
+      f'these records cannot be compared: {shown}. Measure both by the same protocol, with the same files.'
+    )
+  first, second = figures_of(a), figures_of(b)
   return {
     metric: {
       variant: _difference(variants[variant], second[metric][variant])
@@ -33,7 +35,8 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, d
   }
 
 
-def _figures(record: Mapping[str, Any]) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+def figures_of(record: Mapping[str, Any]) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+  """`{metric: {variant: {value, spread, ...}}}` of a record of any protocol."""
   if 'metrics' in record:
     return record['metrics']
   names = ('digit', 'direction', 'frame_consistency', 'frechet')

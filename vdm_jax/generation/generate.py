@@ -25,10 +25,11 @@ def make_generator(
   original_size=None, low_resolution=None) -> float32 [n t h w c]` in [-1, 1].
 
   n is the number of prompts or labels, or `count` for a model without conditions. Video i depends on its prompt, its
-  label and (seed, first + i) alone, so that many can be made in several calls. At most `batch_size` videos are made at a time, by one compiled program. Padded rows are
-  cut off. `frame_rate` (frames per second, infinite for an image) and `original_size` (height and width in pixels) are
-  what a model that is told them is asked for; the configuration's where they are None. A second stage needs
-  `low_resolution` `[n t h/f w/f c]`, the videos of the first.
+  label and (seed, first + i) alone, so that many can be made in several calls. At most `batch_size` videos are made
+  at a time, by one compiled program. Padded rows are cut off. `frame_rate` (frames per second, infinite for an image)
+  and `original_size` (height and width in pixels) are what a model that is told them is asked for; the
+  configuration's where they are None. A second stage needs `low_resolution` `[n t h/f w/f c]`, the videos of the
+  first.
 
   Args:
     config: the section `sampling`.
