@@ -32,7 +32,7 @@ EDGES = {
   # floor 4
   'training': {'types', 'partitioning', 'diffusion', 'models', 'checkpoints'},
   'generation': {'types', 'partitioning', 'diffusion', 'sampling', 'models'},
-  'evaluation': {'types', 'partitioning', 'pages', 'diffusion', 'data', 'sampling', 'models', 'generation'},
+  'evaluation': {'types', 'partitioning', 'pages', 'diffusion', 'data', 'text', 'sampling', 'models', 'generation'},
 }
 # The roof sees every room. A room's `__main__.py` belongs to it. `__init__` is vdm_jax/__init__.py, whose names only
 # the roof may import.

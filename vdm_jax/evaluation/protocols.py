@@ -279,7 +279,7 @@ PROTOCOLS: dict[str, Protocol] = {
       name='stylegan-v-2048',
       source='StyleGAN-V (Skorokhodov et al. 2022), fvd2048_16f of its code',
       task='unconditional',
-      metrics=(FVD,),
+      metrics=(FVD._replace(network='i3d-stylegan-v'),),
       references=('train',),
       height=256, width=256, num_frames=16,
       num_samples=2048,

@@ -16,6 +16,7 @@ from vdm_jax.jobs.arguments import BadInput
 RANDOM = 'random'  # value of --features
 FILES = {
   'i3d': ('i3d_torchscript.pt', 'i3d_pretrained_400.pt'),
+  'i3d-stylegan-v': ('i3d_torchscript.pt', 'i3d_pretrained_400.pt'),
   'c3d': ('conv3d_deepnetA_ucf.npz', 'c3d_ucf101.pt'),
   'inception': ('pt_inception-2015-12-05-*.pth', 'inception-2015-12-05.pt'),
   'clip-vit-base-patch32': ('clip-vit-base-patch32',),
@@ -25,7 +26,7 @@ FILES = {
 def open_networks(protocol: Protocol, folder: str | None, mesh: Mesh) -> dict[str, Extractor]:
   """The protocol's feature networks by name. Raises BadInput that lists every file that is missing."""
   if folder == RANDOM:
-    return {name: features.load(name, None, seed=0, mesh=mesh) for name in protocol.networks}
+    return {name: features.load(name, None, seed=0, width=_width(name), mesh=mesh) for name in protocol.networks}
   needed = '; '.join(f'{name}: {" or ".join(FILES[name])}' for name in protocol.networks)
   if folder is None:
     raise BadInput(
@@ -42,15 +43,23 @@ def open_networks(protocol: Protocol, folder: str | None, mesh: Mesh) -> dict[st
     raise BadInput(str(error)) from error
 
 
-def text_tower(protocol: Protocol, folder: str | None, mesh: Mesh) -> Callable[[Sequence[str]], np.ndarray] | None:
+def text_tower(protocol: Protocol, folder: str | None) -> Callable[[Sequence[str]], np.ndarray] | None:
   """What embeds prompts, float32 [n d], where the protocol has CLIPSIM; None elsewhere."""
   networks = {metric.network for metric in protocol.metrics if metric.kind == 'similarity'}
   if not networks:
     return None
   (name,) = networks
   if folder == RANDOM:
-    return lambda prompts: features.clip_text(name, None, prompts, seed=0)
-  return lambda prompts: features.clip_text(name, str(_find(Path(folder), name)), prompts)
+    return features.load_clip_text(name, None, seed=0).apply
+  try:
+    return features.load_clip_text(name, str(_find(Path(folder), name))).apply
+  except (ValueError, OSError) as error:
+    raise BadInput(str(error)) from error
+
+
+def _width(name: str) -> float:
+  """Stand-ins are narrow, so that they run on a CPU; CLIP has one width."""
+  return 1.0 if name.startswith('clip') else 0.125
 
 
 def _find(folder: Path, name: str) -> Path | None:

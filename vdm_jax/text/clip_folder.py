@@ -7,6 +7,7 @@ with its projection (`CLIPTextModelWithProjection`).
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from vdm_jax.text.encoder_folder import TOKENIZER, Family, Published, read_fast_tokenizer
 from vdm_jax.text.weight_files import Tensor
@@ -56,18 +57,18 @@ class ClipConfig:
     return self.eos_token_id == _FIRST_EOS
 
 
-def _tensors(config: ClipConfig) -> list[Tensor]:
+def layer_tensors(config: Any) -> list[Tensor]:
+  """Returns the tensors of a tower's transformer layers, its text encoder's or its image encoder's.
+
+  `config` has their hidden_size, intermediate_size and num_hidden_layers.
+  """
   width, up = config.hidden_size, config.intermediate_size
 
   def in_every_layer(ours: str, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Tensor:
     names = [f'encoder.layers.{i}.{name}' for i in range(config.num_hidden_layers)]
     return Tensor(f'layers/{ours}', names, shape, axes)
 
-  tables = {'token': config.vocab_size, 'position': config.max_position_embeddings}
-  tensors = [
-    Tensor(f'{table}/embedding', [f'embeddings.{table}_embedding.weight'], (rows, width), (None, 'embed'))
-    for table, rows in tables.items()
-  ]
+  tensors = []
   for ours, (name, axes) in _LINEARS.items():
     shape = {'up': (up, width), 'down': (width, up)}.get(ours, (width, width))
     tensors += [
@@ -79,8 +80,19 @@ def _tensors(config: ClipConfig) -> list[Tensor]:
       in_every_layer(f'{ours}/scale', f'{name}.weight', (width,), ('embed',)),
       in_every_layer(f'{ours}/bias', f'{name}.bias', (width,), ('embed',)),
     ]
+  return tensors
+
+
+def _tensors(config: ClipConfig) -> list[Tensor]:
+  width = config.hidden_size
+  tables = {'token': config.vocab_size, 'position': config.max_position_embeddings}
+  tensors = [
+    Tensor(f'{table}/embedding', [f'embeddings.{table}_embedding.weight'], (rows, width), (None, 'embed'))
+    for table, rows in tables.items()
+  ]
   return [
     *tensors,
+    *layer_tensors(config),
     Tensor('norm/scale', ['final_layer_norm.weight'], (width,), ('embed',)),
     Tensor('norm/bias', ['final_layer_norm.bias'], (width,), ('embed',)),
   ]
@@ -113,9 +125,7 @@ CLIP = Family(
 
 
 def _published(name: str, hidden_size: int, intermediate_size: int) -> Published:
-  return Published(
-    name, CLIP, f'openai/{name}', {'hidden_size': hidden_size, 'intermediate_size': intermediate_size}
-  )
+  return Published(name, CLIP, f'openai/{name}', {'hidden_size': hidden_size, 'intermediate_size': intermediate_size})
 
 
 PUBLISHED = {

@@ -1,0 +1,172 @@
+"""Weights that torch wrote, read without it: state dictionaries and TorchScript, in today's format and the older one.
+
+Today's is a zip file with a description (`data.pkl`) and a member for every run of numbers. The older one, of before
+torch 1.6, has five descriptions in a row and the numbers behind them. Nothing in a file is ever executed: see
+`opcodes`.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from vdm_jax.evaluation.features import opcodes
+from vdm_jax.evaluation.features.stored import Stored, open_archive, read_member
+
+KINDS = {
+  'FloatStorage': '<f4',
+  'DoubleStorage': '<f8',
+  'HalfStorage': '<f2',
+  'BFloat16Storage': ml_dtypes.bfloat16,
+  'LongStorage': '<i8',
+  'IntStorage': '<i4',
+  'ShortStorage': '<i2',
+  'CharStorage': 'i1',
+  'ByteStorage': 'u1',
+  'BoolStorage': '?',
+}
+MAX_DESCRIPTION = 2**24  # bytes; those of a thousand tensors take about 2**17
+MAX_DEPTH = 40
+OLD_MAGIC = 0x1950A86A20F9469CFC6C
+OLD_VERSION = 1001
+
+
+def open_torch(path: Path) -> dict[str, Stored]:
+  """Returns name -> tensor, in the order of the file; names of nested modules are joined by dots.
+
+  Raises ValueError for a file that asks for anything but tensors, and for one that is not whole.
+  """
+  try:
+    if zipfile.is_zipfile(path):
+      return _open_zip(path)
+    with path.open('rb') as stream:
+      return _open_old(path, stream)
+  except ValueError as error:
+    said = str(error)
+    if said.startswith(str(path)):
+      raise
+    raise ValueError(
+      f'{path} {said}. Nothing in it was executed; download it again from where it was published'
+    ) from error
+
+
+def _open_zip(path: Path) -> dict[str, Stored]:
+  with open_archive(path) as archive:
+    members = {member.filename: member for member in archive.infolist()}
+  descriptions = [name for name in members if name.count('/') == 1 and name.endswith('/data.pkl')]
+  if len(descriptions) != 1:
+    raise ValueError('is a zip file without one data.pkl, so torch did not write it')
+  root = descriptions[0].removesuffix('/data.pkl')
+  order = f'{root}/byteorder'
+  if order in members and members[order].file_size < 16 and read_member(path, order) != b'little':
+    raise ValueError('was written on a big-endian machine, which is not supported')
+  if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
+    raise ValueError('is a zip file with compressed members, so torch did not write it')
+  if members[descriptions[0]].file_size > MAX_DESCRIPTION:
+    raise ValueError(f'has a data.pkl of {members[descriptions[0]].file_size} bytes, far more than weights need')
+  tree = opcodes.run(io.BytesIO(read_member(path, descriptions[0])))
+
+  def numbers(storage: opcodes.Storage) -> Callable[[], bytes]:
+    name = f'{root}/data/{storage.key}'
+    size = storage.length * _kind(storage).itemsize
+    if name not in members or members[name].file_size != size:
+      raise ValueError(f'has no {size} bytes of numbers {storage.key!r}, which it refers to')
+    return lambda: read_member(path, name)
+
+  return _tensors(tree, numbers)
+
+
+def _open_old(path: Path, stream: BinaryIO) -> dict[str, Stored]:
+  if stream.read(1) != b'\x80':
+    raise ValueError('is not a file that torch wrote')
+  stream.seek(0)
+  if (opcodes.run(stream), opcodes.run(stream)) != (OLD_MAGIC, OLD_VERSION):
+    raise ValueError('is not a file of weights that torch wrote')
+  system = opcodes.run(stream)
+  if not isinstance(system, dict) or system.get('little_endian') is not True:
+    raise ValueError('was written on a big-endian machine, which is not supported')
+  tree, keys = opcodes.run(stream), opcodes.run(stream)
+  storages = {view.storage.key: view.storage for _, view in _views(tree)}
+  places, at, end = {}, stream.tell(), path.stat().st_size
+  for key in keys:
+    if key not in storages:
+      raise ValueError(f'has numbers {key!r} that it does not refer to')
+    size = storages[key].length * _kind(storages[key]).itemsize
+    stream.seek(at)
+    if int.from_bytes(stream.read(8), 'little') != storages[key].length or at + 8 + size > end:
+      raise ValueError(f'has no {size} bytes of numbers {key!r}, which it refers to')
+    places[key] = (at + 8, size)
+    at += 8 + size
+
+  def numbers(storage: opcodes.Storage) -> Callable[[], bytes]:
+    if storage.key not in places or storages[storage.key] != storage:
+      raise ValueError(f'has no numbers {storage.key!r}, which it refers to')
+    place, size = places[storage.key]
+
+    def read() -> bytes:
+      with path.open('rb') as again:
+        again.seek(place)
+        return again.read(size)
+
+    return read
+
+  return _tensors(tree, numbers)
+
+
+def _tensors(tree: Any, numbers: Callable[[opcodes.Storage], Callable[[], bytes]]) -> dict[str, Stored]:
+  found = {}
+  for name, view in _views(tree):
+    if name in found:
+      raise ValueError(f'has two tensors {name!r}')
+    found[name] = _stored(view, numbers(view.storage))
+  if not found:
+    raise ValueError('has no tensors')
+  return found
+
+
+def _stored(view: opcodes.View, numbers: Callable[[], bytes]) -> Stored:
+  kind, count, last = _kind(view.storage), 1, view.offset
+  for size, stride in zip(view.shape, view.strides, strict=True):
+    count *= size
+    last += max(size - 1, 0) * stride
+  if count > view.storage.length or (count and last >= view.storage.length):
+    raise ValueError(f'has a tensor of shape {view.shape} made of {view.storage.length} numbers')
+
+  def read() -> np.ndarray:
+    array = np.frombuffer(numbers(), kind)
+    strides = [stride * kind.itemsize for stride in view.strides]
+    if not count:
+      return np.empty(view.shape, kind)
+    return np.lib.stride_tricks.as_strided(array[view.offset :], view.shape, strides, writeable=False)
+
+  return Stored(view.shape, kind, read)
+
+
+def _kind(storage: opcodes.Storage) -> np.dtype:
+  if storage.kind not in KINDS:
+    raise ValueError(f'has numbers of torch.{storage.kind}, which are not supported')
+  return np.dtype(KINDS[storage.kind])
+
+
+def _views(tree: Any) -> Iterator[tuple[str, opcodes.View]]:
+  """Yields every tensor below `tree` with its name, each container once, in order."""
+  seen: set[int] = set()
+
+  def visit(node: Any, name: str, depth: int) -> Iterator[tuple[str, opcodes.View]]:
+    if isinstance(node, opcodes.View):
+      yield name, node
+    elif isinstance(node, dict | list | opcodes.Module) and id(node) not in seen:
+      seen.add(id(node))
+      if depth > MAX_DEPTH:
+        raise ValueError(f'is nested more than {MAX_DEPTH} deep')
+      node = node.attributes if isinstance(node, opcodes.Module) else node
+      for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+        yield from visit(child, f'{name}.{key}' if name else str(key), depth + 1)
+
+  yield from visit(tree, '', 0)
