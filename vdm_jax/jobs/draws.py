@@ -71,7 +71,8 @@ def references(
     clips, wanted = splits[split], protocol.num_references
     if split not in protocol.references:
       wanted = min(protocol.training_clips, len(clips))
-    wanted = min(len(clips) if wanted is None else wanted, limit or len(clips))
+    wanted = len(clips) if wanted is None else wanted
+    wanted = min(wanted, limit) if limit else wanted
     if real_vs_real and split == 'train':  # the other half stands in for samples
       wanted = min(wanted, len(clips) // 2)
     found[split] = draw(protocol, clips, wanted, seed=(seed, CLIPS))

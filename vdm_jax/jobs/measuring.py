@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from vdm_jax import checkpoints, data, generation, partitioning
 from vdm_jax.evaluation import measure
 from vdm_jax.evaluation.features import Extractor
+from vdm_jax.evaluation.motion import motion
 from vdm_jax.evaluation.protocol import Protocol
 from vdm_jax.jobs import draws
 from vdm_jax.jobs.arguments import BadInput
@@ -196,7 +197,7 @@ def _measured(setup: Setup, videos: np.ndarray, positions: np.ndarray, cond: Con
   padded = videos[np.minimum(np.arange(setup.asked.batch_size), len(videos) - 1)]
   found = measure.extract(protocol.metrics, setup.networks, padded)
   found = {name: rows[: len(videos)] for name, rows in found.items()}
-  found[measure.MOTION] = measure.motion(videos)
+  found[measure.MOTION] = motion(videos)
   found[CHECKSUM] = np.array([zlib.crc32(np.ascontiguousarray(video)) for video in videos], np.uint32)
   if cond is not None:
     found[measure.PROMPT] = cond.group[positions]
