@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from vdm_jax.evaluation import compare_motion, mean_pairwise, memorisation, motion, nearest, neighbours, precision_recall
+from vdm_jax.evaluation import compare_motion, mean_pairwise, memorisation, motion, nearest, neighbours
+from vdm_jax.evaluation.neighbours import precision_recall
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((37, 5)) + 1e4, 1.3 * RNG.standard_normal((29, 5)) + 1e4

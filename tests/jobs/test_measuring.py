@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import shutil
 
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 from jobs.tiny_runs import make_run
 
-from vdm_jax import configuration, data, jobs
+from vdm_jax import configuration, data, generation, jobs
 from vdm_jax.evaluation import PROTOCOLS, Figure, Metric, Protocol
 from vdm_jax.evaluation.features import Extractor, Features
-from vdm_jax.jobs import draws, feature_files, measuring, sweeps
+from vdm_jax.jobs import draws, feature_files, sweeps
 from vdm_jax.jobs.batches import fill
 
 RUN = {
@@ -22,8 +23,9 @@ RUN = {
 }  # fmt: skip
 FVD, SCORE = Metric('fvd', 'frechet', 'i3d', 'logits'), Metric('is', 'inception', 'i3d', 'logits')
 SMALL = Protocol(
-  name='small', source='a test', task='unconditional', metrics=(FVD, SCORE, Metric('fid', 'frechet', 'inception', frames='each')),
-  references=('train', 'test'), height=16, width=16, num_frames=4, num_samples=21, num_references=26, training_clips=26,
+  name='small', source='a test', task='unconditional',
+  metrics=(FVD, SCORE, Metric('fid', 'frechet', 'inception', frames='each')), references=('train', 'test'),
+  height=16, width=16, num_frames=4, num_samples=21, num_references=26, training_clips=26,
 )  # fmt: skip
 ASKED = jobs.Asked(protocol='small', features='random', batch_size=8)
 WEIGHTS = 'random:0 of a test'
@@ -54,9 +56,22 @@ def run(tmp_path_factory):
   return make_run(tmp_path_factory.mktemp('run') / 'run', RUN)
 
 
+@functools.cache
+def compiled_once():
+  """`make_generator` that makes the same sampler once."""
+  make, made = generation.make_generator, {}
+
+  def make_generator(model, sampling, **options):
+    key = json.dumps([model.config, sampling, str(options)], sort_keys=True)
+    return made[key] if key in made else made.setdefault(key, make(model, sampling, **options))
+
+  return make_generator
+
+
 @pytest.fixture
 def networks(monkeypatch):
   fakes = Networks()
+  monkeypatch.setattr(generation, 'make_generator', compiled_once())
   monkeypatch.setattr(feature_files, 'features', fakes)
   return fakes
 
@@ -90,7 +105,8 @@ def test_a_killed_measurement_goes_on_to_the_same_record_bit_for_bit(run, networ
   assert (killed / 'evaluation/small.json').read_bytes() == record and json.loads(record) == printed
   assert printed['counts'] == {'samples': 21, 'train': 26, 'test': 26}
   assert printed['weights'] == {'i3d': WEIGHTS, 'inception': WEIGHTS} and printed['step'] == 3
-  assert set(printed['metrics']['fvd']) == {'train', 'test'} and set(printed['metrics']['is']) == {'splits_1', 'splits_10'}
+  assert set(printed['metrics']['fvd']) == {'train', 'test'}
+  assert set(printed['metrics']['is']) == {'splits_1', 'splits_10'}
   assert printed['memorisation']['training_clips'] == 26 and printed['diversity']['k'] == 3
   networks.seen.clear()
   evaluate(killed, changes={'seed': 1})
@@ -145,13 +161,14 @@ def test_a_sweep_measures_each_value_against_one_reference_and_tabulates_it(run,
 def test_what_is_missing_is_said_before_anything_is_sampled(run, networks, tmp_path):
   assert refusal(run, features=None) == (
     '--protocol=small compares features: name the folder of the weight files with --features=DIR (i3d: '
-    'i3d_torchscript.pt or i3d_pretrained_400.pt; inception: pt_inception-2015-12-05-*.pth or inception-2015-12-05.pt). '
-    '--features=random tries the command with networks of random weights, whose figures mean nothing.'
+    'i3d_torchscript.pt or i3d_pretrained_400.pt; inception: pt_inception-2015-12-05-*.pth or '
+    'inception-2015-12-05.pt). --features=random tries the command with networks of random weights, whose figures mean '
+    'nothing.'
   )
   (tmp_path / 'i3d_torchscript.pt').touch()
   assert refusal(run, features=str(tmp_path)) == (
-    f'--features={tmp_path} lacks weight files that --protocol=small needs. inception: pt_inception-2015-12-05-*.pth or '
-    'inception-2015-12-05.pt.'
+    f'--features={tmp_path} lacks weight files that --protocol=small needs. inception: '
+    'pt_inception-2015-12-05-*.pth or inception-2015-12-05.pt.'
   )
   assert refusal(run, SMALL._replace(height=64, num_frames=16)) == (
     '--protocol=small measures 16 x 64 x 16 x 3 (frames, height, width, channels), but this run makes 4 x 16 x 16 x 3, '
@@ -168,7 +185,14 @@ def test_what_is_missing_is_said_before_anything_is_sampled(run, networks, tmp_p
   )
   assert refusal(run, sweep='guidance').startswith('--sweep=guidance is for a model that is told a text or a class')
   assert refusal(run, sweep='steps') == '--sweep=steps is not part of --protocol=small: leave it out.'
-  assert 'nothing that is asked of it' not in refusal(run, PROTOCOLS['digits'], protocol='digits')
+  digits = PROTOCOLS['digits']
+  for asked, message in (
+    ({'features': 'random'}, '--features is not read by --protocol=digits, which brings all it needs: leave it out.'),
+    ({'real_vs_real': True}, '--real_vs_real is part of every record of --protocol=digits, as `real`: leave it out.'),
+  ):
+    with pytest.raises(jobs.BadInput) as error:
+      jobs.evaluate(configuration.read(run / 'config.json'), str(run), jobs.Asked(**asked), digits)
+    assert str(error.value) == message
   assert networks.seen == [] and not (run / 'evaluation/small').exists()
 
 
@@ -177,8 +201,8 @@ def test_missing_data_are_named(run, networks, tmp_path):
   config.data.update(name='folder', path=str(tmp_path / 'nowhere'))
   with pytest.raises(jobs.BadInput) as error:
     jobs.evaluate(config, str(run), ASKED, SMALL)
-  message = str(error.value)
-  assert message.startswith(f"--protocol=small measures against real clips: data.path='{tmp_path / 'nowhere'}' is not a ")
+  message, path = str(error.value), tmp_path / 'nowhere'
+  assert message.startswith(f"--protocol=small measures against real clips: data.path='{path}' is not a folder")
   assert message.endswith('Name other data with --config.data.path=DIR.')
 
 
@@ -229,7 +253,8 @@ def test_classes_become_prompts_by_their_names_as_often_as_they_are_in_the_data(
   reference = draws.Draw(source, np.array([5, 0, 1, 2, 3, 4]), np.arange(6), None)
   snap = PROTOCOLS['snap-ucf101-10k']
   cond = draws.conditions(snap, config, reference, 8, seed=0, prompt_file=None)
-  rope, jack, bow = 'a person skipping with jump rope', 'a young person doing jumping jacks', 'a person shooting with a bow'
+  rope, jack = 'a person skipping with jump rope', 'a young person doing jumping jacks'
+  bow = 'a person shooting with a bow'
   assert cond.prompts == [rope, jack, rope, rope, bow, rope, rope, jack]
   assert cond.labels is None and len(set(cond.group)) == 3
   config.data.labels = True
@@ -244,7 +269,7 @@ def test_prompts_that_are_not_shipped_come_from_a_file(tmp_path):
   config.data.text = 'words'
   asked = PROTOCOLS['snap-msrvtt-59800']
   reference = draws.draw(asked, source, 3, seed=(0, 0))
-  with pytest.raises(jobs.BadInput, match='samples 59800 prompts that are not shipped: give them with --prompt_file=FILE'):
+  with pytest.raises(jobs.BadInput, match='samples 59800 prompts that are not shipped: give them with '):
     draws.conditions(asked, config, reference, 5, seed=0, prompt_file=None)
   (tmp_path / 'prompts.txt').write_text('a\nb\nc\nd\n')
   with pytest.raises(jobs.BadInput, match='prompts.txt has 4 prompts, but --protocol=snap-msrvtt-59800 takes 5.'):
@@ -266,7 +291,8 @@ def test_sweeps_change_what_the_papers_vary_and_reset_what_would_have_no_effect(
   assert {point.series for point in steps} == {'ddim', 'heun', 'ancestral'}
   assert next(p.changes for p in steps if p.series == 'heun') == {'step': 'heun', 'gamma': 0.0, 'num_steps': 8}
   assert next(p.changes for p in steps if p.series == 'ancestral') == {'step': 'ancestral', 'num_steps': 8}
-  assert [p.changes for p in sweeps.points(PROTOCOLS['digits'], 'steps', config)][0] == {'step': 'ancestral', 'num_steps': 8}
+  first, *_ = sweeps.points(PROTOCOLS['digits'], 'steps', config)
+  assert first.changes == {'step': 'ancestral', 'num_steps': 8}
 
 
 def test_processes_share_batches_out_and_read_them_in_order(tmp_path, monkeypatch):
@@ -280,11 +306,11 @@ def test_processes_share_batches_out_and_read_them_in_order(tmp_path, monkeypatc
   monkeypatch.setattr('vdm_jax.jobs.batches.jax.process_count', lambda: 2)
   for process in (1, 0):
     monkeypatch.setattr('vdm_jax.jobs.batches.jax.process_index', lambda process=process: process)
-    batches = fill(tmp_path, 'work', {'a': 1}, 5, make, batch_size=2)
+    batches = fill(tmp_path, 'work', {'a': 1}, 9, make, batch_size=2)
   assert made == [1, 3, 0, 2, 4]
   np.testing.assert_array_equal(np.concatenate(list(batches.read('x'))), np.repeat(np.arange(5), 2))
   (batches.folder / '000002.npz').write_bytes(b'broken')
-  with pytest.raises(jobs.BadInput, match='000002.npz cannot be read .*: remove it, and the same command makes it again'):
+  with pytest.raises(jobs.BadInput, match='000002.npz cannot be read .*: remove it, and the same command'):
     list(batches.read('x'))
 
 
@@ -298,4 +324,3 @@ def test_the_frames_that_networks_take_are_checked(run, networks, monkeypatch):
   load = networks.load
   monkeypatch.setattr(networks, 'load', lambda *args, **options: load(*args, **options)._replace(min_frames=9))
   assert refusal(run) == 'i3d takes 9 to 4 frames, but the protocol has 4.'
-  assert measuring.Asked().protocol == 'digits'

@@ -39,26 +39,29 @@ class Batches(NamedTuple):
 
 
 def fill(
-  folder: Path, name: str, job: Mapping[str, Any], count: int, make: Callable[[int], Arrays], *, batch_size: int
+  folder: Path, name: str, job: Mapping[str, Any], clips: int, make: Callable[[int], Arrays], *, batch_size: int
 ) -> Batches:
-  """Makes those of `count` batches that are missing: batch k is `make(k)`, a pure function of `job` and k.
+  """Makes those batches of `clips` that are missing: batch k is `make(k)`, a pure function of `job` and k.
 
   Each is written whole or not at all, to a folder called after `name` and a hash of `job`: a killed command goes on
   where it was, and another job has another folder. Processes share the batches out and must share the disk; each
-  returns when all are there. `batch_size` is that of the progress line.
+  returns when all are there.
   """
   job = json.loads(json.dumps(job))
   folder = folder / f'{name}-{digest(job)}'
+  count = -(-clips // batch_size)
   process, processes = jax.process_index(), jax.process_count()
-  missing = [number for number in range(process, count, processes) if not _path(folder, number).exists()]
+  mine = range(process, count, processes)
+  sizes = {number: min(batch_size, clips - number * batch_size) for number in mine}
+  missing = [number for number in mine if not _path(folder, number).exists()]
   if missing:
     _write(folder / 'job.json', lambda file: file.write(json.dumps(job, indent=1).encode()))
-  done = len(range(process, count, processes)) - len(missing)
-  with tqdm(total=(done + len(missing)) * batch_size, initial=done * batch_size, desc=name, unit='clip') as bar:
+  done = sum(sizes[number] for number in mine if number not in missing)
+  with tqdm(total=sum(sizes.values()), initial=done, desc=name, unit='clip') as bar:
     for number in missing:
       arrays = make(number)
       _write(_path(folder, number), lambda file, arrays=arrays: np.savez(file, **arrays))
-      bar.update(batch_size)
+      bar.update(sizes[number])
   if processes > 1:
     multihost_utils.sync_global_devices(folder.name)
   return Batches(folder, count)

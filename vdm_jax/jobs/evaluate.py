@@ -95,7 +95,7 @@ def _digits(config: ConfigDict, workdir: str, asked: Asked) -> Measure:
         padded = some + some[-1:] * (size - len(some))
         return {'videos': generate(prompts=padded, seed=config.seed, first=number * size)[: len(some)]}
 
-      batches = fill(folder, 'samples', job, -(-len(prompts) // size), make, batch_size=size)
+      batches = fill(folder, 'samples', job, len(prompts), make, batch_size=size)
       return np.concatenate(list(batches.read('videos')))
 
     try:

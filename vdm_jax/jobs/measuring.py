@@ -181,7 +181,7 @@ def _fill(
     'draw': None if drawn is None else drawn.record, **job,
   }  # fmt: skip
   return fill(
-    setup.folder, name, job, -(-count // size),
+    setup.folder, name, job, count,
     lambda number: make(np.arange(number * size, min((number + 1) * size, count))), batch_size=size,
   )  # fmt: skip
 
