@@ -170,9 +170,8 @@ _SNAP_UCF101 = Protocol(
     )
   ),
   notes='The square videos are the centre of the wide ones. Classes are those of clips drawn from the reference. Open '
-  'in the paper: the split of the reference (set data.train_on_all for the train split; here the test split of '
-  'the data), the network and frames of FID (each frame by InceptionV3) and the network of the Inception Score '
-  '(C3D).',
+  'in the paper: the split of the reference (the test split of the data here), the network and frames of FID (each '
+  'frame by InceptionV3), and the network of the Inception Score (C3D).',
   **_ZERO_SHOT,
 )  # fmt: skip
 

@@ -130,7 +130,7 @@ def conditions(
     raise BadInput(f'--protocol={protocol.name} samples the captions of the data, which have none: add captions.')
   given = chosen if protocol.task == 'prediction' else None
   same = labels if labels is not None else prompts
-  group = number if given is not None else np.zeros(count, int) if same is None else _numbered(same)
+  group = number if given is not None else np.arange(count) if same is None else _numbered(same)
   return Conditions(count, prompts, labels, given, group)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -54,7 +55,8 @@ def evaluate(config: ConfigDict, workdir: str, asked: Asked, protocol: Protocol 
     shown = ', '.join(f'{variant} {figure["value"]:.2f}' for variant, figure in variants.items())
     print(f'{point.series}, {sweeps.SWEEPS[asked.sweep]}={point.value}: {metric} {shown}', file=sys.stderr)
   name = f'{name}_{asked.sweep}'
-  sweeps.write(folder, name, asked.sweep, found, protocol, config.data.frame_skip)
+  if not jax.process_index():
+    sweeps.write(folder, name, asked.sweep, found, protocol, config.data.frame_skip)
   best, _ = min(found, key=lambda pair: _distance(pair[1], protocol))
   record = {
     'sweep': sweeps.SWEEPS[asked.sweep], 'best': best.value, 'best_sampler': best.series,
@@ -116,7 +118,9 @@ def _distance(record: Mapping[str, Any], protocol: Protocol) -> float:
 
 
 def _report(record: dict[str, Any], folder: Path, name: str) -> int:
-  """Prints a record and writes it; one that stood there under this name is kept beside it."""
+  """Prints a record and writes it, as the first process; one that stood there under this name is kept beside it."""
+  if jax.process_index():
+    return 0
   text = json.dumps(record, indent=2)
   path = folder / f'{name}.json'
   if path.exists() and (before := path.read_text()) != text + '\n':

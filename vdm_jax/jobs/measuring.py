@@ -100,6 +100,8 @@ def prepare(config: ConfigDict, workdir: str, protocol: Protocol, asked: Asked) 
 def measured(setup: Setup, sampling: Mapping[str, Any]) -> dict[str, Any]:
   """The record of the run under the section `sampling`; of the real clips, if they stand in for samples."""
   protocol, asked, config = setup.protocol, setup.asked, setup.config
+  if any(network.weights.startswith('random') for network in setup.networks.values()):
+    _say('feature networks of random weights: the figures of this record mean nothing.')
   try:
     references = {split: _reference(setup, split) for split in setup.references}
     samples = _samples(setup, sampling)
