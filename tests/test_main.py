@@ -214,7 +214,7 @@ def test_missing_or_misplaced_flags_are_named(run, tmp_path):
     'error: --workdir is missing: name the folder of the run, such as --workdir=runs/digits.'
   )
   assert refusal('--mode=sample', f'--workdir={tmp_path}', '--prompt=a') == (
-    f'error: --workdir={tmp_path} has no config.json: name the folder of a training run.'
+    f'error: {tmp_path} has no config.json: name the workdir of a training run, or a weights file.'
   )
   assert refusal('--mode=sample', f'--workdir={run}', '--prompt=a') == (
     'error: --out is missing: name the folder for the videos, such as --out=out.'

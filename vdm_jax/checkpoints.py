@@ -18,12 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import safetensors
-import safetensors.numpy
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from vdm_jax import configuration, models, partitioning
+from vdm_jax import configuration, models, partitioning, pretrained, weights
 from vdm_jax.types import Params
 
 FOLDER = 'checkpoints'
@@ -124,13 +122,27 @@ class Checkpointer:
 
 
 def is_run(path: str | os.PathLike) -> bool:
-  """Whether a path is the workdir of a run."""
-  return (Path(path) / 'config.json').is_file()
+  """Whether a path names a trained model: the workdir of a run, a file of `export_weights`, or `pretrained:NAME`."""
+  path = pretrained.located(path)
+  return (path / 'config.json').is_file() or weights.holds_weights(path)
 
 
 def steps(workdir: str | os.PathLike) -> list[int]:
   """The steps of the finished checkpoints of a workdir, good or not, increasing."""
   return sorted(_listed(Path(workdir).absolute() / FOLDER))
+
+
+def latest_step(path: str | os.PathLike) -> int:
+  """The step of a run's newest checkpoint, or the one its weights were exported at.
+
+  Raises FileNotFoundError where there is no checkpoint.
+  """
+  path = pretrained.located(path)
+  if path.is_file():
+    return weights.read_step(path)
+  if not (found := steps(path)):
+    raise FileNotFoundError(f'{path / FOLDER} holds no checkpoint: train first, or name another workdir.')
+  return found[-1]
 
 
 def restore_ema(workdir: str | os.PathLike, abstract: Params) -> tuple[Params, int]:
@@ -148,11 +160,12 @@ def restore_ema(workdir: str | os.PathLike, abstract: Params) -> tuple[Params, i
 def load(
   path: str | os.PathLike, mesh: Mesh | None = None, model: models.Model | None = None
 ) -> tuple[models.Model, Params]:
-  """`(model, EMA parameters)` of a workdir or of a file written by `export_weights`.
+  """`(model, EMA parameters)` of a workdir, of a file written by `export_weights`, or of `pretrained:NAME`.
 
   Parameters are split over `mesh`, or lie on the first device. `model` stands in for the one of the saved
   configuration. Raises FileNotFoundError for a path with neither, ValueError where the model does not fit.
   """
+  path = pretrained.located(path)
   model = model or models.build(read_config(path)['model'])
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   if mesh is None:
@@ -160,21 +173,20 @@ def load(
   else:
     shardings = partitioning.param_shardings(mesh, shapes, model.logical_axes)
   abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-  if Path(path).is_dir():
+  if path.is_dir():
     return model, restore_ema(path, abstract)[0]
   return model, _read_weights(path, abstract)
 
 
-def export_weights(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
-  """Writes the newest EMA parameters to a safetensors file: names 'a/b/c', the configuration as metadata."""
+def export_weights(workdir: str | os.PathLike, path: str | os.PathLike, dtype: str = 'float32') -> None:
+  """Writes the newest EMA parameters to a safetensors file: names 'a/b/c', the configuration as metadata.
+
+  `dtype` is what they are rounded to, float32 or float16; loaded, they are float32 again.
+  """
   config = read_config(workdir)
   _, params = load(workdir)
-  _, step = _newest_good(Path(workdir).absolute() / FOLDER)
-  tensors = {name: np.asarray(value) for name, value in named(params).items()}
-  path = Path(path)
-  partial = path.with_name(path.name + '.partial')
-  safetensors.numpy.save_file(tensors, partial, {'config': json.dumps(config), 'step': str(step)})
-  os.replace(partial, path)
+  step, _ = _newest_good(Path(workdir).absolute() / FOLDER)
+  weights.write(path, {name: np.asarray(value) for name, value in named(params).items()}, config, step, dtype)
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -183,15 +195,9 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
   Keys that it was too early to know have their defaults, which change nothing about it.
   Raises FileNotFoundError or ValueError when there is none.
   """
-  path = Path(path)
+  path = pretrained.located(path)
   if path.is_file():
-    with safetensors.safe_open(path, framework='numpy') as file:
-      metadata = file.metadata() or {}
-    if 'config' not in metadata:
-      raise ValueError(
-        f'{path} names no configuration in its metadata: only files written by export_weights can be loaded.'
-      )
-    return configuration.complete(json.loads(metadata['config']))
+    return weights.read_config(path)
   try:
     return configuration.complete(json.loads((path / 'config.json').read_text()))
   except FileNotFoundError:
@@ -301,7 +307,7 @@ def _check_shapes(folder: Path, saved: Any, abstract: Any) -> None:
 
 
 def _read_weights(path: str | os.PathLike, abstract: Params) -> Params:
-  tensors = safetensors.numpy.load_file(path)
+  tensors = weights.read(path)
   _check_shapes(Path(path), tensors, named(abstract))
   return jax.tree_util.tree_map_with_path(
     lambda p, x: jax.device_put(tensors[tensor_name(p)], x.sharding), abstract

@@ -30,8 +30,10 @@ def default(network: str = 'unet3d') -> ConfigDict:
 
 def _data() -> dict[str, Any]:
   return {
-    'name': 'digits',  # digits (embedded), or your clips: folder, array, records or tfds
-    'path': '',  # where the clips are: a folder, or the .npy file of array
+    'name': 'digits',  # digits (embedded), or your clips: folder, array, records, tfds, pictures, or mixture of these
+    'path': '',  # where the clips are: a folder, or the .npy file of array; '' with mixture
+    'mixture': (),  # mixture: ('folder:PATH=WEIGHT', 'tfds:PATH@FRAMERATE=WEIGHT', ...), weights in any unit
+    'images': (),  # as mixture: where appended images and stills come from; (): from the clips themselves
     'frame_rate': 0.0,  # frames per second of clips that do not tell theirs (all but video files); 0: not known
     'train_on_all': False,  # train on the clips of the test split too, which measures nothing then. VDM on UCF101
     'max_bad_share': 0.05,  # share of the clips that may be unusable before training stops; others replace them
@@ -41,7 +43,8 @@ def _data() -> dict[str, Any]:
     'width': 64,
     'channels': 3,
     'num_images': 0,  # independent images appended to each video (joint training)
-    'frame_skip': 1,  # take every n-th frame
+    'target_frame_rate': 0.0,  # frames per second that the clips' frames are picked for; 0: the clips' own
+    'frame_skip': 1,  # take every n-th frame, of those picked
     'frame_skip_max': 0,  # when positive, n is drawn for each clip from frame_skip to this (variable frame rate)
     'still_rate': 0.0,  # share of the examples that are images: one frame repeated, frame interval 0. Snap: 0.5
     'pad_rows': 0,  # rows of `height`, at the top and again at the bottom, that repeat the edge; they carry no loss
@@ -171,7 +174,12 @@ def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def read(path: str | Path) -> ConfigDict:
   """Reads a run's `config.json`. It is data: nothing in it is executed."""
-  values = complete(json.loads(Path(path).read_text()))
+  return from_dict(json.loads(Path(path).read_text()))
+
+
+def from_dict(values: Mapping[str, Any]) -> ConfigDict:
+  """A run's configuration out of plain dicts, keys that it was too early to know at their defaults; validated."""
+  values = complete(dict(values))
   validate(values)
   config = default(values['model']['network'])
   with config.unlocked():

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from vdm_jax import configuration, data, doctor, jobs
+from vdm_jax import checkpoints, configuration, data, doctor, jobs, pretrained
 from vdm_jax.jobs import command
 
 MODES = ('train', 'sample', 'evaluate', 'doctor')
 
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: configuration, metrics, checkpoints, samples.')
+_PRETRAINED = flags.DEFINE_string('pretrained', None, 'sample, evaluate: a model of the package in place of a run.')
 _SEED = flags.DEFINE_integer('seed', None, 'Seed of training, or of sampling; config.seed by default.')
 _PROMPT = flags.DEFINE_multi_string('prompt', [], 'sample: what to show; may be given several times.')
 _PROMPT_FILE = flags.DEFINE_string('prompt_file', None, 'sample, evaluate: a text file with one prompt per line.')
@@ -37,6 +37,7 @@ _INTERPOLATE = flags.DEFINE_integer('interpolate', None, 'sample: factor by whic
 _LOW_RESOLUTION = flags.DEFINE_string('low_resolution', None, 'sample: file, or run, whose videos to make larger.')
 _FRAME_RATES = flags.DEFINE_string('frame_rates', None, 'sample: hierarchy of frame rates, lowest first: 2,8,24.')
 _OVERLAP = flags.DEFINE_integer('overlap', None, 'sample: frames that a window sees of the one before.')
+_OVERFIT = flags.DEFINE_bool('overfit', False, 'doctor: measure the clips, and train on eight of them; minutes.')
 _OUT = flags.DEFINE_string('out', None, 'sample: folder to write to.')
 _PROTOCOL = flags.DEFINE_enum('protocol', 'digits', list(jobs.PROTOCOLS), 'evaluate: what to measure.')
 _SWEEP = flags.DEFINE_enum('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure at several values of a setting.')
@@ -61,18 +62,50 @@ def _run(config: ConfigDict) -> int:
   if _SEED.value is not None:
     config.seed = _SEED.value
   if _MODE.value == 'doctor':
-    print(text := doctor.report(config))
-    return command.BAD_INPUT if '\nproblem: ' in text else 0
-  if _WORKDIR.value is None:
-    raise jobs.BadInput('--workdir is missing: name the folder of the run, such as --workdir=runs/digits.')
+    return _doctor(config)
+  if _OVERFIT.value:
+    raise jobs.BadInput(f'--overfit has no effect on --mode={_MODE.value}: give --mode=doctor, or leave it out.')
+  run = _named_run(_MODE.value, _WORKDIR.value, _PRETRAINED.value)
   if _MODE.value == 'train':
-    return jobs.train(config, _WORKDIR.value)
+    return jobs.train(config, run)
   if _MODE.value == 'evaluate':
     asked = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE)
-    return jobs.evaluate(config, _WORKDIR.value, jobs.Asked(*(flag.value for flag in asked)))
+    return jobs.evaluate(config, run, jobs.Asked(*(flag.value for flag in asked)))
   if _OUT.value is None:
     raise jobs.BadInput('--out is missing: name the folder for the videos, such as --out=out.')
-  return jobs.sample(config, _WORKDIR.value, _OUT.value, _request())
+  return jobs.sample(config, run, _OUT.value, _request())
+
+
+def _named_run(mode: str, workdir: str | None, name: str | None) -> str:
+  """The run that --workdir or --pretrained names."""
+  if name is not None and mode not in ('sample', 'evaluate'):
+    raise jobs.BadInput(
+      f'--pretrained is for --mode=sample and --mode=evaluate. To train on from its weights: --workdir=runs/mine '
+      f'--config.training.first_stage={pretrained.PREFIX}{name}.'
+    )
+  if name is not None and workdir is not None:
+    raise jobs.BadInput('--workdir and --pretrained are both given: give one of them.')
+  if name is not None:
+    return pretrained.PREFIX + name
+  if workdir is None:
+    raise jobs.BadInput(
+      '--workdir is missing: name the folder of the run, such as --workdir=runs/digits'
+      + ('.' if mode == 'train' else f', or a model of the package: --pretrained={"|".join(pretrained.names())}.')
+    )
+  return workdir
+
+
+def _doctor(config: ConfigDict) -> int:
+  print(text := doctor.report(config), flush=True)
+  if '\nproblem: ' in text:
+    return command.BAD_INPUT
+  if not _OVERFIT.value:
+    return 0
+  try:
+    print(findings := doctor.overfit(config, _WORKDIR.value))
+  except (ValueError, OSError) as error:
+    raise jobs.BadInput(str(error)) from error
+  return command.BAD_INPUT if findings.faults else 0
 
 
 def _request() -> jobs.Request:
@@ -104,17 +137,15 @@ def _define_config(argv: Sequence[str]) -> None:
       f'--config is not read by --mode={mode}, which uses the configuration of the run: leave it out. '
       'Single keys can be changed: --config.sampling.num_steps=50.'
     )
-  path = Path(workdir or '') / 'config.json'
-  if not path.exists():
-    raise jobs.BadInput(f'--workdir={workdir} has no config.json: name the folder of a training run.')
-  command.define_values(configuration.read(path), 'Changes to the configuration of the run.', argv)
+  config = checkpoints.read_config(_named_run(mode, workdir, command.peek(argv, 'pretrained')))
+  command.define_values(configuration.from_dict(config), 'Changes to the configuration of the run.', argv)
 
 
 def run() -> None:
   """Entry point of `python -m vdm_jax.main` and of the `vdm_jax` command."""
   try:
     _define_config(sys.argv[1:])
-  except (jobs.BadInput, ValueError) as error:
+  except (jobs.BadInput, ValueError, OSError) as error:
     sys.exit(command.refuse(error.args))
   app.run(main, flags_parser=command.parse)
 

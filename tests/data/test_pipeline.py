@@ -13,74 +13,11 @@ import zlib
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+from data.batches import Letters, assert_equal, build, configure, leaves, read_back, take
 
 from vdm_jax import data
 from vdm_jax.data import digits, pipeline, sources
 from vdm_jax.types import Batch
-
-
-def configure(**changes):
-  config = ConfigDict(
-    {
-      'name': 'digits',
-      'path': '',
-      'frame_rate': 0.0,
-      'train_on_all': False,
-      'max_bad_share': 0.05,
-      'batch_size': 6,
-      'num_frames': 8,
-      'height': 16,
-      'width': 16,
-      'channels': 1,
-      'num_images': 2,
-      'frame_skip': 1,
-      'frame_skip_max': 0,
-      'still_rate': 0.0,
-      'pad_rows': 0,
-      'flip': False,
-      'text': 'words',
-      'labels': True,
-      'num_workers': 0,
-      'digits': {'num_digits': 1, 'random_start': False, 'bounce': False, 'colors': False, 'clip_frames': 0},
-    }
-  )
-  config.update(changes)
-  return config
-
-
-class Letters:
-  """A text function that can be undone: every character becomes its number."""
-
-  def __call__(self, captions):
-    tokens = np.zeros((len(captions), 40), np.int32)
-    for row, caption in zip(tokens, captions, strict=True):
-      row[: len(caption)] = [ord(letter) for letter in caption[:40]]
-    return tokens, tokens > 0
-
-
-def read_back(tokens):
-  return ''.join(chr(token) for token in tokens if token)
-
-
-def build(config, encode=None, **arguments):
-  encode = Letters() if config.text == 'words' else encode
-  return data.build(config, encode, **({'seed': 0} | arguments))
-
-
-def take(batches, count):
-  return list(itertools.islice(batches, count))
-
-
-def leaves(batch):
-  return [batch.x, *(field for field in batch.cond if field is not None)]
-
-
-def assert_equal(left, right):
-  assert [field is None for field in left.cond] == [field is None for field in right.cond]
-  for a, b in zip(leaves(left), leaves(right), strict=True):
-    assert a.dtype == b.dtype
-    np.testing.assert_array_equal(a, b)
 
 
 @pytest.fixture(scope='module')
@@ -339,16 +276,30 @@ def test_every_epoch_shows_every_clip_once_in_a_new_order(folder):
     assert all(other != epoch.tolist() for epoch in epochs)
 
 
-def test_resuming_at_any_step_equals_never_having_stopped(folder):
-  """Three epochs of 37 clips less the held-out ones, at every step, on one to three hosts."""
+@pytest.mark.parametrize('shard_count', [1, 2, 3])
+def test_resuming_at_any_step_equals_never_having_stopped(tmp_path, shard_count):
+  """Every step of three epochs of 37 clips, in batches of four; three hosts, which cannot share four, take four each.
+
+  What is resumed is one stream of elements, in which nothing depends on hosts or on the size of a batch.
+  """
+  levels = 6 * np.arange(37)[:, None] + np.arange(3)  # tell the clip and the frame
+  np.save(tmp_path / 'a.npy', np.uint8(levels)[..., None, None, None].repeat(4, 2).repeat(4, 3))
   config = configure(
-    name='folder', path=folder, num_images=1, labels=False, num_frames=4, flip=True, still_rate=0.4, frame_skip_max=2
-  )
-  for shard_count in (1, 2, 3):
-    where = {'shard_index': shard_count - 1, 'shard_count': shard_count}
-    whole = take(build(config, **where), 18)
-    for start, expected in enumerate(whole):
-      assert_equal(next(build(config, start=start, **where)), expected)
+    name='array', path=str(tmp_path / 'a.npy'), frame_rate=8.0, train_on_all=True, num_images=1, text='none',
+    labels=False, num_frames=2, flip=True, still_rate=0.4, frame_skip_max=2, height=4, width=4,
+    batch_size=4 if shard_count < 3 else 12,
+  )  # fmt: skip
+  single = take(build(configure(**config.to_dict() | {'batch_size': 1})), 112)
+  stream = [np.concatenate(parts) for parts in zip(*map(leaves, single), strict=True)]
+  shown = np.rint((stream[0][:111, 0].mean(axis=(1, 2, 3)) + 1) * 127.5).astype(int) // 6
+  for epoch in shown.reshape(3, 37):
+    assert sorted(epoch) == list(range(37))
+  for step in range(112 // config.batch_size):
+    rows = slice(step * config.batch_size, (step + 1) * config.batch_size)
+    for index in range(shard_count):
+      batch = next(build(config, start=step, shard_index=index, shard_count=shard_count))
+      for leaf, expected in zip(leaves(batch), stream, strict=True):
+        np.testing.assert_array_equal(leaf, expected[rows][index::shard_count])
 
 
 @pytest.mark.parametrize('changes', [{}, {'still_rate': 0.4, 'frame_skip_max': 3, 'height': 20, 'pad_rows': 2}])
@@ -453,7 +404,7 @@ def test_workers_share_the_list_of_bad_clips_and_its_limit(tmp_path):
 EXIT_WITH_LIVE_WORKERS = """
 import sys
 sys.path.insert(0, {folder!r})
-from test_pipeline import Letters, configure
+from batches import Letters, configure
 from vdm_jax import data
 if __name__ == '__main__':
   batches = data.build(configure(num_workers=1), Letters(), seed=0)
@@ -491,7 +442,8 @@ def test_closed_streams_stop_their_threads():
     (
       {'name': 'digit'},
       {},
-      "data.name='digit' is unknown; the nearest is 'digits', all are digits, folder, array, records, tfds.",
+      "data.name='digit' is unknown; the nearest is 'digits', all are digits, folder, array, records, tfds, pictures, "
+      'mixture.',
     ),
     ({}, {'split': 'valid'}, "data: split is 'valid'; use 'train' or 'test'."),
     ({'batch_size': 0}, {}, 'data.batch_size=0, but it must be 1 or more.'),

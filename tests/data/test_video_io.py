@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import tracemalloc
+from pathlib import Path
 
 import av
 import numpy as np
@@ -32,7 +33,7 @@ def encode(path, video, codec, pixel_format='yuv420p', rotation=0, **options):
     if rotation:
       stream.set_display_rotation(rotation)
     for frame in video:
-      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, 'rgb24')))
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, 'rgb24').reformat(format=pixel_format)))
     container.mux(stream.encode())
 
 
@@ -121,6 +122,27 @@ def test_windows_are_exact_in_every_container(tmp_path, name, codec, options):
   for start, num_frames, frame_skip in [(0, 1, 1), (1, 8, 1), (13, 5, 4), (24, 16, 1), (39, 1, 7)]:
     window = video_io.read_video(tmp_path / name, start=start, num_frames=num_frames, frame_skip=frame_skip)
     assert numbers(window) == list(range(start, start + num_frames * frame_skip, frame_skip))
+
+
+@pytest.mark.parametrize(
+  ('name', 'codec', 'pixel_format'),
+  [
+    ('hevc_ten_bits.mp4', None, None),
+    ('ten_bits.mp4', 'libx264', 'yuv420p10le'),
+    ('alpha.webm', 'libvpx-vp9', 'yuva420p'),
+    ('alpha.mov', 'png', 'rgba'),
+    ('odd.mkv', 'ffv1', 'bgr0'),
+  ],
+)
+def test_pixels_of_every_kind_become_eight_bits_of_colour(tmp_path, name, codec, pixel_format):
+  """HEVC is read from a stored file, for PyAV's encoder of it damages the memory of the process now and then."""
+  video = np.zeros((5, 33 if 'odd' in name else 32, 48, 3), np.uint8)
+  video[:] = (np.uint8([[30], [90], [150], [200], [240]]) + np.uint8([10, 0, 5]))[:, None, None]
+  path = tmp_path / name if codec else Path(__file__).with_name(name)
+  if codec:
+    encode(path, video, codec, pixel_format)
+  np.testing.assert_allclose(video_io.read_video(path), video.astype(int), atol=5)
+  assert video_io.probe(path) == (5, 8.0, video.shape[1:3])
 
 
 def test_varying_frame_rate_counts_frames_not_seconds(tmp_path):

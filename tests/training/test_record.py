@@ -83,6 +83,7 @@ def test_the_parts_of_the_time_add_up(monkeypatch):
     watch.step()
   assert watch.row() == {
     'time/steps_per_second': 4 / 14,
+    'time/data_wait': 4 / 14,
     'time/data_seconds': 1.0,
     'time/device_seconds': 2.0,
     'time/host_seconds': 0.5,

@@ -13,7 +13,8 @@ from vdm_jax.data.example_clips import ExampleClips, examples
 from vdm_jax.data.folder import Folder
 from vdm_jax.data.frame_store import FrameStore
 from vdm_jax.data.given import Given, check_frame_rate, read_given
-from vdm_jax.data.pipeline import build, held_out
+from vdm_jax.data.pictures import Pictures
+from vdm_jax.data.pipeline import build, check, held_out
 from vdm_jax.data.quarantine import TooManyBadClips
 from vdm_jax.data.records import Records
 from vdm_jax.data.sheets import contact_sheet, enlarge, enlarge_frames, tile
@@ -30,10 +31,12 @@ __all__ = [
   'Folder',
   'FrameStore',
   'Given',
+  'Pictures',
   'Records',
   'Tfds',
   'TooManyBadClips',
   'build',
+  'check',
   'captions',
   'check_frame_rate',
   'contact_sheet',

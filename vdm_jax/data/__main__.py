@@ -2,24 +2,31 @@
 
     python -m vdm_jax.data inspect clips --num_frames=16 --sheet=clips.png
     python -m vdm_jax.data convert clips clips_64 --size=64x64
+    python -m vdm_jax.data caption clips --captioner=my_module:describe
 
-A path is a folder of clips, a .npy file of uint8 [n t h w c], a folder that `convert` wrote, or a prepared data set of
-TensorFlow Datasets. `inspect` ends with status 1 and the reason where training could not start.
+A path is a folder of clips, a .npy file of uint8 [n t h w c], a folder that `convert` wrote, a prepared data set of
+TensorFlow Datasets, or pictures:FOLDER. `caption` imports the module and gives its function the frames of each clip
+without a caption, uint8 [t h w 3]; what it returns is kept in captions.jsonl of the folder. `inspect` ends with status
+1 and the reason where training could not start, `caption` where a clip is left without one.
 """
 
 from __future__ import annotations
 
 import argparse
+import pkgutil
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from vdm_jax.data import captioning
 from vdm_jax.data.conversion import CLIPS_PER_SHARD, convert
-from vdm_jax.data.inspection import inspect
+from vdm_jax.data.folder import Folder
+from vdm_jax.data.inspection import SHOWN, inspect
 from vdm_jax.data.sources import open_stored
 from vdm_jax.data.video_io import write_png
 
 CANNOT_TRAIN = 1  # exit status
+INCOMPLETE = 1
 BAD_INPUT = 2
 
 
@@ -33,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
+  if args.target_frame_rate < 0:
+    raise ValueError(f'--target_frame_rate={args.target_frame_rate}, but it must be 0 or more.')
   if args.num_frames < 1 or args.frame_skip < 1:
     raise ValueError(f'--num_frames={args.num_frames} --frame_skip={args.frame_skip}: both must be 1 or more.')
   found, sheet = inspect(
@@ -40,6 +49,7 @@ def _inspect(args: argparse.Namespace) -> int:
     num_frames=args.num_frames,
     frame_skip=args.frame_skip,
     frame_rate=args.frame_rate,
+    target_frame_rate=args.target_frame_rate,
     max_bad_share=args.max_bad_share,
     decode=not args.quick,
   )
@@ -65,6 +75,34 @@ def _convert(args: argparse.Namespace) -> int:
   return 0
 
 
+def _caption(args: argparse.Namespace) -> int:
+  if args.max_frames < 1:
+    raise ValueError(f'--max_frames={args.max_frames}, but it must be 1 or more.')
+  _, source = open_stored(args.path, 'train', num_frames=1, train_on_all=True)
+  if not isinstance(source, Folder):
+    raise ValueError(f'{args.path} is no folder of clips or pictures, so that captions have no place beside them.')
+  captioner = _function(args.captioner)
+  made, failures = captioning.caption(source, captioner, args.captioner, max_frames=args.max_frames)
+  print(f'{args.path}: {made} captions made by {args.captioner}, {len(failures)} clips left without one')
+  for reason in list(failures.values())[:SHOWN]:
+    print(f'  {reason}')
+  return INCOMPLETE if failures else 0
+
+
+def _function(name: str) -> Callable:
+  """What `module:function` names: the user's own code, which is run because the user named it."""
+  form = f'--captioner={name}: name a function as module:function, where Python finds the module from this folder'
+  if not re.fullmatch(r'[\w.]+:[\w.]+', name):
+    raise ValueError(f'{form}.')
+  try:
+    found = pkgutil.resolve_name(name)
+  except Exception as error:  # the module may raise anything while it is imported
+    raise ValueError(f'{form} ({type(error).__name__}: {error}).') from error
+  if not callable(found):
+    raise ValueError(f'{form}; this is a {type(found).__name__}.')
+  return found
+
+
 def _size(text: str | None) -> tuple[int, int] | None:
   if text is None:
     return None
@@ -85,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
   look.add_argument('path')
   look.add_argument('--num_frames', type=int, default=16, help='data.num_frames of the training that is planned')
   look.add_argument('--frame_skip', type=int, default=1, help='data.frame_skip, or the largest one')
+  look.add_argument('--target_frame_rate', type=float, default=0.0, help='data.target_frame_rate')
   look.add_argument('--sheet', default='inspect.png', help='PNG to write; empty for none')
   look.add_argument('--quick', action='store_true', help='open the files, but decode none')
   look.set_defaults(run=_inspect)
@@ -94,6 +133,13 @@ def _parser() -> argparse.ArgumentParser:
   write.add_argument('--size', help='HxW that frames are scaled to cover and cut to; as they are by default')
   write.add_argument('--clips_per_shard', type=int, default=CLIPS_PER_SHARD)
   write.set_defaults(run=_convert)
+  describe = commands.add_parser('caption', help='fill in missing captions; resumes, and replaces none')
+  describe.add_argument('path')
+  describe.add_argument('--captioner', required=True, help='module:function')
+  describe.add_argument(
+    '--max_frames', type=int, default=captioning.MAX_FRAMES, help='frames of a clip that are shown to it, evenly spread'
+  )
+  describe.set_defaults(run=_caption)
   return parser
 
 

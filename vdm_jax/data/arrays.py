@@ -10,6 +10,7 @@ import numpy as np
 
 from vdm_jax.data.opening import check_bytes, check_size
 from vdm_jax.data.stored import Stored, held_out_names
+from vdm_jax.data.transforms import frame_numbers
 from vdm_jax.data.video_io import VideoInfo
 
 
@@ -40,7 +41,7 @@ def probe_array(path: str | os.PathLike) -> VideoInfo:
 
 
 def read_array(
-  path: str | os.PathLike, *, start: int, num_frames: int, frame_skip: int, max_bytes: int
+  path: str | os.PathLike, *, start: int, num_frames: int, frame_skip: float, max_bytes: int
 ) -> np.ndarray:
   """Frames start, start + frame_skip, ... of one clip; uint8 [t h w c]. Raises as `open_array` does."""
   return _copy(path, open_array(path, 't h w c'), start, num_frames, frame_skip, max_bytes)
@@ -73,10 +74,10 @@ class Array(Stored):
   def _info(self, place: int) -> VideoInfo:
     return VideoInfo(self._clips.shape[1], 0.0, self._clips.shape[2:4])
 
-  def _frames(self, place: int, start: int, num_frames: int, frame_skip: int, max_bytes: int) -> np.ndarray:
+  def _frames(self, place: int, start: int, num_frames: int, frame_skip: float, max_bytes: int) -> np.ndarray:
     return _copy(self._path, self._clips[place], start, num_frames, frame_skip, max_bytes)
 
 
-def _copy(path, clip: np.ndarray, start: int, num_frames: int, frame_skip: int, max_bytes: int) -> np.ndarray:
+def _copy(path, clip: np.ndarray, start: int, num_frames: int, frame_skip: float, max_bytes: int) -> np.ndarray:
   check_bytes(path, num_frames, *clip.shape[1:3], max_bytes)
-  return np.array(clip[start::frame_skip][:num_frames])
+  return clip[frame_numbers(start, num_frames, frame_skip)]  # a copy

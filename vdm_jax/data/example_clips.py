@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from vdm_jax.data import sources, transforms
 from vdm_jax.data.clip import Clip
+from vdm_jax.data.mixture import Mixture
 
 
 class ExampleClips:
@@ -27,6 +29,12 @@ class ExampleClips:
   def class_names(self) -> tuple[str, ...] | None:
     """Of the labels 0, 1, ...; None where the data do not name them."""
     return getattr(self._source, 'class_names', None)
+
+  def first(self, count: int) -> Sequence[int]:
+    """The numbers of the first `count` clips, or of all there are; of a mixture in its shares."""
+    if isinstance(self._source, Mixture):
+      return self._source.first(count)
+    return range(min(count, len(self)))
 
   def __getitem__(self, index: int) -> Clip:
     """Clip `index` at the window that the seed and the index give it."""
@@ -50,4 +58,4 @@ class ExampleClips:
 def examples(config: Any, split: str, *, seed: int, count: int, num_frames: int | None = None) -> list[Clip]:
   """The first `count` clips of a split, or all there are; raises as `sources.build` does."""
   clips = ExampleClips(config, split, seed=seed, num_frames=num_frames)
-  return [clips[index] for index in range(min(count, len(clips)))]
+  return [clips[index] for index in clips.first(count)]

@@ -20,6 +20,7 @@ LAYOUT = (
   f'A data folder holds clips ({", ".join(SUFFIXES)}, or folders of numbered pictures), each with an optional caption '
   f'beside it: clip.mp4 and clip.txt, or a line of {metadata.FILE}.'
 )
+GIVEN = 'given'  # origin of a caption that came with its clip
 TRAIN, TEST = 'train', ('test', 'val', 'valid', 'validation', 'validate')
 
 
@@ -28,8 +29,9 @@ class Folder(Stored):
 
   A clip is a video file, a .npy file of uint8 [t h w c], or a folder whose pictures all end in a number
   (frame_0001.png). Its caption is the text file beside it, or `text` in a line of metadata.jsonl, which then lists
-  every clip. Its label is `label` there; without metadata it is the folder of the clip, where every clip lies in a
-  folder of its class. Only video files tell a frame rate.
+  every clip; a clip with neither has that which `python -m vdm_jax.data caption` made. Its label is `label` there;
+  without metadata it is the folder of the clip, where every clip lies in a folder of its class. Only video files tell a
+  frame rate.
 
   Where every clip lies in a folder `train` or `test` (or val, valid, validation, validate), these are the splits. Else
   one clip in ten, by a hash of its name, belongs to the test split, and one at least where there are two or more.
@@ -38,17 +40,20 @@ class Folder(Stored):
   not fit the clips, or a link to somewhere else.
   """
 
+  layout = LAYOUT  # of such a folder, for messages
+  suffixes = SUFFIXES  # that a caption's file does without
+
   def __init__(self, path: str | os.PathLike, split: str, **settings: Any):
     if not os.fspath(path):
-      raise ValueError(f'data.path is empty, but it must name a folder of clips. {LAYOUT}')
+      raise ValueError(f'data.path is empty, but it must name a folder of clips. {self.layout}')
     if not os.path.isdir(path):
-      raise FileNotFoundError(f'data.path={str(path)!r} is not a folder; check the path. {LAYOUT}')
+      raise FileNotFoundError(f'data.path={str(path)!r} is not a folder; check the path. {self.layout}')
     self._root = pathlib.Path(path).resolve()
-    found, described = _list_clips(self._root)
+    found, described = self._list()
     entries = metadata.read_metadata(self._root, described) if described else None
     names = sorted(found if entries is None else found | entries.keys())
     if not names:
-      raise ValueError(f'data.path={str(path)!r} has no clips. {LAYOUT}')
+      raise ValueError(f'data.path={str(path)!r} has no clips. {self.layout}')
     if entries is not None and (unlisted := sorted(found - entries.keys())):
       raise ValueError(
         f'{self._root / unlisted[0]} is not listed by {described[0]}, nor are {len(unlisted) - 1} other clips; add a '
@@ -60,8 +65,20 @@ class Folder(Stored):
     labels = [entries[name].label for name in names] if entries else _classes(names)
     self._labels, self.num_classes = metadata.class_numbers(labels, str(path))
     self.class_names = metadata.class_names(labels)
+    self._made = metadata.read_made(self._root)
     without_rate = next((name for name in names if not name.lower().endswith(VIDEOS)), None)
     super().__init__(path, split, names, _held_out(names), without_rate=without_rate, **settings)
+
+  def origin(self, index: int) -> str | None:
+    """What made the caption of a clip: 'given', or the captioner; None if it has none."""
+    place = self._places[index]
+    if self._given(place):
+      return GIVEN
+    made = self._made.get(self._all_names[place])
+    return made.origin if made else None
+
+  def _list(self) -> tuple[set[str], list[pathlib.Path]]:
+    return _list_clips(self._root)
 
   def _info(self, place: int) -> VideoInfo:
     path = self._file(place)
@@ -69,7 +86,7 @@ class Folder(Stored):
       return arrays.probe_array(path)
     return frames.probe_frames(path, self._root) if _is_frames(path) else video_io.probe(path)
 
-  def _frames(self, place: int, start: int, num_frames: int, frame_skip: int, max_bytes: int) -> np.ndarray:
+  def _frames(self, place: int, start: int, num_frames: int, frame_skip: float, max_bytes: int) -> np.ndarray:
     window = {'start': start, 'num_frames': num_frames, 'frame_skip': frame_skip, 'max_bytes': max_bytes}
     path = self._file(place)
     if path.suffix.lower() == '.npy':
@@ -84,12 +101,16 @@ class Folder(Stored):
     return path
 
   def _caption(self, place: int) -> str:
+    made = self._made.get(self._all_names[place])
+    return self._given(place) or (made.text if made else '')
+
+  def _given(self, place: int) -> str:
     """The text of the metadata, or the text file beside a clip with white space made single, '' if there is none."""
     name = self._all_names[place]
     if self._entries is not None:
       return self._entries[name].text
     path = self._root / name
-    file = path.with_suffix('.txt') if path.suffix.lower() in SUFFIXES else path.with_name(f'{path.name}.txt')
+    file = path.with_suffix('.txt') if path.suffix.lower() in self.suffixes else path.with_name(f'{path.name}.txt')
     if not file.is_file():
       return ''
     check_inside(file, self._root)

@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from vdm_jax.data.metadata import check_inside
 from vdm_jax.data.opening import check_bytes, open_picture
+from vdm_jax.data.transforms import frame_numbers
 from vdm_jax.data.video_io import VideoInfo
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
@@ -22,8 +23,13 @@ _NUMBER = re.compile(r'[0-9]+$')
 
 def are_frames(names: Sequence[str]) -> bool:
   """Whether these files of one folder make it a clip: there are pictures, and the name of each ends in a number."""
-  pictures = _pictures(names)
-  return bool(pictures) and all(_NUMBER.search(pathlib.PurePath(name).stem) for name in pictures)
+  found = pictures(names)
+  return bool(found) and all(_NUMBER.search(pathlib.PurePath(name).stem) for name in found)
+
+
+def pictures(names: Sequence[str]) -> list[str]:
+  """Those of these files that are pictures by their names, and not hidden."""
+  return [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith('.')]
 
 
 def list_frames(folder: str | os.PathLike, root: pathlib.Path) -> list[pathlib.Path]:
@@ -35,7 +41,7 @@ def list_frames(folder: str | os.PathLike, root: pathlib.Path) -> list[pathlib.P
   names = os.listdir(folder)
   if not are_frames(names):
     raise ValueError(f'{folder}: is not a folder of numbered pictures ({", ".join(SUFFIXES)}); remove it.')
-  numbered = sorted((int(_NUMBER.search(pathlib.PurePath(name).stem)[0]), name) for name in _pictures(names))
+  numbered = sorted((int(_NUMBER.search(pathlib.PurePath(name).stem)[0]), name) for name in pictures(names))
   for (number, name), (following, other) in zip(numbered, numbered[1:], strict=False):
     if following != number + 1:
       problem = f'{name} and {other} have one number' if following == number else f'frame {number + 1} is missing'
@@ -54,14 +60,15 @@ def probe_frames(folder: str | os.PathLike, root: pathlib.Path) -> VideoInfo:
 
 
 def read_frames(
-  folder: str | os.PathLike, root: pathlib.Path, *, start: int, num_frames: int, frame_skip: int, max_bytes: int
+  folder: str | os.PathLike, root: pathlib.Path, *, start: int, num_frames: int, frame_skip: float, max_bytes: int
 ) -> np.ndarray:
   """Frames start, start + frame_skip, ...; uint8 [t h w 3].
 
   Raises ValueError if a picture cannot be decoded, has more than eight bits per colour or another size than the first,
   or if the frames take more than `max_bytes`.
   """
-  chosen = list_frames(folder, root)[start::frame_skip][:num_frames]
+  files = list_frames(folder, root)
+  chosen = [files[number] for number in frame_numbers(start, num_frames, frame_skip)]
   video = None
   for number, file in enumerate(chosen):
     with _open(file) as image:
@@ -80,6 +87,26 @@ def read_frames(
   return video
 
 
+def picture_size(file: pathlib.Path) -> tuple[int, int]:
+  """Height and width of one upright picture, without decoding it. Raises as `read_frames` does."""
+  with _open(file) as image:
+    try:
+      sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except Exception as error:  # damaged EXIF data raise almost any of them
+      raise _undecodable(file, error) from error
+    return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+def read_picture(file: pathlib.Path, max_bytes: int) -> np.ndarray:
+  """One picture, upright as its EXIF data say; uint8 [1 h w 3]. Raises as `read_frames` does."""
+  with _open(file) as image:
+    check_bytes(file, 1, image.height, image.width, max_bytes)
+    try:
+      return np.array(ImageOps.exif_transpose(image).convert('RGB'))[None]
+    except Exception as error:  # as above
+      raise _undecodable(file, error) from error
+
+
 @contextlib.contextmanager
 def _open(file: pathlib.Path) -> Iterator[Image.Image]:
   try:
@@ -95,7 +122,3 @@ def _undecodable(file: pathlib.Path, error: Exception) -> ValueError:
   # Without the path, which some of these messages repeat.
   reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
   return ValueError(f'{file}: cannot be decoded as a picture ({reason}); replace or remove the file.')
-
-
-def _pictures(names: Sequence[str]) -> list[str]:
-  return [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith('.')]

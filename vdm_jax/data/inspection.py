@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from vdm_jax.data import transforms
+from vdm_jax.data.folder import GIVEN
 from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sheets import contact_sheet
 from vdm_jax.data.sources import open_stored
-from vdm_jax.data.stored import Stored
+from vdm_jax.data.stored import Stored, own_skip
 from vdm_jax.data.video_io import VideoInfo
 
 BINS = 8
@@ -29,9 +30,11 @@ class Inspection:
   path: str
   num_frames: int
   frame_skip: int
+  target_frame_rate: float = 0.0  # 0: the clips' own
   splits: Counter = dataclasses.field(default_factory=Counter)
   infos: list[VideoInfo] = dataclasses.field(default_factory=list)  # of clips that can be opened
   captions: list[str] = dataclasses.field(default_factory=list)
+  origins: Counter = dataclasses.field(default_factory=Counter)  # of the captions, where the source knows them
   labels: Counter = dataclasses.field(default_factory=Counter)
   short: list[str] = dataclasses.field(default_factory=list)  # reasons
   corrupt: list[str] = dataclasses.field(default_factory=list)
@@ -42,7 +45,6 @@ class Inspection:
 
   def report(self) -> str:
     """The whole of it as text."""
-    span = (self.num_frames - 1) * self.frame_skip + 1
     total = sum(self.splits.values())
     how = 'opened, first and last window decoded' if self.decoded else 'opened only'
     lines = [
@@ -57,7 +59,7 @@ class Inspection:
       f'labels: {len(self.labels)} classes, {min(self.labels.values())} to {max(self.labels.values())} clips each'
       if self.labels
       else 'labels: none',
-      f'windows of {self.num_frames} frames with a skip of {self.frame_skip} ({span} frames): '
+      f'windows of {self.num_frames} frames with a skip of {self.frame_skip} ({self._span()}): '
       f'{self.windows["train"]:,} train, {self.windows["test"]:,} test',
       'training can start' if self.problem is None else f'training cannot start: {self.problem}',
     ]
@@ -65,6 +67,11 @@ class Inspection:
     if hidden > 0:
       lines.insert(2 + SHOWN, f'  and {hidden} more')
     return '\n'.join(lines)
+
+  def _span(self) -> str:
+    if self.target_frame_rate:
+      return f'at {self.target_frame_rate:g} frames per second'
+    return f'{transforms.window_span(self.num_frames, self.frame_skip)} frames'
 
   def _captions(self) -> list[str]:
     words = [len(caption.split()) for caption in self.captions if caption]
@@ -74,7 +81,8 @@ class Inspection:
     different = len(set(filter(None, self.captions)))
     return [
       f'captions: {len(words)} of {len(self.captions)} clips have one, {different} different ones, {min(words)} to '
-      f'{max(words)} words each, {np.mean(words):.1f} on average, {len(vocabulary)} different words'
+      f'{max(words)} words each, {np.mean(words):.1f} on average, {len(vocabulary)} different words',
+      *(f'  {count} by {origin}' for origin, count in self.origins.items() if set(self.origins) != {GIVEN}),
     ]
 
 
@@ -84,6 +92,7 @@ def inspect(
   num_frames: int = 16,
   frame_skip: int = 1,
   frame_rate: float = 0.0,
+  target_frame_rate: float = 0.0,
   max_bad_share: float = 0.05,
   decode: bool = True,
 ) -> tuple[Inspection, np.ndarray | None]:
@@ -91,7 +100,7 @@ def inspect(
 
   With `decode` the first and the last window of each clip are decoded, else files are only opened.
   """
-  found = Inspection('unknown', path, num_frames, frame_skip, decoded=decode)
+  found = Inspection('unknown', path, num_frames, frame_skip, target_frame_rate, decoded=decode)
   try:
     # One frame, so that data which do not tell their frame rate can be looked at all the same.
     found.name, source = open_stored(path, 'train', num_frames=1, frame_rate=frame_rate, train_on_all=True)
@@ -108,16 +117,21 @@ def inspect(
 def _look(source: Stored, index: int, found: Inspection, quarantine: Quarantine) -> None:
   split = source.split_of(index)
   found.splits[split] += 1
-  span = (found.num_frames - 1) * found.frame_skip + 1
   try:
     info = source.info(index)
     found.captions.append(source.caption(index))
+    if (origin := getattr(source, 'origin', lambda _: None)(index)) is not None:
+      found.origins[origin] += 1
     label = source.label(index)
     if label is not None:
       found.labels[label] += 1
     found.infos.append(info)
-    if info.num_frames < span:
-      reason = f'{source.path}/{source.names[index]}: {info.num_frames} frames, but {span} are needed'
+    skip = own_skip(found.num_frames, found.frame_skip, info.frame_rate, found.target_frame_rate)
+    span = None if skip is None else transforms.window_span(found.num_frames, skip)
+    if span is None or info.num_frames < span:
+      few = f'{info.num_frames} frames, but {span} are needed'
+      slow = f'{info.frame_rate:g} frames per second, too few for {found.target_frame_rate / found.frame_skip:g}'
+      reason = f'{source.path}/{source.names[index]}: {slow if span is None else few}'
       found.short.append(reason)
       quarantine.add(source.names[index], ValueError(reason))
       return

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 FILE = 'metadata.jsonl'
+MADE = 'captions.jsonl'  # captions that a captioner made, beside those that came with the clips
 _OTHER_NAMES_OF_TEXT = ('caption', 'captions', 'prompt', 'prompts', 'description')
 
 
@@ -36,6 +37,32 @@ def read_metadata(root: pathlib.Path, files: Sequence[pathlib.Path]) -> dict[str
   if misnamed and 'text' not in keys:
     raise ValueError(f"{files[0]}: captions have the key 'text', not {min(misnamed)!r}; rename it.")
   return entries
+
+
+class Made(NamedTuple):
+  """A caption that a captioner made."""
+
+  text: str
+  origin: str  # module:function
+
+
+def read_made(root: pathlib.Path) -> dict[str, Made]:
+  """The captions of `captions.jsonl` in the root, by clip; a last line that was cut off by a crash is skipped.
+
+  Raises ValueError naming the line if another one is damaged.
+  """
+  file, made = root / MADE, {}
+  if not file.is_file():
+    return made
+  check_inside(file, root)
+  lines = file.read_text(encoding='utf-8', errors='surrogateescape').split('\n')
+  for number, text in enumerate(lines[:-1], 1):  # a whole line ends
+    try:
+      line = json.loads(text)
+      made[line['file_name']] = Made(str(line['text']), str(line['text_origin']))
+    except (ValueError, KeyError, TypeError) as error:
+      raise ValueError(f'{file}, line {number}: is damaged; remove this line.') from error
+  return made
 
 
 def class_numbers(labels: Sequence[int | str | None], where: str) -> tuple[list[int | None], int | None]:

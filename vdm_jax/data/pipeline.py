@@ -7,25 +7,22 @@ resumes by its step number alone, on any number of hosts and workers.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import fractions
 import functools
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain
 import numpy as np
-from absl import flags
 
-from vdm_jax.data import sources, transforms
+from vdm_jax.data import mixture, sources, transforms
+from vdm_jax.data.delivery import deliver
+from vdm_jax.data.mixture import Mixture
 from vdm_jax.types import Batch, Conditioning
 
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
-THREADS = 4
-BATCHES_AHEAD = 4
+ENDLESS = 2**62  # elements of a stream
 
 
 class _Element(NamedTuple):
@@ -53,17 +50,19 @@ def build(
 
   `config` is the section `data`; `encode` turns captions into (tokens [n l] or [n l c], mask [n l]), and is
   None exactly if data.text is 'none'. With b = batch_size / shard_count and n = 1 + num_images, x is float32
-  [b t+n-1 h w c] in [-1, 1]; its last n - 1 frames are each a random frame of another clip (joint training,
-  VDM section 3.2). text [b n l] or [b n l c], text_mask bool [b n l] and label int32 [b n] belong to the
-  video and to each image. With neither text nor labels, drop bool [b n] is False. frame_interval float32 [b]
-  in seconds and resolution float32 [b 2], the original height and width in pixels, belong to the video alone.
+  [b t+n-1 h w c] in [-1, 1]; its last n - 1 frames are each a random frame of another clip of the same data set, or of
+  `images` where these are given (joint training, VDM section 3.2). text [b n l] or [b n l c], text_mask bool [b n l]
+  and label int32 [b n] belong to the video and to each image. With neither text nor labels, drop bool [b n] is False.
+  frame_interval float32 [b] in seconds and resolution float32 [b 2], the original height and width in pixels, belong to
+  the video alone.
 
   A share `still_rate` of the videos, evenly spread over the stream, are stills: an image as a video of infinite
-  frame rate, one random frame of the clip throughout with a frame interval of 0 (Snap Video, section 3.3). With
-  num_frames=1 the frame interval is 0 as well.
+  frame rate, one random frame of the clip throughout with a frame interval of 0 (Snap Video, section 3.3). Where
+  `images` are given, the stills are those, each once in its epoch. With num_frames=1 the frame interval is 0 as well.
 
   The train stream is shuffled anew in every epoch; the test stream keeps the order of the source and is never
-  flipped. Raises ValueError on settings that do not fit, and what the source raises, before the first batch.
+  flipped. Each data set of a mixture is shuffled and repeated on its own, and has its share of every part of the
+  stream. Raises ValueError on settings that do not fit, and what the source raises, before the first batch.
 
   Clips that cannot be used are replaced by others and listed in `quarantine.jsonl` of the folder `quarantine`. The
   iterator raises TooManyBadClips with the list when they are more than the share `max_bad_share` of all.
@@ -71,7 +70,7 @@ def build(
   if start < 0:
     raise ValueError(f'start={start}, but the first step is 0.')
   batches = _dataset(config, encode, seed, split, shard_index, shard_count, quarantine)
-  return _close_at_exit(_iterate(batches[start:], config.num_workers))
+  return deliver(batches, start, config.num_workers)
 
 
 def held_out(
@@ -89,13 +88,25 @@ def held_out(
   return [batches[k] for k in range(num_batches)]
 
 
+def check(config: Any, *, seed: int) -> None:
+  """Raises what `build` would raise, of either split, before any work: in a second or a few."""
+  for split in ('train', 'test'):
+    encode = None if config.text == 'none' else _no_text
+    _dataset(config, encode, seed, split, 0, 1, None)
+
+
+def _no_text(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+  return np.zeros((len(captions), 1), np.int32), np.zeros((len(captions), 1), bool)
+
+
 def _dataset(
   config, encode, seed: int, split: str, shard_index: int, shard_count: int, quarantine: str | Path | None
 ) -> grain.MapDataset:
   """Batches of one host by random access: element k is step k."""
   _check(config, encode, shard_index, shard_count)
   source = sources.build(config, split, seed, quarantine)
-  if config.labels and source.num_classes is None:
+  images = sources.build_images(config, split, seed, quarantine)
+  if config.labels and mixture.agreed_classes([source, *filter(None, [images])]) is None:
     raise ValueError(
       f'data.labels=True, but the clips of data.name={config.name!r} with these settings have no labels; '
       'set it to False.'
@@ -103,6 +114,7 @@ def _dataset(
   read = functools.partial(
     _read,
     source=source,
+    images=images,
     size=(config.num_frames, config.height - 2 * config.pad_rows, config.width, config.channels),
     frame_skips=sources.frame_skips(config),
     num_images=config.num_images,
@@ -110,18 +122,50 @@ def _dataset(
     flip=config.flip and split == 'train',
   )
   read(0, np.random.default_rng(seed))  # so that bad data fails here and not in a thread
-  # Not shuffle(seed): there, epoch e of seed s is epoch 0 of seed s + e.
-  clips = grain.MapDataset.range(len(source)).seed(seed)
-  if split == 'train':
-    clips = clips.shuffle()
-  clips = clips.repeat()
+  clips = _order(source, seed, split)
   if config.still_rate:  # not always: a stage more would change the seed that Grain gives to random_map
     rate = fractions.Fraction(config.still_rate).limit_denominator(10**6)  # 3/10, which 0.3 stands for
-    clips = clips.map_with_index(functools.partial(_mark_still, rate=rate))
+    if images is None:
+      clips = clips.map_with_index(functools.partial(_mark_still, rate=rate))
+    else:
+      weights = mixture.whole([1 - rate, rate])
+      clips = _take_turns([clips, _order(images, _derive(seed, len(weights)), split)], weights, seed)
+      clips = clips.map(_mark_image)
     read = functools.partial(_read_marked, read=read)
   elements = clips.random_map(read)[shard_index::shard_count]
   collate = functools.partial(_collate, encode=encode, labels=config.labels)
   return elements.batch(config.batch_size // shard_count, drop_remainder=True, batch_fn=collate)
+
+
+def _order(source: sources.Source, seed: int, split: str) -> grain.MapDataset:
+  """The endless order of the clips of a source, as their numbers."""
+  if isinstance(source, Mixture):
+    parts = [_order(part, _derive(seed, which), split) for which, part in enumerate(source.parts)]
+    return _take_turns(parts, source.weights, seed).map(functools.partial(_number, source=source))
+  # Not shuffle(seed): there, epoch e of seed s is epoch 0 of seed s + e.
+  clips = grain.MapDataset.range(len(source)).seed(seed)
+  if split == 'train':
+    clips = clips.shuffle()
+  return clips.repeat()
+
+
+def _take_turns(orders: Sequence[grain.MapDataset], weights: Sequence[int], seed: int) -> grain.MapDataset:
+  """Elements (which, element) of several endless orders, by their weights."""
+  return grain.MapDataset.range(ENDLESS).seed(seed).map(functools.partial(_take, orders=orders, weights=weights))
+
+
+def _take(position: int, *, orders: Sequence[grain.MapDataset], weights: Sequence[int]) -> tuple[int, int]:
+  which, number = mixture.choose(position, weights)
+  return which, int(orders[which][number])
+
+
+def _number(taken: tuple[int, int], *, source: Mixture) -> int:
+  return source.clip(*taken)
+
+
+def _derive(seed: int, number: int) -> int:
+  """A seed of its own for each of several streams."""
+  return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
 def _check(config, encode: Encode | None, shard_index: int, shard_count: int) -> None:
@@ -168,6 +212,12 @@ def _mark_still(position: int, index: int, *, rate: fractions.Fraction) -> tuple
   return index, place * rate // 1 < (place + 1) * rate // 1
 
 
+def _mark_image(taken: tuple[int, int]) -> tuple[int, bool]:
+  """What was taken from the videos or, as a still, from the images."""
+  which, index = taken
+  return index, bool(which)
+
+
 def _read_marked(marked: tuple[int, bool], rng: np.random.Generator, *, read: Callable[..., _Element]) -> _Element:
   index, still = marked
   return read(index, rng, still=still)
@@ -178,6 +228,7 @@ def _read(
   rng: np.random.Generator,
   *,
   source: sources.Source,
+  images: Mixture | None,
   size: tuple[int, int, int, int],
   frame_skips: tuple[int, int],
   num_images: int,
@@ -188,10 +239,10 @@ def _read(
   num_frames, height, width, channels = size
   least, most = frame_skips
   skip = int(rng.integers(least, most + 1)) if most > least else least  # a draw only where there is a choice
-  clips = [source.read(index, rng, 1 if still else num_frames, skip)]
-  others = max(1, len(source) - 1)  # a lone clip has to be its own image
-  for offset in rng.integers(others, size=num_images):
-    clips.append(source.read((index + 1 + int(offset)) % len(source), rng, 1))
+  first = images if still and images is not None else source
+  clips = [first.read(index, rng, 1 if still else num_frames, skip)]
+  chosen = _others(index, rng, num_images, source) if images is None else [images.draw(rng) for _ in range(num_images)]
+  clips += [(source if images is None else images).read(other, rng, 1) for other in chosen]
   videos = []
   for clip in clips:
     video = transforms.resize_and_crop(clip.video, height, width)
@@ -208,6 +259,13 @@ def _read(
   )
 
 
+def _others(index: int, rng: np.random.Generator, count: int, source: sources.Source) -> list[int]:
+  """Random clips beside clip `index`, of its part of a mixture: so each part has its share of the images as well."""
+  own = source.part_of(index)[1] if isinstance(source, Mixture) else range(len(source))
+  others = max(1, len(own) - 1)  # a lone clip has to be its own image
+  return [own[(own.index(index) + 1 + int(offset)) % len(own)] for offset in rng.integers(others, size=count)]
+
+
 def _collate(elements: Sequence[_Element], *, encode: Encode | None, labels: bool) -> Batch:
   shape = (len(elements), len(elements[0].captions))  # [b n]
   cond = Conditioning(
@@ -222,38 +280,3 @@ def _collate(elements: Sequence[_Element], *, encode: Encode | None, labels: boo
   if encode is None and not labels:
     cond = cond._replace(drop=np.zeros(shape, bool))
   return Batch(transforms.to_float(np.stack([element.frames for element in elements])), cond)
-
-
-def _iterate(batches: grain.MapDataset, num_workers: int) -> Iterator[Batch]:
-  options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BATCHES_AHEAD)
-  stream = batches.to_iter_dataset(options)
-  if num_workers:
-    if not flags.FLAGS.is_parsed():  # in a notebook or a test; Grain's workers insist on it
-      flags.FLAGS.mark_as_parsed()
-    stream = stream.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
-    )
-  iterator = iter(stream)
-  try:
-    yield from map(_copy, iterator) if num_workers else iterator
-  finally:
-    iterator.close()
-
-
-def _close_at_exit(stream: Iterator[Batch]) -> Iterator[Batch]:
-  """A stream still alive at exit would lose Grain's modules before its workers, and complain at length."""
-  alive = weakref.ref(stream)
-
-  def close() -> None:
-    with contextlib.suppress(ValueError):  # another thread is waiting for a batch
-      if (stream := alive()) is not None:
-        stream.close()
-
-  atexit.register(close)
-  return stream
-
-
-def _copy(batch: Batch) -> Batch:
-  """Out of the memory shared with a worker, which must not outlive it."""
-  cond = Conditioning(*(None if field is None else np.array(field) for field in batch.cond))
-  return Batch(np.array(batch.x), cond)

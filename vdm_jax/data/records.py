@@ -22,6 +22,7 @@ from PIL import Image
 from vdm_jax.data.clip import Clip
 from vdm_jax.data.opening import check_bytes, open_picture
 from vdm_jax.data.stored import Stored
+from vdm_jax.data.transforms import frame_numbers
 from vdm_jax.data.video_io import VideoInfo
 
 MAGIC = b'VDMCLIP1'
@@ -88,14 +89,14 @@ def decode_header(record: bytes) -> tuple[Header, int]:
 
 
 def decode_frames(
-  record: bytes, where: str, *, start: int, num_frames: int, frame_skip: int, max_bytes: int
+  record: bytes, where: str, *, start: int, num_frames: int, frame_skip: float, max_bytes: int
 ) -> np.ndarray:
   """Frames start, start + frame_skip, ...; uint8 [t h w c]. Raises ValueError if one is damaged."""
   header, offset = decode_header(record)
   check_bytes(where, num_frames, *header.size, max_bytes)
   offsets = offset + np.concatenate([[0], np.cumsum(header.frame_bytes)])
   frames = []
-  for number in range(len(header.frame_bytes))[start::frame_skip][:num_frames]:
+  for number in frame_numbers(start, num_frames, frame_skip):
     frames.append(decode_picture(record[offsets[number] : offsets[number + 1]], f'{where}: frame {number}'))
     if frames[-1].shape[:2] != header.size:
       raise ValueError(f'{where}: frame {number} is {frames[-1].shape[:2]}, but the header says {header.size}.')
@@ -146,7 +147,7 @@ class Records(Stored):
     clip = self._clips[place]
     return VideoInfo(clip.num_frames, clip.frame_rate, clip.size)
 
-  def _frames(self, place: int, start: int, num_frames: int, frame_skip: int, max_bytes: int) -> np.ndarray:
+  def _frames(self, place: int, start: int, num_frames: int, frame_skip: float, max_bytes: int) -> np.ndarray:
     clip = self._clips[place]
     where = os.path.join(self.path, clip.name)
     try:

@@ -13,6 +13,7 @@ import numpy as np
 from vdm_jax.data.opening import check_bytes, check_size
 from vdm_jax.data.records import Shards, decode_picture
 from vdm_jax.data.stored import Stored, held_out_names
+from vdm_jax.data.transforms import frame_numbers
 from vdm_jax.data.video_io import VideoInfo
 
 INFO = 'dataset_info.json'
@@ -89,9 +90,9 @@ class Tfds(Stored):
       raise ValueError(f'{self._name(place)}: there are no frames in this record; prepare the data again.')
     return VideoInfo(len(pictures), 0.0, decode_picture(pictures[0], self._name(place)).shape[:2])
 
-  def _frames(self, place: int, start: int, num_frames: int, frame_skip: int, max_bytes: int) -> np.ndarray:
+  def _frames(self, place: int, start: int, num_frames: int, frame_skip: float, max_bytes: int) -> np.ndarray:
     pictures, where, frames = self._pictures(place), self._name(place), []
-    for number in range(len(pictures))[start::frame_skip][:num_frames]:
+    for number in frame_numbers(start, num_frames, frame_skip):
       frames.append(decode_picture(pictures[number], f'{where}: frame {number}'))
       check_size(where, *frames[0].shape[:2])
       check_bytes(where, num_frames, *frames[0].shape[:2], max_bytes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from PIL import Image
 
@@ -43,7 +45,12 @@ def to_channels(video: np.ndarray, channels: int) -> np.ndarray:
 
 
 def resize_and_crop(video: np.ndarray, height: int, width: int) -> np.ndarray:
-  """uint8 [t h w c] to [t height width c]: scaled to cover it, aspect kept, and its centre cut out."""
+  """uint8 [t h w c] to [t height width c]: scaled to cover it, aspect kept, and its centre cut out.
+
+  The scale is the larger of height / h and width / w, by bicubic interpolation: a clip that is wider than asked loses
+  equally much at its left and right, one that is higher at its top and bottom, and one of the same aspect nothing.
+  Nothing is stretched or padded, and small clips are enlarged.
+  """
   _, h, w, c = video.shape
   if (h, w) == (height, width):
     return video
@@ -63,13 +70,23 @@ def pad_rows(video: np.ndarray, rows: int) -> np.ndarray:
   return np.pad(video, ((0, 0), (rows, rows), (0, 0), (0, 0)), 'edge')
 
 
-def window_start(available: int, num_frames: int, frame_skip: int, rng: np.random.Generator | None) -> int:
+def frame_numbers(start: int, num_frames: int, frame_skip: float) -> list[int]:
+  """The frames nearest to start, start + frame_skip, ...; of two equally near ones the later."""
+  return [start + math.floor(frame * frame_skip + 0.5) for frame in range(num_frames)]
+
+
+def window_span(num_frames: int, frame_skip: float) -> int:
+  """Frames from the first to the last of `frame_numbers`, both included."""
+  return frame_numbers(0, num_frames, frame_skip)[-1] + 1
+
+
+def window_start(available: int, num_frames: int, frame_skip: float, rng: np.random.Generator | None) -> int:
   """A uniformly random first frame for `num_frames` frames, each `frame_skip` after the one before; 0 without a
   generator.
 
   Raises ValueError if `available` frames are too few.
   """
-  span = (num_frames - 1) * frame_skip + 1
+  span = window_span(num_frames, frame_skip)
   if available < span:
     raise ValueError(
       f'{available} frames are too few: num_frames={num_frames} with frame_skip={frame_skip} needs {span}; '

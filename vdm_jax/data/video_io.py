@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from PIL import Image
 
 from vdm_jax.data.opening import MAX_FRAMES, MAX_SECONDS, Clock, check_bytes, open_video
 from vdm_jax.data.replacing import replacing
-from vdm_jax.data.transforms import to_channels, to_uint8
+from vdm_jax.data.transforms import frame_numbers, to_channels, to_uint8
 
 # Only these containers store exact times; elsewhere frames are counted from the start.
 _TIMED = ('mov', 'matroska')
@@ -57,15 +57,15 @@ def read_video(
   *,
   start: int = 0,
   num_frames: int | None = None,
-  frame_skip: int = 1,
+  frame_skip: float = 1,
   max_bytes: int | None = None,
   max_seconds: float = math.inf,
 ) -> np.ndarray:
   """Frames start, start + frame_skip, ... of a file: mp4, mov, mkv, webm, avi, gif, or one picture.
 
-  Returns uint8 [t h w 3], upright; t is `num_frames`, or all there are. Raises FileNotFoundError, and
-  ValueError if the file cannot be decoded, has too few frames or larger ones than 8K video, or if reading it takes more
-  than `max_bytes` of memory or `max_seconds` of computing.
+  Where these are no whole numbers, the nearest frames. Returns uint8 [t h w 3], upright; t is `num_frames`, or all
+  there are. Raises FileNotFoundError, and ValueError if the file cannot be decoded, has too few frames or larger ones
+  than 8K video, or if reading it takes more than `max_bytes` of memory or `max_seconds` of computing.
   """
   index = _index(path)
   available = index.info.num_frames
@@ -75,8 +75,8 @@ def read_video(
       'start must be 0 or more, the others 1 or more.'
     )
   if num_frames is None:
-    num_frames = max(0, -(-(available - start) // frame_skip))
-  wanted = range(start, start + num_frames * frame_skip, frame_skip)
+    num_frames = max(0, math.ceil((available - start - 0.5) / frame_skip))
+  wanted = frame_numbers(start, num_frames, frame_skip)
   if not wanted or wanted[-1] >= available:
     last = wanted[-1] if wanted else start
     raise ValueError(
@@ -193,7 +193,7 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> _Index | None:
 
 
 def _decode(
-  path: str | os.PathLike, index: _Index, wanted: range, clock: Clock, seek: bool
+  path: str | os.PathLike, index: _Index, wanted: Sequence[int], clock: Clock, seek: bool
 ) -> list[np.ndarray] | None:
   """The wanted frames in order, or None if some did not appear or are damaged.
 

@@ -79,7 +79,7 @@ def _check(asked: Asked) -> None:
 def _digits(config: ConfigDict, workdir: str, asked: Asked) -> Measure:
   """The protocol that needs no files: its samples are kept themselves, for they are small."""
   _, make_generate = open_run(config, workdir)
-  step = checkpoints.steps(workdir)[-1]
+  step = checkpoints.latest_step(workdir)
   folder = Path(workdir) / 'evaluation' / 'digits'
 
   def measure(sampling: Mapping[str, Any]) -> dict[str, Any]:

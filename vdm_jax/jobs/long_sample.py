@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vdm_jax import checkpoints, configuration, data, diffusion, evaluation, plots
+from vdm_jax import checkpoints, configuration, data, diffusion, evaluation, plots, pretrained
 from vdm_jax.data import FrameStore
 from vdm_jax.generation import Plan, cascade, long_video
 from vdm_jax.jobs.arguments import BadInput, Request
@@ -78,12 +78,12 @@ def sample_long(config: ConfigDict, workdir: str, out: str, request: Request) ->
 def _parts(config: ConfigDict, workdir: str, folder: Path, task: Task, request: Request) -> list[Part]:
   """The models at work, in their order."""
   *before, last = open_stages(config, workdir)
-  step = checkpoints.steps(workdir)[-1]
+  step = checkpoints.latest_step(workdir)
   final = Part(last, workdir, step, folder, task.plan, task.frame_rate, task.given, observes=bool(task.plan.low))
   if task.low_run is not None:
     path = request.low_resolution
     low = Part(
-      load(task.low_run, path), path, checkpoints.steps(path)[-1], folder / 'low_resolution', task.low_plan,
+      load(task.low_run, path), path, checkpoints.latest_step(path), folder / 'low_resolution', task.low_plan,
       task.frame_rate / task.low_factor, None,
     )  # fmt: skip
     return [low, final]
@@ -94,7 +94,7 @@ def _parts(config: ConfigDict, workdir: str, folder: Path, task: Task, request: 
     small = diffusion.downsample(data.to_float(np.asarray(given)), last.model.upsampling)
     given = data.to_uint8(np.asarray(small))
   first = final._replace(
-    stage=before[0], workdir=path, step=checkpoints.steps(path)[-1], folder=folder / 'first_stage', given=given
+    stage=before[0], workdir=path, step=checkpoints.latest_step(path), folder=folder / 'first_stage', given=given
   )
   return [first, final._replace(upsamples=True)]
 
@@ -102,7 +102,7 @@ def _parts(config: ConfigDict, workdir: str, folder: Path, task: Task, request: 
 def _record(part: Part, task: Task, asked: dict[str, Any]) -> dict[str, Any]:
   """All that a part's videos depend on, ready for JSON."""
   return asked | {
-    'plan': part.plan, 'frame_rate': part.frame_rate, 'workdir': str(Path(part.workdir).resolve()),
+    'plan': part.plan, 'frame_rate': part.frame_rate, 'workdir': str(pretrained.located(part.workdir).resolve()),
     'checkpoint_step': part.step, 'model': part.stage.model.config,
     'sampling': configuration.to_dict(part.stage.sampling), 'given': _checksum(part.given),
     'low_resolution': _checksum(task.low),

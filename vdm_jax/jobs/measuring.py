@@ -29,7 +29,8 @@ from vdm_jax.jobs.run import Stage, open_generator, open_stages
 CHECKSUM = 'checksum'
 # Of the section `data`: what clips look like.
 LOOKS = (
-  'name', 'path', 'frame_rate', 'frame_skip', 'height', 'width', 'channels', 'pad_rows', 'train_on_all', 'digits',
+  'name', 'path', 'mixture', 'frame_rate', 'target_frame_rate', 'frame_skip', 'height', 'width', 'channels', 'pad_rows',
+  'train_on_all', 'digits',
 )  # fmt: skip
 
 Sample = Callable[[np.ndarray], np.ndarray]  # numbers of samples int [b], consecutive -> videos uint8 [b t h w c]
@@ -90,9 +91,9 @@ def prepare(config: ConfigDict, workdir: str, protocol: Protocol, asked: Asked) 
   stages = [] if real is not None else open_stages(config, workdir)
   if stages and (protocol.task == 'prediction' and len(stages) > 1):
     raise BadInput(f'--protocol={protocol.name} gives a model frames, which a second stage alone cannot continue.')
-  steps = checkpoints.steps(workdir)
+  step = checkpoints.latest_step(workdir) if stages else 0
   return Setup(
-    protocol, asked, config, Path(workdir) / 'evaluation' / protocol.name, steps[-1] if steps else 0, networks, embed,
+    protocol, asked, config, Path(workdir) / 'evaluation' / protocol.name, step, networks, embed,
     looked_at, conditions, real, stages, mesh,
   )  # fmt: skip
 

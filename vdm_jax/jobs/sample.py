@@ -49,7 +49,7 @@ def sample(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
     write_video(video, folder / stems[-1], rate)
   data.write_png(folder / 'contact_sheet.png', data.contact_sheet(videos, names))
   settings = describe(
-    config, workdir, checkpoints.steps(workdir)[-1], frame_rate=rate, original_size=request.original_size
+    config, workdir, checkpoints.latest_step(workdir), frame_rate=rate, original_size=request.original_size
   )
   page = write_gallery(folder, stems, names, settings=settings)
   print(f'{len(videos)} videos in {time.perf_counter() - started:.1f} s: {page}', file=sys.stderr)

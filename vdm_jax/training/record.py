@@ -75,11 +75,15 @@ class Stopwatch:
     return self._steps / max(time.perf_counter() - self._start - self._spent['pause'], 1e-9)
 
   def row(self) -> dict[str, float]:
-    """`time/...` keys: steps per second, and seconds per step of each kind."""
+    """`time/...` keys: steps per second, the share of the time spent waiting for data, seconds per step of each kind.
+
+    Pauses are left out of both.
+    """
     wall = time.perf_counter() - self._start
     steps = max(self._steps, 1)
     row = {
       'time/steps_per_second': self.rate(),
+      'time/data_wait': self._spent['data'] / max(wall - self._spent['pause'], 1e-9),
       'time/data_seconds': self._spent['data'] / steps,
       'time/device_seconds': self._spent['device'] / steps,
       'time/host_seconds': max(wall - sum(self._spent.values()), 0.0) / steps,

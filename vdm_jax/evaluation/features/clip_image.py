@@ -112,7 +112,7 @@ def load_params(name: str, config: VisionConfig, folder: str) -> Params:
       for theirs in tensor.names:
         if theirs not in entries:
           raise ValueError(
-            f'{folder} has no tensor vision_model.{theirs}: its weights are not of a whole {name}, which has an '
+            f'{folder} has no tensor {theirs}: its weights are not of a whole {name}, which has an '
             f'encoder of images and its projection; take them from openai/{name} on the Hugging Face hub'
           )
         shape, kind = entries[theirs].shape(), entries[theirs].kind()

@@ -143,7 +143,7 @@ def load_params(name: str, module: nn.Module, path: Path) -> tuple[Params, str]:
     if str(error).startswith(str(path)):
       raise
     raise ValueError(f'{path} does not hold the weights of {name!r}: {error}. Download {published.files}') from error
-  recorded = f'{recorded} ({known or f"recognised {how}"})'
+  recorded = f'{recorded} ({known}, read {how})' if known else f'{recorded} (read {how})'
   if family == 'c3d':
     mean, of_mean = _mean(path)
     params['bias',] = -mean

@@ -16,13 +16,14 @@ from vdm_jax.evaluation.features import clip_image, convolutional
 from vdm_jax.evaluation.features.extractor import Extractor, build
 from vdm_jax.evaluation.features.layers import parameter_shapes, random_params
 from vdm_jax.text.clip import Clip
+from vdm_jax.text.encoder_folder import CONFIG, TOKENIZER
 from vdm_jax.text.published import PUBLISHED as TEXTS
 from vdm_jax.text.weight_files import WEIGHTS
 
 NAMES = (*convolutional.PUBLISHED, *clip_image.PUBLISHED)
 CAPTION_LENGTH = 77  # tokens, the most CLIP reads
 
-_CLIP_FILES = 'the folder of openai/{name} on the Hugging Face hub, with {file}, config.json and tokenizer.json'
+_CLIP_FILES = f'{WEIGHTS}, {CONFIG} and {TOKENIZER} of openai/{{name}} on the Hugging Face hub, in one folder'
 _KNOWN_CLIPS = {
   'a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb': 'openai/clip-vit-large-patch14',
 }
@@ -63,7 +64,9 @@ def load(
     params = flax.traverse_util.unflatten_dict(random_params(convolutional.shapes(name, module), seed))
     return build(network, _random(seed, width), params, mesh)
   if not Path(path).is_file():
-    raise FileNotFoundError(f'features of {name!r} need weights, and {path!r} is no file. Download {published.files}')
+    raise FileNotFoundError(
+      f'features of {name!r} need weights, and {path!r} is no file. Download {published.files}, and pass its path'
+    )
   params, recorded = convolutional.load_params(name, module, Path(path))
   return build(network, recorded, params, mesh)
 
@@ -79,7 +82,7 @@ def load_clip_text(name: str, path: str | None, *, seed: int | None = None) -> T
   if path is None:
     width = clip_image.PUBLISHED[name].projection_dim
     return TextExtractor(name, _random(seed, 1.0), lambda captions: _directions(captions, width, seed))
-  recorded = _recorded_clip(name, path)
+  recorded = _recorded_clip(name, path, WEIGHTS, CONFIG, TOKENIZER)
   return TextExtractor(name, recorded, Clip(TEXTS[name], path, CAPTION_LENGTH).project)
 
 
@@ -93,17 +96,18 @@ def _load_clip(name: str, path: str | None, seed: int | None, width: float, mesh
     shapes = parameter_shapes(clip_image.ClipImage(config), (1, size, size, 3))
     params = flax.traverse_util.unflatten_dict(random_params(shapes, seed))
     return build(network, _random(seed, width), params, mesh)
-  recorded = _recorded_clip(name, path)
+  recorded = _recorded_clip(name, path, WEIGHTS)
   return build(network, recorded, clip_image.load_params(name, config, path), mesh)
 
 
-def _recorded_clip(name: str, folder: str) -> str:
-  file = Path(folder) / WEIGHTS
-  if not file.is_file():
-    wanted = _CLIP_FILES.format(name=name, file=WEIGHTS)
-    raise FileNotFoundError(f'features of {name!r} need {wanted}, and {str(file)!r} is no file')
-  recorded = convolutional.fingerprint(file)
-  return f'{recorded} ({_KNOWN_CLIPS.get(recorded, "recognised by names")})'
+def _recorded_clip(name: str, folder: str, *needed: str) -> str:
+  lacking = [file for file in needed if not (Path(folder) / file).is_file()]
+  if lacking:
+    wanted = _CLIP_FILES.format(name=name)
+    raise FileNotFoundError(f'features of {name!r} need {wanted}, and {folder!r} lacks {", ".join(lacking)}')
+  recorded = convolutional.fingerprint(Path(folder) / WEIGHTS)
+  known = _KNOWN_CLIPS.get(recorded)
+  return f'{recorded} ({known}, read by names)' if known else f'{recorded} (read by names)'
 
 
 def _check(name: str, path: str | None, seed: int | None) -> None:
@@ -112,7 +116,7 @@ def _check(name: str, path: str | None, seed: int | None) -> None:
     raise ValueError(f'there is no feature network {name!r}; the nearest of {", ".join(NAMES)} is {nearest!r}')
   if (path is None) == (seed is None):
     published = convolutional.PUBLISHED.get(name)
-    files = published.files if published else _CLIP_FILES.format(name=name, file=WEIGHTS)
+    files = published.files if published else _CLIP_FILES.format(name=name)
     raise ValueError(
       f'features of {name!r} need either the path of their weights ({files}) or a seed for random ones, whose figures '
       f'mean nothing; got path={path!r} and seed={seed!r}'

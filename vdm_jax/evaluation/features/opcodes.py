@@ -11,7 +11,7 @@ import pickletools
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
-MAX_OPCODES = 400_000  # a file of a thousand tensors has about 50,000
+MAX_OPCODES = 200_000  # a file of a thousand tensors has about 50,000
 
 
 class Global(NamedTuple):
@@ -53,6 +53,10 @@ _REBUILD = {'_rebuild_tensor', '_rebuild_tensor_v2'}
 _LISTS = {'build_boollist', 'build_doublelist', 'build_intlist', 'build_tensorlist', 'restore_type_tag'}
 
 
+class Refused(ValueError):
+  """What the file says is clear, and no weights need it."""
+
+
 def run(stream: BinaryIO) -> Any:
   """Returns the value that the next program in `stream` describes, and leaves the stream behind it.
 
@@ -65,12 +69,16 @@ def run(stream: BinaryIO) -> Any:
       if opcode.name == 'STOP':
         (value,) = machine.stack
         return value
-      if opcode.name not in _HANDLERS or count >= MAX_OPCODES:
-        raise ValueError(f'has the instruction {opcode.name}, which torch does not write')
+      if count >= MAX_OPCODES:
+        raise Refused(f'has more than {MAX_OPCODES} instructions, which no weights need')
+      if opcode.name not in _HANDLERS:
+        raise Refused(f'has the instruction {opcode.name}, which torch does not write')
       _HANDLERS[opcode.name](machine, argument)
-  except (IndexError, KeyError, TypeError, AttributeError, OverflowError, UnicodeDecodeError) as error:
-    raise ValueError(f'is damaged ({type(error).__name__} in its description)') from error
-  raise ValueError('is damaged (its description has no end)')
+  except Refused:
+    raise
+  except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    raise ValueError(f'is damaged ({error or type(error).__name__})') from error
+  raise ValueError('is damaged (it has no end)')
 
 
 class _Machine:
@@ -106,7 +114,7 @@ def _mention(machine: _Machine, argument: str) -> None:
     or module.split('.')[0] == '__torch__'
   )
   if not known:
-    raise ValueError(f'asks for {module}.{name}, which no weights need')
+    raise Refused(f'asks for {module}.{name}, which no weights need')
   machine.stack.append(Global(module, name))
 
 
@@ -122,7 +130,7 @@ def _reduce(machine: _Machine, _: Any) -> None:
   elif function.name in _LISTS | {'_rebuild_parameter'}:
     value = arguments[0]
   else:
-    raise ValueError(f'calls {function}, which no weights need')
+    raise Refused(f'calls {function}, which no weights need')
   machine.stack.append(value)
 
 
@@ -131,14 +139,14 @@ def _view(storage: Any, offset: Any, shape: Any, strides: Any) -> View:
   if not isinstance(storage, Storage) or len(shape) != len(strides):
     raise TypeError
   if any(type(number) is not int or number < 0 for number in numbers):
-    raise ValueError(f'has a tensor of shape {shape} and strides {strides} at {offset}, which is none')
+    raise Refused(f'has a tensor of shape {shape} and strides {strides} at {offset}, which is none')
   return View(storage, offset, tuple(shape), tuple(strides))
 
 
 def _make(machine: _Machine, _: Any) -> None:
   kind, _ = machine.pop(2)
   if not isinstance(kind, Global) or not kind.module.startswith('__torch__'):
-    raise ValueError(f'makes an object of {kind}, which no weights need')
+    raise Refused(f'makes an object of {kind}, which no weights need')
   machine.stack.append(Module())
 
 
@@ -154,16 +162,18 @@ def _build(machine: _Machine, _: Any) -> None:
 def _refer(machine: _Machine, _: Any) -> None:
   ((label, kind, key, _, length, *view),) = machine.pop(1)
   if label != 'storage' or not isinstance(kind, Global) or any(part is not None for part in view):
-    raise ValueError(f'refers to {label!r} outside of itself, which no weights need')
+    raise Refused(f'refers to {label!r} outside of itself, which no weights need')
   if type(length) is not int or length < 0 or not isinstance(key, str):
-    raise ValueError(f'has a storage {key!r} of {length} numbers, which is none')
+    raise Refused(f'has a storage {key!r} of {length} numbers, which is none')
   machine.stack.append(Storage(kind.name, key, length))
 
 
 def _add_pairs(target: dict, items: list[Any]) -> None:
   for key, value in zip(items[::2], items[1::2], strict=True):
+    if not isinstance(key, str | int):  # hashing a tuple of tuples without end would overflow the stack
+      raise TypeError(f'a key is a {type(key).__name__}')
     if key in target:
-      raise ValueError(f'has two values of {key!r}')
+      raise Refused(f'has two values of {key!r}')
     target[key] = value
 
 

@@ -66,8 +66,9 @@ def _open_zip(path: Path) -> dict[str, Stored]:
   order = f'{root}/byteorder'
   if order in members and members[order].file_size < 16 and read_member(path, order) != b'little':
     raise ValueError('was written on a big-endian machine, which is not supported')
-  if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
-    raise ValueError('is a zip file with compressed members, so torch did not write it')
+  needed = (member for name, member in members.items() if name == descriptions[0] or name.startswith(f'{root}/data/'))
+  if any(member.compress_type != zipfile.ZIP_STORED for member in needed):
+    raise ValueError('is a zip file with compressed numbers, so torch did not write it')
   if members[descriptions[0]].file_size > MAX_DESCRIPTION:
     raise ValueError(f'has a data.pkl of {members[descriptions[0]].file_size} bytes, far more than weights need')
   tree = opcodes.run(io.BytesIO(read_member(path, descriptions[0])))
@@ -95,8 +96,8 @@ def _open_old(path: Path, stream: BinaryIO) -> dict[str, Stored]:
   storages = {view.storage.key: view.storage for _, view in _views(tree)}
   places, at, end = {}, stream.tell(), path.stat().st_size
   for key in keys:
-    if key not in storages:
-      raise ValueError(f'has numbers {key!r} that it does not refer to')
+    if not isinstance(key, str) or key not in storages:
+      raise ValueError('has numbers that it does not refer to')
     size = storages[key].length * _kind(storages[key]).itemsize
     stream.seek(at)
     if int.from_bytes(stream.read(8), 'little') != storages[key].length or at + 8 + size > end:
@@ -124,19 +125,19 @@ def _tensors(tree: Any, numbers: Callable[[opcodes.Storage], Callable[[], bytes]
   for name, view in _views(tree):
     if name in found:
       raise ValueError(f'has two tensors {name!r}')
-    found[name] = _stored(view, numbers(view.storage))
+    found[name] = _stored(name, view, numbers(view.storage))
   if not found:
     raise ValueError('has no tensors')
   return found
 
 
-def _stored(view: opcodes.View, numbers: Callable[[], bytes]) -> Stored:
+def _stored(name: str, view: opcodes.View, numbers: Callable[[], bytes]) -> Stored:
   kind, count, last = _kind(view.storage), 1, view.offset
   for size, stride in zip(view.shape, view.strides, strict=True):
     count *= size
     last += max(size - 1, 0) * stride
   if count > view.storage.length or (count and last >= view.storage.length):
-    raise ValueError(f'has a tensor of shape {view.shape} made of {view.storage.length} numbers')
+    raise ValueError(f'has a tensor {name} of shape {view.shape} made of {view.storage.length} numbers')
 
   def read() -> np.ndarray:
     array = np.frombuffer(numbers(), kind)

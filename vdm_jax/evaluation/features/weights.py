@@ -1,7 +1,8 @@
 """From the tensors of a file to the parameters of a network, with batch norms folded away.
 
 Files name their tensors as the code did that wrote them. What is common to all is the order: a kernel, then its bias
-or the batch norm behind it. So a file is read by its names where they are known, and by order and shapes elsewhere.
+or the batch norm that follows it. So a file is read by its names where they are known, and elsewhere by order and
+shapes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _ROLES = {
   'mean': ('running_mean', 'moving_mean', 'mean'),
   'variance': ('running_var', 'moving_variance', 'variance', 'var'),
 }
+_STATISTICS = ('running_mean', 'running_var')
 _ROLE = {name: role for role, names in _ROLES.items() for name in names}
 
 Path = tuple[str, ...]
@@ -38,18 +40,21 @@ def units(tensors: Mapping[str, Stored]) -> list[Unit]:
   """Returns the kernels of a file with their vectors, in order.
 
   Raises ValueError, which begins with the tensor, for a vector of a kernel's length that is neither a bias nor part of
-  a batch norm.
+  a batch norm, and for statistics that do not fit the kernel before them.
   """
   found: list[Unit] = []
   for name, tensor in tensors.items():
     dotted = name.replace('/', '.')
+    last = dotted.rpartition('.')[2]
     if len(tensor.shape) >= 2:
       found.append(Unit(dotted, tensor, {}))
     elif found and tensor.shape == found[-1].kernel.shape[:1]:
-      role = _ROLE.get(dotted.rpartition('.')[2])
+      role = _ROLE.get(last)
       if role is None or role in found[-1].vectors:
         raise ValueError(f'tensor {name} behind {found[-1].name} is neither its bias nor part of its batch norm')
       found[-1].vectors[role] = tensor
+    elif last in _STATISTICS:
+      raise ValueError(f'tensor {name} has shape {tensor.shape}, which does not fit the kernel before it')
   return found
 
 

@@ -29,7 +29,8 @@ def problems(config: ConfigDict, workdir: str | Path | None = None) -> list[str]
     return [str(error)]  # nothing else can be judged
   found: list[str] = []
   attempt(found, lambda: check_batch(config))
-  vocabulary = attempt(found, lambda: data.examples(config.data, 'train', seed=config.seed, count=1) and words(config))
+  attempt(found, lambda: data.check(config.data, seed=config.seed))
+  vocabulary = () if found else attempt(found, lambda: words(config))
   attempt(found, lambda: found.extend(check_text(config)))
   if not found:
     complete = configuration.resolve(config.copy_and_resolve_references(), vocabulary)
@@ -52,9 +53,18 @@ def attempt(found: list[str], probe: Callable[[], object]) -> object:
 
 
 def words(config: ConfigDict) -> tuple[str, ...]:
-  """The words of the dataset's captions, where the model is to learn them; else none."""
-  needed = config.data.text == 'words' and not config.data.vocabulary
-  return data.vocabulary(config.data) if needed else ()
+  """The words of the dataset's captions, where the model is to learn them; else none.
+
+  Raises ValueError where they should be learnt, but there is no caption.
+  """
+  if config.data.text != 'words' or config.data.vocabulary:
+    return ()
+  if not (found := data.vocabulary(config.data)):
+    raise ValueError(
+      "data.text='words', but no clip has a caption: add clip.txt beside clip.mp4, make captions with `python -m "
+      "vdm_jax.data caption`, or set --config.data.text=none."
+    )
+  return found
 
 
 def check_text(config: ConfigDict) -> list[str]:

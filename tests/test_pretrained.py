@@ -1,0 +1,119 @@
+"""The models of the package: each is what its card says, and does what it is for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import vdm_jax
+from vdm_jax import checkpoints, configuration, evaluation, generation, models, pretrained
+from vdm_jax.pretrained import __main__ as publisher
+
+NAMES = pretrained.names()
+
+
+def test_there_are_models():
+  assert 'digits' in NAMES
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_model_is_what_its_card_says(name):
+  card, run = pretrained.card(name), pretrained.PREFIX + name
+  file = pretrained.located(run)
+  assert hashlib.sha256(file.read_bytes()).hexdigest() == card['sha256']
+  assert file.stat().st_size < 8e6
+  config = checkpoints.read_config(run)
+  configuration.validate(config)
+  model, params = vdm_jax.load(run)
+  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == card['parameters']
+  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype('float32')}
+  assert [*model.video_shape] == card['video']
+  assert checkpoints.latest_step(run) == card['step'] == config['training']['num_steps']
+  assert config['seed'] == card['seed']
+  assert checkpoints.is_run(run) and card['license'] and card['data'] and card['scores']
+  assert card['command'].startswith(f'python -m vdm_jax.main --config=configs/{name}.py')
+  assert not (first := config['training']['first_stage']) or first.removeprefix(pretrained.PREFIX) in NAMES
+
+
+def test_the_digits_model_shows_what_it_is_asked_for():
+  run = 'pretrained:digits'
+  model, params = vdm_jax.load(run)
+  generate = generation.make_generator(model, {**checkpoints.read_config(run)['sampling'], 'num_steps': 16})
+  prompts = [f'a {digit} moving {direction}' for digit in range(10) for direction in ('left', 'down')]
+  scores = evaluation.score(np.asarray(generate(params, prompts=prompts, seed=0)), prompts)
+  assert scores['digit'] >= 0.9 and scores['direction'] >= 0.9
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+  with pytest.raises(ValueError, match='pretrained:digitz is not among the models of the package: did you mean digits'):
+    vdm_jax.load('pretrained:digitz')
+
+
+def test_a_damaged_file_is_not_loaded(tmp_path, monkeypatch):
+  for suffix in ('.json', pretrained.SUFFIX):
+    shutil.copy(pretrained.FOLDER / f'digits{suffix}', tmp_path)
+  monkeypatch.setattr(pretrained, 'FOLDER', tmp_path)
+  content = bytearray((tmp_path / 'digits.safetensors').read_bytes())
+  content[-1] ^= 1
+  (tmp_path / 'digits.safetensors').write_bytes(content)
+  with pytest.raises(ValueError, match=r'digits\.safetensors is damaged: its SHA-256 is [0-9a-f]{64}, its card has'):
+    vdm_jax.load('pretrained:digits')
+
+
+@pytest.fixture
+def run(tmp_path):
+  """A run as training leaves it, with random weights."""
+  workdir = tmp_path / 'run'
+  workdir.mkdir()
+  config = configuration.default()
+  config.data.update(num_frames=2, height=8, width=8, channels=1)
+  config.model.update(
+    base_channels=8, channel_multipliers=(1,), num_blocks=1, attention_resolutions=(), head_width=8,
+    embedding_width=8, embedding_layers=1, norm_groups=2,
+  )  # fmt: skip
+  (workdir / 'config.json').write_text(json.dumps(config.to_dict()))
+  environment = {'git_commit': 'abc', 'versions': {'jax': '1'}, 'devices': {'count': 1}}
+  (workdir / 'env.json').write_text(json.dumps(environment))
+  params = jax.jit(models.build(config.model.to_dict()).init)(jax.random.key(5))
+  with checkpoints.Checkpointer(workdir, 1) as checkpointer:
+    checkpointer.save(12, {'ema': jax.tree.map(lambda x: x + 1, params)})
+  return workdir
+
+
+def test_a_run_is_published_and_its_scores_join_the_card(run, tmp_path, monkeypatch, capsys):
+  folder = tmp_path / 'pretrained'
+  folder.mkdir()
+  monkeypatch.setattr(pretrained, 'FOLDER', folder)
+  assert publisher.main([f'--workdir={run}', '--name=tiny']) == 0
+  assert pretrained.names() == ('tiny',)
+  _, exact = vdm_jax.load(run)
+  _, shipped = vdm_jax.load('pretrained:tiny')
+  for whole, half in zip(jax.tree.leaves(exact), jax.tree.leaves(shipped), strict=True):
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(half, whole, rtol=2**-11, atol=2**-25)
+    np.testing.assert_array_equal(half, np.asarray(whole).astype(np.float16))
+  scores = tmp_path / 'scores.json'
+  scores.write_text(json.dumps({'run': 'pretrained:tiny', 'protocol': 'digits', 'digit': 0.5}))
+  assert publisher.main(['--name=tiny', f'--scores={scores}']) == 0
+  card = pretrained.card('tiny')
+  assert card['step'] == 12 and card['commit'] == 'abc' and card['scores']['digits']['digit'] == 0.5
+  scores.write_text(json.dumps({'run': 'runs/other', 'protocol': 'digits'}))
+  assert publisher.main(['--name=tiny', f'--scores={scores}']) == publisher.BAD_INPUT
+  assert f"{scores} was measured on 'runs/other', not on pretrained:tiny." in capsys.readouterr().err
+
+
+def test_values_beyond_half_precision_are_refused(run, tmp_path):
+  _, params = vdm_jax.load(run)
+  huge = jax.tree.map(lambda x: x * 1e6, params)
+  with checkpoints.Checkpointer(run, 1) as checkpointer:
+    checkpointer.save(13, {'ema': huge})
+  with pytest.raises(ValueError, match='holds values that are not finite in float16: keep the weights as float32'):
+    vdm_jax.export_weights(run, tmp_path / 'weights.safetensors', dtype='float16')
+  with pytest.raises(ValueError, match="dtype='int8': weights are kept as float32 or float16"):
+    vdm_jax.export_weights(run, tmp_path / 'weights.safetensors', dtype='int8')
+  assert not list(tmp_path.glob('weights*'))
