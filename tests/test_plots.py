@@ -201,6 +201,23 @@ def test_curves_are_drawn_at_their_mean(monkeypatch, tmp_path):
   assert (axis.get_xlabel(), axis.get_ylabel()) == ('frame', 'error')
 
 
+def test_a_sweep_is_drawn_with_a_plot_for_each_metric_and_bars_where_a_spread_is_known(monkeypatch, tmp_path):
+  figures = saved(monkeypatch)
+  metrics = {
+    'fvd': {'train': [(8, 3.0, 0.5), (16, 2.0, 0.25)], 'published': [(16, 1.0, None)]},
+    'is': {'splits_1': [(8, 9.0, None), (16, 10.0, None)]},
+  }
+  plots.draw_sweep(tmp_path / 'sweep.png', metrics, x='sampling.num_steps', log=True)
+  fvd, score = figures[0].axes
+  assert [container.lines[0].get_xydata().tolist() for container in fvd.containers] == [[[8, 3], [16, 2]], [[16, 1]]]
+  (bars,) = fvd.containers[0].lines[2]
+  assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[2.5, 3.5], [1.75, 2.25]]
+  assert not score.containers[0].lines[2] and score.get_xscale() == 'log'
+  assert (fvd.get_xlabel(), fvd.get_ylabel()) == ('sampling.num_steps', 'fvd')
+  with pytest.raises(ValueError, match='draw_sweep: there are no metrics'):
+    plots.draw_sweep(tmp_path / 'sweep.png', {}, x='x')
+
+
 def test_no_curves_are_refused(tmp_path):
   with pytest.raises(ValueError, match=re.escape('draw_curves: there are no curves; give one or more named lists')):
     plots.draw_curves(tmp_path / 'curves.png', {}, x='frame', y='error')

@@ -25,7 +25,7 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: configuratio
 _PRETRAINED = flags.DEFINE_string('pretrained', None, 'sample, evaluate: a model of the package in place of a run.')
 _SEED = flags.DEFINE_integer('seed', None, 'Seed of training, or of sampling; config.seed by default.')
 _PROMPT = flags.DEFINE_multi_string('prompt', [], 'sample: what to show; may be given several times.')
-_PROMPT_FILE = flags.DEFINE_string('prompt_file', None, 'sample: a text file with one prompt per line.')
+_PROMPT_FILE = flags.DEFINE_string('prompt_file', None, 'sample, evaluate: a text file with one prompt per line.')
 _LABEL = flags.DEFINE_multi_integer('label', [], 'sample: class to show; may be given several times.')
 _NUM_VIDEOS = flags.DEFINE_integer('num_videos', 4, 'sample: videos per prompt or label.', lower_bound=1)
 _FPS = flags.DEFINE_string('fps', None, 'sample: frame rate to ask a model for that is told it, or "image".')
@@ -39,8 +39,12 @@ _FRAME_RATES = flags.DEFINE_string('frame_rates', None, 'sample: hierarchy of fr
 _OVERLAP = flags.DEFINE_integer('overlap', None, 'sample: frames that a window sees of the one before.')
 _OVERFIT = flags.DEFINE_bool('overfit', False, 'doctor: measure the clips, and train on eight of them; minutes.')
 _OUT = flags.DEFINE_string('out', None, 'sample: folder to write to.')
-_PROTOCOL = flags.DEFINE_enum('protocol', 'digits', jobs.PROTOCOLS, 'evaluate: what to measure.')
+_PROTOCOL = flags.DEFINE_enum('protocol', 'digits', list(jobs.PROTOCOLS), 'evaluate: what to measure.')
 _SWEEP = flags.DEFINE_enum('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure at several values of a setting.')
+_REAL_VS_REAL = flags.DEFINE_bool('real_vs_real', False, 'evaluate: real clips in the place of samples, a floor.')
+_FEATURES = flags.DEFINE_string('features', None, 'evaluate: folder of feature networks, or random: stand-ins.')
+_LIMIT = flags.DEFINE_integer('limit', None, 'evaluate: most samples, and reference clips.', lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'evaluate: samples made at a time.', lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,7 +69,8 @@ def _run(config: ConfigDict) -> int:
   if _MODE.value == 'train':
     return jobs.train(config, run)
   if _MODE.value == 'evaluate':
-    return jobs.evaluate(config, run, _PROTOCOL.value, _SWEEP.value)
+    asked = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE)
+    return jobs.evaluate(config, run, jobs.Asked(*(flag.value for flag in asked)))
   if _OUT.value is None:
     raise jobs.BadInput('--out is missing: name the folder for the videos, such as --out=out.')
   return jobs.sample(config, run, _OUT.value, _request())

@@ -127,6 +127,38 @@ def draw_curves(
   _save(figure, path)
 
 
+def draw_sweep(
+  path: str | os.PathLike,
+  metrics: Mapping[str, Mapping[str, Sequence[tuple[float, float, float | None]]]],
+  *,
+  x: str,
+  log: bool = False,
+) -> None:
+  """Writes a PNG with a plot for each metric of its named lines: points (x, y, spread), bars where a spread is known.
+
+  `x` names the common axis, which is logarithmic with base 2 if `log`. Raises ValueError without metrics.
+  """
+  if not metrics:
+    raise ValueError('draw_sweep: there are no metrics; give one or more named ones with their lines.')
+  columns = min(3, len(metrics))
+  rows = -(-len(metrics) // columns)
+  figure = _figure(4.5 * columns, 3.5 * rows)
+  axes = figure.subplots(rows, columns, squeeze=False)
+  for axis in axes.flat[len(metrics) :]:
+    axis.remove()
+  for axis, (name, lines) in zip(axes.flat, metrics.items(), strict=False):
+    for label, points in lines.items():
+      at, y, spread = zip(*points, strict=True)
+      bars = None if None in spread else spread
+      axis.errorbar(at, y, yerr=bars, marker='o', markersize=3, linewidth=1, capsize=2, label=_plain(label))
+    if log:
+      axis.set_xscale('log', base=2)
+    axis.set_xlabel(_plain(x))
+    axis.set_ylabel(_plain(name))
+    axis.legend(fontsize='small')
+  _save(figure, path)
+
+
 def plan_grid(windows: Sequence[PlannedWindow], num_frames: int) -> np.ndarray:
   """uint8 [windows num_frames]: what each window does with each frame of the video.
 

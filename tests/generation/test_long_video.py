@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from generation.gaussian_videos import GaussianVideos, settings
 
+from vdm_jax import generation
 from vdm_jax.data import FrameStore, to_uint8
 from vdm_jax.diffusion import branch, downsample
 from vdm_jax.generation import extension, hierarchy, interpolation, long_video, make_long_generator, super_resolution
@@ -53,6 +54,17 @@ def test_a_plan_carried_out_by_hand():
     by_hand[:, start + seen : start + 8] = stages.finish(*inputs, state)[:, seen:]
   np.testing.assert_allclose(videos, by_hand, atol=1e-4)
   np.testing.assert_array_equal(videos[:, :5], GIVEN)
+
+
+def test_videos_made_in_several_calls_are_those_of_one():
+  """Both generators count videos from `first` on."""
+  plan = extension(14, 8, overlap=3, given=5)
+  long, plain = generator(batch_size=2), generation.make_generator(MODEL, settings(num_steps=6), batch_size=2)
+  whole = long(PARAMS, plan, given=GIVEN, seed=4)
+  np.testing.assert_allclose(long(PARAMS, plan, given=GIVEN[1:], seed=4, first=1), whole[1:], atol=1e-5)
+  whole = plain(PARAMS, count=3, seed=4)
+  np.testing.assert_allclose(plain(PARAMS, count=2, seed=4, first=1), whole[1:], atol=1e-5)
+  assert np.abs(whole[0] - whole[1]).max() > 0.1
 
 
 def test_the_first_window_from_nothing_is_what_the_plain_sampler_makes():

@@ -29,7 +29,6 @@ from ml_collections import ConfigDict
 import vdm_jax
 from vdm_jax import checkpoints, data, evaluation, jobs, plots
 from vdm_jax.benchmarks import timing
-from vdm_jax.data import sources
 from vdm_jax.data.digits import DIRECTIONS
 from vdm_jax.generation import Plan, extension, make_long_generator
 
@@ -68,7 +67,7 @@ def trained(config: ConfigDict, workdir: Path) -> None:
 
 def heldout_clips(config: ConfigDict, count: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
   """Videos float32 [n t h w c] of digits that were never trained on, and which digit each shows: int [n]."""
-  clips = sources.examples(config.data, 'test', seed=config.seed, count=count, num_frames=num_frames)
+  clips = data.examples(config.data, 'test', seed=config.seed, count=count, num_frames=num_frames)
   videos = data.to_float(np.stack([clip.video for clip in clips]))
   return videos, np.array([clip.label for clip in clips]) // len(DIRECTIONS)
 

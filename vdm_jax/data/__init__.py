@@ -9,6 +9,7 @@ from vdm_jax.data.arrays import Array
 from vdm_jax.data.clip import Clip
 from vdm_jax.data.conversion import convert
 from vdm_jax.data.digits import Digits
+from vdm_jax.data.example_clips import ExampleClips, examples
 from vdm_jax.data.folder import Folder
 from vdm_jax.data.frame_store import FrameStore
 from vdm_jax.data.given import Given, check_frame_rate, read_given
@@ -17,7 +18,7 @@ from vdm_jax.data.pipeline import build, check, held_out
 from vdm_jax.data.quarantine import TooManyBadClips
 from vdm_jax.data.records import Records
 from vdm_jax.data.sheets import contact_sheet, enlarge, enlarge_frames, tile
-from vdm_jax.data.sources import captions, examples, num_classes, vocabulary
+from vdm_jax.data.sources import captions, num_classes, vocabulary
 from vdm_jax.data.tfds import Tfds
 from vdm_jax.data.transforms import to_float, to_uint8
 from vdm_jax.data.video_io import probe, read_video, write_gif, write_mp4, write_png
@@ -26,6 +27,7 @@ __all__ = [
   'Array',
   'Clip',
   'Digits',
+  'ExampleClips',
   'Folder',
   'FrameStore',
   'Given',

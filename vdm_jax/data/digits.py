@@ -140,8 +140,9 @@ class Digits:
       raise IndexError(f'digits: index {index} is outside of 0 ... {len(self) - 1}.')
     return self._render(index, 0, self.num_frames)
 
-  def read(self, index: int, rng: np.random.Generator, num_frames: int, frame_skip: int = 1) -> Clip:
-    """`num_frames` frames of clip `index`, each `frame_skip` after the one before, from a random start."""
+  def read(self, index: int, rng: np.random.Generator | None, num_frames: int, frame_skip: int = 1) -> Clip:
+    """`num_frames` frames of clip `index`, each `frame_skip` after the one before, from a random start,
+    or from the first frame without a generator."""
     start = window_start(self.num_frames, num_frames, frame_skip, rng)
     return self._render(index, start, num_frames, frame_skip)
 

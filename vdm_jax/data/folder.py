@@ -64,8 +64,7 @@ class Folder(Stored):
     self._entries = entries
     labels = [entries[name].label for name in names] if entries else _classes(names)
     self._labels, self.num_classes = metadata.class_numbers(labels, str(path))
-    named = {label for label in labels if isinstance(label, str)}
-    self.class_names = tuple(sorted(named)) if named else None
+    self.class_names = metadata.class_names(labels)
     self._made = metadata.read_made(self._root)
     without_rate = next((name for name in names if not name.lower().endswith(VIDEOS)), None)
     super().__init__(path, split, names, _held_out(names), without_rate=without_rate, **settings)

@@ -80,8 +80,13 @@ def class_numbers(labels: Sequence[int | str | None], where: str) -> tuple[list[
     raise ValueError(f'{where}: the labels of the clips are of several kinds ({found}); give every clip one of a kind.')
   if kinds == {int}:
     return list(labels), max(labels) + 1
-  numbers = {name: number for number, name in enumerate(sorted(set(labels)))}
+  numbers = {name: number for number, name in enumerate(class_names(labels))}
   return [numbers[label] for label in labels], len(numbers)
+
+
+def class_names(labels: Sequence[int | str | None]) -> tuple[str, ...] | None:
+  """The names of the classes in the order of their numbers, None where labels are numbers or there are none."""
+  return tuple(sorted(set(labels))) if labels and isinstance(labels[0], str) else None
 
 
 def check_inside(path: pathlib.Path, root: pathlib.Path) -> None:

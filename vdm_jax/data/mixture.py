@@ -79,7 +79,7 @@ class Mixture:
     """All captions of all parts, each once, sorted."""
     return union(part.captions for part in self.parts)
 
-  def read(self, index: int, rng: np.random.Generator, num_frames: int, frame_skip: int = 1) -> Clip:
+  def read(self, index: int, rng: np.random.Generator | None, num_frames: int, frame_skip: int = 1) -> Clip:
     """As the part does whose clip it is."""
     which, clips = self.part_of(index)
     return self.parts[which].read(index - clips.start, rng, num_frames, frame_skip)

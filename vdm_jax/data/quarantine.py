@@ -103,16 +103,17 @@ class Substituting:
       raise AttributeError(name)  # while it is copied to a worker, there is no source yet
     return getattr(self._source, name)
 
-  def read(self, index: int, rng: np.random.Generator, num_frames: int, frame_skip: int = 1) -> Clip:
+  def read(self, index: int, rng: np.random.Generator | None, num_frames: int, frame_skip: int = 1) -> Clip:
     """As the source does; a substitute is read with the draws that its original would have had."""
-    before = rng.bit_generator.state
+    before = rng and rng.bit_generator.state
     for attempt in range(len(self)):
       chosen = substitute(self._seed, index, attempt, len(self))
       try:
         return self._source.read(chosen, rng, num_frames, frame_skip)
       except (ValueError, OSError, MemoryError) as error:
         self._quarantine.add(self._source.names[chosen], error)
-      rng.bit_generator.state = before
+      if rng:
+        rng.bit_generator.state = before
     raise self._none_left()
 
   def _check_some(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vdm_jax.data import mixture, transforms
+from vdm_jax.data import mixture
 from vdm_jax.data.arrays import Array
 from vdm_jax.data.clip import Clip
 from vdm_jax.data.digits import SPLITS, Digits
@@ -41,10 +41,10 @@ class Source(Protocol):
 
   def __len__(self) -> int: ...
 
-  def read(self, index: int, rng: np.random.Generator, num_frames: int, frame_skip: int = 1) -> Clip:
+  def read(self, index: int, rng: np.random.Generator | None, num_frames: int, frame_skip: int = 1) -> Clip:
     """`num_frames` frames of clip `index`, each `frame_skip` after the one before.
 
-    What is random about them comes from `rng` alone.
+    What is random about them comes from `rng` alone; without one they are the clip's first.
     """
 
 
@@ -140,22 +140,6 @@ def frame_skips(config: Any) -> tuple[int, int]:
       'raise it, or set it to 0 for the one skip.'
     )
   return config.frame_skip, config.frame_skip_max or config.frame_skip
-
-
-def examples(config: Any, split: str, *, seed: int, count: int, num_frames: int | None = None) -> list[Clip]:
-  """The first `count` clips of a split, or all there are; raises as `build` does.
-
-  They have `num_frames` frames, `data.num_frames` by default, at `data.frame_skip`, of the configured size without its
-  padding.
-  """
-  source = build(config, split, seed)
-  num_frames = num_frames or config.num_frames
-  clips = []
-  for index in source.first(count) if isinstance(source, Mixture) else range(min(count, len(source))):
-    clip = source.read(index, np.random.default_rng((seed, index)), num_frames, config.frame_skip)
-    video = transforms.resize_and_crop(clip.video, config.height - 2 * config.pad_rows, config.width)
-    clips.append(clip._replace(video=transforms.to_channels(video, config.channels)))
-  return clips
 
 
 def _all(config: Any) -> list[Source]:

@@ -56,7 +56,7 @@ class Stored:
   """
 
   num_classes: int | None = None
-  class_names: tuple[str, ...] | None = None  # None where they are not known
+  class_names: tuple[str, ...] | None = None  # of the labels 0, 1, ...; None where only their numbers are known
 
   def __init__(
     self,
@@ -132,8 +132,9 @@ class Stored:
     """train or test: where a clip is by itself, whatever `train_on_all` makes of it."""
     return 'test' if self.names[index] in self._held_out else 'train'
 
-  def read(self, index: int, rng: np.random.Generator, num_frames: int, frame_skip: int = 1) -> Clip:
-    """`num_frames` frames of clip `index`, each `frame_skip` after the one before, from a random start.
+  def read(self, index: int, rng: np.random.Generator | None, num_frames: int, frame_skip: int = 1) -> Clip:
+    """`num_frames` frames of clip `index`, each `frame_skip` after the one before, from a random start,
+    or from the first frame without a generator.
 
     Only these are decoded.
     """

@@ -80,8 +80,9 @@ def window_span(num_frames: int, frame_skip: float) -> int:
   return frame_numbers(0, num_frames, frame_skip)[-1] + 1
 
 
-def window_start(available: int, num_frames: int, frame_skip: float, rng: np.random.Generator) -> int:
-  """A uniformly random first frame for `num_frames` frames, each `frame_skip` after the one before.
+def window_start(available: int, num_frames: int, frame_skip: float, rng: np.random.Generator | None) -> int:
+  """A uniformly random first frame for `num_frames` frames, each `frame_skip` after the one before; 0 without a
+  generator.
 
   Raises ValueError if `available` frames are too few.
   """
@@ -91,7 +92,7 @@ def window_start(available: int, num_frames: int, frame_skip: float, rng: np.ran
       f'{available} frames are too few: num_frames={num_frames} with frame_skip={frame_skip} needs {span}; '
       'ask for fewer.'
     )
-  return int(rng.integers(available - span + 1))
+  return 0 if rng is None else int(rng.integers(available - span + 1))
 
 
 def random_flip(video: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,17 +1,21 @@
-"""How good are the videos: the judge of captioned digits, the Frechet distance, drift along a long video."""
+"""How good are the videos: protocols and their distances, the judge of captioned digits, drift along a long video."""
 
+from vdm_jax.evaluation.clipsim import similarity
 from vdm_jax.evaluation.digit_protocol import evaluate_digits
 from vdm_jax.evaluation.digits import Scores, accuracy, parse_caption, read_clips, score
 from vdm_jax.evaluation.drift import drift
-from vdm_jax.evaluation.frechet import frechet_distance
+from vdm_jax.evaluation.frechet import Distance, distance_from, estimate, frechet_distance
+from vdm_jax.evaluation.inception_score import inception_score
+from vdm_jax.evaluation.moments import Moments, merge, merge_all, moments, streamed
+from vdm_jax.evaluation.motion import compare_motion, motion
+from vdm_jax.evaluation.neighbours import mean_pairwise, memorisation, nearest, precision_recall
+from vdm_jax.evaluation.protocol import Figure, Metric, Protocol
+from vdm_jax.evaluation.protocols import PROTOCOLS
+from vdm_jax.evaluation.records import compare, figures_of
 
 __all__ = [
-  'Scores',
-  'accuracy',
-  'drift',
-  'evaluate_digits',
-  'frechet_distance',
-  'parse_caption',
-  'read_clips',
-  'score',
-]
+  'PROTOCOLS', 'Distance', 'Figure', 'Metric', 'Moments', 'Protocol', 'Scores', 'accuracy', 'compare', 'compare_motion',
+  'distance_from', 'drift', 'estimate', 'evaluate_digits', 'figures_of', 'frechet_distance', 'inception_score',
+  'mean_pairwise', 'memorisation', 'merge', 'merge_all', 'moments', 'motion', 'nearest', 'parse_caption',
+  'precision_recall', 'read_clips', 'score', 'similarity', 'streamed',
+]  # fmt: skip

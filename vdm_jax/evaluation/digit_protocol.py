@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,10 +10,13 @@ import numpy as np
 
 from vdm_jax import data
 from vdm_jax.data.digits import DIRECTIONS
-from vdm_jax.evaluation.digits import accuracy, read_clips, score
+from vdm_jax.evaluation import neighbours
+from vdm_jax.evaluation.digits import WEIGHTS_PATH, accuracy, read_clips, score
+from vdm_jax.evaluation.motion import compare_motion, motion
 
 CAPTIONS = tuple(f'a {digit} moving {direction}' for digit in range(10) for direction in DIRECTIONS)
 REPEATS = 3
+TRAINING_CLIPS = 1000  # looked at for memorisation
 
 
 def evaluate_digits(generate: Callable[[Sequence[str]], np.ndarray], config: Any) -> dict[str, Any]:
@@ -25,7 +29,9 @@ def evaluate_digits(generate: Callable[[Sequence[str]], np.ndarray], config: Any
   Returns:
     `digit`, `direction`: shares read as prompted; `frame_consistency`: share of frames that show their clip's digit;
     `frechet`: distance to as many clips of held-out glyphs. `real` holds the same of training clips, the best that
-    can be expected with so few; `scorer` the scorer's own accuracy.
+    can be expected with so few; `scorer` the scorer's own accuracy; `weights` the hash of its file. `diversity`,
+    `motion` and `memorisation` are those of `vdm_jax.evaluation.neighbours` and `motion`, against the clips of held-out
+    glyphs and TRAINING_CLIPS training clips.
 
   Raises ValueError when the model was not trained on clips of one digit on a straight path.
   """
@@ -36,13 +42,25 @@ def evaluate_digits(generate: Callable[[Sequence[str]], np.ndarray], config: Any
     )
   prompts = CAPTIONS * REPEATS
   heldout, _ = _clips(config, 'test', len(prompts))
-  reference = read_clips(heldout).features
+  train, captions = _clips(config, 'train', TRAINING_CLIPS)
+  videos = generate(prompts)
+  reference, made = read_clips(heldout).features, read_clips(videos).features
   return {
     'protocol': 'digits',
     'num_videos': len(prompts),
-    **score(generate(prompts), prompts, reference=reference),
-    'real': score(*_clips(config, 'train', len(prompts)), reference=reference),
+    **score(videos, prompts, reference=reference),
+    'real': score(train[: len(prompts)], captions[: len(prompts)], reference=reference),
     'scorer': accuracy(),
+    'weights': hashlib.sha256(WEIGHTS_PATH.read_bytes()).hexdigest(),
+    'diversity': {
+      'pairwise_per_prompt': neighbours.mean_pairwise(made, [prompts.index(prompt) for prompt in prompts]),
+      'pairwise': neighbours.mean_pairwise(made),
+      'pairwise_data': neighbours.mean_pairwise(reference),
+      **neighbours.precision_recall(made, reference),
+      'k': neighbours.NEIGHBOURS,
+    },
+    'motion': compare_motion(*(motion(data.to_uint8(clips)) for clips in (videos, heldout))),
+    'memorisation': neighbours.memorisation(made, reference, read_clips(train).features),
   }
 
 

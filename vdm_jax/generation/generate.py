@@ -19,26 +19,29 @@ Generate = Callable[..., np.ndarray]
 
 
 def make_generator(
-  model: Model, config: Mapping[str, Any], *, batch_size: int = 32, mesh: Mesh | None = None
+  model: Model, config: Mapping[str, Any], *, batch_size: int = 32, mesh: Mesh | None = None, split: bool = False
 ) -> Generate:
-  """Builds `generate(params, *, prompts=None, labels=None, count=None, seed=0, frame_rate=None, original_size=None,
-  low_resolution=None) -> float32 [n t h w c]` in [-1, 1].
+  """Builds `generate(params, *, prompts=None, labels=None, count=None, seed=0, first=0, frame_rate=None,
+  original_size=None, low_resolution=None) -> float32 [n t h w c]` in [-1, 1].
 
   n is the number of prompts or labels, or `count` for a model without conditions. Video i depends on its prompt, its
-  label and (seed, i) alone. At most `batch_size` videos are made at a time, by one compiled program. Padded rows are
-  cut off. `frame_rate` (frames per second, infinite for an image) and `original_size` (height and width in pixels) are
-  what a model that is told them is asked for; the configuration's where they are None. A second stage needs
-  `low_resolution` `[n t h/f w/f c]`, the videos of the first.
+  label and (seed, first + i) alone, so that many can be made in several calls. At most `batch_size` videos are made
+  at a time, by one compiled program. Padded rows are cut off. `frame_rate` (frames per second, infinite for an image)
+  and `original_size` (height and width in pixels) are what a model that is told them is asked for; the
+  configuration's where they are None. A second stage needs `low_resolution` `[n t h/f w/f c]`, the videos of the
+  first.
 
   Args:
     config: the section `sampling`.
     mesh: where the parameters live, if not on one device.
+    split: each device of the mesh makes its part of a batch, if parameters are replicated and `batch_size` divides.
 
   Raises:
     ValueError: settings that do not go together, or conditions that the model does not take.
     FloatingPointError: a sample is not finite; it names the first.
   """
   layout = partitioning.replicated(mesh) if mesh else None
+  rows = partitioning.batch_sharding(mesh) if split else None
   make = make_upsampler if model.upsampling > 1 else make_sampler
   sampler = jax.jit(make(model, config), out_shardings=layout)
   pad, (_, height, width, _) = model.config['pad_rows'], model.video_shape
@@ -54,6 +57,7 @@ def make_generator(
     labels: Sequence[int] | None = None,
     count: int | None = None,
     seed: int = 0,
+    first: int = 0,
     frame_rate: float | None = None,
     original_size: tuple[int, int] | None = None,
     low_resolution: np.ndarray | None = None,
@@ -71,7 +75,8 @@ def make_generator(
     videos = []
     for start in range(0, count, size):
       index = np.minimum(np.arange(start, start + size), count - 1)  # the last batch repeats its last video
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), first + index)
+      keys = jax.device_put(keys, rows) if split else keys  # the noise follows its keys, and the rest the noise
       part = jax.tree.map(lambda leaf, index=index: leaf[index], inputs)
       videos.append(np.asarray(sampler(params, keys, *part))[: count - start, :, pad : height - pad])
     return _finite(np.concatenate(videos), prompts)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from vdm_jax import partitioning
 from vdm_jax.diffusion import branch
@@ -60,19 +60,20 @@ class InMemory:
 
 
 def make_long_generator(
-  model: Model, config: Mapping[str, Any], *, batch_size: int = 32, mesh: Mesh | None = None
+  model: Model, config: Mapping[str, Any], *, batch_size: int = 32, mesh: Mesh | None = None, split: bool = False
 ) -> Callable[..., np.ndarray]:
   """Builds `generate(params, plan, *, given=None, low=None, prompts=None, labels=None, count=1, seed=0,
-  frame_rate=None, original_size=None) -> float32 [n plan.num_frames h w c]` in [-1, 1], in memory.
+  first=0, frame_rate=None, original_size=None) -> float32 [n plan.num_frames h w c]` in [-1, 1], in memory.
 
   `given` `[n k h w c]` are the frames at `plan.given`, and `low` `[n k h/f w/f c]` those at `plan.low`; both stay as
   they are. n is the number of prompts or labels, else of given videos, else `count`. Video i depends on its condition,
-  its given frames and (seed, i) alone; what a window without observations makes is what `make_generator` makes.
+  its given frames and (seed, first + i) alone; what a window without observations makes is what `make_generator` makes.
 
   Raises ValueError for settings that do not go together and frames of the wrong number or size, and FloatingPointError
   for samples that are not finite.
   """
   sample_window = make_window_sampler(model, config, mesh=mesh)
+  rows = partitioning.batch_sharding(mesh) if split else None
 
   def generate(
     params: Params,
@@ -84,6 +85,7 @@ def make_long_generator(
     labels: Sequence[int] | None = None,
     count: int = 1,
     seed: int = 0,
+    first: int = 0,
     frame_rate: float | None = None,
     original_size: tuple[int, int] | None = None,
   ) -> np.ndarray:
@@ -98,8 +100,8 @@ def make_long_generator(
       model, config, prompts=prompts, labels=labels, count=count, frame_rate=frame_rate, original_size=original_size
     )
     work = fill(
-      plan, sample_window, params, frames, conditions, model=model, count=count, seed=seed, batch_size=batch_size,
-      low=None if low is None else InMemory(np.asarray(low, np.float32)),
+      plan, sample_window, params, frames, conditions, model=model, count=count, seed=seed, first=first, rows=rows,
+      batch_size=batch_size, low=None if low is None else InMemory(np.asarray(low, np.float32)),
     )  # fmt: skip
     for _ in work:
       pass
@@ -190,13 +192,16 @@ def fill(
   low: Frames | None = None,
   second_stage: bool = False,
   skip: int = 0,
+  first: int = 0,
+  rows: NamedSharding | None = None,
   report: Callable[[int], None] = lambda steps: None,
 ) -> Iterator[int]:
   """Makes and writes all windows of `count` videos, `batch_size` videos at a time; yields how many are done after each.
 
   A window's result depends on the frames it sees and on (seed, video, window) alone, so work that was interrupted goes
   on with `skip`, the number of windows already done. `low` holds the low-resolution frames, in the order of `plan.low`.
-  A `second_stage` draws other noise than the first one of the same seed.
+  A `second_stage` draws other noise than the first one of the same seed. Videos are numbered from `first` on, and keys
+  put as `rows` says.
 
   Raises FloatingPointError, before writing anything of a window, where its samples are not finite.
   """
@@ -205,7 +210,8 @@ def fill(
   for done, (start, number) in enumerate(work[skip:], skip + 1):
     window = plan.windows[number]
     videos = np.minimum(np.arange(start, start + size), count - 1)  # the last batch repeats its last video
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), videos)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), first + videos)
+    keys = jax.device_put(keys, rows) if rows else keys
     keys = branch(keys, SECOND_STAGE) if second_stage else keys
     keys = branch(branch(keys, WINDOW), number) if number else keys
     observed = _observe(window, model, frames, videos, low, place)

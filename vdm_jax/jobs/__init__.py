@@ -2,11 +2,13 @@
 
 from vdm_jax.jobs.arguments import BadInput, Request, read_frame_rate, read_frame_rates, read_prompts, read_size
 from vdm_jax.jobs.embed import embed, read_host
-from vdm_jax.jobs.evaluate import PROTOCOLS, SWEEPS, evaluate
+from vdm_jax.jobs.evaluate import PROTOCOLS, evaluate
+from vdm_jax.jobs.measuring import Asked
 from vdm_jax.jobs.sample import sample
+from vdm_jax.jobs.sweeps import SWEEPS
 from vdm_jax.jobs.train import train
 
 __all__ = [
-  'PROTOCOLS', 'SWEEPS', 'BadInput', 'Request', 'embed', 'evaluate', 'read_frame_rate', 'read_frame_rates', 'read_host',
-  'read_prompts', 'read_size', 'sample', 'train',
+  'PROTOCOLS', 'SWEEPS', 'Asked', 'BadInput', 'Request', 'embed', 'evaluate', 'read_frame_rate', 'read_frame_rates',
+  'read_host', 'read_prompts', 'read_size', 'sample', 'train',
 ]  # fmt: skip

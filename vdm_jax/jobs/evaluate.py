@@ -2,65 +2,131 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, evaluation
+from vdm_jax.data.replacing import replacing
+from vdm_jax.evaluation.protocol import Protocol
+from vdm_jax.evaluation.protocols import PROTOCOLS
+from vdm_jax.evaluation.records import figures_of
+from vdm_jax.jobs import measuring, sweeps
 from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.jobs.batches import digest, fill
 from vdm_jax.jobs.files import writable
+from vdm_jax.jobs.measuring import Asked
 from vdm_jax.jobs.run import open_run
 
-PROTOCOLS = ('digits',)
-# What --sweep varies: a key of `sampling`, and its values. Guidance: those of Snap's Fig. 5 up to 8.
-SWEEPS = {
-  'guidance': ('guidance_weight', (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)),
-  'steps': ('num_steps', (8, 16, 32, 64, 128, 256)),
-  'augmentation': ('augmentation', (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)),
-}
+Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # of a section `sampling`
 
 
-def evaluate(config: ConfigDict, workdir: str, protocol: str, sweep: str | None = None) -> int:
+def evaluate(config: ConfigDict, workdir: str, asked: Asked, protocol: Protocol | None = None) -> int:
   """Measures a run by a protocol; prints the record and writes it to `workdir/evaluation/PROTOCOL.json`.
 
-  With a sweep it measures every value of it, and writes `PROTOCOL_SWEEP.json`.
+  `PROTOCOL` becomes `PROTOCOL_real` for real clips in the place of samples. With a sweep it measures every value of
+  it, and writes `PROTOCOL_SWEEP.json`, .csv and .png. Samples and clips leave their features in
+  `workdir/evaluation/PROTOCOL/`, batch by batch: the same command goes on where a killed one was, to the same record.
+  `protocol` stands in for the one that is called so.
   """
+  protocol = PROTOCOLS[asked.protocol] if protocol is None else protocol
+  _check(asked)
+  points = sweeps.points(protocol, asked.sweep, config) if asked.sweep else []
+  folder = writable(Path(workdir) / 'evaluation')
+  if protocol.name == 'digits':
+    measure = _digits(config, workdir, asked)
+  else:
+    measure = functools.partial(measuring.measured, measuring.prepare(config, workdir, protocol, asked))
+  name = f'{protocol.name}_real' if asked.real_vs_real else protocol.name
+  if not asked.sweep:
+    return _report(measure(config.sampling.to_dict()), folder, name)
+  found = []
+  for point in points:
+    record = measure(config.sampling.to_dict() | point.changes)
+    found.append((point, record))
+    (metric, variants), *_ = figures_of(record).items()
+    shown = ', '.join(f'{variant} {figure["value"]:.2f}' for variant, figure in variants.items())
+    print(f'{point.series}, {sweeps.SWEEPS[asked.sweep]}={point.value}: {metric} {shown}', file=sys.stderr)
+  name = f'{name}_{asked.sweep}'
+  if not jax.process_index():
+    sweeps.write(folder, name, asked.sweep, found, protocol, config.data.frame_skip)
+  best, _ = min(found, key=lambda pair: _distance(pair[1], protocol))
+  record = {
+    'sweep': sweeps.SWEEPS[asked.sweep], 'best': best.value, 'best_sampler': best.series,
+    'records': [record for _, record in found],
+  }  # fmt: skip
+  return _report(record, folder, name)
+
+
+def _check(asked: Asked) -> None:
+  if asked.protocol == 'digits':
+    for flag in ('features', 'prompt_file', 'limit'):
+      if getattr(asked, flag) is not None:
+        raise BadInput(f'--{flag} is not read by --protocol=digits, which brings all it needs: leave it out.')
+    if asked.real_vs_real:
+      raise BadInput('--real_vs_real is part of every record of --protocol=digits, as `real`: leave it out.')
+  if asked.sweep and asked.real_vs_real:
+    raise BadInput('--sweep and --real_vs_real are both given, but real clips have no settings: give one of them.')
+
+
+def _digits(config: ConfigDict, workdir: str, asked: Asked) -> Measure:
+  """The protocol that needs no files: its samples are kept themselves, for they are small."""
   _, make_generate = open_run(config, workdir)
-  if sweep is None:
-    return _report(_measure(config, workdir, protocol, make_generate), workdir, protocol)
-  key, values = SWEEPS[sweep]
-  if sweep == 'augmentation' and config.model.upsampling == 1:
-    raise BadInput('--sweep=augmentation is for a second stage: this model has no low-resolution input.')
-  records = []
-  for value in values:
-    config.sampling[key] = value
-    records.append(_measure(config, workdir, protocol, make_generate))
-    print(f'{key}={value}: frechet {records[-1]["frechet"]:.2f}', file=sys.stderr)
-  best = min(range(len(values)), key=lambda i: records[i]['frechet'])
-  return _report({'sweep': key, 'best': values[best], 'records': records}, workdir, f'{protocol}_{sweep}')
-
-
-def _measure(
-  config: ConfigDict, workdir: str, protocol: str, make_generate: Callable[[ConfigDict], Callable[..., np.ndarray]]
-) -> dict[str, Any]:
-  generate = make_generate(config.sampling)
-  try:
-    record = {'digits': evaluation.evaluate_digits}[protocol](
-      lambda prompts: generate(prompts=prompts, seed=config.seed), config.data
-    )
-  except ValueError as error:
-    raise BadInput(str(error)) from error
   step = checkpoints.latest_step(workdir)
-  return record | {'step': step, 'seed': config.seed, 'sampling': config.sampling.to_dict(), 'model': 'EMA'}
+  folder = Path(workdir) / 'evaluation' / 'digits'
+
+  def measure(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    generate = make_generate(sampling)
+
+    def resumable(prompts: Sequence[str]) -> np.ndarray:
+      size, prompts = asked.batch_size, list(prompts)
+      job = {
+        'step': step, 'seed': config.seed, 'sampling': dict(sampling), 'prompts': prompts, 'batch_size': size,
+        'model': config.model.to_dict(), 'first': config.training.first_stage,
+      }  # fmt: skip
+
+      def make(number: int) -> dict[str, np.ndarray]:
+        some = prompts[number * size : (number + 1) * size]
+        padded = some + some[-1:] * (size - len(some))
+        return {'videos': generate(prompts=padded, seed=config.seed, first=number * size)[: len(some)]}
+
+      batches = fill(folder, 'samples', job, len(prompts), make, batch_size=size)
+      return np.concatenate(list(batches.read('videos')))
+
+    try:
+      record = evaluation.evaluate_digits(resumable, config.data)
+    except (ValueError, FloatingPointError) as error:
+      raise BadInput(str(error)) from error
+    return record | {'step': step, 'seed': config.seed, 'sampling': dict(sampling), 'model': 'EMA'}
+
+  return measure
 
 
-def _report(record: dict[str, Any], workdir: str, name: str) -> int:
+def _distance(record: Mapping[str, Any], protocol: Protocol) -> float:
+  """What a sweep is to make small: the first distance of the protocol."""
+  metric = next(metric.name for metric in protocol.metrics if metric.kind == 'frechet')
+  if 'metrics' not in record:
+    return record[metric]
+  return list(record['metrics'][metric].values())[-1]['value']
+
+
+def _report(record: dict[str, Any], folder: Path, name: str) -> int:
+  """Prints a record and writes it, as the first process; one that stood there under this name is kept beside it."""
+  if jax.process_index():
+    return 0
   text = json.dumps(record, indent=2)
-  (writable(Path(workdir) / 'evaluation') / f'{name}.json').write_text(text + '\n')
+  path = folder / f'{name}.json'
+  if path.exists() and (before := path.read_text()) != text + '\n':
+    with replacing(folder / f'{name}_{digest(before)}.json') as temporary:
+      temporary.write_text(before)
+  with replacing(path) as temporary:
+    temporary.write_text(text + '\n')
   print(text)
   return 0

@@ -6,10 +6,12 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, generation, models
+from vdm_jax import checkpoints, generation, models, partitioning
 from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.models import Model
 from vdm_jax.types import Params
@@ -47,30 +49,43 @@ def open_stages(config: Mapping[str, Any], workdir: str) -> list[Stage]:
 
 def open_run(config: ConfigDict, workdir: str) -> tuple[Model, Callable[[ConfigDict], Callable[..., np.ndarray]]]:
   """The run's model, and what makes a generator of its EMA out of a section `sampling`, a first stage's before it."""
-  *before, (model, params, _) = open_stages(config, workdir)
+  *before, last = open_stages(config, workdir)
   if not before:
-    return model, lambda sampling: functools.partial(make_generator(model, sampling), params)
-  first = _remember(functools.partial(make_generator(before[0].model, before[0].sampling), before[0].params))
-  return model, lambda sampling: generation.make_cascade(
-    first, functools.partial(make_generator(model, sampling), params)
-  )
+    return last.model, lambda sampling: make_generator(last, sampling)
+  first = _remember(make_generator(before[0], before[0].sampling))
+  return last.model, lambda sampling: generation.make_cascade(first, make_generator(last, sampling))
 
 
-def make_generator(model: Model, sampling: Mapping[str, Any]) -> Callable[..., np.ndarray]:
+def open_generator(stages: list[Stage], sampling: Mapping[str, Any], **options: Any) -> Callable[..., np.ndarray]:
+  """A generator of all stages, the last of which samples as `sampling` says; options as in `make_generator`."""
+  *before, last = stages
+  second = make_generator(last, sampling, **options)
+  if not before:
+    return second
+  return generation.make_cascade(make_generator(before[0], before[0].sampling, **options), second)
+
+
+def make_generator(
+  stage: Stage, sampling: Mapping[str, Any], *, mesh: Mesh | None = None, **options: Any
+) -> Callable[..., np.ndarray]:
+  """`generation.make_generator` with the EMA of a run, a copy of which is put on each device of a mesh."""
+  params = stage.params if mesh is None else jax.device_put(stage.params, partitioning.replicated(mesh))
   try:
-    return generation.make_generator(model, sampling)
+    return functools.partial(generation.make_generator(stage.model, sampling, mesh=mesh, **options), params)
   except ValueError as error:
     raise BadInput(str(error)) from error
 
 
 def _remember(generate: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-  """The same function with its last result kept: a sweep asks for the same first-stage videos every time."""
-  last: list[tuple[dict[str, Any], np.ndarray]] = []
+  """The same function with its results kept: a sweep asks for the same first-stage videos every time."""
+  known: list[tuple[dict[str, Any], np.ndarray]] = []
 
   def remembered(**conditions: Any) -> np.ndarray:
-    if not last or last[0][0] != conditions:
-      last[:] = [(conditions, generate(**conditions))]
-    return last[0][1]
+    for asked, videos in known:
+      if asked == conditions:
+        return videos
+    known.append((conditions, generate(**conditions)))
+    return known[-1][1]
 
   return remembered
 

@@ -1,0 +1,102 @@
+"""Measuring one run at several values of a setting, with a table and plots: VDM Table 5, Snap Figs. 5 and 6."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from vdm_jax import plots
+from vdm_jax.data.replacing import replacing
+from vdm_jax.evaluation.protocol import Protocol
+from vdm_jax.evaluation.records import figures_of
+from vdm_jax.jobs.arguments import BadInput
+
+AUGMENTATIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
+SWEEPS = {'guidance': 'guidance_weight', 'steps': 'num_steps', 'augmentation': 'augmentation'}  # key of `sampling`
+STEP_KEYS = {
+  'ancestral': {'gamma': 0.0},
+  'heun': {'churn': 0.0, 'churn_noise': 1.0, 'churn_min': 0.0, 'churn_max': 0.0},
+}  # keys of `sampling` that one step alone reads, and the value at which they do nothing
+COLUMNS = ('series', 'x', 'metric', 'variant', 'value', 'spread', 'published')
+
+
+class Point(NamedTuple):
+  """One measurement of a sweep."""
+
+  series: str  # the sampler
+  value: float
+  changes: dict[str, Any]  # keys of `sampling`
+
+
+def points(protocol: Protocol, sweep: str, config: ConfigDict) -> list[Point]:
+  """What a sweep measures, in its order. Raises BadInput where the protocol or the model has no such setting."""
+  key, step = SWEEPS[sweep], config.sampling.step
+  if sweep == 'augmentation':
+    if config.model.upsampling == 1:
+      raise BadInput('--sweep=augmentation is for a second stage: this model has no low-resolution input.')
+    return [Point(step, value, {key: value}) for value in AUGMENTATIONS]
+  if sweep == 'guidance':
+    if config.data.text == 'none' and not config.data.labels:
+      raise BadInput('--sweep=guidance is for a model that is told a text or a class: this run is told neither.')
+    fixed = dict(protocol.guidance_sampling)
+    return [Point(fixed.get('step', step), value, fixed | {key: value}) for value in _listed(protocol, sweep)]
+  samplers = protocol.samplers or (step,)
+  changes = {name: {'step': name} | (_without_noise(name, config) if name != step else {}) for name in samplers}
+  return [Point(name, value, changes[name] | {key: value}) for name in samplers for value in _listed(protocol, sweep)]
+
+
+def write(
+  folder: Path, name: str, sweep: str, found: Sequence[tuple[Point, Mapping[str, Any]]], protocol: Protocol, skip: int
+) -> None:
+  """`NAME.csv` with a row for each figure, and `NAME.png` with a plot for each metric."""
+  rows = [
+    (point.series, point.value, metric, variant, figure['value'], figure['spread'],
+     _published(protocol, sweep, metric, variant, point, skip))
+    for point, record in found
+    for metric, variants in figures_of(record).items()
+    for variant, figure in variants.items()
+  ]  # fmt: skip
+  text = io.StringIO()
+  table = csv.writer(text, lineterminator='\n')
+  table.writerow([SWEEPS[sweep] if column == 'x' else column for column in COLUMNS])
+  table.writerows([['' if cell is None else cell for cell in row] for row in rows])
+  with replacing(folder / f'{name}.csv') as temporary:
+    temporary.write_text(text.getvalue())
+  lines: dict[str, dict[str, list[tuple[float, float, float | None]]]] = {}
+  several = len({point.series for point, _ in found}) > 1
+  for series, x, metric, variant, value, spread, published in rows:
+    line = f'{series}, {variant}' if several else variant
+    lines.setdefault(metric, {}).setdefault(line, []).append((x, value, spread))
+    if published is not None:
+      lines[metric].setdefault(f'{variant}, published', []).append((x, published, None))
+  plots.draw_sweep(folder / f'{name}.png', lines, x=f'sampling.{SWEEPS[sweep]}', log=sweep == 'steps')
+
+
+def _listed(protocol: Protocol, sweep: str) -> tuple[float, ...]:
+  values = {'guidance': protocol.guidance_weights, 'steps': protocol.num_steps}[sweep]
+  if not values:
+    raise BadInput(f'--sweep={sweep} is not part of --protocol={protocol.name}: leave it out.')
+  return values
+
+
+def _without_noise(step: str, config: ConfigDict) -> dict[str, Any]:
+  """The keys of other steps than `step` that have no effect on it, reset to where they say so."""
+  keys = {key: off for owner, keys in STEP_KEYS.items() if owner != step for key, off in keys.items()}
+  return {key: off for key, off in keys.items() if config.sampling[key] != off}
+
+
+def _published(
+  protocol: Protocol, sweep: str, metric: str, variant: str, point: Point, frame_skip: int
+) -> float | None:
+  wanted = (f'sampling.{SWEEPS[sweep]}', point.value)
+  for figure in protocol.published:
+    setting = dict(figure.setting)
+    same = (figure.metric, figure.variant) == (metric, variant) and setting.get(wanted[0]) == wanted[1]
+    if same and setting.get('data.frame_skip', frame_skip) == frame_skip:
+      return figure.value
+  return None
