@@ -38,7 +38,7 @@ _LOW_RESOLUTION = flags.DEFINE_string('low_resolution', None, 'sample: file, or 
 _FRAME_RATES = flags.DEFINE_string('frame_rates', None, 'sample: hierarchy of frame rates, lowest first: 2,8,24.')
 _OVERLAP = flags.DEFINE_integer('overlap', None, 'sample: frames that a window sees of the one before.')
 _OVERFIT = flags.DEFINE_bool('overfit', False, 'doctor: measure the clips, and train on eight of them; minutes.')
-_OUT = flags.DEFINE_string('out', None, 'sample: folder to write to.')
+_OUT = flags.DEFINE_string('out', None, 'sample: folder to write to; evaluate: the same, that of the run by default.')
 _PROTOCOL = flags.DEFINE_enum('protocol', 'digits', list(jobs.PROTOCOLS), 'evaluate: what to measure.')
 _SWEEP = flags.DEFINE_enum('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure at several values of a setting.')
 _REAL_VS_REAL = flags.DEFINE_bool('real_vs_real', False, 'evaluate: real clips in the place of samples, a floor.')
@@ -69,7 +69,7 @@ def _run(config: ConfigDict) -> int:
   if _MODE.value == 'train':
     return jobs.train(config, run)
   if _MODE.value == 'evaluate':
-    asked = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE)
+    asked = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE, _OUT)
     return jobs.evaluate(config, run, jobs.Asked(*(flag.value for flag in asked)))
   if _OUT.value is None:
     raise jobs.BadInput('--out is missing: name the folder for the videos, such as --out=out.')

@@ -31,6 +31,8 @@ Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # of a section `samplin
 def evaluate(config: ConfigDict, workdir: str, asked: Asked, protocol: Protocol | None = None) -> int:
   """Measures a run by a protocol; prints the record and writes it to `workdir/evaluation/PROTOCOL.json`.
 
+  `asked.out` stands in for `workdir/evaluation`.
+
   `PROTOCOL` becomes `PROTOCOL_real` for real clips in the place of samples. With a sweep it measures every value of
   it, and writes `PROTOCOL_SWEEP.json`, .csv and .png. Samples and clips leave their features in
   `workdir/evaluation/PROTOCOL/`, batch by batch: the same command goes on where a killed one was, to the same record.
@@ -39,14 +41,14 @@ def evaluate(config: ConfigDict, workdir: str, asked: Asked, protocol: Protocol 
   protocol = PROTOCOLS[asked.protocol] if protocol is None else protocol
   _check(asked)
   points = sweeps.points(protocol, asked.sweep, config) if asked.sweep else []
-  folder = writable(Path(workdir) / 'evaluation')
+  folder = writable(asked.folder(workdir))
   if protocol.name == 'digits':
     measure = _digits(config, workdir, asked)
   else:
     measure = functools.partial(measuring.measured, measuring.prepare(config, workdir, protocol, asked))
   name = f'{protocol.name}_real' if asked.real_vs_real else protocol.name
   if not asked.sweep:
-    return _report(measure(config.sampling.to_dict()), folder, name)
+    return _report({'run': workdir} | measure(config.sampling.to_dict()), folder, name)
   found = []
   for point in points:
     record = measure(config.sampling.to_dict() | point.changes)
@@ -59,7 +61,7 @@ def evaluate(config: ConfigDict, workdir: str, asked: Asked, protocol: Protocol 
     sweeps.write(folder, name, asked.sweep, found, protocol, config.data.frame_skip)
   best, _ = min(found, key=lambda pair: _distance(pair[1], protocol))
   record = {
-    'sweep': sweeps.SWEEPS[asked.sweep], 'best': best.value, 'best_sampler': best.series,
+    'run': workdir, 'sweep': sweeps.SWEEPS[asked.sweep], 'best': best.value, 'best_sampler': best.series,
     'records': [record for _, record in found],
   }  # fmt: skip
   return _report(record, folder, name)
@@ -80,7 +82,7 @@ def _digits(config: ConfigDict, workdir: str, asked: Asked) -> Measure:
   """The protocol that needs no files: its samples are kept themselves, for they are small."""
   _, make_generate = open_run(config, workdir)
   step = checkpoints.latest_step(workdir)
-  folder = Path(workdir) / 'evaluation' / 'digits'
+  folder = asked.folder(workdir) / 'digits'
 
   def measure(sampling: Mapping[str, Any]) -> dict[str, Any]:
     generate = make_generate(sampling)

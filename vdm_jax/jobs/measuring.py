@@ -46,6 +46,15 @@ class Asked(NamedTuple):
   prompt_file: str | None = None
   limit: int | None = None  # most samples, and clips of each reference
   batch_size: int = 32  # samples that are made, or clips that are read, at a time
+  out: str | None = None  # folder of the records; that of the run by default
+
+  def folder(self, workdir: str) -> Path:
+    """Where records go. Raises BadInput where neither a folder is named nor the run has one of its own."""
+    if self.out is not None:
+      return Path(self.out)
+    if not Path(workdir).is_dir():
+      raise BadInput(f'--out is missing: {workdir} has no folder of its own for records, so name one: --out=out.')
+    return Path(workdir) / 'evaluation'
 
 
 class Setup(NamedTuple):
@@ -93,7 +102,7 @@ def prepare(config: ConfigDict, workdir: str, protocol: Protocol, asked: Asked) 
     raise BadInput(f'--protocol={protocol.name} gives a model frames, which a second stage alone cannot continue.')
   step = checkpoints.latest_step(workdir) if stages else 0
   return Setup(
-    protocol, asked, config, Path(workdir) / 'evaluation' / protocol.name, step, networks, embed,
+    protocol, asked, config, asked.folder(workdir) / protocol.name, step, networks, embed,
     looked_at, conditions, real, stages, mesh,
   )  # fmt: skip
 
