@@ -52,8 +52,10 @@ class Rows:
 class Stopwatch:
   """Where the wall time of a window of steps goes: `data`, `device` (waiting for it) and `host`, the rest."""
 
-  def __init__(self) -> None:
+  def __init__(self, examples_per_device: float, ideal_step_seconds: float | None = None) -> None:
+    """`examples_per_device` a step; `ideal_step_seconds` is its time at the published peak, None where not known."""
     self.compile_seconds: float | None = None
+    self._examples, self._ideal = examples_per_device, ideal_step_seconds
     self.reset()
 
   def reset(self) -> None:
@@ -75,19 +77,23 @@ class Stopwatch:
     return self._steps / max(time.perf_counter() - self._start - self._spent['pause'], 1e-9)
 
   def row(self) -> dict[str, float]:
-    """`time/...` keys: steps per second, and seconds per step of each kind."""
-    wall = time.perf_counter() - self._start
-    steps = max(self._steps, 1)
-    row = {
-      'time/steps_per_second': self.rate(),
+    """`time/...` keys: of a step, pauses left out, its seconds in all and of each kind, what share of them waits for
+    data, the rate, the share of the published peak (`mfu`, NaN where not known); the window's pauses; the compilation.
+    """
+    rate, wall, steps = self.rate(), time.perf_counter() - self._start, max(self._steps, 1)
+    working = max(wall - self._spent['pause'], 1e-9)
+    return {
+      'time/steps_per_second': rate,
+      'time/step_seconds': working / steps,
+      'time/samples_per_second_per_device': rate * self._examples,
+      'time/mfu': math.nan if self._ideal is None else rate * self._ideal,
+      'time/data_share': self._spent['data'] / working,
       'time/data_seconds': self._spent['data'] / steps,
       'time/device_seconds': self._spent['device'] / steps,
       'time/host_seconds': max(wall - sum(self._spent.values()), 0.0) / steps,
       'time/pause_seconds': self._spent['pause'],
+      'time/compile_seconds': math.nan if self.compile_seconds is None else self.compile_seconds,
     }
-    if self.compile_seconds is not None:
-      row['time/compile_seconds'], self.compile_seconds = self.compile_seconds, None
-    return row
 
 
 def memory() -> dict[str, float]:
