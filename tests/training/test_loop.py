@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +23,8 @@ import standin
 from standin import make_batch, make_config, make_model
 
 from vdm_jax import checkpoints, partitioning
-from vdm_jax.training import loop, train
+from vdm_jax.training import loop, optimizer, train
+from vdm_jax.training import state as state_room
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 7
@@ -61,9 +63,13 @@ def uninterrupted(tmp_path_factory):
 
 def stopping(start, *, at, how):
   """The data, which stops the run while the batch of step `at` (from 0) is made."""
-  for k, batch in enumerate(standin.batches(start), start):
+  return stopping_in(standin.batches(start), start, at=at, how=how)
+
+
+def stopping_in(batches, start, *, at, how=None):
+  for k, batch in enumerate(batches, start):
     if k == at:
-      how()
+      (how or terminate)()
     yield batch
 
 
@@ -143,8 +149,12 @@ def test_rows_have_the_keys_people_read(tmp_path, capsys):
   for key in ('loss', 'gradient_norm', 'parameter_norm', 'update_norm', 'learning_rate', 'skipped_steps'):
     assert f'train/{key}' in logged
   assert any(re.fullmatch(r'train/loss_logsnr_-?\d+_-?\d+', key) for key in logged)
-  assert {'time/steps_per_second', 'time/host_seconds', 'memory/host_peak_bytes'} <= set(logged)
-  assert 'time/compile_seconds' in logged and 'time/compile_seconds' not in rows[3]
+  timed = {'time/step_seconds', 'time/samples_per_second_per_device', 'time/data_share', 'time/compile_seconds'}
+  for row in (logged, rows[3]):
+    assert timed | {'time/steps_per_second', 'time/host_seconds', 'memory/host_peak_bytes'} <= set(row)
+    assert 1 / row['time/step_seconds'] == pytest.approx(row['time/steps_per_second'], rel=1e-2)
+    assert row['time/samples_per_second_per_device'] == pytest.approx(8 * row['time/steps_per_second'])
+    assert row['time/mfu'] is None, 'a CPU has no published peak'
   lines = capsys.readouterr().err.splitlines()
   progress = r'step \d/7  loss \d+\.\d{4}  \d+\.\d\d steps/s  \d+:\d\d left'
   assert [bool(re.fullmatch(progress, line)) for line in lines] == [False, False, True, True]
@@ -185,21 +195,63 @@ def test_at_most_two_steps_are_in_flight(tmp_path, monkeypatch):
   assert ahead == [0, 1, 2, 2, 2, 2]
 
 
-def test_a_window_without_a_finite_step_ends_the_run_and_says_what_to_do(tmp_path):
-  def poisoned(start):
-    for k, batch in enumerate(standin.batches(start), start):
-      yield batch._replace(x=batch.x * np.nan) if k >= 4 else batch
+def poisoned(start, *, first=4, last=10**9):
+  """The data, NaN in one example of each batch from step `first` (from 0) to before step `last`."""
+  for k, batch in enumerate(standin.batches(start), start):
+    if first <= k < last:
+      batch.x[5, 1] = np.nan
+    yield batch
 
+
+def test_ten_skipped_steps_in_a_row_end_the_run_and_say_what_to_do(tmp_path):
   with pytest.raises(FloatingPointError) as error:
-    call(tmp_path, make_config(num_steps=12), poisoned)
+    call(tmp_path, make_config(num_steps=30), poisoned)
+  folder = tmp_path / 'nonfinite' / 'step_00000014'
   assert str(error.value) == (
-    'no loss or gradient of the 4 steps up to step 8 was finite. '
-    'The same command goes on from the last checkpoint, but will end here again. '
-    'Use another --workdir with a lower training.learning_rate, a smaller '
+    f'no loss or gradient of the 10 steps up to step 14 was finite. {folder} holds the last of them: '
+    f'--mode=replay --workdir={folder} does it again and names the first bad part. '
+    'The same command goes on from the last checkpoint, but will end here again: '
+    'use another --workdir with a lower training.learning_rate, a smaller '
     "training.clip_norm or model.dtype='float32', and check the data for NaN."
   )
-  assert rows_of(tmp_path)[-1]['train/skipped_steps'] == 4
-  assert 'train/loss' not in rows_of(tmp_path)[-1]
+  rows = rows_of(tmp_path)
+  assert [row['step'] for row in rows] == [4, 8, 12, 14]
+  assert [row['train/skipped_steps'] for row in rows] == [0, 4, 4, 2]
+  assert 'train/loss' not in rows[-1]
+
+
+def test_nine_skipped_steps_change_nothing_and_the_tenth_is_taken(tmp_path):
+  config = make_config(num_steps=14, schedule='constant', log_every=14)
+  state = call(tmp_path / 'a', config, functools.partial(poisoned, first=4, last=13))
+  assert int(state.step) == 14 and int(state.updates) == 5 and int(state.skipped_in_a_row) == 0
+  assert rows_of(tmp_path / 'a')[-1]['train/skipped_steps'] == 9
+  assert not (tmp_path / 'a' / 'nonfinite').exists()
+
+
+@pytest.mark.parametrize('at', [7, 11])
+def test_the_count_of_skipped_steps_goes_on_after_an_interruption(tmp_path, at):
+  def interrupted(start):
+    return stopping_in(poisoned(start), start, at=at)
+
+  config = make_config(num_steps=30)
+  assert int(call(tmp_path, config, interrupted).skipped_in_a_row) == at + 1 - 4
+  with pytest.raises(FloatingPointError, match='of the 10 steps up to step 14 was finite'):
+    call(tmp_path, config, poisoned)
+
+
+def test_a_checkpoint_from_before_steps_were_counted_in_a_row_goes_on(uninterrupted, tmp_path):
+  """What older versions wrote is resumed: the count, which it lacks, was zero."""
+  call(tmp_path, settings(), functools.partial(stopping, at=3, how=terminate))
+  with checkpoints.Checkpointer(tmp_path, 2) as checkpointer:
+    config, mesh = settings(), partitioning.make_mesh({'data': -1})
+    model = make_model(config)
+    layout = state_room.abstract(model, optimizer.build(config.training, model.logical_axes), mesh)
+    old = checkpointer.restore(layout)._asdict()
+  del old['skipped_in_a_row']
+  shutil.rmtree(tmp_path / 'checkpoints')
+  with checkpoints.Checkpointer(tmp_path, 2) as checkpointer:
+    checkpointer.save(4, old)
+  assert_same(call(tmp_path, settings()), uninterrupted[0])
 
 
 def test_data_that_end_are_an_error(tmp_path):

@@ -31,7 +31,7 @@ PROGRESS_SECONDS = 10.0
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 Preview = Callable[[Params, int], None]
-OnRow = Callable[[Mapping[str, float]], None]
+OnRow = Callable[[Mapping[str, float | None]], None]
 
 
 def train(
@@ -240,7 +240,7 @@ class _Recorder:
     row = metrics.row(jax.device_get(sums))
     self._write({'step': step} | row | self._extra.pop(step, {}) | self._watch.row() | record.memory())
 
-  def _write(self, row: dict[str, float]) -> None:
+  def _write(self, row: dict[str, float | None]) -> None:
     self._writer.write(row)
     if self._on_row:
       self._on_row(row)

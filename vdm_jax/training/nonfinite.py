@@ -121,18 +121,14 @@ def diagnose(
 
   Batch, state, the outputs of the network's layers (the first), losses of examples, gradients.
   """
-  bad: dict[int, str] = {}
+  bad: list[str] = []  # paths of layers, as they were found: a scanned one comes once for each turn
 
   def gradient(params: Params, batch: Batch, key: Array) -> tuple[Array, Any]:
-    calls = 0
-
     def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-      nonlocal calls
       out = call(*args, **kwargs)
       if context.method_name == '__call__':
-        name, place = '/'.join(context.module.path) or type(context.module).__name__, calls
-        calls += 1
-        jax.debug.callback(lambda good: bad.setdefault(place, name) if not good else None, _finite(out))
+        path = '/'.join(context.module.path)
+        jax.debug.callback(lambda good: None if good else bad.append(path), _finite(out))
       return out
 
     with nn.intercept_methods(look):
@@ -147,10 +143,18 @@ def diagnose(
   losses, gradients = jax.block_until_ready(step(current.params, batch, jax.random.fold_in(key, current.step)))
   jax.effects_barrier()
   if bad:
-    found.append(f'output of layer {bad[min(bad)]}')
+    found.append(f'output of layer {_first_layer(bad)}')
   if rows := [str(i) for i in np.flatnonzero(~np.isfinite(np.asarray(losses)))]:
     found.append(f'loss of {len(rows)} of {len(losses)} examples: {_some(rows)}')
   return (found + _sentence('gradient', gradients)) or ['the update: the gradient is finite, its step is not']
+
+
+def _first_layer(bad: list[str]) -> str:
+  """The first of these paths, or the first one inside it: what holds a layer may be looked at before the layer is."""
+  first = bad[0]
+  while inside := [path for path in bad if path.startswith(first and f'{first}/') and path != first]:
+    first = inside[0]
+  return first or 'the network'
 
 
 def _finite(tree: Any) -> Array:

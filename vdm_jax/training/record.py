@@ -31,10 +31,10 @@ class Rows:
       self._file = open(path, 'a')  # noqa: SIM115 (closed in close)
 
   def write(self, row: Mapping[str, Any]) -> None:
-    """One row; `row['step']` is its step, and numbers that are not finite become null."""
+    """One row; `row['step']` is its step, and numbers that are not finite become null, as None does."""
     if self._file is None:
       return
-    values = {key: value if math.isfinite(value) else None for key, value in row.items()}
+    values = {key: value if value is not None and math.isfinite(value) else None for key, value in row.items()}
     self._file.write(json.dumps(values) + '\n')
     self._file.flush()
     if self._events is not None:
@@ -76,9 +76,9 @@ class Stopwatch:
     """Steps per second of this window, without pauses: compilation, checkpoints, previews, held-out loss."""
     return self._steps / max(time.perf_counter() - self._start - self._spent['pause'], 1e-9)
 
-  def row(self) -> dict[str, float]:
+  def row(self) -> dict[str, float | None]:
     """`time/...` keys: of a step, pauses left out, its seconds in all and of each kind, what share of them waits for
-    data, the rate, the share of the published peak (`mfu`, NaN where not known); the window's pauses; the compilation.
+    data, the rate, the share of the published peak (`mfu`, None where not known); the window's pauses; the compilation.
     """
     rate, wall, steps = self.rate(), time.perf_counter() - self._start, max(self._steps, 1)
     working = max(wall - self._spent['pause'], 1e-9)
@@ -86,13 +86,13 @@ class Stopwatch:
       'time/steps_per_second': rate,
       'time/step_seconds': working / steps,
       'time/samples_per_second_per_device': rate * self._examples,
-      'time/mfu': math.nan if self._ideal is None else rate * self._ideal,
+      'time/mfu': None if self._ideal is None else rate * self._ideal,
       'time/data_share': self._spent['data'] / working,
       'time/data_seconds': self._spent['data'] / steps,
       'time/device_seconds': self._spent['device'] / steps,
       'time/host_seconds': max(wall - sum(self._spent.values()), 0.0) / steps,
       'time/pause_seconds': self._spent['pause'],
-      'time/compile_seconds': math.nan if self.compile_seconds is None else self.compile_seconds,
+      'time/compile_seconds': self.compile_seconds,
     }
 
 
