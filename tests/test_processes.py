@@ -2,90 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from company import Company, met
 
 from vdm_jax import processes
 from vdm_jax.processes import Meeting
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-def free_port():
-  with socket.socket() as probe:
-    probe.bind(('localhost', 0))
-    return probe.getsockname()[1]
-
-
-class Company:
-  """Processes of so many virtual devices each; their output goes to files, not pipes."""
-
-  def __init__(self, folder, commands, devices=4, environments=None):
-    folder.mkdir(parents=True, exist_ok=True)
-    env = dict(
-      os.environ,
-      PYTHONPATH=os.pathsep.join((str(REPOSITORY), str(REPOSITORY / 'tests'), str(REPOSITORY / 'tests/training'))),
-      XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}',
-    )
-    self.logs = [folder / f'{i}.log' for i in range(len(commands))]
-    self.processes = []
-    for i, (command, log) in enumerate(zip(commands, self.logs, strict=True)):
-      with log.open('w') as file:
-        extra = environments[i] if environments else {}
-        self.processes.append(
-          subprocess.Popen(command, env=env | extra, cwd=REPOSITORY, stdout=file, stderr=subprocess.STDOUT)
-        )
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *error):
-    for process in self.processes:
-      process.kill()  # with several processes SIGTERM asks for a checkpoint
-      process.wait()
-
-  def texts(self):
-    return [log.read_text() for log in self.logs]
-
-  def wait(self, seconds=120.0):
-    """Exit statuses."""
-    deadline = time.monotonic() + seconds
-    for process in self.processes:
-      with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(max(deadline - time.monotonic(), 0.1))
-    return [process.poll() for process in self.processes]
-
-  def until(self, pattern, which=0, seconds=100.0):
-    """Waits until a process has said something."""
-    deadline = time.monotonic() + seconds
-    while not re.search(pattern, self.logs[which].read_text()):
-      assert time.monotonic() < deadline and self.processes[which].poll() is None, '\n'.join(self.texts())
-      time.sleep(0.05)
-
-
-def met(script, *arguments, count=2):
-  """Commands of processes that meet and run a script."""
-  port = free_port()
-  return [
-    [sys.executable, '-c', script, f'localhost:{port}', str(count), str(i), *map(str, arguments)] for i in range(count)
-  ]
-
-
-HEAD = """
-import sys
-from vdm_jax import processes
-place = processes.meeting(*sys.argv[1:4], environment={})
-"""
-
 
 @pytest.mark.parametrize(
   ('flags', 'environment', 'expected'),
@@ -139,39 +63,29 @@ def test_a_process_alone_has_only_itself_to_talk_to():
     pass
 
 
-TALK = (
-  HEAD
-  + """
+TALK = """
 with processes.joined(place, good=(0, 75)):
-  index = int(sys.argv[3])
   print(processes.exchange('number', index), processes.exchange('number', 10 * index))
   print(processes.agreed(['both', f'only {index}']))
   sys.exit(75)
 """
-)
 
-FAIL = (
-  HEAD
-  + """
+FAIL = """
 import time
 with processes.joined(place):
   processes.exchange('here', True)
-  if sys.argv[3] == '1':
+  if index == 1:
     raise OSError('the disk of this host is gone')
   time.sleep(100)
 """
-)
 
-STUCK = (
-  HEAD
-  + """
+STUCK = """
 import time
 with processes.joined(place):
-  if sys.argv[3] == '1':
+  if index == 1:
     time.sleep(8)
   processes.exchange('lunch', True, seconds=1)
 """
-)
 
 
 def test_what_processes_say_reaches_all_and_they_part_with_their_status(tmp_path):
@@ -201,7 +115,7 @@ def test_who_does_not_come_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_nobody_meets_does_not_wait_for_ever(tmp_path):
-  script = HEAD + 'with processes.joined(place, patience=3): pass'
+  script = 'with processes.joined(place, patience=3): pass'
   with Company(tmp_path, met(script)[1:], devices=1) as company:
     (status,) = company.wait(60)
   assert status not in (0, None)
@@ -212,7 +126,7 @@ def test_a_process_that_nobody_meets_does_not_wait_for_ever(tmp_path):
 @pytest.mark.parametrize('killed', [0, 1])
 def test_the_others_end_when_one_is_killed(tmp_path, killed):
   """F06: within twenty seconds, without anybody's help."""
-  script = HEAD + (
+  script = (
     'import time, jax, jax.numpy as jnp\n'
     'from jax.experimental import multihost_utils\n'
     'with processes.joined(place):\n'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
@@ -10,7 +9,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -372,64 +370,3 @@ def killed_settings(num_steps):
     self_condition_rate=0.5,
     heldout_every=50,
   )
-
-
-TWO_PROCESSES = """
-import os, signal, sys
-sys.path.insert(0, {folder!r})
-import jax
-workdir, index, port, stop_at = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-jax.distributed.initialize(f'localhost:{{port}}', num_processes=2, process_id=index)
-import standin
-from vdm_jax import partitioning
-from vdm_jax.training import train
-mesh = partitioning.make_mesh({{'data': 2, 'fsdp': 2}})
-part, count = partitioning.batch_shard(mesh)
-def batches(start):
-  for k, batch in enumerate(standin.batches(start), start):
-    if k == stop_at and index == 1:
-      os.kill(os.getpid(), signal.SIGTERM)
-    yield jax.tree.map(lambda x: x[part * 8 // count:(part + 1) * 8 // count], batch)
-config = standin.make_config(num_steps=200, checkpoint_every=50, log_every=10)
-state = train(standin.make_model(config), config, workdir, mesh=mesh, batches=batches)
-print('finished at', int(state.step), flush=True)
-os._exit(0)
-"""
-
-
-def launch_two(workdir, stop_at):
-  """The steps at which two processes of two devices each finished; output goes to files, not pipes."""
-  with socket.socket() as probe:
-    probe.bind(('localhost', 0))
-    port = str(probe.getsockname()[1])
-  env = dict(os.environ, PYTHONPATH=str(REPOSITORY), XLA_FLAGS='--xla_force_host_platform_device_count=2')
-  code = TWO_PROCESSES.format(folder=str(Path(__file__).parent))
-  outputs = [workdir.with_name(f'{workdir.name}-{stop_at}-{index}.log') for index in range(2)]
-  with contextlib.ExitStack() as stack:
-    processes = []
-    for index, output in enumerate(outputs):
-      command = [sys.executable, '-c', code, workdir, str(index), port, str(stop_at)]
-      log = stack.enter_context(output.open('w'))
-      processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT))
-      stack.callback(processes[-1].kill)
-    for process in processes:
-      process.wait(120)
-  texts = [output.read_text() for output in outputs]
-  assert [process.returncode for process in processes] == [0, 0], '\n'.join(texts)
-  return [int(re.search(r'finished at (\d+)', text)[1]) for text in texts]
-
-
-@pytest.mark.slow
-def test_two_processes_stop_together_and_resume_as_one_would_train(tmp_path):
-  """F03, F04: a signal to one of them ends both at the same step; the result is that of one process."""
-  first = launch_two(tmp_path / 'two', stop_at=70)
-  assert first[0] == first[1] and 70 < first[0] < 200
-  assert launch_two(tmp_path / 'two', stop_at=-1) == [200, 200]
-  config = make_config(num_steps=200, checkpoint_every=50, log_every=10)
-  alone = call(tmp_path / 'one', config, heldout=None)
-  again = call(tmp_path / 'two', config, heldout=None)  # on another mesh: one device
-  for field in ('params', 'ema', 'opt_state'):
-    pairs = zip(jax.tree.leaves(getattr(alone, field)), jax.tree.leaves(getattr(again, field)), strict=True)
-    for a, b in pairs:
-      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-  assert [row['step'] for row in rows_of(tmp_path / 'two')] == list(range(10, 201, 10))
