@@ -17,6 +17,7 @@ EDGES = {
   'types': set(),
   'partitioning': {'types'},
   'plots': set(),
+  'processes': set(),
   # floor 1
   'diffusion': {'types'},
   'networks': {'types', 'partitioning'},
@@ -29,13 +30,13 @@ EDGES = {
   'configuration': {'types', 'models'},
   'checkpoints': {'types', 'partitioning', 'models', 'configuration'},
   # floor 4
-  'training': {'types', 'partitioning', 'diffusion', 'models', 'checkpoints'},
+  'training': {'types', 'partitioning', 'processes', 'diffusion', 'models', 'checkpoints'},
   'generation': {'types', 'partitioning', 'diffusion', 'sampling', 'models'},
   'evaluation': {'types', 'partitioning', 'diffusion', 'data', 'sampling', 'models', 'generation'},
 }
 # The roof sees every room. A room's `__main__.py` belongs to it. `__init__` is vdm_jax/__init__.py, whose names only
 # the roof may import.
-ROOF = {'__init__', '__main__', 'main', 'jobs', 'compile', 'doctor', 'processes', 'benchmarks'}
+ROOF = {'__init__', '__main__', 'main', 'jobs', 'compile', 'doctor', 'benchmarks'}
 EDGES |= {room: ROOF | set(EDGES) for room in ROOF}
 
 # Rooms that may import only these packages beside the standard library.

@@ -189,6 +189,7 @@ def _end_all(status: int, reason: str) -> None:
   for other in set(range(_count())) - {_index()}:
     with contextlib.suppress(RuntimeError):
       client.blocking_key_value_get(f'{HEARD}/{other}', round(1000 * max(deadline - time.monotonic(), 0.01)))
+  time.sleep(WATCH_SECONDS)  # they end first: the loss of the coordination service would end them otherwise
   _stop(status)
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vdm_jax import partitioning
+from vdm_jax import partitioning, processes
 from vdm_jax.checkpoints import Checkpointer
 from vdm_jax.models import Model
 from vdm_jax.training import metrics, nonfinite, optimizer, record, run_folder, state
@@ -30,6 +30,10 @@ PROGRESS_SECONDS = 10.0
 # What asks a run to stop: schedulers, a person, SLURM before its time limit.
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
+# For the slowest process's compiler.
+COMPILE_SECONDS = 3600.0
+
+Advance = Callable[[state.TrainState, Batch], tuple[state.TrainState, Any]]
 Preview = Callable[[Params, int], None]
 OnRow = Callable[[Mapping[str, float | None]], None]
 
@@ -96,8 +100,11 @@ def train(
     stop = stack.enter_context(_stop_requested())
     key = jax.device_put(jax.random.key(config.seed), partitioning.replicated(mesh))
 
-    def advance(current: state.TrainState, batch: Batch) -> tuple[state.TrainState, Any]:
-      return step(current, partitioning.put_batch(batch, mesh), key)
+    def compile_step(current: state.TrainState, batch: Batch) -> Advance:
+      compiled = step.lower(current, partitioning.put_batch(batch, mesh), key).compile()
+      # Nobody starts before all can: collectives wait for a slower compiler no longer than half a minute on CPU.
+      processes.exchange('compiled', True, seconds=COMPILE_SECONDS)
+      return lambda current, batch: compiled(current, partitioning.put_batch(batch, mesh), key)
 
     def keep(end: _NotFinite, current: state.TrainState) -> Path:
       # Nothing but the counters has changed since the state that the last step was taken from.
@@ -106,12 +113,12 @@ def train(
       batch = partitioning.put_batch(end.batch, mesh)
       return nonfinite.write(path, config, model, mesh, before, batch, end.measured)
 
-    return _run(start, advance, source, training, recorder, checkpointer, heldout_loss, preview, stop, keep)
+    return _run(start, compile_step, source, training, recorder, checkpointer, heldout_loss, preview, stop, keep)
 
 
 def _run(
   current: state.TrainState,
-  advance: Callable[[state.TrainState, Batch], tuple[state.TrainState, Any]],
+  compile_step: Callable[[state.TrainState, Batch], Advance],
   source: Iterator[Batch],
   training: Any,
   recorder: _Recorder,
@@ -127,8 +134,10 @@ def _run(
   try:
     for step in range(first, training.num_steps + 1):
       batch = recorder.next_batch(source, step)
-      with recorder.compiling() if step == first else contextlib.nullcontext():
-        current, measured = advance(current, batch)
+      if step == first:
+        with recorder.compiling():
+          advance = compile_step(current, batch)
+      current, measured = advance(current, batch)
       recorder.push(step, batch, measured)
       recorder.settle(IN_FLIGHT)
 
