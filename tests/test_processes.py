@@ -11,6 +11,7 @@ from company import Company, met
 from vdm_jax import processes
 from vdm_jax.processes import Meeting
 
+
 @pytest.mark.parametrize(
   ('flags', 'environment', 'expected'),
   [

@@ -184,7 +184,8 @@ def test_a_slice_is_made_with_this_commit_on_every_worker(calls):
   (command,) = installed
   commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
   assert '[ssh] [vdm]' in command and '[--worker=all]' in command
-  assert f'git checkout --quiet {commit}' in command and "git clone --quiet 'https://example.org/vdm_jax.git'" in command
+  assert f'git checkout --quiet {commit}' in command
+  assert "git clone --quiet 'https://example.org/vdm_jax.git'" in command
 
 
 def test_all_workers_of_a_slice_check_and_then_train(calls):

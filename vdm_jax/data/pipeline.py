@@ -177,8 +177,8 @@ def _check(config, encode: Encode | None, shard_index: int, shard_count: int) ->
 def _mark_still(position: int, index: int, *, rate: fractions.Fraction) -> tuple[int, bool]:
   """Makes stills of `rate.numerator` in every `rate.denominator` elements of the stream.
 
-  Where the pattern begins moves from period to period by the golden ratio: micro-batches, which take every n-th element,
-  get their share whatever n.
+  Where the pattern begins moves from period to period by the golden ratio: micro-batches, which take every n-th
+  element, get their share whatever n.
   """
   period, place = divmod(position, rate.denominator)
   place = (place + (period * 0x9E3779B9 % 2**32 * rate.denominator >> 32)) % rate.denominator

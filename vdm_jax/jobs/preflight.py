@@ -131,7 +131,7 @@ def _try_sum() -> list[str]:
   expected = count * (count + 1) / 2
   if total == expected:
     return []
-  return [f'a sum over {count} devices gave {total:g} instead of {expected:g}: replace the hosts, or test their network.']
+  return [f'a sum over {count} devices gave {total:g}, not {expected:g}: replace the hosts, or test their network.']
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -15,7 +15,6 @@ from vdm_jax.training import metrics
 from vdm_jax.training.optimizer import Optimizer
 from vdm_jax.types import Array, Params
 
-
 # Checkpoints of earlier versions lack these, which were zero then.
 ADDED = ('skipped_in_a_row',)
 
