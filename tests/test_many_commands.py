@@ -66,7 +66,7 @@ def test_a_folder_that_is_not_shared_is_named(tmp_path):
 @pytest.mark.parametrize(
   ('different', 'message'),
   [
-    (['--config.data.max_bad_share=2', '--config.data.name=folder'], "process 1: data.path=''"),
+    (['--config.data.name=folder'], 'process 1: data.path is empty, but it must name a folder of clips.'),
     (['--config.training.learning_rat=1'], 'process 1 failed: config.training.learning_rat is not a configuration key'),
   ],
 )
