@@ -103,9 +103,8 @@ def test_two_processes_train_by_the_command_with_previews_and_held_out_loss(tmp_
   assert checkpoints.steps(tmp_path / 'two') == [3, 6]
   files = [sorted(file.name for file in (tmp_path / name / 'samples').iterdir()) for name in ('one', 'two')]
   assert files[0] == files[1] and len(files[0]) == 4
-  rows = [
-    [json.loads(line) for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()] for name in ('one', 'two')
-  ]
+  texts = [(tmp_path / name / 'metrics.jsonl').read_text() for name in ('one', 'two')]
+  rows = [[json.loads(line) for line in text.splitlines()] for text in texts]
   for one, two in zip(*rows, strict=True):
     keys = [key for key in one if key.startswith(('train/', 'heldout/'))]
     assert 'heldout/loss' in keys
