@@ -146,7 +146,7 @@ def make_gradient(
     total = jax.tree.map(jnp.zeros_like, params)
     micro = _interleave(inputs, parts), jnp.arange(parts)
     total, (losses, aux) = jax.lax.scan(micro_step, total, micro, unroll=unroll)
-    aux = jax.tree.map(jnp.ravel, aux)
+    aux = jax.tree.map(lambda x: x.swapaxes(0, 1).ravel(), aux)  # in the order of the examples again
     return jnp.mean(losses), aux, jax.tree.map(lambda g: g / parts, total)
 
   return gradient
