@@ -99,7 +99,7 @@ def test_two_processes_train_save_and_resume_as_one(tmp_path):
 @pytest.mark.timeout(900)
 def test_what_two_processes_saved_four_resume(tmp_path):
   """F13: 2 x 4 devices, then 4 x 2, then one."""
-  for count, devices, steps in ((2, 4, 6), (4, 2, 9)):
+  for count, devices, steps in ((2, 4, 6), (4, 2, 10)):
     with together(tmp_path / str(count), tmp_path / 'many', steps, count=count, devices=devices) as company:
       assert company.wait(500) == [0] * count, company.texts()
   assert_equal_runs(tmp_path / 'one', tmp_path / 'many', 12)

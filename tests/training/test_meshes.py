@@ -57,7 +57,7 @@ WIDE = [
 
 
 def curves(network, meshes, steps):
-  env = dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8')
+  env = dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0')
   env['PYTHONPATH'] = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / 'tests')))
   command = [sys.executable, '-c', LOSSES, json.dumps([network, meshes, steps])]
   done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1700)
