@@ -77,7 +77,7 @@ def slow(start):
     yield batch
 begin = time.time()
 finish(lambda: run(folder / 'timed', 20, slow) and None)
-longest = min(1.5 * (time.time() - begin), 6.0)
+longest = min(1.5 * (time.time() - begin), 10.0)
 reached = []
 for kill in range(40):
   pid = start(lambda: run(folder / 'killed', 10**6, slow))
@@ -146,7 +146,7 @@ def test_forty_kills_at_random_instants_equal_no_kill(tmp_path):
   result = forked(tmp_path, RANDOM)
   assert len(result['reached']) == 40
   assert result['reached'] == sorted(result['reached']), 'no step is lost that was saved'
-  assert result['reached'][-1] > 20, 'some of the kills met a run that was training'
+  assert len(set(result['reached'])) > 3, 'some of the kills met a run that was training'
   assert result['same']
 
 
