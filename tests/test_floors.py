@@ -18,6 +18,7 @@ EDGES = {
   'partitioning': {'types'},
   'plots': set(),
   'pages': set(),
+  'processes': set(),
   # floor 1
   'diffusion': {'types'},
   'networks': {'types', 'partitioning'},
@@ -32,7 +33,7 @@ EDGES = {
   'weights': {'configuration'},
   'checkpoints': {'types', 'partitioning', 'models', 'configuration', 'pretrained', 'weights'},
   # floor 4
-  'training': {'types', 'partitioning', 'diffusion', 'models', 'checkpoints'},
+  'training': {'types', 'partitioning', 'processes', 'diffusion', 'models', 'checkpoints'},
   'generation': {'types', 'partitioning', 'diffusion', 'sampling', 'models'},
   'evaluation': {'types', 'partitioning', 'pages', 'diffusion', 'data', 'text', 'sampling', 'models', 'generation'},
 }

@@ -12,6 +12,7 @@ import json
 import os
 import warnings
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,14 @@ class Checkpointer:
     if self._failures:
       raise OSError(f'the checkpoint of step {self._step} could not be written: see the warnings above.')
 
-  def restore(self, abstract: Any) -> Any | None:
+  def restore(self, abstract: Any, added: Collection[str] = ()) -> Any | None:
     """The newest good checkpoint, laid out as `abstract` says; None where there never was one.
 
     Damaged ones that are newer are moved to `workdir/damaged/` with a warning that names the file.
 
     Args:
       abstract: tree of ShapeDtypeStructs with shardings, on a mesh that need not be the one it was saved on.
+      added: names of leaves that are zeros where the checkpoint is too old to have them.
 
     Raises:
       ValueError: no checkpoint is good, the folder holds something else, or shapes differ from those saved.
@@ -94,7 +96,7 @@ class Checkpointer:
     if jax.process_count() > 1:
       chosen = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if chosen is None else chosen)))
     self._manager.reload()
-    return None if chosen in (None, -1) else _restore(self.directory / str(chosen), abstract)
+    return None if chosen in (None, -1) else _restore(self.directory / str(chosen), abstract, added)
 
   def _settle(self) -> None:
     try:
@@ -162,14 +164,14 @@ def load(
 ) -> tuple[models.Model, Params]:
   """`(model, EMA parameters)` of a workdir, of a file written by `export_weights`, or of `pretrained:NAME`.
 
-  Parameters are split over `mesh`, or lie on the first device. `model` stands in for the one of the saved
+  Parameters are split over `mesh`, or lie on this process's first device. `model` stands in for the one of the saved
   configuration. Raises FileNotFoundError for a path with neither, ValueError where the model does not fit.
   """
   path = pretrained.located(path)
   model = model or models.build(read_config(path)['model'])
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   if mesh is None:
-    shardings = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), shapes)
+    shardings = jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), shapes)
   else:
     shardings = partitioning.param_shardings(mesh, shapes, model.logical_axes)
   abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
@@ -275,15 +277,25 @@ def _move_aside(folder: Path) -> None:
   os.replace(folder, target / f'{folder.name}-{taken}')
 
 
-def _restore(folder: Path, abstract: Any) -> Any:
+def _restore(folder: Path, abstract: Any, added: Collection[str] = ()) -> Any:
   """Part or all of a checkpoint: what `abstract` has."""
   handler = ocp.PyTreeCheckpointHandler()
   with ocp.Checkpointer(handler) as reader:
     saved = handler.metadata(folder / 'default').tree
-    _check_shapes(folder, saved, abstract)
-    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-    args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
-    return reader.restore(folder / 'default', args=args)
+    absent = set(added) - named(saved).keys()
+    old = jax.tree_util.tree_map_with_path(lambda p, x: None if tensor_name(p) in absent else x, abstract)
+    _check_shapes(folder, saved, old)
+    restore_args = ocp.checkpoint_utils.construct_restore_args(old)
+    args = ocp.args.PyTreeRestore(item=old, restore_args=restore_args, partial_restore=True)
+    found = named(reader.restore(folder / 'default', args=args))
+  return jax.tree_util.tree_map_with_path(
+    lambda p, x: _zeros(x) if tensor_name(p) in absent else found[tensor_name(p)], abstract
+  )
+
+
+def _zeros(abstract: jax.ShapeDtypeStruct) -> jax.Array:
+  zeros = np.zeros(abstract.shape, abstract.dtype)
+  return jax.make_array_from_callback(zeros.shape, abstract.sharding, lambda index: zeros[index])
 
 
 def _check_shapes(folder: Path, saved: Any, abstract: Any) -> None:

@@ -1,4 +1,4 @@
-"""The command line: training, sampling, evaluation and the doctor. It dispatches; the work is done in the rooms below.
+"""The command line: training, sampling, evaluation, the doctor. It dispatches; the work is done in the rooms below.
 
     python -m vdm_jax.main --config=configs/digits.py --workdir=runs/digits
     python -m vdm_jax.main --mode=sample --workdir=runs/digits --prompt="a 3 moving left" --out=out
@@ -9,20 +9,28 @@ configuration.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
+import jax
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, configuration, data, doctor, jobs, pretrained
+from vdm_jax import checkpoints, configuration, data, doctor, jobs, pretrained, processes, training
 from vdm_jax.jobs import command
 
-MODES = ('train', 'sample', 'evaluate', 'doctor')
+MODES = ('train', 'sample', 'evaluate', 'doctor', 'preflight', 'replay')
+OF_A_MODEL = ('sample', 'evaluate')  # modes that use a trained model
+OF_A_RUN = (*OF_A_MODEL, 'replay')  # modes that read the configuration of their workdir
+JOINT = ('train', 'evaluate', 'doctor', 'preflight', 'replay')  # modes that several processes may run together
 
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: configuration, metrics, checkpoints, samples.')
 _PRETRAINED = flags.DEFINE_string('pretrained', None, 'sample, evaluate: a model of the package in place of a run.')
+_COORDINATOR = flags.DEFINE_string('coordinator', None, "Where processes meet: host:port of the first, or 'auto'.")
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes meet at --coordinator.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.')
 _SEED = flags.DEFINE_integer('seed', None, 'Seed of training, or of sampling; config.seed by default.')
 _PROMPT = flags.DEFINE_multi_string('prompt', [], 'sample: what to show; may be given several times.')
 _PROMPT_FILE = flags.DEFINE_string('prompt_file', None, 'sample, evaluate: a text file with one prompt per line.')
@@ -51,11 +59,11 @@ def main(argv: Sequence[str]) -> int:
   """Runs a mode; bad input ends it with a message and status 2, before any long work."""
   command.prepare()
   if len(argv) > 1:
-    return command.refuse([f'{argv[1]!r} is not understood: every argument is a flag, such as --workdir=runs/digits.'])
+    command.refuse([f'{argv[1]!r} is not understood: every argument is a flag, such as --workdir=runs/digits.'])
   try:
     return _run(flags.FLAGS.config)
-  except (jobs.BadInput, data.TooManyBadClips) as error:
-    return command.refuse(error.args)
+  except (jobs.BadInput, data.TooManyBadClips, training.InUse, FloatingPointError) as error:
+    command.refuse(error.args)
 
 
 def _run(config: ConfigDict) -> int:
@@ -66,6 +74,10 @@ def _run(config: ConfigDict) -> int:
   if _OVERFIT.value:
     raise jobs.BadInput(f'--overfit has no effect on --mode={_MODE.value}: give --mode=doctor, or leave it out.')
   run = _named_run(_MODE.value, _WORKDIR.value, _PRETRAINED.value)
+  if _MODE.value == 'preflight':
+    return jobs.preflight(config, run)
+  if _MODE.value == 'replay':
+    return jobs.replay(config, run)
   if _MODE.value == 'train':
     return jobs.train(config, run)
   if _MODE.value == 'evaluate':
@@ -78,7 +90,7 @@ def _run(config: ConfigDict) -> int:
 
 def _named_run(mode: str, workdir: str | None, name: str | None) -> str:
   """The run that --workdir or --pretrained names."""
-  if name is not None and mode not in ('sample', 'evaluate'):
+  if name is not None and mode not in OF_A_MODEL:
     raise jobs.BadInput(
       f'--pretrained is for --mode=sample and --mode=evaluate. To train on from its weights: --workdir=runs/mine '
       f'--config.training.first_stage={pretrained.PREFIX}{name}.'
@@ -88,15 +100,17 @@ def _named_run(mode: str, workdir: str | None, name: str | None) -> str:
   if name is not None:
     return pretrained.PREFIX + name
   if workdir is None:
+    shipped = f', or a model of the package: --pretrained={"|".join(pretrained.names())}' if mode in OF_A_MODEL else ''
     raise jobs.BadInput(
-      '--workdir is missing: name the folder of the run, such as --workdir=runs/digits'
-      + ('.' if mode == 'train' else f', or a model of the package: --pretrained={"|".join(pretrained.names())}.')
+      f'--workdir is missing: name the folder of the run, such as --workdir=runs/digits{shipped}.'
     )
   return workdir
 
 
 def _doctor(config: ConfigDict) -> int:
-  print(text := doctor.report(config), flush=True)
+  text = doctor.report(config)
+  if jax.process_index() == 0:
+    print(text, flush=True)
   if '\nproblem: ' in text:
     return command.BAD_INPUT
   if not _OVERFIT.value:
@@ -128,7 +142,7 @@ def _request() -> jobs.Request:
 def _define_config(argv: Sequence[str]) -> None:
   """Where --config comes from: a file to execute, or the run's own record when its model is to be used."""
   mode, workdir = (command.peek(argv, name) for name in ('mode', 'workdir'))
-  if mode not in ('sample', 'evaluate'):
+  if mode not in OF_A_RUN:
     command.define_experiment(argv)
     flags.mark_flag_as_required('config')
     return
@@ -141,13 +155,25 @@ def _define_config(argv: Sequence[str]) -> None:
   command.define_values(configuration.from_dict(config), 'Changes to the configuration of the run.', argv)
 
 
+def _meeting(argv: Sequence[str]) -> processes.Meeting | None:
+  mode = command.peek(argv, 'mode') or 'train'
+  place = processes.meeting(*(command.peek(argv, name) for name in ('coordinator', 'num_processes', 'process_id')))
+  if place is not None and mode not in JOINT:
+    raise jobs.BadInput(f'--mode={mode} is the work of one process: start it once, without --coordinator.')
+  return place
+
+
 def run() -> None:
   """Entry point of `python -m vdm_jax.main` and of the `vdm_jax` command."""
-  try:
-    _define_config(sys.argv[1:])
-  except (jobs.BadInput, ValueError, OSError) as error:
-    sys.exit(command.refuse(error.args))
-  app.run(main, flags_parser=command.parse)
+  argv = sys.argv[1:]
+  patience = jobs.PREFLIGHT_SECONDS if command.peek(argv, 'mode') == 'preflight' else processes.MEETING_SECONDS
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(processes.joined(_meeting(argv), good=(0, jobs.STOPPED), patience=patience))
+      _define_config(argv)
+    except (jobs.BadInput, ValueError, OSError) as error:
+      command.refuse(error.args)
+    app.run(main, flags_parser=command.parse)
 
 
 if __name__ == '__main__':

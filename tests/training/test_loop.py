@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
 import random
 import re
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,8 @@ import standin
 from standin import make_batch, make_config, make_model
 
 from vdm_jax import checkpoints, partitioning
-from vdm_jax.training import loop, train
+from vdm_jax.training import loop, optimizer, train
+from vdm_jax.training import state as state_room
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 7
@@ -61,9 +61,13 @@ def uninterrupted(tmp_path_factory):
 
 def stopping(start, *, at, how):
   """The data, which stops the run while the batch of step `at` (from 0) is made."""
-  for k, batch in enumerate(standin.batches(start), start):
+  return stopping_in(standin.batches(start), start, at=at, how=how)
+
+
+def stopping_in(batches, start, *, at, how=None):
+  for k, batch in enumerate(batches, start):
     if k == at:
-      how()
+      (how or terminate)()
     yield batch
 
 
@@ -143,8 +147,12 @@ def test_rows_have_the_keys_people_read(tmp_path, capsys):
   for key in ('loss', 'gradient_norm', 'parameter_norm', 'update_norm', 'learning_rate', 'skipped_steps'):
     assert f'train/{key}' in logged
   assert any(re.fullmatch(r'train/loss_logsnr_-?\d+_-?\d+', key) for key in logged)
-  assert {'time/steps_per_second', 'time/host_seconds', 'memory/host_peak_bytes'} <= set(logged)
-  assert 'time/compile_seconds' in logged and 'time/compile_seconds' not in rows[3]
+  timed = {'time/step_seconds', 'time/samples_per_second_per_device', 'time/data_wait', 'time/compile_seconds'}
+  for row in (logged, rows[3]):
+    assert timed | {'time/steps_per_second', 'time/host_seconds', 'memory/host_peak_bytes'} <= set(row)
+    assert 1 / row['time/step_seconds'] == pytest.approx(row['time/steps_per_second'], rel=1e-2)
+    assert row['time/samples_per_second_per_device'] == pytest.approx(8 * row['time/steps_per_second'])
+    assert row['time/mfu'] is None, 'a CPU has no published peak'
   lines = capsys.readouterr().err.splitlines()
   progress = r'step \d/7  loss \d+\.\d{4}  \d+\.\d\d steps/s  \d+:\d\d left'
   assert [bool(re.fullmatch(progress, line)) for line in lines] == [False, False, True, True]
@@ -185,21 +193,63 @@ def test_at_most_two_steps_are_in_flight(tmp_path, monkeypatch):
   assert ahead == [0, 1, 2, 2, 2, 2]
 
 
-def test_a_window_without_a_finite_step_ends_the_run_and_says_what_to_do(tmp_path):
-  def poisoned(start):
-    for k, batch in enumerate(standin.batches(start), start):
-      yield batch._replace(x=batch.x * np.nan) if k >= 4 else batch
+def poisoned(start, *, first=4, last=10**9):
+  """The data, NaN in one example of each batch from step `first` (from 0) to before step `last`."""
+  for k, batch in enumerate(standin.batches(start), start):
+    if first <= k < last:
+      batch.x[5, 1] = np.nan
+    yield batch
 
+
+def test_ten_skipped_steps_in_a_row_end_the_run_and_say_what_to_do(tmp_path):
   with pytest.raises(FloatingPointError) as error:
-    call(tmp_path, make_config(num_steps=12), poisoned)
+    call(tmp_path, make_config(num_steps=30), poisoned)
+  folder = tmp_path / 'nonfinite' / 'step_00000014'
   assert str(error.value) == (
-    'no loss or gradient of the 4 steps up to step 8 was finite. '
-    'The same command goes on from the last checkpoint, but will end here again. '
-    'Use another --workdir with a lower training.learning_rate, a smaller '
+    f'no loss or gradient of the 10 steps up to step 14 was finite. {folder} holds the last of them: '
+    f'--mode=replay --workdir={folder} does it again and names the first bad part. '
+    'The same command goes on from the last checkpoint, but will end here again: '
+    'use another --workdir with a lower training.learning_rate, a smaller '
     "training.clip_norm or model.dtype='float32', and check the data for NaN."
   )
-  assert rows_of(tmp_path)[-1]['train/skipped_steps'] == 4
-  assert 'train/loss' not in rows_of(tmp_path)[-1]
+  rows = rows_of(tmp_path)
+  assert [row['step'] for row in rows] == [4, 8, 12, 14]
+  assert [row['train/skipped_steps'] for row in rows] == [0, 4, 4, 2]
+  assert 'train/loss' not in rows[-1]
+
+
+def test_nine_skipped_steps_change_nothing_and_the_tenth_is_taken(tmp_path):
+  config = make_config(num_steps=14, schedule='constant', log_every=14)
+  state = call(tmp_path / 'a', config, functools.partial(poisoned, first=4, last=13))
+  assert int(state.step) == 14 and int(state.updates) == 5 and int(state.skipped_in_a_row) == 0
+  assert rows_of(tmp_path / 'a')[-1]['train/skipped_steps'] == 9
+  assert not (tmp_path / 'a' / 'nonfinite').exists()
+
+
+@pytest.mark.parametrize('at', [7, 11])
+def test_the_count_of_skipped_steps_goes_on_after_an_interruption(tmp_path, at):
+  def interrupted(start):
+    return stopping_in(poisoned(start), start, at=at)
+
+  config = make_config(num_steps=30)
+  assert int(call(tmp_path, config, interrupted).skipped_in_a_row) == at + 1 - 4
+  with pytest.raises(FloatingPointError, match='of the 10 steps up to step 14 was finite'):
+    call(tmp_path, config, poisoned)
+
+
+def test_a_checkpoint_from_before_steps_were_counted_in_a_row_goes_on(uninterrupted, tmp_path):
+  """What older versions wrote is resumed: the count, which it lacks, was zero."""
+  call(tmp_path, settings(), functools.partial(stopping, at=3, how=terminate))
+  with checkpoints.Checkpointer(tmp_path, 2) as checkpointer:
+    config, mesh = settings(), partitioning.make_mesh({'data': -1})
+    model = make_model(config)
+    layout = state_room.abstract(model, optimizer.build(config.training, model.logical_axes), mesh)
+    old = checkpointer.restore(layout)._asdict()
+  del old['skipped_in_a_row']
+  shutil.rmtree(tmp_path / 'checkpoints')
+  with checkpoints.Checkpointer(tmp_path, 2) as checkpointer:
+    checkpointer.save(4, old)
+  assert_same(call(tmp_path, settings()), uninterrupted[0])
 
 
 def test_data_that_end_are_an_error(tmp_path):
@@ -320,64 +370,3 @@ def killed_settings(num_steps):
     self_condition_rate=0.5,
     heldout_every=50,
   )
-
-
-TWO_PROCESSES = """
-import os, signal, sys
-sys.path.insert(0, {folder!r})
-import jax
-workdir, index, port, stop_at = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-jax.distributed.initialize(f'localhost:{{port}}', num_processes=2, process_id=index)
-import standin
-from vdm_jax import partitioning
-from vdm_jax.training import train
-mesh = partitioning.make_mesh({{'data': 2, 'fsdp': 2}})
-part, count = partitioning.batch_shard(mesh)
-def batches(start):
-  for k, batch in enumerate(standin.batches(start), start):
-    if k == stop_at and index == 1:
-      os.kill(os.getpid(), signal.SIGTERM)
-    yield jax.tree.map(lambda x: x[part * 8 // count:(part + 1) * 8 // count], batch)
-config = standin.make_config(num_steps=200, checkpoint_every=50, log_every=10)
-state = train(standin.make_model(config), config, workdir, mesh=mesh, batches=batches)
-print('finished at', int(state.step), flush=True)
-os._exit(0)
-"""
-
-
-def launch_two(workdir, stop_at):
-  """The steps at which two processes of two devices each finished; output goes to files, not pipes."""
-  with socket.socket() as probe:
-    probe.bind(('localhost', 0))
-    port = str(probe.getsockname()[1])
-  env = dict(os.environ, PYTHONPATH=str(REPOSITORY), XLA_FLAGS='--xla_force_host_platform_device_count=2')
-  code = TWO_PROCESSES.format(folder=str(Path(__file__).parent))
-  outputs = [workdir.with_name(f'{workdir.name}-{stop_at}-{index}.log') for index in range(2)]
-  with contextlib.ExitStack() as stack:
-    processes = []
-    for index, output in enumerate(outputs):
-      command = [sys.executable, '-c', code, workdir, str(index), port, str(stop_at)]
-      log = stack.enter_context(output.open('w'))
-      processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT))
-      stack.callback(processes[-1].kill)
-    for process in processes:
-      process.wait(120)
-  texts = [output.read_text() for output in outputs]
-  assert [process.returncode for process in processes] == [0, 0], '\n'.join(texts)
-  return [int(re.search(r'finished at (\d+)', text)[1]) for text in texts]
-
-
-@pytest.mark.slow
-def test_two_processes_stop_together_and_resume_as_one_would_train(tmp_path):
-  """F03, F04: a signal to one of them ends both at the same step; the result is that of one process."""
-  first = launch_two(tmp_path / 'two', stop_at=70)
-  assert first[0] == first[1] and 70 < first[0] < 200
-  assert launch_two(tmp_path / 'two', stop_at=-1) == [200, 200]
-  config = make_config(num_steps=200, checkpoint_every=50, log_every=10)
-  alone = call(tmp_path / 'one', config, heldout=None)
-  again = call(tmp_path / 'two', config, heldout=None)  # on another mesh: one device
-  for field in ('params', 'ema', 'opt_state'):
-    pairs = zip(jax.tree.leaves(getattr(alone, field)), jax.tree.leaves(getattr(again, field)), strict=True)
-    for a, b in pairs:
-      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-  assert [row['step'] for row in rows_of(tmp_path / 'two')] == list(range(10, 201, 10))

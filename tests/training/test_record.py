@@ -70,10 +70,11 @@ def test_the_line_of_progress(step, rate, line):
   assert record.progress(step, 1000, 0.12341, rate) == line
 
 
-def test_the_parts_of_the_time_add_up(monkeypatch):
+def watched(monkeypatch, watch):
+  """The row of four steps, each of which waits 1 s for data, 2 s for the device, pauses 3 s and takes 0.5 s besides."""
   now = [100.0]
   monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
-  watch = record.Stopwatch()
+  watch.reset()
   for _ in range(4):
     for kind, seconds in (('data', 1.0), ('device', 2.0), ('pause', 3.0)):
       since = now[0]
@@ -81,11 +82,29 @@ def test_the_parts_of_the_time_add_up(monkeypatch):
       watch.add(kind, since)
     now[0] += 0.5
     watch.step()
-  assert watch.row() == {
+  return watch.row()
+
+
+def test_the_parts_of_the_time_add_up(monkeypatch):
+  watch = record.Stopwatch(examples_per_device=7.0)
+  assert watched(monkeypatch, watch) == {
     'time/steps_per_second': 4 / 14,
-    'time/data_wait': 4 / 14,
+    'time/step_seconds': 3.5,
+    'time/samples_per_second_per_device': 2.0,
+    'time/mfu': None,
+    'time/data_wait': 1 / 3.5,
     'time/data_seconds': 1.0,
     'time/device_seconds': 2.0,
     'time/host_seconds': 0.5,
     'time/pause_seconds': 12.0,
+    'time/compile_seconds': None,
   }
+
+
+def test_the_share_of_the_peak_is_the_ideal_time_over_that_of_a_step_and_compilation_stays_in_the_rows(monkeypatch):
+  watch = record.Stopwatch(examples_per_device=7.0, ideal_step_seconds=1.4)
+  watch.compile_seconds = 60.0
+  for _ in range(2):
+    row = watched(monkeypatch, watch)
+    assert row['time/mfu'] == pytest.approx(1.4 / 3.5)
+    assert row['time/compile_seconds'] == 60.0

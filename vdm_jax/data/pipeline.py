@@ -132,7 +132,9 @@ def _dataset(
       clips = _take_turns([clips, _order(images, _derive(seed, len(weights)), split)], weights, seed)
       clips = clips.map(_mark_image)
     read = functools.partial(_read_marked, read=read)
-  elements = clips.random_map(read)[shard_index::shard_count]
+  elements = clips.random_map(read)
+  if shard_count > 1:
+    elements = _Rows(elements, config.batch_size, shard_index, shard_count)
   collate = functools.partial(_collate, encode=encode, labels=config.labels)
   return elements.batch(config.batch_size // shard_count, drop_remainder=True, batch_fn=collate)
 
@@ -166,6 +168,21 @@ def _number(taken: tuple[int, int], *, source: Mixture) -> int:
 def _derive(seed: int, number: int) -> int:
   """A seed of its own for each of several streams."""
   return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+class _Rows(grain.MapDataset):
+  """Of every `batch_size` elements in a row those of one of `count` equal parts."""
+
+  def __init__(self, parent: grain.MapDataset, batch_size: int, index: int, count: int):
+    super().__init__(parent)
+    self._batch_size, self._rows, self._index, self._count = batch_size, batch_size // count, index, count
+
+  def __len__(self) -> int:
+    return len(self.parents[0]) // self._batch_size * self._rows
+
+  def __getitem__(self, place: int) -> _Element:
+    step, row = divmod(place, self._rows)
+    return self.parents[0][step * self._batch_size + self._index * self._rows + row]
 
 
 def _check(config, encode: Encode | None, shard_index: int, shard_count: int) -> None:
@@ -204,8 +221,8 @@ def _check(config, encode: Encode | None, shard_index: int, shard_count: int) ->
 def _mark_still(position: int, index: int, *, rate: fractions.Fraction) -> tuple[int, bool]:
   """Makes stills of `rate.numerator` in every `rate.denominator` elements of the stream.
 
-  Where the pattern begins moves from period to period by the golden ratio: hosts and micro-batches, which take every
-  n-th element, get their share whatever n.
+  Where the pattern begins moves from period to period by the golden ratio: micro-batches, which take every n-th
+  element, get their share whatever n.
   """
   period, place = divmod(position, rate.denominator)
   place = (place + (period * 0x9E3779B9 % 2**32 * rate.denominator >> 32)) % rate.denominator

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, configuration, data, generation, models, partitioning, text
+from vdm_jax import checkpoints, configuration, data, generation, models, partitioning, processes, text
 from vdm_jax.models import Model
 from vdm_jax.training import first_stage, optimizer, run_folder, state
 
@@ -21,8 +21,12 @@ def problems(config: ConfigDict, workdir: str | Path | None = None) -> list[str]
   """Everything wrong with a configuration, its data, text encoder, machine and workdir; empty when all is well.
 
   Each entry names the setting, the reason and the remedy. No weights are made and nothing is compiled. `workdir` is
-  created.
+  created. Of several processes each looks for itself, and all return the same list.
   """
+  return processes.agreed(_problems(config, workdir))
+
+
+def _problems(config: ConfigDict, workdir: str | Path | None) -> list[str]:
   try:
     configuration.validate(config)
   except ValueError as error:

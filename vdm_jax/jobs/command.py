@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from absl import flags, logging
@@ -16,6 +17,14 @@ from vdm_jax import configuration
 from vdm_jax.jobs.arguments import BadInput
 
 BAD_INPUT = 2  # exit status
+
+
+class Refusal(SystemExit):
+  """The end of a command that was given bad input, with what was said about it."""
+
+  def __init__(self, messages: Sequence[str]):
+    super().__init__(BAD_INPUT)
+    self.messages = tuple(str(message) for message in messages)
 
 
 def prepare() -> None:
@@ -30,11 +39,11 @@ def prepare() -> None:
     jax.config.update('jax_compilation_cache_dir', str(Path.home() / '.cache' / 'vdm_jax'))
 
 
-def refuse(messages: Sequence[str]) -> int:
-  """Prints what is wrong and returns the exit status for it."""
+def refuse(messages: Sequence[str]) -> NoReturn:
+  """Prints what is wrong and ends the command."""
   for message in messages:
     print(f'error: {message}', file=sys.stderr)
-  return BAD_INPUT
+  raise Refusal(messages)
 
 
 def define_experiment(argv: Sequence[str]) -> None:
@@ -59,7 +68,7 @@ def parse(argv: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    sys.exit(refuse(_reasons(argv, error)))
+    refuse(_reasons(argv, error))
 
 
 def peek(argv: Sequence[str], name: str) -> str | None:

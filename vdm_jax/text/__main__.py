@@ -33,15 +33,15 @@ def main(argv: Sequence[str]) -> int:
   """Fills a cache; bad input ends it with a message and status 2, before any long work."""
   command.prepare()
   if len(argv) > 1:
-    return command.refuse([f'{argv[1]!r} is not understood: every argument is a flag, such as --out=data/text.'])
+    command.refuse([f'{argv[1]!r} is not understood: every argument is a flag, such as --out=data/text.'])
   sizes = {'fsdp': _FSDP.value, 'tensor': _TENSOR.value}
   mesh = None if sizes == {'fsdp': 1, 'tensor': 1} else sizes
   try:
     return jobs.embed(_config(), stored=_STORE.value, mesh=mesh, host=jobs.read_host(_HOST.value))
   except jobs.BadInput as error:
-    return command.refuse(error.args)
+    command.refuse(error.args)
   except (ValueError, OSError) as error:
-    return command.refuse([str(error)])
+    command.refuse([str(error)])
 
 
 def _config() -> ConfigDict:
@@ -69,13 +69,13 @@ def _define_config(argv: Sequence[str]) -> None:
 def run() -> None:
   """Entry point of `python -m vdm_jax.text`."""
   if sys.argv[1:2] != ['embed']:
-    sys.exit(command.refuse([f'the one thing to do here is `embed`, not {" ".join(sys.argv[1:2])!r}:\n{__doc__}']))
+    command.refuse([f'the one thing to do here is `embed`, not {" ".join(sys.argv[1:2])!r}:\n{__doc__}'])
   argv = sys.argv[2:]
   try:
     if not {'--help', '-h', '--helpfull'} & set(argv):
       _define_config(argv)
   except (jobs.BadInput, ValueError) as error:
-    sys.exit(command.refuse(error.args))
+    command.refuse(error.args)
   app.run(main, argv=[sys.argv[0], *argv], flags_parser=command.parse)
 
 

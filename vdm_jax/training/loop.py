@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,23 +12,30 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vdm_jax import partitioning
+from vdm_jax import partitioning, processes
 from vdm_jax.checkpoints import Checkpointer
 from vdm_jax.models import Model
-from vdm_jax.training import metrics, optimizer, record, run_folder, state
-from vdm_jax.training.step import make_heldout_loss, make_train_step
+from vdm_jax.training import metrics, nonfinite, optimizer, record, run_folder, state
+from vdm_jax.training.step import MAX_SKIPPED, make_heldout_loss
 from vdm_jax.types import Batch, Params
 
 # Steps dispatched before the loop waits for the oldest: enough to hide the host, few enough for CPU
 # collectives.
 IN_FLIGHT = 2
 PROGRESS_SECONDS = 10.0
+# What asks a run to stop: schedulers, a person, SLURM before its time limit.
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
+# For the slowest process's compiler.
+COMPILE_SECONDS = 3600.0
+
+Advance = Callable[[state.TrainState, Batch], tuple[state.TrainState, Any]]
 Preview = Callable[[Params, int], None]
-OnRow = Callable[[Mapping[str, float]], None]
+OnRow = Callable[[Mapping[str, float | None]], None]
 
 
 def train(
@@ -41,10 +49,12 @@ def train(
   preview: Preview | None = None,
   on_row: OnRow | None = None,
   starting_point: Callable[[Params], Params] | None = None,
+  ideal_step_seconds: float | None = None,
 ) -> state.TrainState:
   """Trains to `config.training.num_steps`, resuming from the newest good checkpoint of the workdir.
 
-  On SIGTERM or SIGINT it finishes the step, saves and returns early: compare the returned state's `step`.
+  On SIGTERM, SIGINT or SIGUSR1 it finishes the step, saves and returns early: compare the returned state's `step`. Of
+  several processes any may be told; all stop after the same step.
 
   Args:
     model: from `models.build(config.model)`.
@@ -56,12 +66,13 @@ def train(
     preview: called with the EMA parameters and the step every `preview_every` steps; it must not keep them.
     on_row: called with every row of metrics.jsonl.
     starting_point: what a new run makes of its fresh parameters, such as `first_stage.starting_point`.
+    ideal_step_seconds: what a step's model FLOPs take at the devices' published peak, for `time/mfu`; None: not known.
 
   Raises:
     ValueError: the batch does not split over the mesh, the workdir belongs to another configuration, or none
       of its checkpoints is good.
-    RuntimeError: another job holds the workdir.
-    FloatingPointError: no step of a whole logging window was finite.
+    run_folder.InUse: another job holds the workdir.
+    FloatingPointError: MAX_SKIPPED steps in a row were not finite; the last can be done again with `nonfinite.replay`.
   """
   training = config.training
   partitioning.check_batch(config.data.batch_size, mesh, training.accumulation_steps)
@@ -75,32 +86,39 @@ def train(
       run_folder.write_environment(path)
     checkpointer = stack.enter_context(Checkpointer(path, training.keep_checkpoints))
     layout = state.abstract(model, rule, mesh)
-    start = checkpointer.restore(layout)
+    start = checkpointer.restore(layout, state.ADDED)
     record.say(f'{path}: ' + ('a new run' if start is None else f'resuming at step {int(start.step)}'))
     start = state.create(model, rule, mesh, config.seed, starting_point) if start is None else start
     stack.enter_context(jax.set_mesh(mesh))
     writer = record.Rows(path, resumed=int(start.step), tensorboard=training.tensorboard)
     stack.callback(writer.close)
-    recorder = _Recorder(training, writer, on_row)
+    examples = config.data.batch_size / mesh.size
+    recorder = _Recorder(training, writer, on_row, record.Stopwatch(examples, ideal_step_seconds))
     heldout_loss = make_heldout_loss(model, training, heldout, mesh) if heldout else None
-    step = jax.jit(
-      make_train_step(model, rule, training, mesh),
-      donate_argnums=0,
-      out_shardings=(state.shardings(layout), partitioning.replicated(mesh)),
-    )
+    step = nonfinite.compiled_step(model, rule, training, mesh, layout)
     source = stack.enter_context(_closing(batches(int(start.step))))
     stop = stack.enter_context(_stop_requested())
     key = jax.device_put(jax.random.key(config.seed), partitioning.replicated(mesh))
 
-    def advance(current: state.TrainState, batch: Batch) -> tuple[state.TrainState, Any]:
-      return step(current, partitioning.put_batch(batch, mesh), key)
+    def compile_step(current: state.TrainState, batch: Batch) -> Advance:
+      compiled = step.lower(current, partitioning.put_batch(batch, mesh), key).compile()
+      # Nobody starts before all can: collectives wait for a slower compiler no longer than half a minute on CPU.
+      processes.exchange('compiled', True, seconds=COMPILE_SECONDS)
+      return lambda current, batch: compiled(current, partitioning.put_batch(batch, mesh), key)
 
-    return _run(start, advance, source, training, recorder, checkpointer, heldout_loss, preview, stop)
+    def keep(end: _NotFinite, current: state.TrainState) -> Path:
+      # Nothing but the counters has changed since the state that the last step was taken from.
+      counters = {'step': end.step - 1, 'skipped_in_a_row': MAX_SKIPPED - 1}
+      before = current._replace(**{name: jnp.full_like(current.step, value) for name, value in counters.items()})
+      batch = partitioning.put_batch(end.batch, mesh)
+      return nonfinite.write(path, config, model, mesh, before, batch, end.measured)
+
+    return _run(start, compile_step, source, training, recorder, checkpointer, heldout_loss, preview, stop, keep)
 
 
 def _run(
   current: state.TrainState,
-  advance: Callable[[state.TrainState, Batch], tuple[state.TrainState, Any]],
+  compile_step: Callable[[state.TrainState, Batch], Advance],
   source: Iterator[Batch],
   training: Any,
   recorder: _Recorder,
@@ -108,33 +126,45 @@ def _run(
   heldout_loss: Callable[[Params], dict[str, float]] | None,
   preview: Preview | None,
   stop: Callable[[int], bool],
+  keep: Callable[[_NotFinite, state.TrainState], Path],
 ) -> state.TrainState:
   first = int(current.step) + 1
   if first > training.num_steps:
     record.say(f'nothing to do: training.num_steps={training.num_steps} are done. Raise it to train on.')
-  for step in range(first, training.num_steps + 1):
-    batch = recorder.next_batch(source, step)
-    with recorder.compiling() if step == first else contextlib.nullcontext():
+  try:
+    for step in range(first, training.num_steps + 1):
+      batch = recorder.next_batch(source, step)
+      if step == first:
+        with recorder.compiling():
+          advance = compile_step(current, batch)
       current, measured = advance(current, batch)
-    recorder.push(step, measured)
-    recorder.settle(IN_FLIGHT)
+      recorder.push(step, batch, measured)
+      recorder.settle(IN_FLIGHT)
 
-    if heldout_loss and _due(step, training.heldout_every):
-      with recorder.paused():
-        recorder.attach(step, heldout_loss(current.ema))
-    if preview and _due(step, training.preview_every):
-      recorder.settle(0)
-      with recorder.paused():
-        preview(current.ema, step)
-    stopping = stop(step)
-    if stopping or step == training.num_steps or _due(step, training.checkpoint_every):
-      recorder.settle(0)  # the rows a checkpoint stands for are on disk before it
-      with recorder.paused():
-        checkpointer.save(step, current)
-    if stopping and step < training.num_steps:
-      record.say(f'stopped at step {step}; the same command resumes.')
-      break
-  recorder.settle(0)
+      if heldout_loss and _due(step, training.heldout_every):
+        with recorder.paused():
+          recorder.attach(step, heldout_loss(current.ema))
+      if preview and _due(step, training.preview_every):
+        recorder.settle(0)
+        with recorder.paused():
+          preview(current.ema, step)
+      stopping = stop(step)
+      if stopping or step == training.num_steps or _due(step, training.checkpoint_every):
+        recorder.settle(0)  # the rows a checkpoint stands for are on disk before it
+        with recorder.paused():
+          checkpointer.save(step, current)
+      if stopping and step < training.num_steps:
+        record.say(f'stopped at step {step}; the same command resumes.')
+        break
+    recorder.settle(0)
+  except _NotFinite as end:
+    folder = keep(end, current)
+    raise FloatingPointError(
+      f'no loss or gradient of the {MAX_SKIPPED} steps up to step {end.step} was finite. {folder} holds the last of '
+      f'them: --mode=replay --workdir={folder} does it again and names the first bad part. The same command goes on '
+      'from the last checkpoint, but will end here again: use another --workdir with a lower training.learning_rate, a '
+      "smaller training.clip_norm or model.dtype='float32', and check the data for NaN."
+    ) from None
   checkpointer.wait()
   return current
 
@@ -143,14 +173,22 @@ def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
 
 
+class _NotFinite(Exception):
+  """MAX_SKIPPED steps in a row, the last of them with this process's batch, were skipped."""
+
+  def __init__(self, step: int, batch: Batch, measured: Any) -> None:
+    self.step, self.batch, self.measured = step, batch, measured
+
+
 class _Recorder:
   """Steps in flight, and the rows they become when they finish."""
 
-  def __init__(self, training: Any, writer: record.Rows, on_row: OnRow | None) -> None:
-    self._training, self._writer, self._on_row = training, writer, on_row
-    self._flight: collections.deque[tuple[int, Any]] = collections.deque()
+  def __init__(
+    self, training: Any, writer: record.Rows, on_row: OnRow | None, watch: record.Stopwatch
+  ) -> None:
+    self._training, self._writer, self._on_row, self._watch = training, writer, on_row, watch
+    self._flight: collections.deque[tuple[int, Batch, Any]] = collections.deque()
     self._extra: dict[int, dict[str, float]] = {}
-    self._watch = record.Stopwatch()
     self._spoke = time.monotonic()
 
   def next_batch(self, source: Iterator[Batch], step: int) -> Batch:
@@ -176,22 +214,26 @@ class _Recorder:
     yield
     self._watch.add('pause', since)
 
-  def push(self, step: int, measured: Any) -> None:
-    self._flight.append((step, measured))
+  def push(self, step: int, batch: Batch, measured: Any) -> None:
+    self._flight.append((step, batch, measured))
 
   def attach(self, step: int, values: dict[str, float]) -> None:
     """Adds values to the row of a step that is still in flight."""
     self._extra[step] = values
 
   def settle(self, in_flight: int) -> None:
-    """Waits until at most so many steps are unfinished; writes the rows of those that finished."""
+    """Waits until at most so many steps are unfinished; writes the rows of those that finished.
+
+    Raises _NotFinite, after the row of the step at which it happens.
+    """
     while len(self._flight) > in_flight:
-      step, measured = self._flight.popleft()
+      step, batch, measured = self._flight.popleft()
       since = time.perf_counter()
       loss = jax.block_until_ready(measured['loss'])
       self._watch.add('device', since)
       self._watch.step()
-      logged = step % self._training.log_every == 0 or step == self._training.num_steps
+      dead = int(measured['skipped_in_a_row']) == MAX_SKIPPED
+      logged = dead or step % self._training.log_every == 0 or step == self._training.num_steps
       if logged:
         self._log(step, measured['sums'])
       elif step in self._extra:
@@ -200,20 +242,14 @@ class _Recorder:
         self._speak(step, loss)
       if logged:
         self._watch.reset()
+      if dead:
+        raise _NotFinite(step, batch, measured)
 
   def _log(self, step: int, sums: Any) -> None:
-    sums = jax.device_get(sums)
-    row = metrics.row(sums)
+    row = metrics.row(jax.device_get(sums))
     self._write({'step': step} | row | self._extra.pop(step, {}) | self._watch.row() | record.memory())
-    if sums['skipped'] == sums['steps']:
-      raise FloatingPointError(
-        f'no loss or gradient of the {int(sums["steps"])} steps up to step {step} was finite. '
-        'The same command goes on from the last checkpoint, but will end here again. Use another --workdir '
-        "with a lower training.learning_rate, a smaller training.clip_norm or model.dtype='float32', "
-        'and check the data for NaN.'
-      )
 
-  def _write(self, row: dict[str, float]) -> None:
+  def _write(self, row: dict[str, float | None]) -> None:
     self._writer.write(row)
     if self._on_row:
       self._on_row(row)
@@ -237,24 +273,26 @@ def _closing(source: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
 def _stop_requested() -> Iterator[Callable[[int], bool]]:
   """A function of the step that says whether a signal asked to stop; the same answer on every process.
 
-  With several processes JAX watches for SIGTERM and agrees on the step. A second SIGINT ends at once.
+  With several processes JAX watches for SIGTERM and agrees on the step; the other signals become that one. A second
+  SIGINT ends at once.
   """
-  if jax.process_count() > 1:
-    yield multihost_utils.reached_preemption_sync_point
-    return
+  together = jax.process_count() > 1
   received: list[int] = []
 
   def handle(number: int, frame: Any) -> None:
     if number == signal.SIGINT and number in received:
       raise KeyboardInterrupt
     received.append(number)
+    if together:
+      os.kill(os.getpid(), signal.SIGTERM)
 
   previous = {}
   with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
-    for number in (signal.SIGTERM, signal.SIGINT):
-      previous[number] = signal.signal(number, handle)
+    for number in STOPPING:
+      if not (together and number == signal.SIGTERM):
+        previous[number] = signal.signal(number, handle)
   try:
-    yield lambda step: bool(received)
+    yield multihost_utils.reached_preemption_sync_point if together else lambda step: bool(received)
   finally:
     for number, handler in previous.items():
       signal.signal(number, handler)

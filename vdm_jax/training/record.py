@@ -31,10 +31,10 @@ class Rows:
       self._file = open(path, 'a')  # noqa: SIM115 (closed in close)
 
   def write(self, row: Mapping[str, Any]) -> None:
-    """One row; `row['step']` is its step, and numbers that are not finite become null."""
+    """One row; `row['step']` is its step, and numbers that are not finite become null, as None does."""
     if self._file is None:
       return
-    values = {key: value if math.isfinite(value) else None for key, value in row.items()}
+    values = {key: value if value is not None and math.isfinite(value) else None for key, value in row.items()}
     self._file.write(json.dumps(values) + '\n')
     self._file.flush()
     if self._events is not None:
@@ -52,8 +52,10 @@ class Rows:
 class Stopwatch:
   """Where the wall time of a window of steps goes: `data`, `device` (waiting for it) and `host`, the rest."""
 
-  def __init__(self) -> None:
+  def __init__(self, examples_per_device: float, ideal_step_seconds: float | None = None) -> None:
+    """`examples_per_device` a step; `ideal_step_seconds` is its time at the published peak, None where not known."""
     self.compile_seconds: float | None = None
+    self._examples, self._ideal = examples_per_device, ideal_step_seconds
     self.reset()
 
   def reset(self) -> None:
@@ -74,24 +76,24 @@ class Stopwatch:
     """Steps per second of this window, without pauses: compilation, checkpoints, previews, held-out loss."""
     return self._steps / max(time.perf_counter() - self._start - self._spent['pause'], 1e-9)
 
-  def row(self) -> dict[str, float]:
-    """`time/...` keys: steps per second, the share of the time spent waiting for data, seconds per step of each kind.
-
-    Pauses are left out of both.
+  def row(self) -> dict[str, float | None]:
+    """`time/...` keys: of a step, pauses left out, its seconds in all and of each kind, what share of them waits for
+    data, the rate, the share of the published peak (`mfu`, None where not known); the window's pauses; the compilation.
     """
-    wall = time.perf_counter() - self._start
-    steps = max(self._steps, 1)
-    row = {
-      'time/steps_per_second': self.rate(),
-      'time/data_wait': self._spent['data'] / max(wall - self._spent['pause'], 1e-9),
+    rate, wall, steps = self.rate(), time.perf_counter() - self._start, max(self._steps, 1)
+    working = max(wall - self._spent['pause'], 1e-9)
+    return {
+      'time/steps_per_second': rate,
+      'time/step_seconds': working / steps,
+      'time/samples_per_second_per_device': rate * self._examples,
+      'time/mfu': None if self._ideal is None else rate * self._ideal,
+      'time/data_wait': self._spent['data'] / working,
       'time/data_seconds': self._spent['data'] / steps,
       'time/device_seconds': self._spent['device'] / steps,
       'time/host_seconds': max(wall - sum(self._spent.values()), 0.0) / steps,
       'time/pause_seconds': self._spent['pause'],
+      'time/compile_seconds': self.compile_seconds,
     }
-    if self.compile_seconds is not None:
-      row['time/compile_seconds'], self.compile_seconds = self.compile_seconds, None
-    return row
 
 
 def memory() -> dict[str, float]:

@@ -27,10 +27,15 @@ MAY_CHANGE = (
   'data.text_path', 'data.text_cache', 'data.num_workers', 'data.max_bad_share', 'model.text_path', 'model.text_cache',
 )  # fmt: skip
 
+
 LOCK = 'run.lock'
 HEARTBEAT_SECONDS = 15.0
 # A lock of another machine that has not beaten for this long belongs to a dead job.
 STALE_SECONDS = 120.0
+
+
+class InUse(RuntimeError):
+  """Another job holds the workdir."""
 
 
 def prepare(workdir: str | os.PathLike) -> Path:
@@ -59,7 +64,7 @@ def lock(workdir: Path) -> Iterator[None]:
   """Holds `workdir/run.lock`, so that no other job writes to the same run.
 
   A lock is stale, and taken over, when its process is gone, its machine was restarted, or it is another
-  machine's and has not been touched for STALE_SECONDS. Raises RuntimeError naming the holder otherwise.
+  machine's and has not been touched for STALE_SECONDS. Raises InUse naming the holder otherwise.
   """
   path = workdir / LOCK
   mine = {
@@ -72,7 +77,7 @@ def lock(workdir: Path) -> Iterator[None]:
     text = file.read()
     if text and not _is_stale(path, text):
       holder = json.loads(text)
-      raise RuntimeError(
+      raise InUse(
         f'{workdir} is in use by process {holder["pid"]} on {holder["host"]}: '
         'stop that job, or use another --workdir.'
       )
@@ -92,7 +97,7 @@ def lock(workdir: Path) -> Iterator[None]:
 
 def write_config(workdir: Path, config: Any) -> None:
   """Writes `workdir/config.json` whole or not at all; `config` is a ConfigDict or nested dicts."""
-  _write(workdir / 'config.json', _plain(config))
+  write_json(workdir / 'config.json', _plain(config))
 
 
 def check_same_run(workdir: Path, config: Any) -> None:
@@ -123,7 +128,7 @@ def write_environment(workdir: Path) -> None:
   """Writes `workdir/env.json`: versions, devices, processes and the git commit, if any, of the code."""
   packages = ('vdm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
   devices = jax.devices()
-  _write(
+  write_json(
     workdir / 'env.json',
     {
       'python': platform.python_version(),
@@ -213,7 +218,8 @@ def _git_commit() -> str | None:
     return None
 
 
-def _write(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+  """Writes a JSON file whole or not at all."""
   partial = path.with_suffix('.partial')
   partial.write_text(json.dumps(content, indent=2) + '\n')
   os.replace(partial, path)

@@ -15,12 +15,16 @@ from vdm_jax.training import metrics
 from vdm_jax.training.optimizer import Optimizer
 from vdm_jax.types import Array, Params
 
+# Checkpoints of earlier versions lack these, which were zero then.
+ADDED = ('skipped_in_a_row',)
+
 
 class TrainState(NamedTuple):
   """One step of a run. Parameters, moments and averages are float32 whatever the network computes in."""
 
   step: Array  # int32 [], steps taken, those skipped included
   updates: Array  # int32 [], updates applied
+  skipped_in_a_row: Array  # int32 [], steps skipped since the last one that was not
   params: Params
   opt_state: Any
   ema: Params
@@ -96,6 +100,7 @@ def _initialiser(model: Model, optimizer: Optimizer) -> Callable[[Array], TrainS
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       updates=jnp.zeros((), jnp.int32),
+      skipped_in_a_row=jnp.zeros((), jnp.int32),
       params=params,
       opt_state=optimizer.init(params),
       ema=jax.tree.map(jnp.copy, params),

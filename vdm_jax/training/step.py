@@ -24,17 +24,19 @@ from vdm_jax.types import Array, Batch, Conditioning, Params
 
 TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Any]]]
 
+# So many steps in a row without a finite loss, gradient and update end a run; the state then changes no more.
+MAX_SKIPPED = 10
 # Draws of training noise levels per held-out example, from which evenly spaced quantiles are taken.
 _DRAWS_PER_LEVEL = 16
 
 
 def make_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mesh) -> TrainStep:
-  """`(state, batch, key) -> (state, {'loss', 'sums'})`; key is that of the run's seed, the same at every
-  step.
+  """`(state, batch, key) -> (state, {'loss', 'gradient_norm', 'per_example' [b], 'logsnr' [b], 'sums',
+  'skipped_in_a_row'})`; key is that of the run's seed, the same at every step.
 
   The batch is cut into `accumulation_steps` micro-batches whose gradients are averaged. A step whose loss,
-  gradient or update is not finite changes nothing but the step counter and the count of skipped steps. `sums`
-  starts anew after every `log_every` steps.
+  gradient or update is not finite changes nothing but the step counter and the counts of skipped steps; nor
+  does any step after MAX_SKIPPED of them in a row. `sums` starts anew after every `log_every` steps.
 
   Args:
     model: has `network`, `process`, `parameterization`, `sample_logsnr` and `config`.
@@ -42,13 +44,15 @@ def make_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mes
     mesh: what the batch is split over; trace inside `jax.set_mesh(mesh)`.
   """
   decay = ema_decay(training)
-  gradient = _make_gradient(model, training, mesh)
+  gradient = make_gradient(model, training, mesh)
 
   def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Any]]:
     loss, aux, gradients = gradient(state.params, batch, jax.random.fold_in(key, state.step))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, state.step)
     norms = {'gradient_norm': optax.tree.norm(gradients), 'update_norm': optax.tree.norm(updates)}
     finite = jnp.isfinite(loss) & jnp.isfinite(norms['gradient_norm']) & jnp.isfinite(norms['update_norm'])
+    # A run that is to end keeps the state that its last step was taken from, whatever was dispatched after it.
+    finite &= state.skipped_in_a_row < MAX_SKIPPED
 
     params = optax.apply_updates(state.params, updates)
     ema = update_ema(state.ema, params, state.updates, decay=decay, warmup=training.ema_warmup)
@@ -60,7 +64,10 @@ def make_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mes
     last = {'parameter_norm': optax.tree.norm(params), 'learning_rate': optimizer.learning_rate(state.step)}
     sums = metrics.add(sums, finite=finite, loss=loss, **norms, **last, **aux)
     updates = state.updates + finite.astype(jnp.int32)
-    return TrainState(state.step + 1, updates, params, opt_state, ema, sums), {'loss': loss, 'sums': sums}
+    skipped = jnp.where(finite, 0, state.skipped_in_a_row + 1)
+    measured = {'loss': loss, 'gradient_norm': norms['gradient_norm'], **aux}
+    new_state = TrainState(state.step + 1, updates, skipped, params, opt_state, ema, sums)
+    return new_state, measured | {'sums': sums, 'skipped_in_a_row': skipped}
 
   return train_step
 
@@ -107,7 +114,7 @@ def drop_conditions(cond: Conditioning, rng: Array, rate: float) -> Conditioning
   return cond._replace(drop=drop if cond.drop is None else drop | cond.drop)
 
 
-def _make_gradient(
+def make_gradient(
   model: Model, training: Any, mesh: Mesh
 ) -> Callable[..., tuple[Array, dict[str, Array], Params]]:
   """`(params, batch, rng) -> (loss, {'per_example', 'logsnr'}, gradients)` of a global batch."""
@@ -139,7 +146,7 @@ def _make_gradient(
     total = jax.tree.map(jnp.zeros_like, params)
     micro = _interleave(inputs, parts), jnp.arange(parts)
     total, (losses, aux) = jax.lax.scan(micro_step, total, micro, unroll=unroll)
-    aux = jax.tree.map(jnp.ravel, aux)
+    aux = jax.tree.map(lambda x: x.swapaxes(0, 1).ravel(), aux)  # in the order of the examples again
     return jnp.mean(losses), aux, jax.tree.map(lambda g: g / parts, total)
 
   return gradient

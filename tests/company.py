@@ -1,0 +1,88 @@
+"""Starting several processes that meet, each with virtual devices of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# What a script given to `met` begins with.
+HEAD = """
+import sys
+from vdm_jax import processes
+place = processes.meeting(*sys.argv[1:4], environment={})
+index, arguments = int(sys.argv[3]), sys.argv[4:]
+"""
+
+
+def free_port() -> int:
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    return probe.getsockname()[1]
+
+
+def met(script: str, *arguments: object, count: int = 2) -> list[list[str]]:
+  """Commands of processes that run HEAD and a script."""
+  where = f'localhost:{free_port()}', str(count)
+  return [[sys.executable, '-c', HEAD + script, *where, str(i), *map(str, arguments)] for i in range(count)]
+
+
+class Company:
+  """Processes of so many virtual devices each; their output goes to files, not pipes."""
+
+  def __init__(
+    self,
+    folder: Path,
+    commands: Sequence[Sequence[str]],
+    devices: int = 4,
+    environments: Sequence[Mapping[str, str]] | None = None,
+  ):
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = (REPOSITORY, REPOSITORY / 'tests', REPOSITORY / 'tests' / 'training')
+    env = dict(
+      os.environ,
+      PYTHONPATH=os.pathsep.join(map(str, paths)),
+      # Compiling takes far longer than running anything this small.
+      XLA_FLAGS=f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0',
+    )
+    self.logs = [folder / f'{i}.log' for i in range(len(commands))]
+    self.processes = []
+    for command, log, more in zip(commands, self.logs, environments or [{}] * len(commands), strict=True):
+      with log.open('w') as file:
+        self.processes.append(
+          subprocess.Popen(command, env=env | more, cwd=REPOSITORY, stdout=file, stderr=subprocess.STDOUT)
+        )
+
+  def __enter__(self) -> Company:
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    for process in self.processes:
+      process.kill()  # SIGTERM asks processes that have met for a checkpoint
+      process.wait()
+
+  def texts(self) -> list[str]:
+    return [log.read_text() for log in self.logs]
+
+  def wait(self, seconds: float = 120.0) -> list[int | None]:
+    """Exit statuses; None of those that have not ended by then."""
+    deadline = time.monotonic() + seconds
+    for process in self.processes:
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(max(deadline - time.monotonic(), 0.1))
+    return [process.poll() for process in self.processes]
+
+  def until(self, pattern: str, which: int = 0, seconds: float = 100.0) -> None:
+    """Waits until a process has said something."""
+    deadline = time.monotonic() + seconds
+    while not re.search(pattern, self.logs[which].read_text()):
+      assert time.monotonic() < deadline and self.processes[which].poll() is None, '\n'.join(self.texts())
+      time.sleep(0.05)

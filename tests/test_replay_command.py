@@ -1,0 +1,43 @@
+"""A run whose steps blow up ends by itself, and the command does its last step again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TOY = {
+  'model.base_channels': 8, 'model.channel_multipliers': '(1,)', 'model.attention_resolutions': '(8,)',
+  'model.head_width': 4, 'model.norm_groups': 4, 'model.embedding_width': 16, 'model.embedding_layers': 1,
+  'training.num_steps': 40, 'training.warmup_steps': 0, 'training.preview_every': 0, 'training.heldout_every': 0,
+  'training.checkpoint_every': 5, 'training.learning_rate': 1e30,
+}  # fmt: skip
+
+
+def vdm(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'vdm_jax.main', *arguments], cwd=REPOSITORY, capture_output=True, text=True
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_that_blew_up_is_done_again_to_the_bit(tmp_path):
+  options = [f'--config.{key}={value}' for key, value in TOY.items()]
+  done = vdm('--config=configs/digits.py', f'--workdir={tmp_path}', *options)
+  assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr
+  (folder,) = (tmp_path / 'nonfinite').iterdir()
+  assert f'error: no loss or gradient of the 10 steps up to step {int(folder.name[5:])} was finite.' in done.stderr
+  again = vdm('--mode=replay', f'--workdir={folder}')
+  assert again.returncode == 0, again.stderr
+  said = again.stdout.splitlines()
+  assert said[0].endswith(', the same bits as in the run')
+  assert said[1] == f'not finite first: {json.loads((folder / "report.json").read_text())["found"][0]}'
+  other = vdm('--mode=replay', f'--workdir={folder}', '--seed=5')
+  assert other.returncode == 1 and ', other bits than in the run' in other.stdout
+  refused = vdm('--mode=replay', f'--workdir={tmp_path}')
+  assert refused.returncode == 2 and f'error: {tmp_path} has no batch.safetensors: name a folder' in refused.stderr

@@ -1,0 +1,150 @@
+"""Several processes train as one does: what they save, resume, stop at, give up, and what they see of the data."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import standin
+from company import Company, met
+from standin import make_batch, make_config, make_model
+
+from vdm_jax import checkpoints, partitioning
+from vdm_jax.training import train
+
+# Trains to a step; batches from step `bad` (from 0) on are NaN on the last process alone.
+TRAIN = """
+import time, jax, numpy as np
+import standin
+from vdm_jax import partitioning
+from vdm_jax.training import train
+workdir, steps, bad, pause = arguments[0], int(arguments[1]), int(arguments[2]), float(arguments[3])
+with processes.joined(place, good=(0, 75)):
+  mesh = partitioning.make_mesh({'data': -1, 'fsdp': 2})
+  part, count = partitioning.batch_shard(mesh)
+  rows = standin.BATCH_SIZE // count
+  def batches(start):
+    for k, batch in enumerate(standin.batches(start), start):
+      time.sleep(pause)
+      mine = jax.tree.map(lambda x: np.array(x[part * rows : (part + 1) * rows]), batch)
+      if k >= bad and index == place.num_processes - 1:
+        mine.x[-1, 0] = np.nan
+      yield mine
+  config = standin.make_config(
+    num_steps=steps, checkpoint_every=3, log_every=2, schedule='constant', heldout_every=4, preview_every=4
+  )
+  heldout = [jax.tree.map(lambda x: x[part * rows : (part + 1) * rows], standin.make_batch(1000))]
+  seen = []
+  def preview(ema, step):
+    seen.append(float(jax.jit(lambda x: x.sum(), out_shardings=partitioning.replicated(mesh))(ema['enter']['kernel'])))
+  state = train(
+    standin.make_model(config), config, workdir, mesh=mesh, batches=batches, heldout=heldout, preview=preview
+  )
+  print('finished at', int(state.step), 'previews', seen, flush=True)
+  sys.exit(0 if int(state.step) == steps else 75)
+"""
+NEVER = 10**9
+
+
+def together(folder, workdir, steps, *, bad=NEVER, pause=0.0, count=2, devices=4):
+  return Company(folder, met(TRAIN, workdir, steps, bad, pause, count=count), devices=devices)
+
+
+def alone(workdir, steps):
+  config = make_config(
+    num_steps=steps, checkpoint_every=3, log_every=2, schedule='constant', heldout_every=4, preview_every=4
+  )
+  mesh = partitioning.make_mesh({'data': -1})
+  return train(
+    make_model(config), config, workdir, mesh=mesh, batches=standin.batches, heldout=[make_batch(1000)]
+  )
+
+
+def rows_of(workdir: Path) -> list[dict]:
+  rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  return [{k: v for k, v in row.items() if not k.startswith(('time/', 'memory/'))} for row in rows]
+
+
+def assert_equal_runs(one, other, steps):
+  """The states of two workdirs after their last step, and all of their rows, but for the order of sums."""
+  states = [alone(workdir, steps) for workdir in (one, other)]
+  assert [int(state.step) for state in states] == [steps, steps]
+  for field in ('params', 'ema', 'opt_state'):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *(getattr(s, field) for s in states)
+    )
+  for a, b in zip(rows_of(one), rows_of(other), strict=True):
+    assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+
+
+def test_two_processes_train_save_and_resume_as_one(tmp_path):
+  """F13: the first half by two processes of four devices, the second by one of one device, equals one throughout."""
+  with together(tmp_path / 'logs', tmp_path / 'two', 6) as company:
+    assert company.wait(250) == [0, 0], company.texts()
+  said = [re.search('finished at .*', text)[0] for text in company.texts()]
+  assert said[0] == said[1] and said[0].startswith('finished at 6 previews [')
+  assert checkpoints.steps(tmp_path / 'two') == [3, 6]
+  alone(tmp_path / 'one', 6)
+  assert rows_of(tmp_path / 'two')[-1]['train/loss'] == pytest.approx(rows_of(tmp_path / 'one')[-1]['train/loss'], 1e-5)
+  assert_equal_runs(tmp_path / 'one', tmp_path / 'two', 10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_two_processes_saved_four_resume(tmp_path):
+  """F13: 2 x 4 devices, then 4 x 2, then one."""
+  for count, devices, steps in ((2, 4, 6), (4, 2, 10)):
+    with together(tmp_path / str(count), tmp_path / 'many', steps, count=count, devices=devices) as company:
+      assert company.wait(500) == [0] * count, company.texts()
+  assert_equal_runs(tmp_path / 'one', tmp_path / 'many', 12)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path, number):
+  """F03, F04: with status 75; and the run goes on from there."""
+  with together(tmp_path / 'logs', tmp_path / 'two', 4000, pause=0.02) as company:
+    company.until('compiled', seconds=280)
+    time.sleep(1.0)
+    company.processes[1].send_signal(number)
+    assert company.wait(100) == [75, 75], company.texts()
+  steps = {int(re.search(r'finished at (\d+)', text)[1]) for text in company.texts()}
+  (step,) = steps
+  assert 1 < step < 4000
+  assert checkpoints.steps(tmp_path / 'two')[-1] == step
+  assert_equal_runs(tmp_path / 'one', tmp_path / 'two', step + 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_one_process_finds_not_finite_all_skip(tmp_path):
+  """F20, F23: NaN on one of two; parameters untouched on both, the bundle whole, the end the same for both."""
+  with together(tmp_path / 'logs', tmp_path / 'two', 40, bad=4) as company:
+    assert company.wait(280) == [1, 1], company.texts()
+  assert any('of the 10 steps up to step 14 was finite' in text for text in company.texts())
+  folder = tmp_path / 'two' / 'nonfinite' / 'step_00000014'
+  report = json.loads((folder / 'report.json').read_text())
+  assert report['found'][:2] == ['batch: x', 'loss of 1 of 8 examples: 7']
+  assert checkpoints.steps(folder) == [13]
+  alone(tmp_path / 'one', 4)
+  layouts = [checkpoints.steps(tmp_path / name) for name in ('one', 'two')]
+  assert layouts == [[3, 4], [9, 12]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_second_job_of_two_processes_is_refused_on_both(tmp_path):
+  """F42."""
+  with together(tmp_path / 'first', tmp_path / 'two', 4000, pause=0.05) as first:
+    first.until('compiled', seconds=280)
+    with together(tmp_path / 'second', tmp_path / 'two', 4000) as second:
+      assert second.wait(100) == [1, 1], second.texts()
+    assert all('is in use by process' in text for text in second.texts())
+    assert first.wait(0.1) == [None, None], 'the first goes on'

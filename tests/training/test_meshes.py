@@ -1,0 +1,76 @@
+"""N devices are one device: the losses of 20 steps are the same however mesh and parameters are split."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+LOSSES = """
+import json, sys
+import jax, numpy as np
+from networks.tiny import make_config
+from training.test_second_stage_step import FIT
+from vdm_jax import configuration, models, partitioning
+from vdm_jax.training import make_train_step, optimizer, state
+from vdm_jax.types import Batch, Conditioning
+
+def train(network, sizes, devices, steps):
+  if network == 'fit':
+    config = configuration.default('fit')
+    config.update_from_flattened_dict(FIT | {'training.optimizer': 'lamb'})
+  else:
+    config = make_config(model__attention_resolutions=(8,), model__channel_multipliers=(1,))
+  config.update_from_flattened_dict({'training.learning_rate': 1e-3, 'training.warmup_steps': 5})
+  model = models.build(config.model)
+  mesh = partitioning.make_mesh(sizes, jax.devices()[:devices])
+  rule = optimizer.build(config.training, model.logical_axes)
+  current = state.create(model, rule, mesh, 0)
+  layout = state.shardings(state.abstract(model, rule, mesh))
+  step = jax.jit(
+    make_train_step(model, rule, config.training, mesh), out_shardings=(layout, partitioning.replicated(mesh))
+  )
+  curve = []
+  with jax.set_mesh(mesh):
+    for i in range(steps):
+      x = np.random.default_rng(i).uniform(-1, 1, (8, *model.video_shape)).astype(np.float32)
+      batch = partitioning.put_batch(Batch(x, Conditioning(drop=np.zeros((8, 1), bool))), mesh)
+      current, measured = step(current, batch, jax.random.key(1))
+      curve.append(float(measured['loss']))
+  split = sum(leaf.addressable_shards[0].data.size < leaf.size for leaf in jax.tree.leaves(current.params))
+  return curve, split
+
+network, meshes, steps = json.loads(sys.argv[1])
+print(json.dumps([train(network, sizes, devices, steps) for sizes, devices in meshes]))
+"""
+ONE = ({'data': 1}, 1)
+WIDE = [
+  ONE, ({'data': 2, 'fsdp': 2}, 4), ({'data': 2, 'fsdp': 2, 'tensor': 2}, 8), ({'fsdp': 8}, 8), ({'data': 8}, 8),
+  ({'data': 4, 'tensor': 2}, 8),
+]  # fmt: skip
+
+
+def curves(network, meshes, steps):
+  env = dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0')
+  env['PYTHONPATH'] = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / 'tests')))
+  command = [sys.executable, '-c', LOSSES, json.dumps([network, meshes, steps])]
+  done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1700)
+  assert done.returncode == 0, done.stdout + done.stderr
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize('network', ['unet3d', 'fit'])
+def test_the_losses_of_20_steps_are_those_of_one_device(network):
+  (one, whole), *others = curves(network, WIDE, 20)
+  assert whole == 0 and one[-1] != one[0]
+  for (sizes, _), (many, split) in zip(WIDE[1:], others, strict=True):
+    assert many == pytest.approx(one, rel=1e-5), sizes
+    assert (split > 0) == (sizes.keys() != {'data'}), sizes

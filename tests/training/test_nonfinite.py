@@ -1,0 +1,130 @@
+"""What a run leaves that ends because its steps are not finite: enough to do the last one again, bit for bit."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import standin
+from flax import linen as nn
+
+from vdm_jax import checkpoints, partitioning
+from vdm_jax.training import nonfinite, optimizer, replay, state, train
+
+STEP = 14
+
+
+def poisoned(start):
+  for k, batch in enumerate(standin.batches(start), start):
+    if k >= 4:
+      batch.x[5, 1] = np.nan
+    yield batch
+
+
+@pytest.fixture(scope='module')
+def ended(tmp_path_factory):
+  """A run that ended, its bundle, and what it was made of."""
+  workdir = tmp_path_factory.mktemp('ended')
+  config, mesh = standin.make_config(num_steps=30, schedule='constant'), partitioning.make_mesh({'data': -1})
+  model = standin.make_model(config)
+  with pytest.raises(FloatingPointError):
+    train(model, config, workdir, mesh=mesh, batches=poisoned)
+  return workdir / 'nonfinite' / f'step_{STEP:08d}', config, model, mesh
+
+
+def test_the_bundle_holds_the_step_and_names_the_first_bad_part(ended):
+  folder, config, _, _ = ended
+  report = json.loads((folder / 'report.json').read_text())
+  assert report['step'] == STEP and report['seed'] == 3 and report['elements'] == [8 * 13, 8 * 14]
+  assert report['found'][:2] == ['batch: x', 'loss of 1 of 8 examples: 5']
+  assert report['found'][2].startswith('gradient: enter/bias, enter/kernel')
+  assert json.loads((folder / 'config.json').read_text()) == config.to_dict()
+  batch = standin.make_batch(STEP - 1)
+  batch.x[5, 1] = np.nan
+  stored = safetensors.numpy.load_file(folder / 'batch.safetensors')
+  np.testing.assert_array_equal(stored['x'], batch.x)
+  np.testing.assert_array_equal(stored['cond/label'], batch.cond.label)
+  assert checkpoints.steps(folder) == [STEP - 1]
+
+
+def test_a_step_done_again_has_the_same_bits(ended):
+  done = replay(*ended)
+  assert done.step == STEP and done.same
+  assert np.flatnonzero(np.isnan(done.measured['per_example'])).tolist() == [5]
+  assert done.found[0] == 'batch: x'
+
+
+def test_a_step_done_otherwise_has_other_bits(ended, tmp_path):
+  folder, config, model, mesh = ended
+  changed = config.copy_and_resolve_references()
+  changed.seed = 4
+  assert not replay(folder, changed, model, mesh).same
+
+
+def test_the_state_kept_is_the_one_the_step_was_taken_from(ended):
+  """Two steps more were dispatched before the run ended: they changed nothing."""
+  folder, config, model, mesh = ended
+  layout = state.abstract(model, optimizer.build(config.training, model.logical_axes), mesh)
+  with checkpoints.Checkpointer(folder, 1) as checkpointer:
+    kept = checkpointer.restore(layout)
+  good = standin.make_config(num_steps=4, schedule='constant')
+  before = train(model, good, folder.parent / 'good', mesh=mesh, batches=standin.batches)
+  jax.tree.map(np.testing.assert_array_equal, kept.params, before.params)
+  jax.tree.map(np.testing.assert_array_equal, kept.opt_state, before.opt_state)
+  assert (int(kept.step), int(kept.updates), int(kept.skipped_in_a_row)) == (STEP - 1, 4, 9)
+
+
+def test_a_folder_that_is_no_bundle_is_named(ended, tmp_path):
+  with pytest.raises(FileNotFoundError) as error:
+    replay(tmp_path, *ended[1:])
+  assert str(error.value) == (
+    f'{tmp_path} has no batch.safetensors: name a folder workdir/nonfinite/step_..., as a run leaves it that ended '
+    'because its steps were not finite.'
+  )
+
+
+class Layer(nn.Module):
+  @nn.compact
+  def __call__(self, h, _):
+    return nn.tanh(nn.Dense(8, name='mix')(h)) * nn.Dense(8, name='gate')(h), None
+
+
+class Stack(nn.Module):
+  """Layers between two others, scanned and rematerialised as FIT's are."""
+
+  @nn.compact
+  def __call__(self, x):
+    layers = nn.scan(nn.remat(Layer), variable_axes={'params': 0}, split_rngs={'params': True}, length=3)
+    h, _ = layers(name='layers')(nn.Dense(8, name='enter')(x.reshape(len(x), -1)), None)
+    return nn.Dense(x[0].size, name='leave')(h).reshape(x.shape)
+
+
+class Stacked(standin.Standin):
+  def init(self, rng):
+    return Stack().init(rng, jnp.zeros((1, *standin.SHAPE)))['params']
+
+  @property
+  def logical_axes(self):
+    return jax.tree.map(lambda leaf: None, jax.eval_shape(self.init, jax.random.key(0)))
+
+  def network(self, params, dropout_rng=None):
+    return lambda x, logsnr, cond, carry: (Stack().apply({'params': params}, x), carry)
+
+
+def test_the_first_bad_layer_is_named_before_those_it_spoils():
+  """Its kernel overflows in the second of three layers: everything after it is bad, and nothing before."""
+  config = standin.make_config()
+  model, mesh = Stacked(config.model.to_dict()), partitioning.make_mesh({'data': -1})
+  params = model.init(jax.random.key(0))
+  gate = params['layers']['gate']['kernel']
+  params['layers']['gate']['kernel'] = gate.at[1].set(3e38)
+  shapes = jax.eval_shape(lambda: state.create(model, optimizer.build(config.training, None), mesh, 0))
+  current = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)._replace(params=params)
+  with jax.set_mesh(mesh):
+    found = nonfinite.diagnose(model, config.training, mesh, current, standin.make_batch(0), jax.random.key(0))
+  assert found[0] == 'output of layer layers/gate'
+  assert found[1] == 'loss of 8 of 8 examples: 0, 1, 2, 3, 4 and 3 more'

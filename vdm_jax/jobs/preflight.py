@@ -1,0 +1,138 @@
+"""Half a minute before a long job: do all processes see the same machine, code, configuration and folder?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import vdm_jax
+from vdm_jax import configuration, partitioning, processes
+from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.training import run_folder
+
+PREFLIGHT_SECONDS = 30.0
+TOKEN = '.preflight'
+# What must be the same on every process, and what to do where it is not.
+SAME = {
+  'devices': ('sees {} devices in all', 'start every host of the slice, and no other job on them'),
+  'local_devices': ('has {} devices of its own', 'give every process as many'),
+  'code': ('runs the code {}', 'bring every host to the same commit'),
+  'jax': ('runs JAX {}', 'install the same version on every host'),
+  'config': ('has the configuration {}', 'start every host with the same --config and overrides'),
+}
+
+
+def preflight(config: ConfigDict, workdir: str) -> int:
+  """Says in one sentence whether all processes may start; raises BadInput with the reasons why not.
+
+  Compared are the number of devices, the code, JAX, and the configuration; the workdir must be writable from
+  everywhere and be the same folder; a sum over all devices must be right.
+  """
+  started = time.perf_counter()
+  facts = processes.exchange('facts', _facts(config), seconds=PREFLIGHT_SECONDS)
+  found = differences(facts) or processes.agreed(_try_folder(workdir)) or processes.agreed(_try_sum())
+  if found:
+    raise BadInput(*found)
+  if jax.process_index() == 0:
+    hosts = len({fact['host'] for fact in facts})
+    print(
+      f'preflight: {_count(len(facts), "process", "processes")} on {_count(hosts, "host", "hosts")} with '
+      f'{_count(facts[0]["devices"], "device", "devices")} ({jax.devices()[0].device_kind}) agree on the code '
+      f'{facts[0]["code"]} and the configuration {facts[0]["config"]}, share {workdir} and add up rightly: ready '
+      f'after {time.perf_counter() - started:.1f} s.'
+    )
+  return 0
+
+
+def differences(facts: list[dict[str, Any]]) -> list[str]:
+  """How the facts of processes differ from those of process 0, a sentence for each kind."""
+  found = []
+  for name, (says, remedy) in SAME.items():
+    first = facts[0][name]
+    if others := [(i, fact) for i, fact in enumerate(facts) if fact[name] != first]:
+      i, fact = others[0]
+      more = f' (as do {len(others) - 1} more)' if len(others) > 1 else ''
+      found.append(
+        f'process {i} on {fact["host"]} {says.format(fact[name])}{more}, but process 0 on {facts[0]["host"]} '
+        f'{says.format(first)}: {remedy}.'
+      )
+  return found
+
+
+def _facts(config: ConfigDict) -> dict[str, Any]:
+  return {
+    'host': socket.gethostname(),
+    'devices': jax.device_count(),
+    'local_devices': jax.local_device_count(),
+    'code': code_hash(Path(vdm_jax.__file__).parent),
+    'jax': jax.__version__,
+    'config': _hash(json.dumps(configuration.to_dict(config), sort_keys=True).encode()),
+  }
+
+
+def code_hash(package: Path) -> str:
+  """Twelve hexadecimal digits that change with any source file of the package."""
+  files = sorted(package.rglob('*.py'))
+  return _hash(b''.join(f'{f.relative_to(package)}\0'.encode() + f.read_bytes() + b'\0' for f in files))
+
+
+def _hash(content: bytes) -> str:
+  return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _try_folder(workdir: str) -> list[str]:
+  """Whether this process can write there, and finds what process 0 wrote."""
+  problems, token, path = [], secrets.token_hex(8), Path(workdir) / TOKEN
+  try:
+    run_folder.prepare(workdir)
+    if jax.process_index() == 0:
+      path.write_text(token)
+  except (OSError, ValueError) as error:
+    problems.append(str(error))
+  written = processes.exchange('token', token, seconds=PREFLIGHT_SECONDS)[0]
+  if not problems and not _appears(path, written):
+    problems.append(
+      f'--workdir={workdir} on {socket.gethostname()} is not the folder that process 0 writes to: name one on a file '
+      'system that all hosts share.'
+    )
+  processes.exchange('seen', True, seconds=PREFLIGHT_SECONDS)
+  if jax.process_index() == 0:
+    path.unlink(missing_ok=True)
+  return problems
+
+
+def _appears(path: Path, text: str, seconds: float = 5.0) -> bool:
+  """Whether a file has this text before long: a network file system may show it late."""
+  deadline = time.monotonic() + seconds
+  while not (path.exists() and path.read_text() == text):
+    if time.monotonic() > deadline:
+      return False
+    time.sleep(0.1)
+  return True
+
+
+def _try_sum() -> list[str]:
+  """Whether the devices' numbers 1 to n add up to n (n + 1) / 2 everywhere."""
+  mesh = partitioning.make_mesh({'data': -1})
+  count = jax.device_count()
+  numbers = np.arange(1, count + 1, dtype=np.float32)
+  parts = jax.make_array_from_callback((count,), partitioning.batch_sharding(mesh), lambda index: numbers[index])
+  total = float(jax.jit(jnp.sum, out_shardings=partitioning.replicated(mesh))(parts))
+  expected = count * (count + 1) / 2
+  if total == expected:
+    return []
+  return [f'a sum over {count} devices gave {total:g}, not {expected:g}: replace the hosts, or test their network.']
+
+
+def _count(number: int, one: str, many: str) -> str:
+  return f'{number} {one if number == 1 else many}'

@@ -1,0 +1,32 @@
+"""Doing again the step at which a run ended because its steps were not finite."""
+
+from __future__ import annotations
+
+import jax
+from ml_collections import ConfigDict
+
+from vdm_jax import models, partitioning, training
+from vdm_jax.jobs.arguments import BadInput
+
+
+def replay(config: ConfigDict, folder: str) -> int:
+  """Prints whether the step gives the same bits again and what of it is not finite; returns 0 if they are the same.
+
+  On another number of devices than the run had, it takes one device.
+  """
+  try:
+    mesh = partitioning.make_mesh(config.mesh)
+  except ValueError:
+    mesh = partitioning.make_mesh({'data': 1}, jax.devices()[:1])
+  # The batch holds the captions' embeddings, so the files of a frozen encoder need not be here.
+  encode = None if config.data.text in ('none', 'words') else lambda captions: None
+  try:
+    done = training.replay(folder, config, models.build(config.model, encode), mesh)
+  except (ValueError, OSError) as error:
+    raise BadInput(str(error)) from error
+  if jax.process_index() == 0:
+    bits = 'the same bits as in the run' if done.same else 'other bits than in the run'
+    print(f'step {done.step}: loss {done.measured["loss"]}, {bits}')
+    for number, what in enumerate(done.found):
+      print(f'{"not finite first" if number == 0 else "then"}: {what}')
+  return int(not done.same)
