@@ -3,6 +3,7 @@
     pip install -e '.[notebooks]'
     python launch/colab/execute.py                   # all three
     python launch/colab/execute.py toy_2d sample_t2v
+    python launch/colab/execute.py --text toy_2d     # after a change of words alone: keeps the outputs, runs nothing
 
 The sources are what is edited. A notebook is run in a folder of its own, which is deleted; paths in
 outputs are relative to it.
@@ -75,9 +76,25 @@ def execute(name: str) -> Path:
     )
     client.execute()
   node.metadata.pop('language_info', None)  # names the version of Python, which is nobody's concern
+  return _write(name, json.loads(json.dumps(node).replace(f'{folder}/', '')))
+
+
+def retell(name: str) -> Path:
+  """Writes a notebook with its source's words and the outputs it has. Raises ValueError if the code has changed."""
+  node = notebook(read_cells((HERE / f'{name}.py').read_text(encoding='utf-8')))
+  stored = json.loads((HERE / f'{name}.ipynb').read_text(encoding='utf-8'))
+  old, new = ([cell for cell in cells if cell['cell_type'] == 'code'] for cells in (stored['cells'], node['cells']))
+  if [cell['source'] for cell in old] != [cell['source'] for cell in new]:
+    raise ValueError(f'the code of {name} is not what was run: leave out --text, and it will be.')
+  for before, after in zip(old, new, strict=True):
+    after.update(execution_count=before['execution_count'], outputs=before['outputs'])
+  return _write(name, node)
+
+
+def _write(name: str, node: dict[str, Any]) -> Path:
   path = HERE / f'{name}.ipynb'
   with replacing(path) as temporary:
-    temporary.write_text(nbformat.writes(node).replace(f'{folder}/', '') + '\n', encoding='utf-8')
+    temporary.write_text(json.dumps(node, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
   return path
 
 
@@ -92,9 +109,11 @@ def _body(kind: str, lines: list[str]) -> str:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('names', nargs='*', default=NAMES, help=', '.join(NAMES))
-  for name in parser.parse_args().names:
+  parser.add_argument('--text', action='store_true', help='keep the outputs: only words have changed')
+  args = parser.parse_args()
+  for name in args.names:
     started = time.perf_counter()
-    path = execute(name)
+    path = retell(name) if args.text else execute(name)
     print(f'{path.name}: {time.perf_counter() - started:.0f} s, {path.stat().st_size / 1e6:.2f} MB', file=sys.stderr)
 
 

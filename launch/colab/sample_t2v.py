@@ -95,7 +95,8 @@ show(videos, prompts)
 # Classifier-free guidance (VDM Eq. 6) combines what the model expects with the caption and without:
 # $(1+w)\,\hat x(z,c) - w\,\hat x(z)$. The paper's Table 5 shows the trade: more weight, more of what the prompt says,
 # and less variety. Here a scorer that comes with the package reads which digit the videos show and where it moves.
-# *Variety* is the mean distance between two videos of the same prompt, per pixel.
+# *Variety* is the mean distance between two videos of the same prompt, per pixel; at the largest weight what differs is
+# noise in the background.
 #
 # The weight is an argument of the compiled sampler: another one compiles nothing.
 
@@ -126,8 +127,9 @@ for weight in weights:
 # A model makes a window of a few frames. Longer videos are planned: each window sees frames that exist already, and
 # makes others (VDM sections 3.1 and 4.3.3). How it keeps to what it sees is `conditioning`: `replacement` puts the
 # frames in place at every step; `reconstruction` also guides the new frames along the gradient of the misfit (Eq. 7),
-# and the paper found that it joins them better. The model was trained for neither. The *seam* score is how much the
-# picture changes where two windows meet, over how much it changes inside of them.
+# and the paper found that it joins them better. No model was trained for either; but `digits_long` has seen windows of
+# longer clips, and so knows how a video goes on, while `digits` knows one way across the picture and nothing after it.
+# The *seam* score is how much the picture changes where two windows meet, over how much it changes inside of them.
 
 # %%
 long_run = 'pretrained:digits_long' if 'digits_long' in pretrained.names() else 'pretrained:digits'

@@ -73,7 +73,7 @@ zip_file = ''  # @param {type:"string"}
 
 # %% tags=["parameters"]
 SMALL = {
-  'side': 16, 'frames': 8, 'batch': 4, 'images': 4, 'steps': 800, 'learning_rate': 2e-3,
+  'side': 16, 'frames': 8, 'batch': 4, 'images': 4, 'steps': 1_500, 'learning_rate': 2e-3,
   'network': {'base_channels': 32, 'channel_multipliers': (1, 2), 'num_blocks': 1, 'attention_resolutions': (4, 8),
               'head_width': 16, 'embedding_width': 128, 'embedding_layers': 2, 'norm_groups': 8, 'patch_size': 2,
               'position_embedding': True},
@@ -88,8 +88,8 @@ size = {'cpu': SMALL}.get(device, LARGE)
 # %% [markdown]
 # ## Clips
 #
-# A zip file is unpacked. Else 96 clips are drawn: two shapes, three colours, four directions, at random places, each
-# with its caption, and zipped.
+# A zip file is unpacked. Else 96 clips are drawn: two shapes, three colours, four directions, each with its caption,
+# and zipped.
 
 # %%
 SHAPES, COLORS = ('square', 'disc'), {'red': (230, 60, 50), 'green': (60, 200, 80), 'blue': (70, 90, 240)}
@@ -99,10 +99,10 @@ DIRECTIONS = {'left': (0, -1), 'right': (0, 1), 'up': (-1, 0), 'down': (1, 0)}
 def draw_clip(shape, color, direction, rng, side=32, frames=12):
   """uint8 [t h w 3]: a shape that crosses the middle of the picture."""
   rows, columns = np.mgrid[:side, :side]
-  step, jitter = np.array(DIRECTIONS[direction]), rng.integers(-3, 4, 2)
+  step, shift = np.array(DIRECTIONS[direction]), rng.integers(-1, 2, 2)
   clip = np.zeros((frames, side, side, 3), np.uint8)
   for time, frame in enumerate(clip):
-    row, column = side / 2 - 0.5 + jitter + 1.5 * (time - frames / 2) * step
+    row, column = side / 2 - 0.5 + shift + 1.5 * (time - frames / 2) * step
     down, right = rows - row, columns - column
     inside = down**2 + right**2 < 50 if shape == 'disc' else np.maximum(abs(down), abs(right)) < 6
     frame[inside] = COLORS[color]
@@ -164,7 +164,7 @@ config.data.update(
 config.model.update(parameterization='v', logsnr_shift=-2.0 if size['side'] < 64 else 0.0, **size['network'])
 config.training.update(
   num_steps=size['steps'], learning_rate=size['learning_rate'], schedule='cosine', warmup_steps=size['steps'] // 20,
-  log_every=max(1, size['steps'] // 100), checkpoint_every=max(1, size['steps'] // 5), preview_every=size['steps'],
+  log_every=max(1, size['steps'] // 30), checkpoint_every=max(1, size['steps'] // 5), preview_every=size['steps'],
   heldout_every=max(1, size['steps'] // 10), ema_decay=0.995 if device == 'cpu' else 0.9995, ema_warmup=True,
 )  # fmt: skip
 config.sampling.update(num_steps=32, guidance_weight=1.0 if words else 0.0)

@@ -1,4 +1,4 @@
-"""The notebooks are what their sources say, and were run to the end; and their code runs, at sizes that show nothing."""
+"""The notebooks are what their sources say and were run to the end; their code runs, at sizes that show nothing."""
 
 from __future__ import annotations
 
@@ -57,19 +57,8 @@ def source_cells(name: str) -> list:
 
 
 def stored(name: str) -> dict[str, Any]:
-  """The notebook as committed, each text in one piece."""
-
-  def joined(node: Any) -> Any:
-    if isinstance(node, dict):
-      return {key: joined(value) for key, value in node.items()}
-    if isinstance(node, list):
-      return ''.join(node) if node and all(isinstance(part, str) for part in node) else [joined(v) for v in node]
-    return node
-
-  notebook = json.loads((FOLDER / f'{name}.ipynb').read_text(encoding='utf-8'))
-  for cell in notebook['cells']:
-    cell['source'], cell['outputs'] = joined(cell['source']), joined(cell.get('outputs', []))
-  return notebook
+  """The notebook as committed."""
+  return json.loads((FOLDER / f'{name}.ipynb').read_text(encoding='utf-8'))
 
 
 def texts(output: dict[str, Any]) -> str:
@@ -115,6 +104,19 @@ def test_cells_are_read():
   ]
 
 
+def test_words_change_without_a_run_but_code_does_not(tmp_path, monkeypatch):
+  monkeypatch.setattr(execute, 'HERE', tmp_path)
+  node = execute.notebook([execute.Cell('markdown', 'old'), execute.Cell('code', 'x = 1')])
+  node['cells'][1] |= {'execution_count': 1, 'outputs': ['kept']}
+  (tmp_path / 'a.ipynb').write_text(json.dumps(node))
+  (tmp_path / 'a.py').write_text('# %% [markdown]\n# new\n\n# %% [markdown]\n# more\n\n# %%\nx = 1\n')
+  first, second, code = json.loads(execute.retell('a').read_text())['cells']
+  assert (first['source'], second['source'], code['outputs'], code['execution_count']) == ('new', 'more', ['kept'], 1)
+  (tmp_path / 'a.py').write_text('# %%\nx = 2\n')
+  with pytest.raises(ValueError, match='the code of a is not what was run: leave out --text, and it will be'):
+    execute.retell('a')
+
+
 @pytest.mark.parametrize(
   ('text', 'reason'),
   [
@@ -155,18 +157,24 @@ def hasty_compiler():
   jax.config.update('jax_disable_most_optimizations', False)
 
 
-def run(name: str, sizes: dict[str, Any]) -> dict[str, Any]:
-  """Runs the code of a notebook's cells in their order; returns what they define."""
+def run(name: str, sizes: dict[str, Any], stop: str | None = None) -> dict[str, Any]:
+  """Runs the code of a notebook's cells in their order, up to a heading if there is one; returns what they define."""
   defined: dict[str, Any] = {'__name__': '__main__'}
   for number, cell in enumerate(source_cells(name)):
+    if stop is not None and cell.source.startswith(stop):
+      break
     if cell.kind == 'code':
       exec(compile(cell.source, f'{name}, cell {number}', 'exec'), defined)
       defined |= sizes if 'parameters' in cell.tags else {}
   return defined
 
 
-def make_models(folder: Path) -> None:
+@pytest.fixture
+def small_models(tmp_path, monkeypatch):
   """Untrained U-Nets by the names that the notebook asks for."""
+  folder = tmp_path / 'pretrained'
+  folder.mkdir()
+  monkeypatch.setattr(pretrained, 'FOLDER', folder)
   words = ('a', 'moving', 'left', 'right', 'up', 'down', *map(str, range(10)))
   second = {'upsampling': 2, 'scalars': ('augmentation_logsnr',)}
   for name, side, text, some in (
@@ -205,18 +213,21 @@ def test_the_toys_code_runs_and_its_steps_have_their_order(notebook_room, hasty_
     assert float(error) < 1e-4 and float(whole) < min(float(half), float(more))
 
 
-def test_the_code_for_sampling_runs(notebook_room, hasty_compiler, tmp_path, monkeypatch):
-  folder = tmp_path / 'pretrained'
-  folder.mkdir()
-  make_models(folder)
-  monkeypatch.setattr(pretrained, 'FOLDER', folder)
+def test_the_code_for_prompts_and_guidance_runs(notebook_room, hasty_compiler, small_models):
+  defined = run('sample_t2v', SIZES['sample_t2v'], stop='## A long video')
+  check_shown(notebook_room, [5, *[4] * 4])
+  assert defined['made'].shape == (4, 4, 16, 16, 1)
+  defined['show'](np.zeros((1, 2, 4, 4, 1)), ['<script>"'])
+  assert '<script>' not in notebook_room[-1] and '&lt;script&gt;&quot;' in notebook_room[-1]
+
+
+@pytest.mark.slow
+def test_the_code_for_sampling_runs(notebook_room, hasty_compiler, small_models):
   defined = run('sample_t2v', SIZES['sample_t2v'])
   check_shown(notebook_room, [5, *[4] * 4, 3, 5, 5])
   assert defined['small'].shape[2:] == (16, 16, 1) and defined['large'].shape[2:] == (32, 32, 1)
   assert defined['long_videos'].shape == (3, 6, 16, 16, 1)
   assert data.read_video('out/0000.mp4').shape == (4, 128, 128, 3)
-  defined['show'](np.zeros((1, 2, 4, 4, 1)), ['<script>"'])
-  assert '<script>' not in notebook_room[-1] and '&lt;script&gt;&quot;' in notebook_room[-1]
 
 
 def test_the_code_for_training_runs(notebook_room, hasty_compiler, monkeypatch):
@@ -226,7 +237,7 @@ def test_the_code_for_training_runs(notebook_room, hasty_compiler, monkeypatch):
 
     return generate
 
-  monkeypatch.setattr(generation, 'make_generator', make_generator)  # samplers are compiled in the test above
+  monkeypatch.setattr(generation, 'make_generator', make_generator)  # the test above compiles one
   defined = run('train_your_own', SIZES['train_your_own'])
   assert defined['status'] == 0 and checkpoints.latest_step('runs/mine') == 2
   assert len(defined['words']) == 96 and defined['config'].data.text_length == 5
