@@ -245,6 +245,7 @@ def test_the_code_for_training_runs(notebook_room, hasty_compiler, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize('name', execute.NAMES)
 def test_the_code_runs_at_the_sizes_of_a_cpu(name, notebook_room):
   run(name, {})
