@@ -7,7 +7,7 @@
 # Small models of moving handwritten digits come with the package; nothing is downloaded. Type a prompt, sweep the
 # guidance weight, make a video longer than the model's eight frames, and run a cascade of two models.
 #
-# It takes about three minutes on a CPU, most of it compilation, and less than one on a GPU.
+# It takes two to five minutes on a CPU, most of it compilation.
 
 # %%
 # @title Installation (on Colab only)

@@ -9,7 +9,7 @@
 # denoiser, every conditional distribution and the exact samples are known in closed form, and nothing has to be
 # trained. All the rest is the library's own code, called as a video model calls it.
 #
-# It takes two to three minutes on a CPU, less on a GPU or TPU; and an hour to read.
+# It takes a minute or two to run on a CPU, and an hour to read.
 #
 # The papers: **VDM**, *Video Diffusion Models* (Ho et al. 2022); **Snap**, *Snap Video* (Menapace et al. 2024), which
 # builds on **EDM** (Karras et al. 2022).
