@@ -7,8 +7,8 @@
 # Give a zip file of mp4 files, with captions or without, and train a small video diffusion model: look at the clips,
 # convert them, train, sample. Without a zip file the notebook draws some clips itself: coloured shapes that move.
 #
-# On a CPU it takes about five minutes for a toy of 8 frames of 16x16 pixels, enough to see everything work; on a GPU or
-# TPU hours, for 16 frames of 64x64.
+# On a CPU it takes five to ten minutes for a toy of 8 frames of 16x16 pixels, enough to see everything work; on a GPU
+# or TPU hours, for 16 frames of 64x64.
 #
 # A caption is a text file beside its clip, `cat.mp4` and `cat.txt`. Nine clips in ten are trained on, one is held out.
 
