@@ -1,0 +1,184 @@
+"""The source of sample_t2v.ipynb: `python launch/colab/execute.py sample_t2v` writes and runs it."""
+# ruff: noqa: E402
+
+# %% [markdown]
+# # Text to video with the models of the package
+#
+# Small models of moving handwritten digits come with the package; nothing is downloaded. Type a prompt, sweep the
+# guidance weight, make a video longer than the model's eight frames, and run a cascade of two models.
+#
+# It takes two to five minutes on a CPU, most of it compilation.
+
+# %%
+# @title Installation (on Colab only)
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+repository = ''  # @param {type:"string"}
+# What pip installs from, such as git+https://HOST/OWNER/vdm_jax; empty: the package of that name.
+
+if 'google.colab' in sys.modules:
+  is_tpu = any(Path('/dev').glob('accel*')) or any(Path('/dev/vfio').glob('*'))
+  extra = '[cuda12]' if shutil.which('nvidia-smi') else '[tpu]' if is_tpu else ''
+  package = f'vdm_jax{extra} @ {repository}' if repository else f'vdm_jax{extra}'
+  subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', package], check=True)
+
+# %%
+import base64
+import html
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from IPython.display import HTML, display
+
+import vdm_jax
+from vdm_jax import checkpoints, data, evaluation, generation, pretrained
+
+device = jax.default_backend()
+print(f'jax {jax.__version__} on {device}; models: {", ".join(pretrained.names())}')
+
+
+def show(videos, captions, frame_rate=8, side=96):
+  """Videos `[n t h w c]` in [-1, 1] as GIFs inside one piece of HTML, each with its caption."""
+  cells = []
+  for video, caption in zip(videos, captions, strict=True):
+    with tempfile.TemporaryDirectory() as folder:
+      file = Path(folder) / 'video.gif'
+      data.write_gif(file, video, frame_rate)
+      image = base64.b64encode(file.read_bytes()).decode()
+    cells.append(
+      f'<figure style="margin:4px;width:{side}px"><img width="{side}" style="image-rendering:pixelated" '
+      f'alt="{html.escape(caption)}" src="data:image/gif;base64,{image}">'
+      f'<figcaption style="font-size:11px">{html.escape(caption)}</figcaption></figure>'
+    )
+  display(HTML(f'<div style="display:flex;flex-wrap:wrap">{"".join(cells)}</div>'))
+
+
+# %% tags=["parameters"]
+per_prompt = {'cpu': 4}.get(device, 16)  # videos of each prompt
+judged = {'cpu': 40}.get(device, 400)  # videos that a guidance weight is judged by
+long_frames = {'cpu': 32}.get(device, 64)
+methods = ('replacement', 'reconstruction')  # of making videos longer
+changes = {}  # of the settings a model was trained to be sampled with, such as {'num_steps': 64}
+
+# %% [markdown]
+# ## A prompt
+#
+# `vdm_jax.load` gives a model and its parameters, of the package (`pretrained:NAME`) or of a run of your own (its
+# folder). The model is the factorized U-Net of *Video Diffusion Models* (Ho et al. 2022), trained by
+# `configs/digits.py`; captions read "a (0 to 9) moving (left, right, up or down)". It warns of words that it does not
+# know.
+
+# %%
+# @title Prompt
+prompt = 'a 3 moving left'  # @param {type:"string"}
+seed = 0  # @param {type:"integer"}
+
+run = 'pretrained:digits'
+model, params = vdm_jax.load(run)
+settings = {**checkpoints.read_config(run)['sampling'], **changes}
+generate = generation.make_generator(model, settings)
+card = pretrained.card('digits')
+print(f'{card["parameters"]:,} parameters, {card["step"]:,} steps: {card["command"]}')
+
+prompts = [prompt] * per_prompt + ['a 7 moving up', 'a 0 moving right', 'a 5 moving down', 'a 2 moving left']
+videos = generate(params, prompts=prompts, seed=seed)
+show(videos, prompts)
+
+# %% [markdown]
+# ## The guidance weight
+#
+# Classifier-free guidance (VDM Eq. 6) combines what the model expects with the caption and without:
+# $(1+w)\,\hat x(z,c) - w\,\hat x(z)$. The paper's Table 5 shows the trade: more weight, more of what the prompt says,
+# and less variety. Here a scorer that comes with the package reads which digit the videos show and where it moves.
+# *Variety* is the mean distance between two videos of the same prompt, per pixel; at the largest weight what differs is
+# noise in the background.
+#
+# The weight is an argument of the compiled sampler: another one compiles nothing.
+
+# %%
+weights = (0.0, 1.0, 4.0, 16.0)
+
+
+@jax.jit
+def at_weight(params, keys, cond, weight):
+  return generation.make_sampler(model, {**settings, 'guidance_weight': weight})(params, keys, cond)
+
+
+captions = [f'a {digit} moving {direction}' for digit in range(10) for direction in ('left', 'right', 'up', 'down')]
+captions = [captions[i * 7 % 40] for i in range(max(judged // 2, 1))] * 2  # every caption twice, from different noise
+keys = jax.random.split(jax.random.key(seed), len(captions))
+print(f'{"w":>6}{"digit":>8}{"direction":>11}{"variety":>9}')
+for weight in weights:
+  made = np.asarray(at_weight(params, keys, model.condition(captions), jnp.float32(weight)))
+  scores = evaluation.score(made, captions)
+  first, second = np.split(made, 2)
+  print(f'{weight:>6g}{scores["digit"]:>8.2f}{scores["direction"]:>11.2f}{np.abs(first - second).mean():>9.3f}')
+  shown = slice(0, min(6, len(made)))
+  show(made[shown], [f'w = {weight:g}: {caption}' for caption in captions[shown]])
+
+# %% [markdown]
+# ## A long video
+#
+# A model makes a window of a few frames. Longer videos are planned: each window sees frames that exist already, and
+# makes others (VDM sections 3.1 and 4.3.3). How it keeps to what it sees is `conditioning`: `replacement` puts the
+# frames in place at every step; `reconstruction` also guides the new frames along the gradient of the misfit (Eq. 7),
+# and the paper found that it joins them better. No model was trained for either; but `digits_long` has seen windows of
+# longer clips, and so knows how a video goes on, while `digits` knows one way across the picture and nothing after it.
+# The *seam* score is how much the picture changes where two windows meet, over how much it changes inside of them.
+
+# %%
+long_run = 'pretrained:digits_long' if 'digits_long' in pretrained.names() else 'pretrained:digits'
+long_model, long_params = vdm_jax.load(long_run)
+long_settings = {**checkpoints.read_config(long_run)['sampling'], **changes}
+block = long_model.video_shape[0]
+plan = generation.extension(long_frames, block, overlap=block // 2)
+print(f'{long_run}: {plan}')
+asked = {'prompts': ['a 3 moving left', 'a 7 moving up', 'a 5 moving down']} if long_model.encode else {'count': 3}
+for conditioning in methods:
+  extend = generation.make_long_generator(long_model, {**long_settings, 'conditioning': conditioning})
+  long_videos = extend(long_params, plan, seed=seed, **asked)
+  seams = [evaluation.drift(video, plan.block_starts)['seam_score'] for video in data.to_uint8(long_videos)]
+  show(long_videos, [f'{conditioning}, seams {seam or 0:.1f}' for seam in seams])
+
+# %% [markdown]
+# ## A cascade
+#
+# The first stage of *Snap Video* (Menapace et al. 2024) makes a small video, the second a larger one out of it (section
+# 3.4). Both are FITs: most of their work is done on a few latent tokens, which they carry from one evaluation to the
+# next. Heun's steps make them take two evaluations a step.
+
+# %%
+cascade = ('pretrained:digits_fit', 'pretrained:digits_fit_upsampler')
+if all(name.removeprefix('pretrained:') in pretrained.names() for name in cascade):
+  stages = []
+  for name in cascade:
+    stage_model, stage_params = vdm_jax.load(name)
+    stage = generation.make_generator(stage_model, {**checkpoints.read_config(name)['sampling'], **changes})
+    stages.append(lambda stage=stage, stage_params=stage_params, **conditions: stage(stage_params, **conditions))
+  small = stages[0](prompts=prompts, seed=seed)
+  large = generation.make_cascade(*stages)(prompts=prompts, seed=seed)
+  show(small, [f'{video.shape[1]}x{video.shape[2]}: {text}' for video, text in zip(small, prompts, strict=True)])
+  show(large, [f'{video.shape[1]}x{video.shape[2]}: {text}' for video, text in zip(large, prompts, strict=True)])
+else:
+  print(f'{" and ".join(cascade)} are not in this version of the package')
+
+# %% [markdown]
+# ## Files
+#
+# The same from the command line, with mp4 files and a contact sheet:
+#
+# ```bash
+# python -m vdm_jax.main --mode=sample --pretrained=digits --prompt="a 3 moving left" --num_videos=4 --out=out
+# ```
+
+# %%
+Path('out').mkdir(exist_ok=True)
+for number, video in enumerate(videos):
+  data.write_mp4(f'out/{number:04d}.mp4', data.enlarge(video, 128), 8)
+data.write_png('out/contact_sheet.png', data.contact_sheet(videos, prompts))
+print(*sorted(file.name for file in Path('out').iterdir()))
