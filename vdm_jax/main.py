@@ -1,4 +1,4 @@
-"""The command line: training, sampling, evaluation and the doctor. It dispatches; the work is done in the rooms below.
+"""The command line: training, sampling, evaluation, compiling ahead and the doctor. It dispatches; the work is done in the rooms below.
 
     python -m vdm_jax.main --config=configs/digits.py --workdir=runs/digits
     python -m vdm_jax.main --mode=sample --workdir=runs/digits --prompt="a 3 moving left" --out=out
@@ -9,17 +9,18 @@ configuration.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
-from vdm_jax import configuration, data, doctor, jobs
+from vdm_jax import compilation, configuration, data, doctor, jobs
 from vdm_jax.jobs import command
 
-MODES = ('train', 'sample', 'evaluate', 'doctor')
+MODES = ('train', 'sample', 'evaluate', 'compile', 'doctor')
 
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: configuration, metrics, checkpoints, samples.')
@@ -40,6 +41,7 @@ _OVERLAP = flags.DEFINE_integer('overlap', None, 'sample: frames that a window s
 _OUT = flags.DEFINE_string('out', None, 'sample: folder to write to.')
 _PROTOCOL = flags.DEFINE_enum('protocol', 'digits', jobs.PROTOCOLS, 'evaluate: what to measure.')
 _SWEEP = flags.DEFINE_enum('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure at several values of a setting.')
+_TOPOLOGY = flags.DEFINE_string('topology', None, 'compile: v4:4x4x8, v5e:4x4, gpu:<nodes>x<per node>x<GB>, here.')
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,6 +61,8 @@ def _run(config: ConfigDict) -> int:
   if _MODE.value == 'doctor':
     print(text := doctor.report(config))
     return command.BAD_INPUT if '\nproblem: ' in text else 0
+  if _MODE.value == 'compile':
+    return _compile(config)
   if _WORKDIR.value is None:
     raise jobs.BadInput('--workdir is missing: name the folder of the run, such as --workdir=runs/digits.')
   if _MODE.value == 'train':
@@ -68,6 +72,18 @@ def _run(config: ConfigDict) -> int:
   if _OUT.value is None:
     raise jobs.BadInput('--out is missing: name the folder for the videos, such as --out=out.')
   return jobs.sample(config, _WORKDIR.value, _OUT.value, _request())
+
+
+def _compile(config: ConfigDict) -> int:
+  if _TOPOLOGY.value is None:
+    raise jobs.BadInput('--topology is missing: name the devices to compile for, such as v4:4x4x8 or gpu:1x8x80.')
+  flag = flags.FLAGS['config']
+  asked = {'config': config_flags.get_config_filename(flag), 'overrides': config_flags.get_override_values(flag)}
+  try:
+    print(json.dumps(asked | compilation.report(config, _TOPOLOGY.value), indent=2))
+  except (ValueError, RuntimeError) as error:
+    raise jobs.BadInput(str(error)) from error
+  return 0
 
 
 def _request() -> jobs.Request:
