@@ -1,4 +1,6 @@
-"""The command line: training, sampling, evaluation, compiling ahead and the doctor. It dispatches; the work is done in the rooms below.
+"""The command line: training, sampling, evaluation, compiling ahead of time and the doctor.
+
+It dispatches; the work is done in the rooms below.
 
     python -m vdm_jax.main --config=configs/digits.py --workdir=runs/digits
     python -m vdm_jax.main --mode=sample --workdir=runs/digits --prompt="a 3 moving left" --out=out

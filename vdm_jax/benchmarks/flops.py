@@ -29,7 +29,7 @@ def model_flops(function: Callable[..., Any], *args: Any) -> int:
 
 
 def jaxpr_flops(jaxpr: Jaxpr, *, recomputed: bool = False) -> int:
-  """`model_flops` of a function that is traced already; with `recomputed`, what rematerialisation repeats counts too."""
+  """`model_flops` of a traced function; with `recomputed`, what rematerialisation repeats counts too."""
   live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
   return _count(live, recomputed)
 

@@ -13,6 +13,8 @@ from vdm_jax.compilation.costs import Costs, costs
 from vdm_jax.compilation.programs import Program, bytes_per_device
 from vdm_jax.compilation.targets import Target
 
+# An estimate is never run: its machine code may be as slow as it likes.
+_OPTIONS = {'cpu_estimate': {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}}
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 # How the compiler says that it does not fit: what it needs, and what there is.
 _EXHAUSTED = (
@@ -48,7 +50,7 @@ def compile_program(program: Program, target: Target) -> Compiled:
   jax.config.update('jax_enable_compilation_cache', False)
   start, start_cpu = time.perf_counter(), time.process_time()
   try:
-    executable = lowered.compile()
+    executable = lowered.compile(compiler_options=_OPTIONS.get(target.backend))
   except jax.errors.JaxRuntimeError as error:
     if (found := _exhausted(str(error))) is None:
       raise

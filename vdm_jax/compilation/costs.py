@@ -213,7 +213,8 @@ def _taps(image: int, output: int, size: int, stride: int, padding: int, spread:
     if stride == 1 and spread == 1:
       count += max(0, min(output, length - first) - max(0, -first))
     else:
-      count += sum(0 <= place < length and place % spread == 0 for place in range(first, first + output * stride, stride))
+      places = range(first, first + output * stride, stride)
+      count += sum(0 <= place < length and place % spread == 0 for place in places)
   return count
 
 

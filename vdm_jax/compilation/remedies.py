@@ -37,14 +37,16 @@ def remat(config: ConfigDict) -> dict[str, Any]:
 
 
 def micro_batches(config: ConfigDict, target: Target, now: Compiled, state_bytes: int) -> dict[str, Any]:
-  """So many micro-batches that what is not state should fit; none where even one example per device would not."""
+  """So many micro-batches that what is not state should fit; none where a device already has one example at a time."""
   mesh = partitioning.make_mesh(config.mesh, target.devices)
   rows = config.data.batch_size // (mesh.shape['data'] * mesh.shape['fsdp'])  # examples per device
   parts = [part for part in range(config.training.accumulation_steps + 1, rows + 1) if rows % part == 0]
-  room = target.memory - state_bytes
-  if not parts or room <= 0:
+  if not parts:
     return {}
-  # Gradients do not shrink with the batch, so this is least what is needed.
+  room = target.memory - state_bytes
+  if room <= 0:  # the mesh has to make some first
+    room = target.memory / 2
+  # Gradients do not shrink with the batch, so this is the least that is needed.
   wanted = config.training.accumulation_steps * (now.peak_bytes - state_bytes) / room
   return {'training.accumulation_steps': next((part for part in parts if part > wanted), parts[-1])}
 

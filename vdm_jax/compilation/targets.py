@@ -87,7 +87,8 @@ def _tpus(name: str, kind: str, sizes: Sequence[int]) -> Target:
     )
   # There is no TPU whose metadata could be asked for, and other processes may hold the library.
   os.environ.update(TPU_SKIP_MDS_QUERY='1', ALLOW_MULTIPLE_LIBTPU_LOAD='1')
-  for key, value in (('TPU_ACCELERATOR_TYPE', 'v4-8'), ('TPU_WORKER_HOSTNAMES', 'localhost'), ('TPU_MIN_LOG_LEVEL', '3')):
+  quiet = {'TPU_ACCELERATOR_TYPE': 'v4-8', 'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_MIN_LOG_LEVEL': '3'}
+  for key, value in quiet.items():  # else it complains that it does not find the TPU it runs on
     os.environ.setdefault(key, value)
   jax.config.update('jax_platforms', 'cpu')
   bounds = [2 if size % 2 == 0 else 1 for size in sizes[:2]]
@@ -110,8 +111,8 @@ def _gpus(name: str, nodes: int, per_node: int, gigabytes: int) -> Target:
   except RuntimeError:  # JAX is in use already
     if len(jax.devices('cpu')) < count:
       raise RuntimeError(
-        f'--topology={name} needs {count} virtual devices, but JAX already runs with {len(jax.devices("cpu"))}: compile '
-        'in a process of its own.'
+        f'--topology={name} needs {count} virtual devices, but JAX already runs with {len(jax.devices("cpu"))}: '
+        'compile in a process of its own.'
       ) from None
   return Target(
     name, jax.devices('cpu')[:count], 'cpu_estimate', GPUS.get(gigabytes), gigabytes * 10**9, nodes
