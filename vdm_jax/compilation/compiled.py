@@ -10,7 +10,7 @@ import jax
 
 from vdm_jax.benchmarks.flops import jaxpr_flops
 from vdm_jax.compilation.costs import Costs, costs
-from vdm_jax.compilation.programs import Program, bytes_per_device
+from vdm_jax.compilation.programs import Program
 from vdm_jax.compilation.targets import Target
 
 # An estimate is never run: its machine code may be as slow as it likes.
@@ -29,7 +29,7 @@ class Compiled(NamedTuple):
   peak_bytes: int
   fits: bool | None  # None where the device's memory is not known
   temporary_bytes: int  # gradients, activations, what collectives gather; with the arguments where it does not fit
-  argument_bytes: int
+  donated_bytes: int  # of arguments whose place the results take
   flops: int  # model FLOPs of one run over all devices
   flops_recomputed: int  # of the backward pass's second time through the forward pass
   seconds: float  # that the compiler took
@@ -43,7 +43,6 @@ def compile_program(program: Program, target: Target) -> Compiled:
   jaxpr = program.traced.jaxpr.jaxpr
   flops = jaxpr_flops(jaxpr)
   again = jaxpr_flops(jaxpr, recomputed=True) - flops
-  arguments = bytes_per_device(program.arguments)
   lowered = program.traced.lower()
   # A program out of the cache would tell how long reading it took.
   cached = jax.config.jax_enable_compilation_cache
@@ -55,7 +54,7 @@ def compile_program(program: Program, target: Target) -> Compiled:
     if (found := _exhausted(str(error))) is None:
       raise
     seconds = time.perf_counter() - start, time.process_time() - start_cpu
-    return Compiled(found, False, found, arguments, flops, again, *seconds, None, str(error).splitlines()[0])
+    return Compiled(found, False, found, 0, flops, again, *seconds, None, str(error).splitlines()[0])
   finally:
     jax.config.update('jax_enable_compilation_cache', cached)
   seconds = time.perf_counter() - start, time.process_time() - start_cpu
@@ -64,7 +63,7 @@ def compile_program(program: Program, target: Target) -> Compiled:
   fits = None if target.memory is None else peak <= target.memory
   spent = costs(executable.as_text(), len(target.devices))
   return Compiled(
-    peak, fits, memory.temp_size_in_bytes, memory.argument_size_in_bytes, flops, again, *seconds, spent
+    peak, fits, memory.temp_size_in_bytes, memory.alias_size_in_bytes, flops, again, *seconds, spent
   )
 
 

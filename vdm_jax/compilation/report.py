@@ -83,6 +83,7 @@ def _bytes(state: TrainState, compiled: Compiled, target: Target) -> dict[str, A
     ('parameter_bytes', 'params'), ('optimizer_bytes', 'opt_state'), ('ema_bytes', 'ema'))}  # fmt: skip
   return sizes | {
     'temporary_bytes': compiled.temporary_bytes,
+    'donated_bytes': compiled.donated_bytes,
     'peak_bytes_per_device': compiled.peak_bytes,
     'hbm_bytes_per_device': target.memory,
     'fits': compiled.fits,
