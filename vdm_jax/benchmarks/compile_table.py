@@ -106,8 +106,14 @@ def _apart(row: Row) -> dict[str, Any]:
   command += [f'--topology={row.topology}', *(f'--set={change}' for change in row.overrides)]
   done = subprocess.run([*command, *(['--no_sampling'] if row.why == LEVER else [])], capture_output=True, text=True)
   if done.returncode:
-    return {'failed': (done.stderr.strip() or f'exit status {done.returncode}')[-2000:]}
+    return {'failed': _reason(done.stderr.strip().splitlines(), done.returncode)}
   return json.loads(done.stdout[done.stdout.index('{') :])
+
+
+def _reason(lines: Sequence[str], status: int) -> str:
+  """What a process said of its end: the signal that a crash of the compiler names, else its last line."""
+  named = [line for line in lines if line.startswith(('***', 'F0000'))] or lines[-1:]
+  return f'exit status {status}: {" ".join(named)[:1000]}'
 
 
 # ---- rendering -------------------------------------------------------------------------------------------------------
@@ -131,7 +137,7 @@ def markdown(entries: dict[str, dict[str, Any]], why: str) -> str:
 
 def _cells(entry: dict[str, Any]) -> list[str]:
   if 'failed' in entry:
-    return ['failed: ' + entry['failed'].splitlines()[-1][:120], *['-'] * 7]
+    return ['failed: ' + entry['failed'][:120], *['-'] * 7]
   gib = [entry[key] / 2**30 for key in ('peak_bytes_per_device', 'hbm_bytes_per_device')]
   memory = f'{gib[0]:.1f} of {gib[1]:.1f}' + ('' if entry['fits'] else ': does not fit')
   cells = [str(entry['batch_size']), memory, f'{entry["flops_per_step"] / 1e12:.0f}']
