@@ -58,7 +58,7 @@ def _parts(count: int) -> str:
 
 
 ROWS = (
-  Row('snap_fit_3b9', 'v4:4x4x8', (_parts(4),), PAPER),
+  Row('snap_fit_3b9', 'v4:4x4x8', (_parts(4), *_fsdp(16)), PAPER),
   Row('bair', 'v4:4x4x8', (), PAPER),
   Row('t2v_small', 'v4:4x4x4', (), PAPER),
   Row('ucf101', 'v4:4x4x8', (), PAPER),
@@ -81,6 +81,7 @@ ROWS = (
   Row('t2v_small', 'v4:2x2x1', (_parts(16),), SMALLEST),
   Row('t2v_small', 'v5p:2x2x1', (_parts(4),), SMALLEST),
   Row('t2v_large_9x128', 'v4:4x4x8', (), PAPER),
+  Row('snap_fit_3b9', 'v4:4x4x8', (_parts(4),), PAPER),  # all 128 chips as one mesh.fsdp
 )  # fmt: skip
 
 
