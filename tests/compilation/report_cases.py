@@ -71,6 +71,18 @@ def collectives(devices: list) -> dict[str, dict[str, float]]:
   return {'reduced': of(reduced), 'gathered': of(gathered)}
 
 
+def forward_on_fsdp(devices: list) -> dict[str, float]:
+  """Costs of one evaluation of 256 videos, they and the parameters split over the same two devices."""
+  mesh = partitioning.make_mesh({'fsdp': 2}, devices)
+  model = programs.build_model(config := fit(data__batch_size=256))
+  layout, batch, _ = programs.train_step(model, config, mesh).arguments
+  levels = jax.ShapeDtypeStruct((256,), jnp.float32, sharding=partitioning.batch_sharding(mesh))
+  forward = jax.jit(lambda params, x, levels, cond: model.network(params)(x, levels, cond, None)[0])
+  with jax.set_mesh(mesh):
+    text = forward.lower(layout.params, batch.x, levels, batch.cond).compile().as_text()
+  return costs(text, 2)._asdict()
+
+
 def main(which: str) -> dict[str, Any]:
   # The report comes first: it makes the devices.
   results = {'plain': report(fit(), 'gpu:1x2x80', sampling=which == 'every')}
@@ -79,7 +91,8 @@ def main(which: str) -> dict[str, Any]:
     results['full'] = report(fit(data__batch_size=MANY), 'gpu:1x2x1', sampling=False)
     return results
   devices = jax.devices()[:2]
-  return results | {'state': state_bytes(devices), 'collectives': collectives(devices)}
+  return results | {'state': state_bytes(devices), 'collectives': collectives(devices),
+                    'forward': forward_on_fsdp(devices)}  # fmt: skip
 
 
 if __name__ == '__main__':

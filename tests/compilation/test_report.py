@@ -84,6 +84,19 @@ def test_collectives_in_a_loop_count_in_every_pass(cases):
   assert found['gathered']['collective_bytes'] == 5 * (4 * 32 * 32)
 
 
+def test_fsdp_gathers_the_parameters_and_not_the_videos(cases, shapes):
+  model, params = shapes
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  # The half of the parameters that the other device has, and features of the noise level. One [256 8 16] are 131072.
+  assert cases['forward']['collective_bytes'] <= 4 * count < 4 * 256 * 8 * 16
+
+  x = jax.ShapeDtypeStruct((256, *model.video_shape), 'float32')
+  levels, sizes = (jax.ShapeDtypeStruct((256, *shape), 'float32') for shape in ((), (2,)))
+  cond = Conditioning(frame_interval=levels, resolution=sizes)
+  flops = model_flops(lambda p, x, level, cond: model.network(p)(x, level, cond, None)[0], params, x, levels, cond)
+  assert cases['forward']['flops'] == pytest.approx(flops / 2, rel=0.01)
+
+
 def test_a_mesh_that_the_devices_do_not_fill_is_refused():
   with pytest.raises(ValueError, match='mesh.fsdp=3 x mesh.tensor=1: 1 devices are not a multiple of 3'):
     report(fit(mesh__fsdp=3), 'gpu:1x1x80')
