@@ -39,7 +39,7 @@ EDGES = {
 }
 # The roof sees every room. A room's `__main__.py` belongs to it. `__init__` is vdm_jax/__init__.py, whose names only
 # the roof may import.
-ROOF = {'__init__', '__main__', 'main', 'jobs', 'compile', 'doctor', 'benchmarks'}
+ROOF = {'__init__', '__main__', 'main', 'jobs', 'compilation', 'doctor', 'benchmarks'}
 EDGES |= {room: ROOF | set(EDGES) for room in ROOF}
 
 # Rooms that may import only these packages beside the standard library.

@@ -1,4 +1,4 @@
-"""The command line: training, sampling, evaluation, the doctor. It dispatches; the work is done in the rooms below.
+"""The command line: training, sampling, evaluation, compiling ahead of time, the doctor. It only dispatches.
 
     python -m vdm_jax.main --config=configs/digits.py --workdir=runs/digits
     python -m vdm_jax.main --mode=sample --workdir=runs/digits --prompt="a 3 moving left" --out=out
@@ -10,17 +10,18 @@ configuration.
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Sequence
 
 import jax
 from absl import app, flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
-from vdm_jax import checkpoints, configuration, data, doctor, jobs, pretrained, processes, training
+from vdm_jax import checkpoints, compilation, configuration, data, doctor, jobs, pretrained, processes, training
 from vdm_jax.jobs import command
 
-MODES = ('train', 'sample', 'evaluate', 'doctor', 'preflight', 'replay')
+MODES = ('train', 'sample', 'evaluate', 'compile', 'doctor', 'preflight', 'replay')
 OF_A_MODEL = ('sample', 'evaluate')  # modes that use a trained model
 OF_A_RUN = (*OF_A_MODEL, 'replay')  # modes that read the configuration of their workdir
 JOINT = ('train', 'evaluate', 'doctor', 'preflight', 'replay')  # modes that several processes may run together
@@ -53,6 +54,7 @@ _REAL_VS_REAL = flags.DEFINE_bool('real_vs_real', False, 'evaluate: real clips i
 _FEATURES = flags.DEFINE_string('features', None, 'evaluate: folder of feature networks, or random: stand-ins.')
 _LIMIT = flags.DEFINE_integer('limit', None, 'evaluate: most samples, and reference clips.', lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'evaluate: samples made at a time.', lower_bound=1)
+_TOPOLOGY = flags.DEFINE_string('topology', None, 'compile: v4:4x4x8, v5e:4x4, gpu:<nodes>x<per node>x<GB>, here.')
 
 
 def main(argv: Sequence[str]) -> int:
@@ -73,6 +75,8 @@ def _run(config: ConfigDict) -> int:
     return _doctor(config)
   if _OVERFIT.value:
     raise jobs.BadInput(f'--overfit has no effect on --mode={_MODE.value}: give --mode=doctor, or leave it out.')
+  if _MODE.value == 'compile':
+    return _compile(config)
   run = _named_run(_MODE.value, _WORKDIR.value, _PRETRAINED.value)
   if _MODE.value == 'preflight':
     return jobs.preflight(config, run)
@@ -120,6 +124,18 @@ def _doctor(config: ConfigDict) -> int:
   except (ValueError, OSError) as error:
     raise jobs.BadInput(str(error)) from error
   return command.BAD_INPUT if findings.faults else 0
+
+
+def _compile(config: ConfigDict) -> int:
+  if _TOPOLOGY.value is None:
+    raise jobs.BadInput('--topology is missing: name the devices to compile for, such as v4:4x4x8 or gpu:1x8x80.')
+  flag = flags.FLAGS['config']
+  asked = {'config': config_flags.get_config_filename(flag), 'overrides': config_flags.get_override_values(flag)}
+  try:
+    print(json.dumps(asked | compilation.report(config, _TOPOLOGY.value), indent=2))
+  except (ValueError, RuntimeError) as error:
+    raise jobs.BadInput(str(error)) from error
+  return 0
 
 
 def _request() -> jobs.Request:

@@ -25,25 +25,29 @@ def model_flops(function: Callable[..., Any], *args: Any) -> int:
 
   Raises ValueError for a product inside a `while_loop`, which may run any number of times.
   """
-  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+  return jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def jaxpr_flops(jaxpr: Jaxpr, *, recomputed: bool = False) -> int:
+  """`model_flops` of a traced function; with `recomputed`, what rematerialisation repeats counts too."""
   live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  return _count(live)
+  return _count(live, recomputed)
 
 
-def _count(jaxpr: Jaxpr) -> int:
-  return sum(_count_one(equation) for equation in jaxpr.eqns)
+def _count(jaxpr: Jaxpr, recomputed: bool) -> int:
+  return sum(_count_one(equation, recomputed) for equation in jaxpr.eqns)
 
 
-def _count_one(equation: JaxprEqn) -> int:
+def _count_one(equation: JaxprEqn, recomputed: bool) -> int:
   name = equation.primitive.name
   # JAX writes this into the name of everything that a backward pass recomputes.
-  if 'rematted_computation' in str(equation.source_info.name_stack):
+  if not recomputed and 'rematted_computation' in str(equation.source_info.name_stack):
     return 0
   if name == 'dot_general':
     return 2 * _dot_general(equation)
   if name == 'conv_general_dilated':
     return 2 * _convolution(equation)
-  parts = [_count(inner) for inner in _inner(equation)]
+  parts = [_count(inner, recomputed) for inner in _inner(equation)]
   if name == 'scan':
     return equation.params['length'] * sum(parts)
   if name == 'cond':

@@ -123,7 +123,7 @@ def check_model(config: ConfigDict) -> None:
       f'{parameters(model):,} parameters take {needed / parts / 1e9:.1f} GB per device to train (float32 weights, '
       f'gradients, two moments, average; over mesh.fsdp x mesh.tensor = {parts}), but this machine has '
       f'{available / 1e9:.1f} GB per device: use more devices with --config.mesh.fsdp, or a smaller model such as '
-      '--config.model.base_channels=32.'
+      '--config.model.base_channels=32. --mode=compile --topology=v4:2x2x1 says what other machines need.'
     )
 
 

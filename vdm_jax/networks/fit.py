@@ -18,6 +18,7 @@ from flax import linen as nn
 from vdm_jax.networks.embeddings import NOISE_FEATURES, ConditionTokens, check_low_resolution, check_scalars
 from vdm_jax.networks.layers import named
 from vdm_jax.networks.transformer import CrossAttention, FeedForward, LayerNorm, TransformerLayer, linear
+from vdm_jax.partitioning import constrain
 from vdm_jax.types import Array, Carry, Conditioning
 
 POSITIONS = ('token', 'group', 'axial')
@@ -132,8 +133,10 @@ class FIT(nn.Module):
       self.condition_width, self.scalars, self.noise_features, self.takes_text, self.vocabulary_size, self.text_length,
       self.num_classes, self.dtype, name='condition',
     )(logsnr, cond)  # fmt: skip
-    tokens = self._tokens(x, cond, layout)
-    latents = self._latents(carry, x.shape[0])
+    # Where parameters are split over the devices that split the batch, the compiler may otherwise gather the batch.
+    condition = constrain(condition, 'batch')
+    tokens = constrain(self._tokens(x, cond, layout), 'batch')
+    latents = constrain(self._latents(carry, x.shape[0]), 'batch')
 
     dropout = self.dropout if train else 0.0
     block = nn.remat(Block, prevent_cse=False) if self.remat == 'block' else Block
@@ -249,7 +252,7 @@ class Block(nn.Module):
   def __call__(
     self, state: tuple[Array, Array], condition: Array, valid: Array
   ) -> tuple[tuple[Array, Array], None]:
-    tokens, latents = state
+    tokens, latents = (constrain(part, 'batch') for part in state)
     groups = tokens.shape[1]
     if self.num_local_layers:
       tokens = _local_layers(self, self.dropout, 'local_layers', self.remat == 'tokens')(tokens)
@@ -285,8 +288,8 @@ class Cross(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, other: Array, valid: Array | None = None) -> Array:
-    x = CrossAttention(self.head_width, self.dtype, name='attention')(x, other, valid)
-    return FeedForward(dtype=self.dtype, name='feed_forward')(x) if self.feed_forward else x
+    x = constrain(CrossAttention(self.head_width, self.dtype, name='attention')(x, other, valid), 'batch')
+    return constrain(FeedForward(dtype=self.dtype, name='feed_forward')(x), 'batch') if self.feed_forward else x
 
 
 class _Layer(nn.Module):
@@ -298,7 +301,8 @@ class _Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> tuple[Array, None]:
-    return TransformerLayer(self.head_width, self.dropout, self.dtype, name='layer')(x), None
+    x = TransformerLayer(self.head_width, self.dropout, self.dtype, name='layer')(constrain(x, 'batch'))
+    return constrain(x, 'batch'), None
 
 
 def _local_layers(network: Any, dropout: float, name: str, remat: bool) -> Callable[[Array], Array]:

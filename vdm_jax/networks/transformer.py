@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from vdm_jax.networks.attention import count_heads
 from vdm_jax.networks.layers import Axes, dense, glorot_init, named, zeros_init
+from vdm_jax.partitioning import constrain
 from vdm_jax.types import Array
 
 
@@ -89,7 +90,7 @@ class TransformerLayer(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    x = SelfAttention(self.head_width, self.dtype, name='attention')(x)
+    x = constrain(SelfAttention(self.head_width, self.dtype, name='attention')(x), 'batch')
     return FeedForward(self.dropout, self.dtype, name='feed_forward')(x)
 
 

@@ -1,0 +1,61 @@
+"""Names of topologies, and what is said where they cannot be compiled for."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import jax
+import pytest
+
+from vdm_jax.compilation.targets import GPUS, TPUS, open_target
+
+FORMS = (
+  'v4:4x4x8 or v5p:2x2x1 (three sizes), v5e:4x4 or v6e:2x4 (two), gpu:<nodes>x<per node>x<GB>, or here'
+)
+
+
+@pytest.mark.parametrize('name', ['v4', 'v4:', 'v4:4x4', 'v5e:4x4x4', 'v4:4x0x8', 'v7:4x4x4', 'gpu:8x80', 'h100', ''])
+def test_a_name_that_is_no_topology_is_refused(name):
+  with pytest.raises(ValueError) as error:
+    open_target(name)
+  assert str(error.value) == f'--topology={name} is not understood: give {FORMS}.'
+
+
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is not None, reason='libtpu is here')
+def test_without_libtpu_it_says_what_to_install():
+  with pytest.raises(RuntimeError) as error:
+    open_target('v4:2x2x1')
+  assert str(error.value) == (
+    "--topology=v4:2x2x1 needs the compiler for TPUs, libtpu, which is not installed: pip install 'vdm_jax[tpu]'. It "
+    'needs no TPU.'
+  )
+
+
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs libtpu')
+def test_a_slice_has_its_chips_and_an_impossible_one_is_refused():
+  for name, chips in (('v4:2x2x4', 16), ('v4:1x1x1', 1), ('v5p:2x2x1', 4), ('v5e:4x4', 16), ('v6e:2x4', 8)):
+    target = open_target(name)
+    assert (len(target.devices), target.backend, target.chip) == (chips, 'tpu', TPUS[name.split(':')[0]])
+
+
+def test_more_virtual_devices_than_jax_started_with_are_refused():
+  have = len(jax.devices())
+  with pytest.raises(RuntimeError) as error:
+    open_target(f'gpu:2x{have}x80')
+  assert str(error.value) == (
+    f'--topology=gpu:2x{have}x80 needs {2 * have} virtual devices, but JAX already runs with {have}: compile in a '
+    'process of its own.'
+  )
+
+
+def test_nodes_talk_over_the_network_and_gpus_of_one_node_do_not():
+  one = open_target('gpu:1x1x80')
+  assert one.link_rate == GPUS[80].link_rate and one._replace(nodes=2).link_rate == GPUS[80].network_rate
+  unknown = open_target('gpu:1x1x32')
+  assert (unknown.chip, unknown.link_rate, unknown.memory) == (None, None, 32 * 10**9)
+
+
+def test_this_machine_is_a_target():
+  target = open_target('here')
+  assert (list(target.devices), target.backend) == (jax.devices(), 'cpu')
+  assert (target.chip, target.memory) == (None, None)
