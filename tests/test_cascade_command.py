@@ -73,6 +73,7 @@ def test_the_augmentation_is_searched(stages):
   assert record['best'] == levels[int(np.argmin(distances))]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_started_is_refused_before_any_work(stages, tmp_path):
   first, second, _ = stages
   wider = train('digits_fit_upsampler', tmp_path / 'a', f'--config.training.first_stage={first}',

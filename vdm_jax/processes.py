@@ -185,19 +185,33 @@ def _end_all(status: int, reason: str) -> None:
   failure = _failure()
   if failure is not None and failure['process'] != _index():
     _leave(failure)
-  deadline = time.monotonic() + FAREWELL_SECONDS
-  for other in set(range(_count())) - {_index()}:
-    with contextlib.suppress(RuntimeError):
-      client.blocking_key_value_get(f'{HEARD}/{other}', round(1000 * max(deadline - time.monotonic(), 0.01)))
-  time.sleep(WATCH_SECONDS)  # they end first: the loss of the coordination service would end them otherwise
+  _hear(client)
+  _wait_for_others(client)
   _stop(status)
 
 
 def _leave(failure: dict[str, Any]) -> None:
   print(f'error: process {failure["process"]} failed: {failure["reason"]}', file=sys.stderr)
-  with contextlib.suppress(RuntimeError):
-    distributed.global_state.client.key_value_set(f'{HEARD}/{_index()}', 'yes')
+  client = distributed.global_state.client
+  _hear(client)
+  if not _index():
+    _wait_for_others(client)
   _stop(failure['status'])
+
+
+def _hear(client: Any) -> None:
+  with contextlib.suppress(RuntimeError):
+    client.key_value_set(f'{HEARD}/{_index()}', 'yes')
+
+
+def _wait_for_others(client: Any) -> None:
+  """Until all have heard. Process 0 ends last, for the loss of its coordination service would abort the others."""
+  deadline = time.monotonic() + FAREWELL_SECONDS
+  for other in set(range(_count())) - {_index()}:
+    with contextlib.suppress(RuntimeError):
+      client.blocking_key_value_get(f'{HEARD}/{other}', round(1000 * max(deadline - time.monotonic(), 0.01)))
+  if not _index():
+    time.sleep(4 * WATCH_SECONDS)
 
 
 def _stop(status: int) -> None:

@@ -147,6 +147,7 @@ def test_the_papers_networks(name):
   assert model_flops(forward, params, spec(1, *model.video_shape), spec(1)) == pytest.approx(tera * 1e12, rel=0.04)
 
 
+@pytest.mark.slow
 def test_training_is_three_forward_passes_and_rematerialisation_changes_nothing():
   config = configuration.default()
   config.data.update({'num_frames': 4, 'height': 16, 'width': 16})

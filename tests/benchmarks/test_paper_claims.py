@@ -55,6 +55,7 @@ def test_clips_are_those_of_no_training_and_of_the_seed(config):
   assert not np.array_equal(first, paper_claims.heldout_clips(config, 3, 16)[0])
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
   names = ('replacement', 'reconstruction, w=1')
   monkeypatch.setattr(paper_claims, 'METHODS', {name: paper_claims.METHODS[name] for name in names})

@@ -24,6 +24,7 @@ def test_a_configuration_is_read_with_its_variant_and_changes():
   assert (config.model.height, config.data.text) == (8, 't5-11b')
 
 
+@pytest.mark.slow
 def test_the_real_step_is_measured():
   config = train_step.load('configs/snap_fit_500m.py', [*TINY, 'model.dtype=float32'])
   result = train_step.measure(config, 2, repeats=2)

@@ -29,6 +29,7 @@ def test_the_training_step_lowers_the_loss():
   assert np.all(np.diff(losses) < 0)
 
 
+@pytest.mark.slow
 def test_flops_are_three_forward_passes_and_proportional_to_the_batch():
   model = unet_step.build(num_frames=2, size=8)
   one, two = (unet_step.describe(model, batch) for batch in (1, 2))

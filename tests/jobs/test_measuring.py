@@ -101,8 +101,8 @@ def test_a_killed_measurement_goes_on_to_the_same_record_bit_for_bit(run, networ
   networks.stop = None
   evaluate(killed)
   assert len(networks.seen) == calls, 'nothing was measured twice'
-  record = (whole / 'evaluation/small.json').read_bytes()
-  assert (killed / 'evaluation/small.json').read_bytes() == record and json.loads(record) == printed
+  record, resumed = ((folder / 'evaluation/small.json').read_text() for folder in (whole, killed))
+  assert resumed == record.replace(str(whole), str(killed)) and json.loads(record) == printed
   assert printed['counts'] == {'samples': 21, 'train': 26, 'test': 26}
   assert printed['weights'] == {'i3d': WEIGHTS, 'inception': WEIGHTS} and printed['step'] == 3
   assert set(printed['metrics']['fvd']) == {'train', 'test'}

@@ -92,5 +92,6 @@ def alpha(logsnr):
   return np.sqrt(1 / (1 + np.exp(-logsnr)))[:, None, None, None, None]
 
 
+@pytest.mark.slow
 def test_a_second_stage_draws_the_same_in_micro_batches():
   np.testing.assert_allclose(make(2, **SECOND)(X), make(1, **SECOND)(X), rtol=1e-4)

@@ -1,7 +1,7 @@
 """From a source to batches, on Grain.
 
 The stream is one global sequence of elements, each a pure function of the seed and its index. Step k takes
-elements k * batch_size to (k + 1) * batch_size - 1, of which a host takes every `shard_count`-th. So a run
+elements k * batch_size to (k + 1) * batch_size - 1, of which host i takes the i-th equal part. So a run
 resumes by its step number alone, on any number of hosts and workers.
 """
 
