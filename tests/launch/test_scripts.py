@@ -15,7 +15,8 @@ LAUNCH = REPOSITORY / 'launch'
 # Notes how it was called, then ends with the next status of a list, or 0.
 STAND_IN = """#!/usr/bin/env bash
 name=$(basename "$0")
-{ printf '%s' "$name"; printf ' [%s]' "$@"; printf ' gpus=%s\\n' "${CUDA_VISIBLE_DEVICES:-}"; } >> "$CALLS"
+call="$name$(printf ' [%s]' "$@") gpus=${CUDA_VISIBLE_DEVICES:-}"
+echo "$call" >> "$CALLS" # in one write: several processes call at the same time
 if [[ $name == nvidia-smi ]]; then printf 'GPU %s\\n' 0 1 2 3; fi
 if [[ $name == gcloud && " $* " == *' describe '* ]]; then cat "$CALLS.state"; fi
 if [[ $name == python3 && " $* " != *preflight* ]]; then
