@@ -19,23 +19,26 @@ EDGES = {
   'plots': set(),
   'pages': set(),
   'processes': set(),
+  'replacing': set(),
   # floor 1
   'diffusion': {'types'},
   'networks': {'types', 'partitioning'},
-  'data': {'types'},
-  'text': {'types', 'partitioning'},
+  'data': {'types', 'replacing'},
+  'text': {'types', 'partitioning', 'replacing'},
   # floor 2
   'sampling': {'types', 'diffusion'},
   # floor 3
   'models': {'types', 'partitioning', 'networks', 'diffusion', 'text'},
   'configuration': {'types', 'models'},
   'pretrained': set(),
-  'weights': {'configuration'},
+  'weights': {'configuration', 'replacing'},
   'checkpoints': {'types', 'partitioning', 'models', 'configuration', 'pretrained', 'weights'},
   # floor 4
-  'training': {'types', 'partitioning', 'processes', 'diffusion', 'models', 'checkpoints'},
+  'training': {'types', 'partitioning', 'processes', 'replacing', 'diffusion', 'models', 'checkpoints'},
   'generation': {'types', 'partitioning', 'diffusion', 'sampling', 'models'},
-  'evaluation': {'types', 'partitioning', 'pages', 'diffusion', 'data', 'text', 'sampling', 'models', 'generation'},
+  'evaluation': {
+    'types', 'partitioning', 'pages', 'replacing', 'diffusion', 'data', 'text', 'sampling', 'models', 'generation'
+  },
 }
 # The roof sees every room. A room's `__main__.py` belongs to it. `__init__` is vdm_jax/__init__.py, whose names only
 # the roof may import.

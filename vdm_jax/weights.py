@@ -13,6 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from vdm_jax import configuration
+from vdm_jax.replacing import replacing
 
 DTYPES = ('float32', 'float16')
 
@@ -31,10 +32,8 @@ def write(
   beyond = [name for name, value in rounded.items() if not np.isfinite(value).all()]
   if beyond:
     raise ValueError(f'{beyond[0]} holds values that are not finite in {dtype}: keep the weights as float32.')
-  path = Path(path)
-  partial = path.with_name(path.name + '.partial')
-  safetensors.numpy.save_file(rounded, partial, {'config': json.dumps(dict(config)), 'step': str(step)})
-  os.replace(partial, path)
+  with replacing(path) as temporary:
+    safetensors.numpy.save_file(rounded, temporary, {'config': json.dumps(dict(config)), 'step': str(step)})
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -170,4 +170,4 @@ def test_the_environment_names_versions_devices_and_commit(tmp_path):
   assert re.match(r'\d+\.\d+', environment['versions']['jax'])
   assert environment['devices']['platform'] == 'cpu'
   assert environment['git_commit'] is None or re.fullmatch('[0-9a-f]{40}', environment['git_commit'])
-  assert not list(tmp_path.glob('*.partial'))
+  assert [path.name for path in tmp_path.iterdir()] == ['env.json']

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from vdm_jax.benchmarks.train_step import load
 from vdm_jax.compilation import report
-from vdm_jax.data.replacing import replacing
+from vdm_jax.replacing import write_text
 
 RESULTS = Path(__file__).parent / 'results' / 'compile.json'
 
@@ -93,8 +93,7 @@ def fill(path: Path, rows: Sequence[Row], again: str) -> None:
     if entry is None or again == 'all' or (again == 'failed' and 'failed' in entry):
       print(f'{row.name} ...', file=sys.stderr, flush=True)
       known[row.name] = {'why': row.why, 'command': row.command, **_apart(row)}
-      with replacing(path) as temporary:
-        temporary.write_text(json.dumps(known, indent=1) + '\n')
+      write_text(path, json.dumps(known, indent=1) + '\n')
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

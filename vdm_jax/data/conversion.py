@@ -13,8 +13,8 @@ from typing import Any
 from vdm_jax.data import records, transforms
 from vdm_jax.data.clip import Clip
 from vdm_jax.data.quarantine import Quarantine
-from vdm_jax.data.replacing import replacing
 from vdm_jax.data.stored import Stored
+from vdm_jax.replacing import replacing, write_text
 
 PLAN = 'convert.json'
 FORMAT = 'vdm_jax clips, version 1'
@@ -57,7 +57,7 @@ def convert(
       left_out = f', {len(chosen) - written} left out' if written < len(chosen) else ''
       say(f'{file.name}: {written} clips{left_out}')
   info = {'format': FORMAT, 'num_shards': count, 'num_classes': source.num_classes}
-  _write(destination / records.INFO, json.dumps(info, indent=2) + '\n')
+  write_text(destination / records.INFO, json.dumps(info, indent=2) + '\n')
   return destination
 
 
@@ -81,7 +81,7 @@ def _prepare(destination: pathlib.Path, plan: dict[str, Any]) -> None:
   if destination.exists() and any(destination.iterdir()):
     raise ValueError(f'{destination} is not empty, and what is in it is no conversion; name a new folder.')
   destination.mkdir(parents=True, exist_ok=True)
-  _write(path, json.dumps(plan, indent=2) + '\n')
+  write_text(path, json.dumps(plan, indent=2) + '\n')
 
 
 def _write_shard(
@@ -109,7 +109,7 @@ def _write_shard(
         lines.append(json.dumps(records.index_line(record)) + '\n')
     finally:
       writer.close()
-  _write(index, ''.join(lines))
+  write_text(index, ''.join(lines))
   return len(lines)
 
 
@@ -133,8 +133,3 @@ def _fingerprint(source: Stored) -> str:
     line = [name, source.split_of(index), source.caption(index), source.label(index), state]
     digest.update(json.dumps(line).encode())
   return digest.hexdigest()
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  with replacing(path) as temporary:
-    temporary.write_text(text)

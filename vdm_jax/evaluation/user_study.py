@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vdm_jax.data import metadata
-from vdm_jax.data.replacing import replacing
 from vdm_jax.evaluation import ballot_page, ballots
 from vdm_jax.evaluation.ballots import QUESTIONS, VOTES, Vote
+from vdm_jax.replacing import write_text
 
 BAD_INPUT = 2  # exit status
 KINDS = ('.mp4', '.webm', '.gif')  # what browsers play; of one video in several kinds the first is taken
@@ -74,12 +74,12 @@ def make(folders: Sequence[str], out: str, *, names: Sequence[str], votes: int =
       [[int(p), 'ab'[int(left[voter, p] != first[p])]] for p in order] for voter, order in enumerate(orders)
     ],
   }  # fmt: skip
-  _write(target / 'page' / 'index.html', ballot_page.page(content))
+  write_text(target / 'page' / 'index.html', ballot_page.page(content))
   key = {
     'format': FORMAT, 'study': study, 'names': list(names), 'seed': seed, 'votes': votes, 'a': first.tolist(),
     'videos': [[str(one.path) for one in shown] for shown in pairs],
   }  # fmt: skip
-  _write(target / 'key.json', json.dumps(key, indent=1) + '\n')
+  write_text(target / 'key.json', json.dumps(key, indent=1) + '\n')
   return len(pairs)
 
 
@@ -203,7 +203,7 @@ def _score(args: argparse.Namespace) -> int:
     print(f'warning: {missing} votes are still to come.', file=sys.stderr)
   print(ballots.table(record['questions'], record['names']))
   if args.out:
-    _write(Path(args.out), json.dumps(record, indent=1) + '\n')
+    write_text(Path(args.out), json.dumps(record, indent=1) + '\n')
   return 0
 
 
@@ -230,11 +230,6 @@ def _read(path: Path, otherwise: str) -> dict[str, Any]:
   if not isinstance(content, dict) or content.get('format') != FORMAT:
     raise ValueError(f'{path} {otherwise}.')
   return content
-
-
-def _write(path: Path, content: str) -> None:
-  with replacing(path) as temporary:
-    temporary.write_text(content, encoding='utf-8')
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,8 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from vdm_jax.data.replacing import replacing
 from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.replacing import replacing, write_text
 
 Arrays = dict[str, np.ndarray]
 
@@ -55,12 +54,13 @@ def fill(
   sizes = {number: min(batch_size, clips - number * batch_size) for number in mine}
   missing = [number for number in mine if not _path(folder, number).exists()]
   if missing:
-    _write(folder / 'job.json', lambda file: file.write(json.dumps(job, indent=1).encode()))
+    write_text(folder / 'job.json', json.dumps(job, indent=1))
   done = sum(sizes[number] for number in mine if number not in missing)
   with tqdm(total=sum(sizes.values()), initial=done, desc=name, unit='clip') as bar:
     for number in missing:
       arrays = make(number)
-      _write(_path(folder, number), lambda file, arrays=arrays: np.savez(file, **arrays))
+      with replacing(_path(folder, number)) as temporary, open(temporary, 'wb') as file:
+        np.savez(file, **arrays)
       bar.update(sizes[number])
   if processes > 1:
     multihost_utils.sync_global_devices(folder.name)
@@ -74,10 +74,3 @@ def digest(job: Any) -> str:
 
 def _path(folder: Path, number: int) -> Path:
   return folder / f'{number:06d}.npz'
-
-
-def _write(path: Path, write: Callable[[Any], Any]) -> None:
-  with replacing(path) as temporary, open(temporary, 'wb') as file:
-    write(file)
-    file.flush()
-    os.fsync(file.fileno())

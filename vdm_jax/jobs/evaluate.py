@@ -14,7 +14,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, evaluation
-from vdm_jax.data.replacing import replacing
 from vdm_jax.evaluation.protocol import Protocol
 from vdm_jax.evaluation.protocols import PROTOCOLS
 from vdm_jax.evaluation.records import figures_of
@@ -24,6 +23,7 @@ from vdm_jax.jobs.batches import digest, fill
 from vdm_jax.jobs.files import writable
 from vdm_jax.jobs.measuring import Asked
 from vdm_jax.jobs.run import open_run
+from vdm_jax.replacing import write_text
 
 Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # of a section `sampling`
 
@@ -126,9 +126,7 @@ def _report(record: dict[str, Any], folder: Path, name: str) -> int:
   text = json.dumps(record, indent=2)
   path = folder / f'{name}.json'
   if path.exists() and (before := path.read_text()) != text + '\n':
-    with replacing(folder / f'{name}_{digest(before)}.json') as temporary:
-      temporary.write_text(before)
-  with replacing(path) as temporary:
-    temporary.write_text(text + '\n')
+    write_text(folder / f'{name}_{digest(before)}.json', before)
+  write_text(path, text + '\n')
   print(text)
   return 0

@@ -12,8 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm_jax import pages
-from vdm_jax.data.replacing import replacing
 from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.replacing import write_text
 
 PAGE, LIST = 'index.html', 'videos.jsonl'
 KINDS = ('.mp4', '.gif', '.png', '.npy')
@@ -84,7 +84,7 @@ def write_gallery(
   files = [{kind: stem + kind for kind in KINDS if (folder / (stem + kind)).exists()} for stem in stems]
   shown = [found.get('.mp4') or found['.png'] for found in files]
   lines = (json.dumps({'file_name': file, 'text': name}) for file, name in zip(shown, names, strict=True))
-  _write(folder / LIST, ''.join(f'{line}\n' for line in lines))
+  write_text(folder / LIST, ''.join(f'{line}\n' for line in lines))
   parts = [
     f'<header>\n<h1>{_count(len(names))}</h1>\n<p class="quiet">{pages.text(_SUMMARY.format(**settings))}</p>\n'
     '<p><button type="button" id="play" hidden>Pause all</button></p>\n</header>\n<main>'
@@ -97,7 +97,7 @@ def write_gallery(
   parts += [_picture(file, meaning) for file, meaning in PICTURES.items() if (folder / file).exists()]
   parts.append(f'<details open>\n<summary>Settings</summary>\n{pages.table(settings)}\n</details>\n</main>')
   path = folder / PAGE
-  _write(path, pages.page(_count(len(names)), '\n'.join(parts), script=_SCRIPT))
+  write_text(path, pages.page(_count(len(names)), '\n'.join(parts), script=_SCRIPT))
   return path
 
 
@@ -140,8 +140,3 @@ def _picture(file: str, meaning: str) -> str:
 
 def _count(videos: int) -> str:
   return '1 video' if videos == 1 else f'{videos} videos'
-
-
-def _write(path: Path, content: str) -> None:
-  with replacing(path) as temporary:
-    temporary.write_text(content, encoding='utf-8')

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vdm_jax.data.replacing import replacing
 from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.replacing import write_text
 
 
 class Progress:
@@ -33,12 +32,12 @@ class Progress:
   def begin(self) -> None:
     """Takes the folder, which must exist, for this work."""
     if not self._job.exists():
-      _write(self._job, self._record)
+      write_text(self._job, json.dumps(self._record))
 
   def save(self, done: int) -> None:
     """Records that `done` pieces are done, after they are on the disk."""
     self.done = done
-    _write(self._file, {'done': done})
+    write_text(self._file, json.dumps({'done': done}))
 
 
 def _read(path: Path, default: dict[str, Any]) -> dict[str, Any]:
@@ -52,10 +51,3 @@ def _read(path: Path, default: dict[str, Any]) -> dict[str, Any]:
   if not isinstance(held, dict):
     raise BadInput(f'{path} is no record of a command: choose another --out, or empty this one.')
   return held
-
-
-def _write(path: Path, value: Any) -> None:
-  with replacing(path) as temporary, open(temporary, 'w') as file:
-    json.dump(value, file)
-    file.flush()
-    os.fsync(file.fileno())

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from vdm_jax import plots
-from vdm_jax.data.replacing import replacing
 from vdm_jax.evaluation.protocol import Protocol
 from vdm_jax.evaluation.records import figures_of
 from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.replacing import write_text
 
 AUGMENTATIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 SWEEPS = {'guidance': 'guidance_weight', 'steps': 'num_steps', 'augmentation': 'augmentation'}  # key of `sampling`
@@ -65,8 +65,7 @@ def write(
   table = csv.writer(text, lineterminator='\n')
   table.writerow([SWEEPS[sweep] if column == 'x' else column for column in COLUMNS])
   table.writerows([['' if cell is None else cell for cell in row] for row in rows])
-  with replacing(folder / f'{name}.csv') as temporary:
-    temporary.write_text(text.getvalue())
+  write_text(folder / f'{name}.csv', text.getvalue())
   lines: dict[str, dict[str, list[tuple[float, float, float | None]]]] = {}
   several = len({point.series for point, _ in found}) > 1
   for series, x, metric, variant, value, spread, published in rows:

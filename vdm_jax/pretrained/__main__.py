@@ -22,7 +22,7 @@ import numpy as np
 
 import vdm_jax
 from vdm_jax import checkpoints, pretrained, weights
-from vdm_jax.data.replacing import replacing
+from vdm_jax.replacing import write_text
 
 BAD_INPUT = 2  # exit status
 DTYPE = 'float16'
@@ -84,8 +84,7 @@ def add_scores(name: str, path: str) -> None:
 
 
 def _write(name: str, card: dict[str, Any]) -> None:
-  with replacing(pretrained.FOLDER / f'{name}.json') as temporary:
-    temporary.write_text(json.dumps(card, indent=1) + '\n', encoding='utf-8')
+  write_text(pretrained.FOLDER / f'{name}.json', json.dumps(card, indent=1) + '\n')
 
 
 def _parser() -> argparse.ArgumentParser:

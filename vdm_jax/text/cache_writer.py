@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
 
+from vdm_jax.replacing import replacing, write_text
 from vdm_jax.text import cache, fingerprint
 from vdm_jax.text.cache import RECORD, STORED, Record
 from vdm_jax.text.frozen import FrozenEncoder
@@ -43,7 +43,7 @@ def embed(
   if stored not in STORED:
     raise ValueError(f'embeddings can be stored as {", ".join(STORED)}, not {stored!r}')
   captions = set(captions)
-  record = _record(encode, folder, stored, -(-len(captions) // BLOCK_CAPTIONS), shard_index)
+  record = _record(encode, folder, stored, -(-len(captions) // BLOCK_CAPTIONS))
   lacking = cache.by_block(record, cache.missing(folder, record, captions))
   mine = {number: lacking[number] for number in sorted(lacking) if number % shard_count == shard_index}
   total, done = sum(map(len, mine.values())), 0
@@ -54,7 +54,7 @@ def embed(
   return total
 
 
-def _record(encode: FrozenEncoder, folder: str, stored: str, blocks: int, shard_index: int) -> Record:
+def _record(encode: FrozenEncoder, folder: str, stored: str, blocks: int) -> Record:
   """The record of the folder, written if there is none."""
   file = Path(folder) / RECORD
   wanted = Record(
@@ -68,10 +68,7 @@ def _record(encode: FrozenEncoder, folder: str, stored: str, blocks: int, shard_
     blocks=max(1, blocks),
   )
   if not file.is_file():
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f'.partial-{shard_index}')
-    partial.write_text(json.dumps(dataclasses.asdict(wanted), indent=2) + '\n')
-    os.replace(partial, file)  # hosts that come together write the same
+    write_text(file, json.dumps(dataclasses.asdict(wanted), indent=2) + '\n')  # as do hosts that come together
     return wanted
   record = cache.read_record(folder)
   cache.check(folder, record, encode.published, encode.path, encode.length, encode.dtype)
@@ -95,10 +92,8 @@ def _write_block(encode: FrozenEncoder, folder: str, record: Record, number: int
     'embedding_ends': np.cumsum([len(embedding) for embedding in embeddings], dtype=np.int64),
     'embeddings': np.concatenate(embeddings),
   }
-  file = cache.block_file(folder, record, number)
-  partial = file.with_suffix('.partial')
-  partial.write_bytes(save(tensors, {'record': record.digest}))  # not save_file, whose files none else may read
-  os.replace(partial, file)
+  with replacing(cache.block_file(folder, record, number)) as temporary:
+    temporary.write_bytes(save(tensors, {'record': record.digest}))  # not save_file, whose files none else may read
 
 
 def _round(encode: FrozenEncoder, caption: str, record: Record) -> np.ndarray:

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from vdm_jax import checkpoints, partitioning
 from vdm_jax.models import Model
+from vdm_jax.replacing import replacing
 from vdm_jax.training import optimizer, run_folder, state
 from vdm_jax.training.step import make_gradient, make_train_step
 from vdm_jax.types import Array, Batch, Conditioning, Params
@@ -173,9 +174,8 @@ def _some(names: list[str]) -> str:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-  partial = path.with_suffix('.partial')
-  safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, partial)
-  os.replace(partial, path)
+  with replacing(path) as temporary:
+    safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary)
 
 
 def _read_batch(path: Path) -> Batch:

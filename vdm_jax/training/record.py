@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import resource
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from vdm_jax.replacing import write_text
 
 
 class Rows:
@@ -138,9 +139,7 @@ def _cut(path: Path, step: int) -> None:
   lines = path.read_text().splitlines()
   kept = [line for line in lines if _step(line) <= step]
   if kept != lines or (lines and not path.read_text().endswith('\n')):
-    partial = path.with_suffix('.partial')
-    partial.write_text(''.join(f'{line}\n' for line in kept))
-    os.replace(partial, path)
+    write_text(path, ''.join(f'{line}\n' for line in kept))
 
 
 def _step(line: str) -> float:

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from vdm_jax import checkpoints
+from vdm_jax.replacing import write_text
 
 # What may differ between the starts of one run; a name ending in '.' is a whole section.
 MAY_CHANGE = (
@@ -220,9 +221,7 @@ def _git_commit() -> str | None:
 
 def write_json(path: Path, content: Any) -> None:
   """Writes a JSON file whole or not at all."""
-  partial = path.with_suffix('.partial')
-  partial.write_text(json.dumps(content, indent=2) + '\n')
-  os.replace(partial, path)
+  write_text(path, json.dumps(content, indent=2) + '\n')
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -1,0 +1,34 @@
+"""Files that are never seen half written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import secrets
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """A temporary file beside `path` that takes its place in one step, or disappears if writing fails.
+
+  What was written is on the disk before the step, so that even a machine that stops leaves the old file or the new
+  one. The temporary name is nobody else's: hosts that write the same file of a shared disk do not meet.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
+  try:
+    yield temporary
+    with open(temporary, 'rb') as file:
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes a text file, UTF-8, whole or not at all."""
+  with replacing(path) as temporary:
+    temporary.write_text(text, encoding='utf-8')
