@@ -10,15 +10,13 @@ configuration.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Sequence
 
-import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from vdm_jax import checkpoints, compilation, configuration, data, doctor, jobs, pretrained, processes, training
+from vdm_jax import checkpoints, configuration, data, jobs, pretrained, processes, training
 from vdm_jax.jobs import command
 
 MODES = ('train', 'sample', 'evaluate', 'compile', 'doctor', 'preflight', 'replay')
@@ -72,11 +70,13 @@ def _run(config: ConfigDict) -> int:
   if _SEED.value is not None:
     config.seed = _SEED.value
   if _MODE.value == 'doctor':
-    return _doctor(config)
+    return jobs.examine(config, _WORKDIR.value, overfit=_OVERFIT.value)
   if _OVERFIT.value:
     raise jobs.BadInput(f'--overfit has no effect on --mode={_MODE.value}: give --mode=doctor, or leave it out.')
   if _MODE.value == 'compile':
-    return _compile(config)
+    flag = flags.FLAGS['config']
+    asked = {'config': config_flags.get_config_filename(flag), 'overrides': config_flags.get_override_values(flag)}
+    return jobs.compile_ahead(config, _TOPOLOGY.value, asked)
   run = _named_run(_MODE.value, _WORKDIR.value, _PRETRAINED.value)
   if _MODE.value == 'preflight':
     return jobs.preflight(config, run)
@@ -109,33 +109,6 @@ def _named_run(mode: str, workdir: str | None, name: str | None) -> str:
       f'--workdir is missing: name the folder of the run, such as --workdir=runs/digits{shipped}.'
     )
   return workdir
-
-
-def _doctor(config: ConfigDict) -> int:
-  text = doctor.report(config)
-  if jax.process_index() == 0:
-    print(text, flush=True)
-  if '\nproblem: ' in text:
-    return command.BAD_INPUT
-  if not _OVERFIT.value:
-    return 0
-  try:
-    print(findings := doctor.overfit(config, _WORKDIR.value))
-  except (ValueError, OSError) as error:
-    raise jobs.BadInput(str(error)) from error
-  return command.BAD_INPUT if findings.faults else 0
-
-
-def _compile(config: ConfigDict) -> int:
-  if _TOPOLOGY.value is None:
-    raise jobs.BadInput('--topology is missing: name the devices to compile for, such as v4:4x4x8 or gpu:1x8x80.')
-  flag = flags.FLAGS['config']
-  asked = {'config': config_flags.get_config_filename(flag), 'overrides': config_flags.get_override_values(flag)}
-  try:
-    print(json.dumps(asked | compilation.report(config, _TOPOLOGY.value), indent=2))
-  except (ValueError, RuntimeError) as error:
-    raise jobs.BadInput(str(error)) from error
-  return 0
 
 
 def _request() -> jobs.Request:

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vdm_jax import models
 from vdm_jax.benchmarks import train_step
-from vdm_jax.benchmarks.flops import model_flops
+from vdm_jax.compilation.ideal import evaluation_flops
+from vdm_jax.compilation.programs import build_model
 
 TINY = [
   'data.num_frames=2', 'data.height=8', 'data.width=8', 'data.pad_rows=0', 'data.text_length=3', 'model.patch_width=16',
@@ -28,13 +28,13 @@ def test_a_configuration_is_read_with_its_variant_and_changes():
 def test_the_real_step_is_measured():
   config = train_step.load('configs/snap_fit_500m.py', [*TINY, 'model.dtype=float32'])
   result = train_step.measure(config, 2, repeats=2)
-  model = models.build(config.model, encode=lambda captions: None)
+  model = build_model(config)
   params = jax.eval_shape(model.init, jax.random.key(0))
   assert result['parameters'] == sum(leaf.size for leaf in jax.tree.leaves(params))
   assert result['batch'] == 2 and result['train_step_ms_per_video'] > 0 and result['evaluation_ms_per_video'] > 0
   assert result['train_step_mfu'] is None, 'a CPU has no figure in the table'
   batch = train_step.random_batch(model, config, 3)
-  flops = model_flops(lambda params, batch: train_step.evaluation(model, params, batch), params, batch)
+  flops = evaluation_flops(model, params, batch)
   assert result['evaluation_flops'] == flops / 3, 'work is per video'
 
 
@@ -45,10 +45,10 @@ def test_the_real_step_is_measured():
 def test_the_papers_networks_need_the_flops_of_their_cards(name, tera):
   """Forward TFLOP per video, from the layers' sizes by hand (the U-Nets' without relative positions)."""
   config = train_step.load(f'configs/snap_{name}.py', [])
-  model = train_step.build(config)
+  model = build_model(config)
   batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, train_step.random_batch(model, config, 1)))
   params = jax.eval_shape(model.init, jax.random.key(0))
-  flops = model_flops(lambda params, batch: train_step.evaluation(model, params, batch), params, batch)
+  flops = evaluation_flops(model, params, batch)
   assert flops == pytest.approx(tera * 1e12, rel=0.01)
 
 

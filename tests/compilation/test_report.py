@@ -12,7 +12,7 @@ import jax
 import pytest
 from compilation.report_cases import fit
 
-from vdm_jax.benchmarks import model_flops
+from vdm_jax.compilation import model_flops
 from vdm_jax.compilation import programs, report
 from vdm_jax.types import Conditioning
 

@@ -7,7 +7,8 @@ import importlib.util
 import jax
 import pytest
 
-from vdm_jax.compilation.targets import GPUS, TPUS, open_target
+from vdm_jax.compilation.chips import GPUS, TPUS, chip_of, gpu_of_memory
+from vdm_jax.compilation.targets import open_target
 
 FORMS = (
   'v4:4x4x8 or v5p:2x2x1 (three sizes), v5e:4x4 or v6e:2x4 (two), gpu:<nodes>x<per node>x<GB>, or here'
@@ -50,7 +51,8 @@ def test_more_virtual_devices_than_jax_started_with_are_refused():
 
 def test_nodes_talk_over_the_network_and_gpus_of_one_node_do_not():
   one = open_target('gpu:1x1x80')
-  assert one.link_rate == GPUS[80].link_rate and one._replace(nodes=2).link_rate == GPUS[80].network_rate
+  a100 = GPUS['A100 80GB']
+  assert one.link_rate == a100.link_rate and one._replace(nodes=2).link_rate == a100.network_rate
   unknown = open_target('gpu:1x1x32')
   assert (unknown.chip, unknown.link_rate, unknown.memory) == (None, None, 32 * 10**9)
 
@@ -59,3 +61,17 @@ def test_this_machine_is_a_target():
   target = open_target('here')
   assert (list(target.devices), target.backend) == (jax.devices(), 'cpu')
   assert (target.chip, target.memory) == (None, None)
+
+
+@pytest.mark.parametrize(('kind', 'chip'), [
+  ('TPU v4', TPUS['v4']), ('TPU v5 lite', TPUS['v5e']), ('TPU v5e', TPUS['v5e']), ('TPU v5', TPUS['v5p']),
+  ('TPU v5p', TPUS['v5p']), ('TPU v6 lite', TPUS['v6e']), ('NVIDIA A100-SXM4-40GB', GPUS['A100 40GB']),
+  ('NVIDIA A100-SXM4-80GB', GPUS['A100 80GB']), ('NVIDIA H100 80GB HBM3', GPUS['H100']),
+  ('NVIDIA H200', GPUS['H200']), ('cpu', None),
+])  # fmt: skip
+def test_a_device_is_known_by_what_it_calls_itself(kind, chip):
+  assert chip_of(kind) == chip
+
+
+def test_a_gpu_known_by_its_memory_alone_is_the_slowest_of_that_size():
+  assert (gpu_of_memory(80), gpu_of_memory(24)) == (GPUS['A100 80GB'], None)

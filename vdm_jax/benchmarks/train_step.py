@@ -24,22 +24,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdm_jax import models, partitioning
+from vdm_jax import partitioning
 from vdm_jax.benchmarks import timing
-from vdm_jax.benchmarks.flops import model_flops
+from vdm_jax.compilation.ideal import evaluation, evaluation_flops, peak_flops, step_evaluations
+from vdm_jax.compilation.programs import build_model
 from vdm_jax.models import Model
-from vdm_jax.training import make_train_step, optimizer, state
+from vdm_jax.training import jit_train_step, optimizer, state
 from vdm_jax.types import Array, Batch, Conditioning
 
 CONFIGS = ('snap_fit_500m', 'snap_fit_3b9', 'snap_fit_3b9_upsampler', 'snap_unet_85m', 'snap_unet_284m')
-# bfloat16 TFLOP/s of the data sheets, dense.
-PEAKS = {'H200': 989, 'H100': 989, 'A100': 312, 'TPU v4': 275, 'TPU v5 lite': 197, 'TPU v5': 459, 'TPU v6 lite': 918}
 GROWTH = 1.02  # a doubled batch must raise the rate by this much to be worth it
-
-
-def build(config: ConfigDict) -> Model:
-  """The configuration's model; the captions' encoder is left out, for their embeddings are random here."""
-  return models.build(config.model, encode=lambda captions: None)
 
 
 def random_batch(model: Model, config: ConfigDict, size: int) -> Batch:
@@ -59,15 +53,15 @@ def random_batch(model: Model, config: ConfigDict, size: int) -> Batch:
 
 def measure(config: ConfigDict, size: int, repeats: int) -> dict[str, Any]:
   """Median seconds of a training step and of one evaluation of `size` videos, their FLOPs and the peak memory."""
-  model, mesh = build(config), partitioning.make_mesh({'data': 1}, jax.devices()[:1])
+  model, mesh = build_model(config), partitioning.make_mesh({'data': 1}, jax.devices()[:1])
   rule = optimizer.build(config.training, model.logical_axes)
-  train_step = jax.jit(make_train_step(model, rule, config.training, mesh), donate_argnums=0)
+  train_step = jit_train_step(model, rule, config.training, mesh, state.abstract(model, rule, mesh))
   batch = partitioning.put_batch(random_batch(model, config, size), mesh)
   evaluate = jax.jit(lambda params, batch: evaluation(model, params, batch))
   with jax.set_mesh(mesh):
     current = state.create(model, rule, mesh, seed=0)
     key = jax.random.key(0)
-    flops = model_flops(lambda params, batch: evaluation(model, params, batch), current.params, batch)
+    flops = evaluation_flops(model, current.params, batch)
 
     def step() -> Array:
       nonlocal current
@@ -82,22 +76,12 @@ def measure(config: ConfigDict, size: int, repeats: int) -> dict[str, Any]:
   return facts | rates(seconds, size, flops, config.training.self_condition_rate, peak_flops())
 
 
-def evaluation(model: Model, params: Any, batch: Batch) -> Array:
-  """The network once, at the middle of the noise levels."""
-  cond = batch.cond
-  if model.upsampling > 1:
-    cond = cond._replace(low_resolution=batch.x, augmentation_logsnr=jnp.zeros(batch.x.shape[0]))
-  return model.network(params)(batch.x, jnp.zeros(batch.x.shape[0]), cond, None)[0]
-
-
 def rates(
   seconds: dict[str, float], size: int, flops: float, self_condition_rate: float, peak: float | None
 ) -> dict[str, float | None]:
   """Milliseconds per video and the share of `peak` FLOP/s; `flops` are those of one evaluation of the batch.
-
-  A training step needs three evaluations' work, and one more for the share of examples that is self-conditioned.
   """
-  work = {'train_step': (3 + self_condition_rate) * flops, 'evaluation': flops}
+  work = {'train_step': step_evaluations(self_condition_rate) * flops, 'evaluation': flops}
   result: dict[str, float | None] = {}
   for name, time in seconds.items():
     result[f'{name}_ms_per_video'] = 1e3 * time / size
@@ -131,12 +115,6 @@ def measured_matmul(size: int = 8192, repeats: int = 5) -> float:
   a = jnp.ones((size, size), jnp.bfloat16)
   product = jax.jit(jnp.matmul)
   return 2 * size**3 / timing.medians({'matmul': lambda: product(a, a)}, repeats)['matmul']
-
-
-def peak_flops() -> float | None:
-  """FLOP/s of the first device by its data sheet; None where it is not in the table."""
-  kind = jax.devices()[0].device_kind
-  return next((1e12 * peak for name, peak in PEAKS.items() if name in kind), None)
 
 
 def peak_bytes() -> int | None:

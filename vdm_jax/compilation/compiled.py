@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from vdm_jax.benchmarks.flops import jaxpr_flops
 from vdm_jax.compilation.costs import Costs, costs
+from vdm_jax.compilation.flops import jaxpr_flops
 from vdm_jax.compilation.programs import Program
 from vdm_jax.compilation.targets import Target
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from vdm_jax import data, models, partitioning
 from vdm_jax.generation.sampler import make_stages
 from vdm_jax.models import Model
-from vdm_jax.training import make_train_step, optimizer, state
+from vdm_jax.training import jit_train_step, optimizer, state
 from vdm_jax.types import Batch, Conditioning
 
 
@@ -41,11 +41,7 @@ def train_step(model: Model, config: ConfigDict, mesh: Mesh) -> Program:
   rule = optimizer.build(training, model.logical_axes)
   layout = state.abstract(model, rule, mesh)
   arguments = (layout, _batch(model, config.data, mesh), _keys((), partitioning.replicated(mesh)))
-  step = jax.jit(
-    make_train_step(model, rule, training, mesh),
-    donate_argnums=0,
-    out_shardings=(state.shardings(layout), partitioning.replicated(mesh)),
-  )
+  step = jit_train_step(model, rule, training, mesh, layout)
   with jax.set_mesh(mesh):
     return Program(step.trace(*arguments), arguments)
 

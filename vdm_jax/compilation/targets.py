@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -12,33 +11,8 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
-GIB = 2**30
+from vdm_jax.compilation.chips import TPUS, Chip, chip_of, gpu_of_memory
 
-
-class Chip(NamedTuple):
-  """One device by its data sheet, bytes and rates per device."""
-
-  flops: float  # per second, bfloat16, dense
-  memory: int  # bytes that a program may use
-  memory_rate: float  # bytes per second
-  link_rate: float  # bytes per second to other devices of the node or slice, one way, all links together
-  network_rate: float = math.inf  # bytes per second to other nodes, where that is another wire
-
-
-# Google's pages on each generation; memory is what the compiler grants, up to 1.3 GiB less than the chip has. A v4 chip
-# is one device (megacore).
-TPUS = {
-  'v4': Chip(275e12, int(30.75 * GIB), 1200e9, 300e9),
-  'v5e': Chip(197e12, int(15.75 * GIB), 819e9, 200e9),
-  'v5p': Chip(459e12, int(95.74 * GIB), 2765e9, 600e9),
-  'v6e': Chip(918e12, int(31.25 * GIB), 1640e9, 400e9),
-}
-# NVIDIA's data sheets by memory in GB, with the network of a DGX: A100, A100, H200. An H100 of 80 GB computes faster.
-GPUS = {
-  40: Chip(312e12, 40 * 10**9, 1555e9, 300e9, 25e9),
-  80: Chip(312e12, 80 * 10**9, 2039e9, 300e9, 25e9),
-  141: Chip(989e12, 141 * 10**9, 4800e9, 450e9, 50e9),
-}
 _DIMENSIONS = {'v4': 3, 'v5p': 3, 'v5e': 2, 'v6e': 2}
 _FORMS = 'v4:4x4x8 or v5p:2x2x1 (three sizes), v5e:4x4 or v6e:2x4 (two), gpu:<nodes>x<per node>x<GB>, or here'
 
@@ -115,15 +89,12 @@ def _gpus(name: str, nodes: int, per_node: int, gigabytes: int) -> Target:
         'compile in a process of its own.'
       ) from None
   return Target(
-    name, jax.devices('cpu')[:count], 'cpu_estimate', GPUS.get(gigabytes), gigabytes * 10**9, nodes
+    name, jax.devices('cpu')[:count], 'cpu_estimate', gpu_of_memory(gigabytes), gigabytes * 10**9, nodes
   )
 
 
 def _here() -> Target:
   devices = jax.devices()
-  kinds = {'v4': 'TPU v4', 'v5e': 'TPU v5 lite', 'v5p': 'TPU v5', 'v6e': 'TPU v6 lite'}
-  chips = {kind: TPUS[name] for name, kind in kinds.items()} | {'NVIDIA H200': GPUS[141], 'NVIDIA A100': GPUS[80]}
-  names = [kind for kind in chips if devices[0].device_kind.startswith(kind)]
   memory = (devices[0].memory_stats() or {}).get('bytes_limit')
-  chip = chips[max(names, key=len)] if names else None
+  chip = chip_of(devices[0].device_kind)
   return Target('here', devices, devices[0].platform, chip, memory, jax.process_count())

@@ -21,7 +21,7 @@ from vdm_jax.doctor.symptoms import Fault
 from vdm_jax.models import Model
 from vdm_jax.training import optimizer, state
 from vdm_jax.training.optimizer import Optimizer
-from vdm_jax.training.step import make_train_step, with_low_resolution
+from vdm_jax.training.step import jit_train_step, with_low_resolution
 from vdm_jax.types import Array, Batch, Carry, Conditioning, Network, Params
 
 CLIPS = 8
@@ -151,9 +151,9 @@ class Trainer:
     self._mesh, self._batch = mesh, partitioning.put_batch(batch, mesh)
     rule = _scaled(optimizer.build(config.training, model.logical_axes))
     first = state.create(model, rule, mesh, config.seed)
-    self._layout = jax.tree.map(lambda leaf: leaf.sharding, first)
+    self._layout = state.shardings(first)
     self._first = jax.device_get(first)
-    self._step = jax.jit(make_train_step(model, rule, config.training, mesh), donate_argnums=0)
+    self._step = jit_train_step(model, rule, config.training, mesh, first)
     self._key = jax.random.key(config.seed)
 
   def minutes(self, steps: int) -> float:

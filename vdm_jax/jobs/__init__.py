@@ -6,12 +6,13 @@ from vdm_jax.jobs.evaluate import PROTOCOLS, evaluate
 from vdm_jax.jobs.measuring import Asked
 from vdm_jax.jobs.preflight import PREFLIGHT_SECONDS, preflight
 from vdm_jax.jobs.replay import replay
+from vdm_jax.jobs.reports import compile_ahead, examine
 from vdm_jax.jobs.sample import sample
 from vdm_jax.jobs.sweeps import SWEEPS
 from vdm_jax.jobs.train import STOPPED, train
 
 __all__ = [
-  'PREFLIGHT_SECONDS', 'PROTOCOLS', 'STOPPED', 'SWEEPS', 'Asked', 'BadInput', 'Request', 'embed', 'evaluate',
-  'preflight', 'read_frame_rate', 'read_frame_rates', 'read_host', 'read_prompts', 'read_size', 'replay', 'sample',
-  'train',
+  'PREFLIGHT_SECONDS', 'PROTOCOLS', 'STOPPED', 'SWEEPS', 'Asked', 'BadInput', 'Request', 'compile_ahead', 'embed',
+  'evaluate', 'examine', 'preflight', 'read_frame_rate', 'read_frame_rates', 'read_host', 'read_prompts',
+  'read_size', 'replay', 'sample', 'train',
 ]  # fmt: skip

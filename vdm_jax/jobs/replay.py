@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 from ml_collections import ConfigDict
 
-from vdm_jax import models, partitioning, training
+from vdm_jax import partitioning, training
+from vdm_jax.compilation.programs import build_model
 from vdm_jax.jobs.arguments import BadInput
 
 
@@ -18,10 +19,8 @@ def replay(config: ConfigDict, folder: str) -> int:
     mesh = partitioning.make_mesh(config.mesh)
   except ValueError:
     mesh = partitioning.make_mesh({'data': 1}, jax.devices()[:1])
-  # The batch holds the captions' embeddings, so the files of a frozen encoder need not be here.
-  encode = None if config.data.text in ('none', 'words') else lambda captions: None
   try:
-    done = training.replay(folder, config, models.build(config.model, encode), mesh)
+    done = training.replay(folder, config, build_model(config), mesh)  # the batch holds the captions' embeddings
   except (ValueError, OSError) as error:
     raise BadInput(str(error)) from error
   if jax.process_index() == 0:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, configuration, data, diffusion, doctor, generation, models, partitioning, training
-from vdm_jax.benchmarks import flops, train_step
+from vdm_jax.compilation import ideal_step_seconds
 from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.jobs.files import write_together
 from vdm_jax.models import Model
@@ -53,20 +53,6 @@ def train(config: ConfigDict, workdir: str) -> int:
   if not every or config.training.num_steps % every:  # else the last preview was of the last step
     preview(state.ema, int(state.step))
   return 0
-
-
-def ideal_step_seconds(model: Model, config: ConfigDict, batch: Batch) -> float | None:
-  """What the model FLOPs of a step take at the devices' published peak; None where that is not known.
-
-  Three evaluations per example, and one more for the share that is self-conditioned. `batch` shows the shapes.
-  """
-  if (peak := train_step.peak_flops()) is None:
-    return None
-  params = jax.eval_shape(model.init, jax.random.key(0))
-  example = jax.tree.map(lambda leaf: leaf[:1], batch)
-  one = flops.model_flops(lambda params, batch: train_step.evaluation(model, params, batch), params, example)
-  evaluations = config.data.batch_size * (3 + config.training.self_condition_rate)
-  return evaluations * one / (peak * jax.device_count())
 
 
 def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh) -> Callable[[Params, int], None]:

@@ -20,7 +20,7 @@ from vdm_jax import partitioning, processes
 from vdm_jax.checkpoints import Checkpointer
 from vdm_jax.models import Model
 from vdm_jax.training import metrics, nonfinite, optimizer, record, run_folder, state
-from vdm_jax.training.step import MAX_SKIPPED, make_heldout_loss
+from vdm_jax.training.step import MAX_SKIPPED, jit_train_step, make_heldout_loss
 from vdm_jax.types import Batch, Params
 
 # Steps dispatched before the loop waits for the oldest: enough to hide the host, few enough for CPU
@@ -95,7 +95,7 @@ def train(
     examples = config.data.batch_size / mesh.size
     recorder = _Recorder(training, writer, on_row, record.Stopwatch(examples, ideal_step_seconds))
     heldout_loss = make_heldout_loss(model, training, heldout, mesh) if heldout else None
-    step = nonfinite.compiled_step(model, rule, training, mesh, layout)
+    step = jit_train_step(model, rule, training, mesh, layout)
     source = stack.enter_context(_closing(batches(int(start.step))))
     stop = stack.enter_context(_stop_requested())
     key = jax.device_put(jax.random.key(config.seed), partitioning.replicated(mesh))

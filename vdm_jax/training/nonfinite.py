@@ -22,7 +22,7 @@ from vdm_jax import checkpoints, partitioning
 from vdm_jax.models import Model
 from vdm_jax.replacing import replacing
 from vdm_jax.training import optimizer, run_folder, state
-from vdm_jax.training.step import make_gradient, make_train_step
+from vdm_jax.training.step import jit_train_step, make_gradient
 from vdm_jax.types import Array, Batch, Conditioning, Params
 
 FOLDER, BATCH, OUTCOME, REPORT = 'nonfinite', 'batch.safetensors', 'outcome.safetensors', 'report.json'
@@ -93,20 +93,11 @@ def replay(folder: str | os.PathLike, config: Any, model: Model, mesh: Mesh) -> 
   with jax.set_mesh(mesh):
     found = diagnose(model, config.training, mesh, current, batch, key)
     step = int(current.step) + 1
-    _, measured = compiled_step(model, rule, config.training, mesh, layout)(current, batch, key)
+    _, measured = jit_train_step(model, rule, config.training, mesh, layout)(current, batch, key)
   values = {name: np.asarray(measured[name]) for name in MEASURED}
   outcome = safetensors.numpy.load_file(folder / OUTCOME)
   same = all(values[name].tobytes() == outcome[name].tobytes() for name in MEASURED)
   return Replay(step, same, values, found)
-
-
-def compiled_step(model: Model, rule: Any, training: Any, mesh: Mesh, layout: state.TrainState) -> Any:
-  """The training step as runs compile it; the state it is given is used up."""
-  return jax.jit(
-    make_train_step(model, rule, training, mesh),
-    donate_argnums=0,
-    out_shardings=(state.shardings(layout), partitioning.replicated(mesh)),
-  )
 
 
 def put_whole(batch: Batch, mesh: Mesh) -> Batch:

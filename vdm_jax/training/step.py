@@ -19,7 +19,7 @@ from vdm_jax.diffusion import augment, branch, cosine_logsnr, denoising_loss, do
 from vdm_jax.models import Model
 from vdm_jax.training import metrics
 from vdm_jax.training.optimizer import Optimizer
-from vdm_jax.training.state import TrainState, ema_decay, update_ema
+from vdm_jax.training.state import TrainState, ema_decay, shardings, update_ema
 from vdm_jax.types import Array, Batch, Conditioning, Params
 
 TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Any]]]
@@ -70,6 +70,18 @@ def make_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mes
     return new_state, measured | {'sums': sums, 'skipped_in_a_row': skipped}
 
   return train_step
+
+
+def jit_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mesh, layout: TrainState) -> TrainStep:
+  """The training step as runs compile it. The state that it is given is used up; the new one lies as `layout` says.
+
+  `layout` is a `state.abstract`. Call, or trace, it inside `jax.set_mesh(mesh)`.
+  """
+  return jax.jit(
+    make_train_step(model, optimizer, training, mesh),
+    donate_argnums=0,
+    out_shardings=(shardings(layout), partitioning.replicated(mesh)),
+  )
 
 
 def make_heldout_loss(

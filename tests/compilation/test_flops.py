@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from vdm_jax import configuration, models
-from vdm_jax.benchmarks import model_flops
+from vdm_jax.compilation import model_flops
 from vdm_jax.networks.layers import Conv3x3
 from vdm_jax.types import Conditioning
 

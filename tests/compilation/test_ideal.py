@@ -8,9 +8,7 @@ import pytest
 from networks.tiny import make_config
 
 from vdm_jax import models, partitioning
-from vdm_jax.benchmarks import train_step
-from vdm_jax.benchmarks.flops import model_flops
-from vdm_jax.jobs.train import ideal_step_seconds
+from vdm_jax.compilation import ideal, ideal_step_seconds, model_flops
 from vdm_jax.training import make_train_step, optimizer, state
 from vdm_jax.types import Batch, Conditioning
 
@@ -20,7 +18,7 @@ def test_it_is_what_the_products_of_the_real_step_take_at_the_peak(monkeypatch):
   model, mesh = models.build(config.model), partitioning.make_mesh({'data': -1})
   batch = Batch(np.zeros((6, *model.video_shape), np.float32), Conditioning(drop=np.zeros((6, 1), bool)))
   assert ideal_step_seconds(model, config, batch) is None, 'a CPU has no published peak'
-  monkeypatch.setattr(train_step, 'peak_flops', lambda: 2e9)
+  monkeypatch.setattr(ideal, 'peak_flops', lambda: 2e9)
   rule = optimizer.build(config.training, model.logical_axes)
   current = state.abstract(model, rule, mesh)
   step = make_train_step(model, rule, config.training, mesh)

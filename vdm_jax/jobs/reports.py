@@ -1,0 +1,44 @@
+"""Looking before doing: what the doctor finds, and what the compiler says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vdm_jax import compilation, doctor
+from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.jobs.command import BAD_INPUT
+
+
+def examine(config: ConfigDict, workdir: str | None, *, overfit: bool) -> int:
+  """Prints what the doctor says of a configuration, or of a run; with `overfit` also whether it learns eight clips.
+
+  Returns 0 if all is well.
+  """
+  text = doctor.report(config)
+  if jax.process_index() == 0:
+    print(text, flush=True)
+  if '\nproblem: ' in text:
+    return BAD_INPUT
+  if not overfit:
+    return 0
+  try:
+    print(findings := doctor.overfit(config, workdir))
+  except (ValueError, OSError) as error:
+    raise BadInput(str(error)) from error
+  return BAD_INPUT if findings.faults else 0
+
+
+def compile_ahead(config: ConfigDict, topology: str | None, asked: Mapping[str, Any]) -> int:
+  """Prints the compile report as one JSON object, with what was asked for before it."""
+  if topology is None:
+    raise BadInput('--topology is missing: name the devices to compile for, such as v4:4x4x8 or gpu:1x8x80.')
+  try:
+    print(json.dumps({**asked, **compilation.report(config, topology)}, indent=2))
+  except (ValueError, RuntimeError) as error:
+    raise BadInput(str(error)) from error
+  return 0
