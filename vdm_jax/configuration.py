@@ -95,6 +95,7 @@ def _training() -> dict[str, Any]:
     'preview_every': 5_000,  # sample videos during training; 0: never
     'heldout_every': 1_000,  # loss on held-out clips; 0: never
     'keep_checkpoints': 2,
+    'stall_seconds': 1_800.0,  # a step, or the batch for it, that takes longer ends the run with a reason; 0: no limit
     'tensorboard': False,
     'optimizer': 'adam',  # adam or lamb
     'learning_rate': 3e-4,

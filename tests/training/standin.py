@@ -88,6 +88,7 @@ def make_config(**training) -> ConfigDict:
         'preview_every': 0,
         'heldout_every': 0,
         'keep_checkpoints': 2,
+        'stall_seconds': 600.0,
         'tensorboard': False,
         'optimizer': 'adam',
         'learning_rate': 0.01,

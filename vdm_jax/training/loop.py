@@ -32,6 +32,9 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 # For the slowest process's compiler.
 COMPILE_SECONDS = 3600.0
+# What stands between steps (compiling, saving, sampling, measuring) may take this long, or training.stall_seconds.
+PAUSE_SECONDS = 3600.0
+SLOW = 'The same command resumes from the last checkpoint. Where a step may take so long, raise training.stall_seconds.'
 
 Advance = Callable[[state.TrainState, Batch], tuple[state.TrainState, Any]]
 Preview = Callable[[Params, int], None]
@@ -73,6 +76,9 @@ def train(
       of its checkpoints is good.
     run_folder.InUse: another job holds the workdir.
     FloatingPointError: MAX_SKIPPED steps in a row were not finite; the last can be done again with `nonfinite.replay`.
+
+  Ends the process, and all others of a company, where a step has not ended after `training.stall_seconds`; see
+  `processes.watched`.
   """
   training = config.training
   partitioning.check_batch(config.data.batch_size, mesh, training.accumulation_steps)
@@ -93,7 +99,8 @@ def train(
     writer = record.Rows(path, resumed=int(start.step), tensorboard=training.tensorboard)
     stack.callback(writer.close)
     examples = config.data.batch_size / mesh.size
-    recorder = _Recorder(training, writer, on_row, record.Stopwatch(examples, ideal_step_seconds))
+    note = stack.enter_context(processes.watched(training.stall_seconds, SLOW))
+    recorder = _Recorder(training, writer, on_row, record.Stopwatch(examples, ideal_step_seconds), note)
     heldout_loss = make_heldout_loss(model, training, heldout, mesh) if heldout else None
     step = jit_train_step(model, rule, training, mesh, layout)
     source = stack.enter_context(_closing(batches(int(start.step))))
@@ -137,27 +144,29 @@ def _run(
       if step == first:
         with recorder.compiling():
           advance = compile_step(current, batch)
+      recorder.note(f'handing step {step} to the devices')
       current, measured = advance(current, batch)
       recorder.push(step, batch, measured)
       recorder.settle(IN_FLIGHT)
 
       if heldout_loss and _due(step, training.heldout_every):
-        with recorder.paused():
+        with recorder.paused(f'measuring the held-out loss after step {step}'):
           recorder.attach(step, heldout_loss(current.ema))
       if preview and _due(step, training.preview_every):
         recorder.settle(0)
-        with recorder.paused():
+        with recorder.paused(f'making a preview after step {step}'):
           preview(current.ema, step)
       stopping = stop(step)
       if stopping or step == training.num_steps or _due(step, training.checkpoint_every):
         recorder.settle(0)  # the rows a checkpoint stands for are on disk before it
-        with recorder.paused():
+        with recorder.paused(f'saving step {step}'):
           checkpointer.save(step, current)
       if stopping and step < training.num_steps:
         record.say(f'stopped at step {step}; the same command resumes.')
         break
     recorder.settle(0)
   except _NotFinite as end:
+    recorder.note(f'keeping step {end.step} for a replay', PAUSE_SECONDS)
     folder = keep(end, current)
     raise FloatingPointError(
       f'no loss or gradient of the {MAX_SKIPPED} steps up to step {end.step} was finite. {folder} holds the last of '
@@ -165,7 +174,8 @@ def _run(
       'from the last checkpoint, but will end here again: use another --workdir with a lower training.learning_rate, a '
       "smaller training.clip_norm or model.dtype='float32', and check the data for NaN."
     ) from None
-  checkpointer.wait()
+  with recorder.paused('finishing the last checkpoint'):
+    checkpointer.wait()
   return current
 
 
@@ -184,14 +194,21 @@ class _Recorder:
   """Steps in flight, and the rows they become when they finish."""
 
   def __init__(
-    self, training: Any, writer: record.Rows, on_row: OnRow | None, watch: record.Stopwatch
+    self,
+    training: Any,
+    writer: record.Rows,
+    on_row: OnRow | None,
+    watch: record.Stopwatch,
+    note: Callable[..., None],
   ) -> None:
+    self.note = note
     self._training, self._writer, self._on_row, self._watch = training, writer, on_row, watch
     self._flight: collections.deque[tuple[int, Batch, Any]] = collections.deque()
     self._extra: dict[int, dict[str, float]] = {}
     self._spoke = time.monotonic()
 
   def next_batch(self, source: Iterator[Batch], step: int) -> Batch:
+    self.note(f'waiting for the batch of step {step}')
     since = time.perf_counter()
     batch = next(source, None)
     self._watch.add('data', since)
@@ -201,6 +218,7 @@ class _Recorder:
 
   @contextlib.contextmanager
   def compiling(self) -> Iterator[None]:
+    self.note('compiling the training step', PAUSE_SECONDS)
     since = time.perf_counter()
     yield
     self._watch.compile_seconds = time.perf_counter() - since
@@ -209,7 +227,8 @@ class _Recorder:
     record.say(f'compiled the training step in {self._watch.compile_seconds:.1f} s')
 
   @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
+  def paused(self, doing: str) -> Iterator[None]:
+    self.note(doing, PAUSE_SECONDS)
     since = time.perf_counter()
     yield
     self._watch.add('pause', since)
@@ -228,6 +247,7 @@ class _Recorder:
     """
     while len(self._flight) > in_flight:
       step, batch, measured = self._flight.popleft()
+      self.note(f'waiting for the devices to finish step {step}')
       since = time.perf_counter()
       loss = jax.block_until_ready(measured['loss'])
       self._watch.add('device', since)
