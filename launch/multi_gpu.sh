@@ -4,7 +4,8 @@
 #   launch/multi_gpu.sh [--processes=N] [--restarts=N] [--dry_run] --config=configs/t2v_large.py --workdir=runs/t2v ...
 #
 # One process drives all GPUs; --processes=8 starts eight, with an equal share of the GPUs each. The same command
-# resumes. After a crash it starts again up to --restarts times (3), as long as each attempt got further than the last.
+# resumes. After a crash, or a process that hangs, it starts again up to --restarts times (3), as long as each attempt got
+# further than the last; processes that do not end with the others are killed a minute later (PATIENCE seconds).
 # Everything else goes to `python -m vdm_jax.main` as it is. PYTHON names the interpreter (python3).
 set -euo pipefail
 
@@ -29,6 +30,18 @@ refused=2  # bad input: starting again would not help
 python=${PYTHON:-python3}
 port=${PORT:-$((20000 + RANDOM % 10000))}
 
+# Kills those of the given processes that are still there a minute after the first of them has ended: they are frozen.
+sweep() {
+  local pid left=${PATIENCE:-60}
+  while sleep 1; do
+    for pid in "$@"; do
+      kill -0 "$pid" 2>/dev/null || break 2
+    done
+  done
+  for (( ; left > 0; left--)); do sleep 1; done
+  kill -KILL "$@" 2>/dev/null
+}
+
 gpus() { nvidia-smi --list-gpus | wc -l; }
 
 # The devices of process $1, for CUDA_VISIBLE_DEVICES.
@@ -39,7 +52,7 @@ share() {
 
 # Starts all processes with the arguments given, passes signals on to them, and returns the first bad status.
 run_all() {
-  local index pid status=0 each pids=()
+  local index pid status=0 each sweeper pids=()
   if [[ $processes -eq 1 ]]; then
     set -- "$python" -m vdm_jax.main "$@"
     [[ -z $dry_run ]] || { echo "${*@Q}"; return 0; }
@@ -63,6 +76,8 @@ run_all() {
   fi
   # One of them is enough: all stop after the same step.
   trap 'asked=yes; kill -TERM "${pids[0]}" 2>/dev/null || true' TERM INT USR1
+  sweep "${pids[@]}" > /dev/null 2>&1 &
+  sweeper=$!
   for pid in "${pids[@]}"; do
     while true; do
       each=0
@@ -72,6 +87,7 @@ run_all() {
     [[ $each -eq 0 || $status -ne 0 ]] || status=$each
   done
   trap - TERM INT USR1
+  kill "$sweeper" 2>/dev/null || true
   return "$status"
 }
 

@@ -5,22 +5,33 @@
 #       --config=configs/t2v_large.py --workdir=/shared/runs/t2v ...
 #
 # --gpus is per node; --gpus=0 runs one task per node on CPUs. Two minutes before the end of its time, and on
-# preemption, SLURM sends SIGTERM: the run saves, exits with status 75 and goes back to the queue. The folder must be
-# on a file system that all nodes share. Everything else goes to `python -m vdm_jax.main` as it is. PYTHON names the
+# preemption, SLURM sends SIGTERM: the run saves, exits with status 75 and goes back to the queue. So it does after a
+# crash, or a process that hangs, as long as it got further than when it was started. The folder must be on a file system
+# that all nodes share. Everything else goes to `python -m vdm_jax.main` as it is. PYTHON names the
 # interpreter (python3).
 set -euo pipefail
 
 stopped=75 # the run was asked to stop and can be resumed
+refused=2  # bad input: starting again would not help
 python=${PYTHON:-python3}
 
 # Inside the job: this script again, with what `python -m vdm_jax.main` is to be given.
 if [[ ${1:-} == --inside ]]; then
   shift
-  step=(srun --kill-on-bad-exit=0 --gpu-bind=none "$python" -m vdm_jax.main)
+  workdir=''
+  for argument in "$@"; do
+    [[ $argument != --workdir=* ]] || workdir=${argument#*=}
+  done
+  newest() { # the newest checkpoint's step, 0 where there is none
+    find "$workdir/checkpoints" -maxdepth 1 -regex '.*/[0-9]+' -printf '%f\n' 2>/dev/null | sort -n | tail -n 1 | grep . || echo 0
+  }
+  # A task that does not end with the others is frozen: SLURM kills it a minute later.
+  step=(srun --kill-on-bad-exit=0 --wait=60 --gpu-bind=none "$python" -m vdm_jax.main)
   status=0
   if [[ ${SLURM_RESTART_COUNT:-0} -eq 0 ]]; then
     "${step[@]}" --mode=preflight "$@"
   fi
+  before=$(newest)
   "${step[@]}" "$@" &
   # SLURM signals the steps itself; the script only has to outlive them.
   trap ':' TERM USR1
@@ -31,6 +42,11 @@ if [[ ${1:-} == --inside ]]; then
   done
   if [[ $status -eq $stopped ]]; then
     echo "stopped and saved: job $SLURM_JOB_ID goes back to the queue." >&2
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+  fi
+  if [[ $status -ne 0 && $status -ne $refused && $(newest) -gt $before ]]; then
+    echo "the run ended with status $status at step $(newest): job $SLURM_JOB_ID goes back to the queue." >&2
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
   fi

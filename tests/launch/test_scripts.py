@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,6 +23,7 @@ if [[ $name == gcloud && " $* " == *' describe '* ]]; then cat "$CALLS.state"; f
 if [[ $name == python3 && " $* " != *preflight* ]]; then
   status=$(head -n 1 "$CALLS.statuses" 2>/dev/null || true)
   sed -i 1d "$CALLS.statuses" 2>/dev/null || true
+  if [[ ${status:-0} == frozen ]]; then kill -STOP $$; fi
   if [[ ${status:-0} == hang ]]; then
     trap 'echo stopped >> "$CALLS"; exit 75' TERM
     echo waiting >> "$CALLS"
@@ -30,7 +32,10 @@ if [[ $name == python3 && " $* " != *preflight* ]]; then
   exit "${status:-0}"
 fi
 if [[ $name == srun && " $* " == *preflight* && -e "$CALLS.unfit" ]]; then exit 2; fi
-if [[ $name == srun && " $* " != *preflight* ]]; then exit "$(cat "$CALLS.statuses" 2>/dev/null || echo 0)"; fi
+if [[ $name == srun && " $* " != *preflight* ]]; then
+  if [[ -e "$CALLS.saves" ]]; then mkdir -p "$(cat "$CALLS.saves")"; fi
+  exit "$(cat "$CALLS.statuses" 2>/dev/null || echo 0)"
+fi
 """
 
 
@@ -125,6 +130,15 @@ def test_a_crash_starts_again_only_where_that_can_help(calls, tmp_path, statuses
   assert starts(calls) == expected
 
 
+def test_a_process_that_does_not_end_with_the_others_is_killed(calls, tmp_path):
+  """F07: a frozen one would keep the script, and so the next attempt, waiting for good."""
+  Path(f'{calls}.statuses').write_text('frozen\n70\n0\n0\n')
+  arguments = ('--processes=2', '--config=c.py', f'--workdir={tmp_path}')
+  done = launch('multi_gpu.sh', *arguments, PATIENCE='1')
+  assert starts(calls) == 4
+  assert re.search(r'the run ended with status (70|137); starting again from step 0\.', done.stderr)
+
+
 def test_a_signal_to_the_script_reaches_the_run(calls, tmp_path):
   Path(f'{calls}.statuses').write_text('hang\n')
   command = [LAUNCH / 'multi_gpu.sh', '--config=c.py', f'--workdir={tmp_path}']
@@ -161,6 +175,19 @@ def test_a_job_that_stopped_goes_back_to_the_queue(calls, tmp_path, ended, statu
   assert first.startswith('srun ') and '[--mode=preflight]' in first
   assert second.startswith('srun ') and '[--mode=preflight]' not in second
   assert rest == (['scontrol [requeue] [17] gpus='] if requeued else [])
+
+
+@pytest.mark.parametrize(
+  ('ended', 'saved', 'requeued'), [('70', '300', True), ('134', '300', True), ('70', '100', False), ('2', '300', False)]
+)
+def test_a_job_that_crashed_goes_back_to_the_queue_if_it_got_further(calls, tmp_path, ended, saved, requeued):
+  (tmp_path / 'checkpoints' / '200').mkdir(parents=True)
+  Path(f'{calls}.statuses').write_text(ended)
+  Path(f'{calls}.saves').write_text(str(tmp_path / 'checkpoints' / saved))
+  status = 0 if requeued else int(ended)
+  done = launch('slurm.sh', '--inside', '--config=c.py', f'--workdir={tmp_path}', status=status, SLURM_JOB_ID='17')
+  assert lines(calls)[2:] == (['scontrol [requeue] [17] gpus='] if requeued else [])
+  assert (f'with status {ended} at step 300: job 17 goes back to the queue.' in done.stderr) == requeued
 
 
 def test_a_job_whose_nodes_do_not_agree_does_not_train(calls, tmp_path):

@@ -76,7 +76,10 @@ with processes.joined(place), processes.watched(bound, 'Raise the bound.') as no
     note(f'waiting for the batch of step {step}')
     if step == 4 and index == int(arguments[2]):
       print('here it ends', flush=True)
-      time.sleep(300) if how == 'sleep' else os.kill(os.getpid(), getattr(signal, how))
+      if how == 'sleep':
+        time.sleep(300)
+      time.sleep(2.5)  # longer than from pulse to pulse
+      os.kill(os.getpid(), getattr(signal, how))
     note(f'waiting for step {step}')
     processes.exchange('step', step)
     time.sleep(0.1)

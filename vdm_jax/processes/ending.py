@@ -7,6 +7,7 @@ import faulthandler
 import json
 import os
 import sys
+import threading
 import time
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from jax._src import distributed  # the coordination service's keys have no publ
 FAILED = 'vdm_jax/failed'
 HEARD = 'vdm_jax/heard'
 FAREWELL_SECONDS = 10.0  # for the others to hear of a failure
+LAST_SECONDS = 20.0  # after which a process ends though the others could not be told
 LOST = 70  # exit status where a process is gone or does not go on; starting again may help
 
 
@@ -39,6 +41,7 @@ def failure() -> dict[str, Any] | None:
 def end_all(status: int, reason: str) -> NoReturn:
   """Tells the others, waits until they have heard it, and ends this process; the first failure is the company's."""
   client = distributed.global_state.client
+  _end_soon(status)
   with contextlib.suppress(RuntimeError):  # another was first, or the service is gone
     client.key_value_set(FAILED, json.dumps({'process': index(), 'status': status, 'reason': reason}))
   first = failure()
@@ -51,6 +54,7 @@ def end_all(status: int, reason: str) -> NoReturn:
 
 def leave(first: dict[str, Any]) -> NoReturn:
   """Follows the process that failed first."""
+  _end_soon(first['status'])
   lost = first['status'] == LOST
   print('error: ' + (first['reason'] if lost else f'process {first["process"]} failed: {first["reason"]}'),
         file=sys.stderr)  # fmt: skip
@@ -68,6 +72,13 @@ def stop(status: int) -> NoReturn:
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(status)
+
+
+def _end_soon(status: int) -> None:
+  """Whatever becomes of the farewells: the service may be as frozen as what it is asked about."""
+  last = threading.Timer(LAST_SECONDS, stop, [status])
+  last.daemon = True
+  last.start()
 
 
 def _hear(client: Any) -> None:

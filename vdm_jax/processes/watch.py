@@ -84,7 +84,9 @@ class Watch:
       self._threads.append(threading.Thread(target=self._talk, daemon=True))
 
   def start(self) -> None:
-    """Begins to watch."""
+    """Begins to watch; the others are told at once."""
+    if self._client is not None:
+      self._pulse()
     for thread in self._threads:
       thread.start()
 
@@ -103,13 +105,17 @@ class Watch:
     """Who is gone or stuck; None where nobody is."""
     places = {i: place for i, (_, place, _) in self._heard.items()}
     names = {i: name for i, (_, _, name) in self._heard.items()} | {self.index: _name()}
-    if self._client is not None and self.index and now - self._answered > patience:
+    if self._deaf(now, patience):
       silences = dict.fromkeys(self._others, 0.0) | {0: now - self._answered}
     else:  # as of the last answer: without one nobody can be heard
       silences = {i: self._answered - at for i, at in self._heard_at.items()}
     return silent(silences, places, names, patience) or (
       stalled(places | {self.index: self._place(now)}, names) if len(places) == len(self._others) else None
     )
+
+  def _deaf(self, now: float, patience: float) -> bool:
+    """Whether process 0 no longer tells this one anything."""
+    return self._client is not None and self.index > 0 and now - self._answered > patience
 
   def _place(self, now: float) -> Place:
     place, since = self._own
@@ -133,7 +139,7 @@ class Watch:
         self._forgive(now - before)
       before = now
       if found := self.verdict(now, self.patience):
-        self._end(f'{found} {self.remedy}'.rstrip(), reachable=now - self._answered <= PULSE_SECONDS * MISSED_PULSES)
+        self._end(f'{found} {self.remedy}'.rstrip(), alone=self._deaf(now, self.patience))
 
   def _forgive(self, seconds: float) -> None:
     """This process itself stood still so long (Ctrl-Z, a suspended machine): nobody else is to blame for it."""
@@ -143,10 +149,10 @@ class Watch:
     self._answered += seconds
     self._heard_at = {i: at + seconds for i, at in self._heard_at.items()}
 
-  def _end(self, reason: str, *, reachable: bool) -> None:
+  def _end(self, reason: str, *, alone: bool) -> None:
     print(f'error: {reason}', file=sys.stderr)
     faulthandler.dump_traceback(sys.stderr)
-    if self._client is not None and reachable:
+    if self._client is not None and not alone:
       ending.end_all(ending.LOST, reason)
     ending.stop(ending.LOST)
 
