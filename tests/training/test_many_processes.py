@@ -25,6 +25,7 @@ import standin
 from vdm_jax import partitioning
 from vdm_jax.training import train
 workdir, steps, bad, pause = arguments[0], int(arguments[1]), int(arguments[2]), float(arguments[3])
+stall = float(arguments[4])
 with processes.joined(place, good=(0, 75)):
   mesh = partitioning.make_mesh({'data': -1, 'fsdp': 2})
   part, count = partitioning.batch_shard(mesh)
@@ -37,7 +38,8 @@ with processes.joined(place, good=(0, 75)):
         mine.x[-1, 0] = np.nan
       yield mine
   config = standin.make_config(
-    num_steps=steps, checkpoint_every=3, log_every=2, schedule='constant', heldout_every=4, preview_every=4
+    num_steps=steps, checkpoint_every=3, log_every=2, schedule='constant', heldout_every=4, preview_every=4,
+    stall_seconds=stall,
   )
   heldout = [jax.tree.map(lambda x: x[part * rows : (part + 1) * rows], standin.make_batch(1000))]
   seen = []
@@ -52,8 +54,8 @@ with processes.joined(place, good=(0, 75)):
 NEVER = 10**9
 
 
-def together(folder, workdir, steps, *, bad=NEVER, pause=0.0, count=2, devices=4):
-  return Company(folder, met(TRAIN, workdir, steps, bad, pause, count=count), devices=devices)
+def together(folder, workdir, steps, *, bad=NEVER, pause=0.0, stall=600.0, count=2, devices=4):
+  return Company(folder, met(TRAIN, workdir, steps, bad, pause, stall, count=count), devices=devices)
 
 
 def alone(workdir, steps):
@@ -120,6 +122,30 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path, number):
   assert 1 < step < 4000
   assert checkpoints.steps(tmp_path / 'two')[-1] == step
   assert_equal_runs(tmp_path / 'one', tmp_path / 'two', step + 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize('number', [signal.SIGSTOP, signal.SIGKILL])
+def test_a_process_that_is_lost_is_named_and_nothing_saved_is(tmp_path, number):
+  """F06, F07: frozen or killed; the other ends within the bound, and the run goes on from its last checkpoint."""
+  with together(tmp_path / 'logs', tmp_path / 'two', 4000, pause=0.05, stall=12.0) as company:
+    company.until('compiled', seconds=280)
+    deadline = time.monotonic() + 100
+    while not checkpoints.steps(tmp_path / 'two'):
+      assert time.monotonic() < deadline, company.texts()
+      time.sleep(0.1)
+    company.processes[1].send_signal(number)
+    started = time.monotonic()
+    assert company.processes[0].wait(100) == 70, company.texts()
+    assert time.monotonic() - started < 12 + 25
+    text = company.texts()[0]
+  assert re.search(
+    r'error: process 1 \(\S+, pid \d+\) of 2 has not been heard of for \d+ s, last seen (?:waiting for|handing|saving|'
+    r'measuring|making) .*step \d+.*: it was killed, .* The same command resumes from the last checkpoint\.',
+    text,
+  ), text
+  assert_equal_runs(tmp_path / 'one', tmp_path / 'two', checkpoints.steps(tmp_path / 'two')[-1] + 3)
 
 
 @pytest.mark.slow
