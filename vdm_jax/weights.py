@@ -34,6 +34,7 @@ def write(
     raise ValueError(f'{beyond[0]} holds values that are not finite in {dtype}: keep the weights as float32.')
   with replacing(path) as temporary:
     safetensors.numpy.save_file(rounded, temporary, {'config': json.dumps(dict(config)), 'step': str(step)})
+    temporary.chmod(0o644)  # save_file makes files that nobody else may read
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -12,8 +12,7 @@ import jax
 import pytest
 from compilation.report_cases import fit
 
-from vdm_jax.compilation import model_flops
-from vdm_jax.compilation import programs, report
+from vdm_jax.compilation import model_flops, programs, report
 from vdm_jax.types import Conditioning
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent

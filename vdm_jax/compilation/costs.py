@@ -154,15 +154,17 @@ def _in_memory(shapes: Sequence[Shape]) -> int:
 
 
 def _group(attributes: str, devices: int) -> int:
-  """Devices that take part in a collective together."""
+  """Devices that take part in a collective together. Raises ValueError where they are written in an unknown way."""
   if match := re.search(r'replica_groups=\[(\d+),(\d+)\]', attributes):
     return int(match.group(2))
-  if match := re.search(r'replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}', attributes):
+  if match := re.search(r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^)]*\)[^{]*)?\s*\{([^}]*)\}', attributes):
     sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", match.group(1))}
     axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match.group(2))
     return math.prod(int(part) if part else sizes[name] for name, part in axes)
   if match := re.search(r'replica_groups=\{\{([\d,]+)\}', attributes):
     return len(match.group(1).split(','))
+  if match := re.search(r'replica_groups=(?!\{\}).{0,80}', attributes):
+    raise ValueError(f'the compiled program groups devices in a way that is not known: {match.group(0)}')
   return devices
 
 

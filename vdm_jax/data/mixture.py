@@ -114,15 +114,20 @@ def choose(position: int, weights: Sequence[int]) -> tuple[int, int]:
 
   Of every sum(weights) elements from the start a part has its weight exactly, and of any n elements n times its share,
   give or take 2 for each other part. Where the pattern begins moves from one such
-  period to the next by the golden ratio, so that hosts, which take every k-th element, see all parts whatever k is.
+  period to the next, so that micro-batches, which take every k-th element, see all parts whatever k is.
   """
   length = sum(weights)
   period, place = divmod(position, length)
-  begin = period * 0x9E3779B9 % 2**32 * length >> 32
+  begin = beginning(period, length)
   which, before = _choose((place + begin) % length, weights)
   skipped = _count(begin, which, weights)
   earlier = before - skipped if place + begin < length else before + weights[which] - skipped
   return which, period * weights[which] + earlier
+
+
+def beginning(period: int, length: int) -> int:
+  """Where the pattern of a period of `length` elements begins: it moves from period to period by the golden ratio."""
+  return period * 0x9E3779B9 % 2**32 * length >> 32
 
 
 def whole(weights: Sequence[fractions.Fraction]) -> tuple[int, ...]:

@@ -221,11 +221,10 @@ def _check(config, encode: Encode | None, shard_index: int, shard_count: int) ->
 def _mark_still(position: int, index: int, *, rate: fractions.Fraction) -> tuple[int, bool]:
   """Makes stills of `rate.numerator` in every `rate.denominator` elements of the stream.
 
-  Where the pattern begins moves from period to period by the golden ratio: micro-batches, which take every n-th
-  element, get their share whatever n.
+  The pattern moves as that of a mixture does, for the same reason.
   """
   period, place = divmod(position, rate.denominator)
-  place = (place + (period * 0x9E3779B9 % 2**32 * rate.denominator >> 32)) % rate.denominator
+  place = (place + mixture.beginning(period, rate.denominator)) % rate.denominator
   return index, place * rate // 1 < (place + 1) * rate // 1
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from vdm_jax.evaluation import frechet, neighbours
 from vdm_jax.evaluation.clipsim import similarity
 from vdm_jax.evaluation.inception_score import inception_score
-from vdm_jax.evaluation.moments import Moments, streamed
+from vdm_jax.evaluation.moments import Moments, gathered, streamed
 from vdm_jax.evaluation.motion import compare_motion
 from vdm_jax.evaluation.protocol import Metric, Protocol
 from vdm_jax.types import Array
@@ -119,7 +119,7 @@ def grouped(batches: Iterator[np.ndarray], groups: int = frechet.GROUPS) -> list
   """
   parts: list[list[Moments]] = [[] for _ in range(groups)]
   seen = 0
-  for block in _gather(batches):
+  for block in gathered(batches):
     for group in range(groups):
       rows = rows_of(block[(group - seen) % groups :: groups])
       if len(rows):
@@ -174,17 +174,6 @@ def first_rows(batches: Iterator[np.ndarray], most: int = MOST) -> np.ndarray:
     if count == most:
       break
   return np.concatenate(held)
-
-
-def _gather(batches: Iterator[np.ndarray], clips: int = 1024) -> Iterator[np.ndarray]:
-  held: list[np.ndarray] = []
-  for batch in batches:
-    held.append(batch)
-    if sum(map(len, held)) >= clips:
-      yield np.concatenate(held)
-      held = []
-  if held:
-    yield np.concatenate(held)
 
 
 def _distance(groups: list[Moments], reference: Moments) -> dict[str, Any]:

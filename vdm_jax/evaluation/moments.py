@@ -63,14 +63,15 @@ def streamed(batches: Iterable[Array], name: str = 'features', *, block: int = B
 
   Batches cut in another way give the same up to rounding. Raises ValueError as `moments` does, and without batches.
   """
-  parts = (moments(rows, name) for rows in _blocks(batches, block))
+  parts = (moments(rows, name) for rows in gathered(batches, block))
   first = next(parts, None)
   if first is None:
     raise ValueError(f'frechet_distance: {name} is empty; pass one batch or more.')
   return functools.reduce(merge, parts, first)
 
 
-def _blocks(batches: Iterable[Array], rows: int) -> Iterator[np.ndarray]:
+def gathered(batches: Iterable[Array], rows: int = BLOCK) -> Iterator[np.ndarray]:
+  """The same rows in larger batches, of `rows` or a little more."""
   held: list[np.ndarray] = []
   for batch in batches:
     held.append(np.asarray(batch))

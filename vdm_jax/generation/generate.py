@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from vdm_jax import partitioning
 from vdm_jax.generation.cascade import make_upsampler
-from vdm_jax.generation.sampler import make_sampler
+from vdm_jax.generation.sampler import make_sampler, video_keys
 from vdm_jax.models import Model
 from vdm_jax.types import Params
 
@@ -75,8 +75,7 @@ def make_generator(
     videos = []
     for start in range(0, count, size):
       index = np.minimum(np.arange(start, start + size), count - 1)  # the last batch repeats its last video
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), first + index)
-      keys = jax.device_put(keys, rows) if split else keys  # the noise follows its keys, and the rest the noise
+      keys = video_keys(seed, first + index, rows)
       part = jax.tree.map(lambda leaf, index=index: leaf[index], inputs)
       videos.append(np.asarray(sampler(params, keys, *part))[: count - start, :, pad : height - pad])
     return _finite(np.concatenate(videos), prompts)

@@ -24,7 +24,7 @@ from vdm_jax.generation import conditional
 from vdm_jax.generation.cascade import SECOND_STAGE, make_corruption
 from vdm_jax.generation.conditional import Observed
 from vdm_jax.generation.plan import Plan, Window
-from vdm_jax.generation.sampler import make_stages
+from vdm_jax.generation.sampler import make_stages, video_keys
 from vdm_jax.models import Model
 from vdm_jax.types import Array, Conditioning, Params
 
@@ -210,8 +210,7 @@ def fill(
   for done, (start, number) in enumerate(work[skip:], skip + 1):
     window = plan.windows[number]
     videos = np.minimum(np.arange(start, start + size), count - 1)  # the last batch repeats its last video
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), first + videos)
-    keys = jax.device_put(keys, rows) if rows else keys
+    keys = video_keys(seed, first + videos, rows)
     keys = branch(keys, SECOND_STAGE) if second_stage else keys
     keys = branch(branch(keys, WINDOW), number) if number else keys
     observed = _observe(window, model, frames, videos, low, place)

@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
 
 from vdm_jax import sampling
 from vdm_jax.diffusion import branch, from_left, unit_noise
@@ -29,6 +32,15 @@ class Stages(NamedTuple):
   begin: Callable[..., State]  # (*inputs) -> state
   advance: Callable[..., State]  # (*inputs, state, start, stop) -> state, for 0 <= start <= stop <= num_steps
   finish: Callable[..., Array]  # (*inputs, state) -> x
+
+
+def video_keys(seed: int, numbers: np.ndarray, rows: NamedSharding | None = None) -> Array:
+  """The key `[b]` of each video by its number: it depends on nothing else, whatever is sampled with it.
+
+  `rows` says where they lie; the noise follows its keys, and the rest the noise.
+  """
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
+  return keys if rows is None else jax.device_put(keys, rows)
 
 
 def make_sampler(model: Model, config: Mapping[str, Any]) -> Sampler:

@@ -80,7 +80,7 @@ def _check(asked: Asked) -> None:
 
 def _digits(config: ConfigDict, workdir: str, asked: Asked) -> Measure:
   """The protocol that needs no files: its samples are kept themselves, for they are small."""
-  _, make_generate = open_run(config, workdir)
+  make_generate = open_run(config, workdir)
   step = checkpoints.latest_step(workdir)
   folder = asked.folder(workdir) / 'digits'
 

@@ -24,7 +24,7 @@ from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.jobs.batches import Arrays, Batches, fill
 from vdm_jax.jobs.draws import Conditions, Draw
 from vdm_jax.jobs.feature_files import open_networks, text_tower
-from vdm_jax.jobs.run import Stage, open_generator, open_stages
+from vdm_jax.jobs.run import Stage, make_generator, open_generator, open_stages
 
 CHECKSUM = 'checksum'
 # Of the section `data`: what clips look like.
@@ -235,8 +235,7 @@ def _sampler(setup: Setup, sampling: Mapping[str, Any]) -> Sample:
     generate = open_generator(setup.stages, sampling, **options)
   else:
     (stage,) = setup.stages
-    params = jax.device_put(stage.params, partitioning.replicated(setup.mesh))
-    generate = functools.partial(generation.make_long_generator(stage.model, sampling, **options), params)
+    generate = make_generator(stage, sampling, long=True, **options)
     plan = generation.extension(protocol.num_frames, protocol.num_frames, overlap=1, given=protocol.given_frames)
 
   def sample(positions: np.ndarray) -> np.ndarray:

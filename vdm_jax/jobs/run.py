@@ -47,13 +47,13 @@ def open_stages(config: Mapping[str, Any], workdir: str) -> list[Stage]:
   return [load(first_config, path, second.model.encode if shares_text else None), second]
 
 
-def open_run(config: ConfigDict, workdir: str) -> tuple[Model, Callable[[ConfigDict], Callable[..., np.ndarray]]]:
-  """The run's model, and what makes a generator of its EMA out of a section `sampling`, a first stage's before it."""
+def open_run(config: ConfigDict, workdir: str) -> Callable[[Mapping[str, Any]], Callable[..., np.ndarray]]:
+  """What makes a generator of the run's EMA out of a section `sampling`; the videos of a first stage are kept."""
   *before, last = open_stages(config, workdir)
   if not before:
-    return last.model, lambda sampling: make_generator(last, sampling)
+    return lambda sampling: make_generator(last, sampling)
   first = _remember(make_generator(before[0], before[0].sampling))
-  return last.model, lambda sampling: generation.make_cascade(first, make_generator(last, sampling))
+  return lambda sampling: generation.make_cascade(first, make_generator(last, sampling))
 
 
 def open_generator(stages: list[Stage], sampling: Mapping[str, Any], **options: Any) -> Callable[..., np.ndarray]:
@@ -66,12 +66,13 @@ def open_generator(stages: list[Stage], sampling: Mapping[str, Any], **options: 
 
 
 def make_generator(
-  stage: Stage, sampling: Mapping[str, Any], *, mesh: Mesh | None = None, **options: Any
+  stage: Stage, sampling: Mapping[str, Any], *, mesh: Mesh | None = None, long: bool = False, **options: Any
 ) -> Callable[..., np.ndarray]:
-  """`generation.make_generator` with the EMA of a run, a copy of which is put on each device of a mesh."""
+  """`generation.make_generator`, or `make_long_generator`, with the EMA of a run: a copy on each device of a mesh."""
+  make = generation.make_long_generator if long else generation.make_generator
   params = stage.params if mesh is None else jax.device_put(stage.params, partitioning.replicated(mesh))
   try:
-    return functools.partial(generation.make_generator(stage.model, sampling, mesh=mesh, **options), params)
+    return functools.partial(make(stage.model, sampling, mesh=mesh, **options), params)
   except ValueError as error:
     raise BadInput(str(error)) from error
 

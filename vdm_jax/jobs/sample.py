@@ -32,7 +32,7 @@ def sample(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
   check_page(out)
   if request.long(config.model.num_frames):
     return sample_long(config, workdir, out, request)
-  _, make_generate = open_run(config, workdir)
+  make_generate = open_run(config, workdir)
   prompts, labels, names = request.expanded()
   generate, folder = make_generate(config.sampling), writable(out)
   started = time.perf_counter()
