@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import affine, drawn, group_norm, jit, normal, says, softmax
+from networks.tiny import FRAMES, SETTINGS, affine, drawn, group_norm, jit, normal, says, softmax
 
+from vdm_jax.networks import FIT, UNet3D
 from vdm_jax.networks.attention import (
   RELATIVE_POSITIONS,
   AttentionPool,
@@ -18,8 +19,28 @@ from vdm_jax.networks.attention import (
   TextAttention,
   of_frames,
 )
+from vdm_jax.types import Conditioning
 
 HEAD_WIDTH, GROUPS, TABLE_FRAMES = 4, 2, 4
+
+
+def tiny_fit(**settings):
+  """Shapes of a FIT's parameters: nothing is computed."""
+  fit = FIT(
+    num_frames=2, height=8, width=8, patch_size=(1, 4, 4), group_size=(2, 2, 1), patch_width=16, latent_width=16,
+    condition_width=16, num_latents=4, num_blocks=1, num_global_layers=1, num_local_layers=1, patch_head_width=4,
+    latent_head_width=8, scalars=(), **settings,
+  )  # fmt: skip
+  return traced(fit, 2)
+
+
+def tiny_unet(**settings):
+  return traced(UNet3D(**SETTINGS | settings), FRAMES)
+
+
+def traced(network, frames):
+  x = jnp.zeros((1, frames, 8, 8, 3))
+  return jax.eval_shape(lambda rng: network.init(rng, x, jnp.zeros(1), Conditioning()), jax.random.key(0))
 
 
 def queries_keys_values(params, x):
@@ -121,6 +142,64 @@ def test_a_single_segment_belongs_to_every_frame():
   values, segments = normal(2, 3, 5), np.array([0, 0, 1, 2])
   np.testing.assert_array_equal(of_frames(values, segments), [row[s] for row in values for s in segments])
   np.testing.assert_array_equal(of_frames(values[:, :1], segments), [row[0] for row in values for _ in segments])
+
+
+@pytest.fixture
+def fused(monkeypatch):
+  """What was asked of each call of JAX's attention, which then computes as XLA does, and a GPU to ask it of."""
+  asked, attention = [], jax.nn.dot_product_attention
+
+  def dot_product_attention(*inputs, implementation=None, **settings):
+    asked.append((implementation, settings.get('mask') is not None, inputs[0].dtype.name, inputs[0].shape[-1]))
+    return attention(*inputs, implementation='xla', **settings)
+
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', dot_product_attention)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  return asked
+
+
+def test_fused_attention_is_asked_for_among_pixels_and_computes_the_same(fused):
+  x, plain = normal(3, 2, 4, 8), SpatialAttention(HEAD_WIDTH, GROUPS)
+  variables = drawn(plain, x)
+  expected = jit(plain.apply)(variables, x)
+  assert fused == [], 'XLA has a way of its own'
+  layer = SpatialAttention(HEAD_WIDTH, GROUPS, implementation='cudnn')
+  np.testing.assert_allclose(jit(layer.apply)(variables, x), expected, atol=2e-5)
+  assert fused == [('cudnn', False, 'float32', HEAD_WIDTH)]
+
+
+@pytest.mark.parametrize(
+  ('network', 'calls'),
+  [
+    # Widths of heads, and whether masked: the condition is read by XLA; patches, latents and patches again are not.
+    (tiny_fit, {('xla', True, 'bfloat16', 4), ('cudnn', False, 'bfloat16', 4), ('cudnn', False, 'bfloat16', 8)}),
+    (tiny_unet, {('cudnn', False, 'bfloat16', 4)}),
+  ],
+)
+def test_a_networks_setting_reaches_every_attention_that_has_no_mask(fused, network, calls):
+  network(attention='cudnn', dtype='bfloat16')
+  assert set(fused) == calls
+
+
+@pytest.mark.parametrize('network', [tiny_fit, tiny_unet])
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    (
+      {'attention': 'cudnn'},
+      "model.attention='cudnn' computes in bfloat16, but model.dtype='float32': set --config.model.dtype=bfloat16, or "
+      '--config.model.attention=xla.',
+    ),
+    (
+      {'attention': 'cudnn', 'dtype': 'bfloat16'},
+      "model.attention='cudnn' needs an NVIDIA GPU, but JAX runs on cpu here: set --config.model.attention=xla.",
+    ),
+    ({'attention': 'flash'}, "model.attention='flash' is unknown: choose one of xla, cudnn."),
+  ],
+)
+def test_fused_attention_is_refused_where_it_cannot_run(network, settings, message):
+  with says(message):
+    network(**settings)
 
 
 TO_TEXT = (normal(3, 2, 4, 8), normal(1, 1, 5, 6), np.ones((1, 1, 5), bool), np.zeros(3, int))

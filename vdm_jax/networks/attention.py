@@ -12,6 +12,7 @@ from flax import linen as nn
 from vdm_jax.networks.layers import GroupNorm, dense, named, zeros_init
 from vdm_jax.types import Array
 
+ATTENTIONS = ('xla', 'cudnn')
 RELATIVE_POSITIONS = ('keys_values', 'keys', 'bias', 'none')
 
 
@@ -21,13 +22,18 @@ class SpatialAttention(nn.Module):
   head_width: int
   norm_groups: int
   dtype: Any = jnp.float32
+  implementation: str = 'xla'
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     heads = count_heads(x.shape[-1], self.head_width)
     h = rearrange(GroupNorm(self.norm_groups, dtype=self.dtype, name='norm')(x), 'n h w c -> n (h w) c')
     qkv = dense((3, heads, self.head_width), ('embed', None, 'heads', None), dtype=self.dtype, name='qkv')(h)
-    h = _attend(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :])
+    q, k, v = (qkv[..., i, :, :] for i in range(3))
+    if self.implementation == 'xla':
+      h = _attend(q, k, v)
+    else:
+      h = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)
     return x + _project(x.shape[-1], self.dtype)(h).reshape(x.shape)
 
 
@@ -142,6 +148,25 @@ class AttentionPool(nn.Module):
     pooled = jnp.einsum('...nl,...lnd->...nd', attention, v)
     out = dense(self.width, ('heads', None, 'embed'), axis=(-2, -1), dtype=self.dtype, name='out')(pooled)
     return jnp.where(mask.any(-1, keepdims=True), out, 0)
+
+
+def check_attention(implementation: str, dtype: str) -> None:
+  """Raises ValueError unless the name is one of ATTENTIONS and can run here: 'cudnn' needs CUDA and bfloat16."""
+  if implementation not in ATTENTIONS:
+    raise ValueError(f'model.attention={implementation!r} is unknown: choose one of {", ".join(ATTENTIONS)}.')
+  if implementation == 'xla':
+    return
+  if dtype != 'bfloat16':
+    raise ValueError(
+      f"model.attention={implementation!r} computes in bfloat16, but model.dtype={dtype!r}: set "
+      '--config.model.dtype=bfloat16, or --config.model.attention=xla.'
+    )
+  if (where := jax.default_backend()) != 'gpu' or 'rocm' in jax.devices()[0].client.platform_version:
+    where = where if where != 'gpu' else 'a GPU of another make'
+    raise ValueError(
+      f'model.attention={implementation!r} needs an NVIDIA GPU, but JAX runs on {where} here: set '
+      '--config.model.attention=xla.'
+    )
 
 
 def count_heads(channels: int, head_width: int) -> int:

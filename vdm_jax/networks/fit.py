@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
+from vdm_jax.networks.attention import check_attention
 from vdm_jax.networks.embeddings import NOISE_FEATURES, ConditionTokens, check_low_resolution, check_scalars
 from vdm_jax.networks.layers import named
 from vdm_jax.networks.transformer import CrossAttention, FeedForward, LayerNorm, TransformerLayer, linear
@@ -88,6 +89,8 @@ class FIT(nn.Module):
     remat: what the backward pass computes again: 'none', 'tokens' (all that is as wide as the patches: most of the
       memory at high resolution), or 'block' (everything but the boundaries of blocks).
     dtype: what layers compute in, 'float32' or 'bfloat16'; parameters, norms and softmax stay float32.
+    attention: what computes attention among latents and patches, 'xla' or 'cudnn' (fused; NVIDIA GPUs in bfloat16).
+      Captions, which are masked, are left to XLA.
 
   Raises ValueError where sizes do not divide, with the arithmetic and the nearest ones that do.
   """
@@ -122,6 +125,7 @@ class FIT(nn.Module):
   takes_low_resolution: bool = False
   remat: str = 'none'
   dtype: str = 'float32'
+  attention: str = 'xla'
 
   @nn.compact
   def __call__(
@@ -142,7 +146,7 @@ class FIT(nn.Module):
     block = nn.remat(Block, prevent_cse=False) if self.remat == 'block' else Block
     blocks = _scanned(block, self.num_blocks, inputs=2)(
       self.num_global_layers, self.num_local_layers, self.patch_head_width, self.latent_head_width,
-      self.cross_feed_forward, self.condition_read, dropout, self.remat, self.dtype, name='blocks',
+      self.cross_feed_forward, self.condition_read, dropout, self.remat, self.dtype, self.attention, name='blocks',
     )  # fmt: skip
     (tokens, latents), _ = blocks((tokens, latents), condition, valid)
     if self.num_local_layers:
@@ -230,6 +234,7 @@ class FIT(nn.Module):
         f'{expected[1]}x{expected[2]}: its positions are learned. Make longer videos block by block.'
       )
     check_low_resolution(cond, self.takes_low_resolution)
+    check_attention(self.attention, self.dtype)
 
 
 class Block(nn.Module):
@@ -247,6 +252,7 @@ class Block(nn.Module):
   dropout: float
   remat: str
   dtype: Any
+  attention: str
 
   @nn.compact
   def __call__(
@@ -269,14 +275,15 @@ class Block(nn.Module):
       latents = read_condition(latents)
 
     layers = _scanned(_Layer, self.num_global_layers)
-    latents, _ = layers(self.latent_head_width, self.dropout, self.dtype, name='global_layers')(latents)
+    settings = (self.latent_head_width, self.dropout, self.dtype, self.attention)
+    latents, _ = layers(*settings, name='global_layers')(latents)
     tokens = self._cross('write')(tokens, rearrange(latents, 'b (g m) d -> b g m d', g=groups))
     return (tokens, latents), None
 
   def _cross(self, name: str) -> nn.Module:
     """A cross attention with its feed-forward; those among the patches are recomputed under remat='tokens'."""
     kind = nn.remat(Cross, prevent_cse=False) if self.remat == 'tokens' and name != 'condition_read' else Cross
-    return kind(self.patch_head_width, self.cross_feed_forward, self.dtype, name=name)
+    return kind(self.patch_head_width, self.cross_feed_forward, self.dtype, self.attention, name=name)
 
 
 class Cross(nn.Module):
@@ -285,10 +292,12 @@ class Cross(nn.Module):
   head_width: int
   feed_forward: bool
   dtype: Any
+  implementation: str
 
   @nn.compact
   def __call__(self, x: Array, other: Array, valid: Array | None = None) -> Array:
-    x = constrain(CrossAttention(self.head_width, self.dtype, name='attention')(x, other, valid), 'batch')
+    attention = CrossAttention(self.head_width, self.dtype, self.implementation, name='attention')
+    x = constrain(attention(x, other, valid), 'batch')
     return constrain(FeedForward(dtype=self.dtype, name='feed_forward')(x), 'batch') if self.feed_forward else x
 
 
@@ -298,18 +307,20 @@ class _Layer(nn.Module):
   head_width: int
   dropout: float
   dtype: Any
+  implementation: str
 
   @nn.compact
   def __call__(self, x: Array) -> tuple[Array, None]:
-    x = TransformerLayer(self.head_width, self.dropout, self.dtype, name='layer')(constrain(x, 'batch'))
-    return constrain(x, 'batch'), None
+    layer = TransformerLayer(self.head_width, self.dropout, self.dtype, self.implementation, name='layer')
+    return constrain(layer(constrain(x, 'batch')), 'batch'), None
 
 
 def _local_layers(network: Any, dropout: float, name: str, remat: bool) -> Callable[[Array], Array]:
   """Layers among the patches of each group, `[b g n d]`."""
   kind = nn.remat(_Layer, prevent_cse=False) if remat else _Layer
   layers = _scanned(kind, network.num_local_layers)
-  return lambda tokens: layers(network.patch_head_width, dropout, network.dtype, name=name)(tokens)[0]
+  settings = (network.patch_head_width, dropout, network.dtype, network.attention)
+  return lambda tokens: layers(*settings, name=name)(tokens)[0]
 
 
 def _scanned(layer: type[nn.Module], length: int, inputs: int = 0) -> Callable[..., nn.Module]:

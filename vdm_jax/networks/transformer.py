@@ -40,17 +40,20 @@ def linear(features: int | tuple[int, ...], axes: Axes, **settings: Any) -> nn.D
 class CrossAttention(nn.Module):
   """`x + Wo attention(Wq LN(x), Wk LN(y), Wv LN(y))`: `[... i c], [... j e] -> [... i c]`, biases everywhere.
 
-  The inner width is the smaller of c and e. `valid` bool `[... j]` says which tokens of y count.
+  The inner width is the smaller of c and e. `valid` bool `[... j]` says which tokens of y count; with it XLA computes,
+  whatever the implementation (captions are short).
   """
 
   head_width: int
   dtype: Any = jnp.float32
+  implementation: str = 'xla'
 
   @nn.compact
   def __call__(self, x: Array, y: Array, valid: Array | None = None) -> Array:
     inner = min(x.shape[-1], y.shape[-1])
     q, y = LayerNorm(self.dtype, name='norm')(x), LayerNorm(self.dtype, name='norm_other')(y)
-    return x + _attention(q, y, inner, self.head_width, self.dtype, valid)
+    implementation = self.implementation if valid is None else 'xla'
+    return x + _attention(q, y, inner, self.head_width, self.dtype, implementation, valid)
 
 
 class SelfAttention(nn.Module):
@@ -58,11 +61,12 @@ class SelfAttention(nn.Module):
 
   head_width: int
   dtype: Any = jnp.float32
+  implementation: str = 'xla'
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     h = LayerNorm(self.dtype, name='norm')(x)
-    return x + _attention(h, h, x.shape[-1], self.head_width, self.dtype, None)
+    return x + _attention(h, h, x.shape[-1], self.head_width, self.dtype, self.implementation)
 
 
 class FeedForward(nn.Module):
@@ -87,14 +91,17 @@ class TransformerLayer(nn.Module):
   head_width: int
   dropout: float = 0.0
   dtype: Any = jnp.float32
+  implementation: str = 'xla'
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    x = constrain(SelfAttention(self.head_width, self.dtype, name='attention')(x), 'batch')
+    x = constrain(SelfAttention(self.head_width, self.dtype, self.implementation, name='attention')(x), 'batch')
     return FeedForward(self.dropout, self.dtype, name='feed_forward')(x)
 
 
-def _attention(q: Array, y: Array, inner: int, head_width: int, dtype: Any, valid: Array | None) -> Array:
+def _attention(
+  q: Array, y: Array, inner: int, head_width: int, dtype: Any, implementation: str, valid: Array | None = None
+) -> Array:
   """Multi-head attention of q to y, projected back to the width of q. Its layers belong to the calling module."""
   lead, width, split = q.shape[:-2], q.shape[-1], (count_heads(inner, head_width), head_width)
   query, key, value = (
@@ -103,6 +110,7 @@ def _attention(q: Array, y: Array, inner: int, head_width: int, dtype: Any, vali
   )
   query, key, value = (h.reshape(-1, *h.shape[-3:]) for h in (query, key, value))
   mask = None if valid is None else valid.reshape(-1, 1, 1, valid.shape[-1])
-  out = jax.nn.dot_product_attention(query, key, value, mask=mask)  # softmax in float32
+  # Softmax in float32.
+  out = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=implementation)
   out = out.reshape(*lead, *out.shape[-3:])
   return linear(width, ('heads', None, 'embed'), axis=(-2, -1), dtype=dtype, name='out')(out)

@@ -18,6 +18,7 @@ from vdm_jax.networks.attention import (
   SpatialAttention,
   TemporalAttention,
   TextAttention,
+  check_attention,
   of_frames,
 )
 from vdm_jax.networks.embeddings import (
@@ -68,6 +69,8 @@ class UNet3D(nn.Module):
     remat: recompute residual blocks and attention within frames in the backward pass: less memory, about a third more
       work.
     dtype: what layers compute in, 'float32' or 'bfloat16'; parameters, norms and softmax stay float32.
+    attention: what computes attention among the pixels of a frame, 'xla' or 'cudnn' (fused; NVIDIA GPUs in bfloat16).
+      Attention in time, which is relative, and to captions, which are masked, is left to XLA.
   """
 
   num_frames: int
@@ -96,6 +99,7 @@ class UNet3D(nn.Module):
   takes_low_resolution: bool = False
   remat: bool = False
   dtype: str = 'float32'
+  attention: str = 'xla'
 
   @nn.compact
   def __call__(
@@ -123,7 +127,7 @@ class UNet3D(nn.Module):
       listed = h.shape[2] in self.attention_resolutions if listed is None else listed
       settings = (self.head_width, self.norm_groups)
       if listed:
-        h = spatial(SpatialAttention)(*settings, self.dtype, name=f'{name}_space')(h)
+        h = spatial(SpatialAttention)(*settings, self.dtype, self.attention, name=f'{name}_space')(h)
         if text is not None:
           h = spatial(TextAttention)(*settings, self.dtype, name=f'{name}_text')(h, *text, segments)
       if listed or self.temporal_everywhere:
@@ -198,6 +202,7 @@ class UNet3D(nn.Module):
       if getattr(self, name) not in allowed:
         raise ValueError(f'{name}={getattr(self, name)!r} is unknown: choose one of {allowed}.')
     check_scalars(self.scalars)
+    check_attention(self.attention, self.dtype)
     check_low_resolution(cond, self.takes_low_resolution)
     if self.takes_low_resolution and cond.num_images():
       raise ValueError(

@@ -26,7 +26,7 @@ MAY_CHANGE = (
   'training.num_steps', 'training.checkpoint_every', 'training.preview_every', 'training.heldout_every',
   'training.keep_checkpoints', 'training.stall_seconds', 'training.tensorboard', 'training.first_stage', 'sampling.',
   'mesh.', 'data.path', 'data.text_path', 'data.text_cache', 'data.num_workers', 'data.max_bad_share',
-  'model.text_path', 'model.text_cache',
+  'model.text_path', 'model.text_cache', 'model.attention',
 )  # fmt: skip
 
 
