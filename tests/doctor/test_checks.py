@@ -68,6 +68,16 @@ FAULTS = [
     {'training.first_stage': 'runs/none'},
     'runs/none has no config.json: name the workdir of a training run, or a weights file.',
   ),
+  (
+    'digits',
+    {'training.stall_seconds': -1.0},
+    'training.stall_seconds=-1.0: give the seconds that a step may take, 0 for no limit.',
+  ),
+  (
+    'digits',
+    {'model.attention': 'cudnn', 'model.dtype': 'bfloat16'},
+    "model.attention='cudnn' needs an NVIDIA GPU, but JAX runs on cpu here: set --config.model.attention=xla.",
+  ),
 ]
 
 

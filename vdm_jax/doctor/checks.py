@@ -111,6 +111,10 @@ def check_model(config: ConfigDict) -> None:
       f'data.num_images={config.data.num_images}: FIT takes no appended images, for its groups would mix them with the '
       'video. Set it to 0, and data.still_rate to train on images as videos.'
     )
+  if config.training.stall_seconds < 0:
+    raise ValueError(
+      f'training.stall_seconds={config.training.stall_seconds}: give the seconds that a step may take, 0 for no limit.'
+    )
   generation.make_generator(model, config.sampling)
   optimizer.build(config.training, model.logical_axes)
   state.ema_decay(config.training)
