@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import time
 import traceback
@@ -19,6 +20,8 @@ from vdm_jax.processes.watch import HEARTBEAT_SECONDS, SILENT_SECONDS, Watch
 
 MEETING_SECONDS = 300.0  # for all processes to start
 EXCHANGE_SECONDS = 600.0  # for all processes to say something
+# How XLA's errors begin that a process may get for the fault of another.
+_OF_OTHERS = re.compile('(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ')
 _turns: dict[str, int] = {}  # how often each name was exchanged
 _watches: list[Watch] = []  # of the company that this process is in, if any
 
@@ -59,7 +62,7 @@ def joined(place: Meeting | None, *, good: Sequence[int] = (0,), patience: float
   except BaseException as error:
     traceback.print_exc()
     status, reason = 1, f'{type(error).__name__}: {error}'
-    if isinstance(error, jax.errors.JaxRuntimeError):  # of a collective, perhaps: then another is the cause
+    if _OF_OTHERS.match(str(error)):  # of a collective, perhaps: then another is the cause
       status, reason = watch.cause(reason)
     if status == ending.LOST:
       print(f'error: {reason}', file=sys.stderr)

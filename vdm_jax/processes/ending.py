@@ -16,6 +16,7 @@ from jax._src import distributed  # the coordination service's keys have no publ
 FAILED = 'vdm_jax/failed'
 HEARD = 'vdm_jax/heard'
 FAREWELL_SECONDS = 10.0  # for the others to hear of a failure
+SHORT_FAREWELL_SECONDS = 4.0  # where one of them is known not to
 LAST_SECONDS = 20.0  # after which a process ends though the others could not be told
 LOST = 70  # exit status where a process is gone or does not go on; starting again may help
 
@@ -48,7 +49,7 @@ def end_all(status: int, reason: str) -> NoReturn:
   if first is not None and first['process'] != index():
     leave(first)
   _hear(client)
-  _wait_for_others(client)
+  _wait_for_others(client, status)
   stop(status)
 
 
@@ -63,7 +64,7 @@ def leave(first: dict[str, Any]) -> NoReturn:
   client = distributed.global_state.client
   _hear(client)
   if not index():
-    _wait_for_others(client)
+    _wait_for_others(client, first['status'])
   stop(first['status'])
 
 
@@ -86,9 +87,9 @@ def _hear(client: Any) -> None:
     client.key_value_set(f'{HEARD}/{index()}', 'yes')
 
 
-def _wait_for_others(client: Any) -> None:
+def _wait_for_others(client: Any, status: int) -> None:
   """Until all have heard. Process 0 ends last, for the loss of its coordination service would abort the others."""
-  deadline = time.monotonic() + FAREWELL_SECONDS
+  deadline = time.monotonic() + (SHORT_FAREWELL_SECONDS if status == LOST else FAREWELL_SECONDS)
   for other in set(range(count())) - {index()}:
     with contextlib.suppress(RuntimeError):
       client.blocking_key_value_get(f'{HEARD}/{other}', round(1000 * max(deadline - time.monotonic(), 0.01)))
