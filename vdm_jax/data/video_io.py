@@ -6,6 +6,7 @@ off by up to 5/255: a flat patch comes back within 2/255.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import fractions
 import functools
@@ -45,7 +46,7 @@ class VideoInfo(NamedTuple):
 
 class _Index(NamedTuple):
   info: VideoInfo
-  times: tuple[int, ...] | None  # presentation time of each frame; None where they cannot be trusted
+  times: Sequence[int] | None  # presentation time of each frame; None where they cannot be trusted
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
@@ -171,7 +172,7 @@ def _index(path: str | os.PathLike) -> _Index:
   return index
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=4096)  # 8 bytes a frame
 def _cached_index(path: str, mtime_ns: int, size: int) -> _Index | None:
   """Reads packets and decodes none, which is fast. The last two arguments make a changed file a new one."""
   clock = Clock(path, MAX_SECONDS)
@@ -192,7 +193,7 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> _Index | None:
       rate = (len(times) - 1) / float((times[-1] - times[0]) * stream.time_base)
     timed = any(name in container.format.name for name in _TIMED) and len(set(times)) == len(shown)
     size = (stream.codec_context.height, stream.codec_context.width)
-    return _Index(VideoInfo(len(shown), rate, size), tuple(times) if timed else None)
+    return _Index(VideoInfo(len(shown), rate, size), array.array('q', times) if timed else None)
 
 
 def _decode(
@@ -242,17 +243,16 @@ def _needed(container, stream, times: Container[int]) -> Iterator:
 
 
 def _scalers() -> tuple:
-  """One for each conversion of `_to_rgb`, since each keeps its tables from frame to frame."""
+  """One for each conversion of `_to_rgb`, for each keeps its tables from frame to frame."""
   from av.video.reformatter import VideoReformatter
 
   return VideoReformatter(), VideoReformatter()
 
 
 def _to_rgb(frame, to_planes, to_rgb) -> np.ndarray:
-  """uint8 [h w 3], upright.
+  """uint8 [h w 3], upright, a view of memory of FFmpeg's.
 
-  swscale is twice as fast by way of planes of colour, to the same bytes where the height is even: its tests
-  compare them.
+  By way of planes of colour, which swscale fills twice as fast; to the same bytes where the height is even.
   """
   from av.video.reformatter import ColorRange, Interpolation
 
@@ -261,7 +261,10 @@ def _to_rgb(frame, to_planes, to_rgb) -> np.ndarray:
   turns = round(frame.rotation / 90) % 4
   if frame.format.name in _PLANAR and frame.height % 2 == 0:
     frame = to_planes.reformat(frame, format='gbrp', **options)
-  return np.rot90(to_rgb.reformat(frame, format='rgb24', **options).to_ndarray(), turns)
+  frame = to_rgb.reformat(frame, format='rgb24', **options)
+  (plane,) = frame.planes
+  pixels = np.ndarray((frame.height, frame.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
+  return np.rot90(pixels, turns)
 
 
 @contextlib.contextmanager
