@@ -132,16 +132,15 @@ for weight in weights:
 # The *seam* score is how much the picture changes where two windows meet, over how much it changes inside of them.
 
 # %%
-long_run = 'pretrained:digits_long' if 'digits_long' in pretrained.names() else 'pretrained:digits'
+long_run = 'pretrained:digits_long'
 long_model, long_params = vdm_jax.load(long_run)
 long_settings = {**checkpoints.read_config(long_run)['sampling'], **changes}
 block = long_model.video_shape[0]
 plan = generation.extension(long_frames, block, overlap=block // 2)
 print(f'{long_run}: {plan}')
-asked = {'prompts': ['a 3 moving left', 'a 7 moving up', 'a 5 moving down']} if long_model.encode else {'count': 3}
 for conditioning in methods:
   extend = generation.make_long_generator(long_model, {**long_settings, 'conditioning': conditioning})
-  long_videos = extend(long_params, plan, seed=seed, **asked)
+  long_videos = extend(long_params, plan, seed=seed, count=3)
   seams = [evaluation.drift(video, plan.block_starts)['seam_score'] for video in data.to_uint8(long_videos)]
   show(long_videos, [f'{conditioning}, seams {seam or 0:.1f}' for seam in seams])
 
@@ -153,19 +152,15 @@ for conditioning in methods:
 # next. Heun's steps make them take two evaluations a step.
 
 # %%
-cascade = ('pretrained:digits_fit', 'pretrained:digits_fit_upsampler')
-if all(name.removeprefix('pretrained:') in pretrained.names() for name in cascade):
-  stages = []
-  for name in cascade:
-    stage_model, stage_params = vdm_jax.load(name)
-    stage = generation.make_generator(stage_model, {**checkpoints.read_config(name)['sampling'], **changes})
-    stages.append(lambda stage=stage, stage_params=stage_params, **conditions: stage(stage_params, **conditions))
-  small = stages[0](prompts=prompts, seed=seed)
-  large = generation.make_cascade(*stages)(prompts=prompts, seed=seed)
-  show(small, [f'{video.shape[1]}x{video.shape[2]}: {text}' for video, text in zip(small, prompts, strict=True)])
-  show(large, [f'{video.shape[1]}x{video.shape[2]}: {text}' for video, text in zip(large, prompts, strict=True)])
-else:
-  print(f'{" and ".join(cascade)} are not in this version of the package')
+stages = []
+for name in ('pretrained:digits_fit', 'pretrained:digits_fit_upsampler'):
+  stage_model, stage_params = vdm_jax.load(name)
+  stage = generation.make_generator(stage_model, {**checkpoints.read_config(name)['sampling'], **changes})
+  stages.append(lambda stage=stage, stage_params=stage_params, **conditions: stage(stage_params, **conditions))
+small = stages[0](prompts=prompts, seed=seed)
+large = generation.make_cascade(*stages)(prompts=prompts, seed=seed)
+show(small, [f'{video.shape[1]}x{video.shape[2]}: {text}' for video, text in zip(small, prompts, strict=True)])
+show(large, [f'{video.shape[1]}x{video.shape[2]}: {text}' for video, text in zip(large, prompts, strict=True)])
 
 # %% [markdown]
 # ## Files

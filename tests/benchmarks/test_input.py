@@ -9,11 +9,12 @@ import pytest
 
 from vdm_jax import data
 from vdm_jax.benchmarks import input as benchmark
+from vdm_jax.data import transforms
 
 
 @pytest.fixture
 def folder(tmp_path):
-  benchmark.synthesise(tmp_path, 3, size=(32, 48), num_frames=20)
+  benchmark.synthesise(tmp_path, 3, size=(32, 48), num_frames=20, crf=23)
   return tmp_path
 
 
@@ -24,10 +25,34 @@ def test_clips_are_those_asked_for_and_differ(folder):
   assert np.abs(np.diff(videos[0].astype(int), axis=0)).mean() > 1, 'they move'
 
 
+def test_better_quality_takes_more_bits(tmp_path, folder):
+  (tmp_path / 'better').mkdir()
+  benchmark.synthesise(tmp_path / 'better', 3, size=(32, 48), num_frames=20, crf=4)
+  usual, better = (benchmark.bits_per_pixel(sorted(path.glob('*.mp4'))) for path in (folder, tmp_path / 'better'))
+  assert usual == pytest.approx(sum(file.stat().st_size for file in folder.glob('*.mp4')) * 8 / (3 * 20 * 32 * 48))
+  assert better > 2 * usual
+
+
+def test_all_read_the_windows_of_the_pipeline(folder):
+  config = benchmark.settings(folder, 2, 7, (16, 16))
+  with benchmark.noted() as windows:
+    stream = data.build(config, None, seed=0)
+    batch = next(stream)
+    stream.close()
+  first = [data.read_video(file, start=start, num_frames=7) for file, start in windows]
+  shown = [transforms.to_float(transforms.resize_and_crop(video, 16, 16)) for video in first]
+  assert all(any(np.array_equal(x, video) for video in shown) for x in batch.x)
+  count = len(windows)
+  data.read_video(windows[0][0])
+  assert len(windows) == count, 'nothing is noted afterwards'
+
+
 def test_the_bare_loop_decodes_whole_windows(folder):
   files = sorted(folder.iterdir())
-  assert benchmark.bare_loop(files, np.random.default_rng(0), 12, 7) == 84
-  assert benchmark.bare_loop(files, np.random.default_rng(0), 3, 20) == 60, 'the only window there is'
+  windows = [(file, start) for file in files for start in (0, 3, 13)]
+  assert benchmark.bare_loop(windows, 7) == benchmark.bare_loop(windows, 7, (16, 16)) == 63
+  with pytest.raises(ValueError, match=f'^{files[0]}: the bare loop reads constant frame rates that begin at 0 alone'):
+    benchmark.bare_loop([(files[0], 14)], 7)
 
 
 def test_the_command_reports_its_own_ratio(folder, tmp_path, capsys):
@@ -35,5 +60,7 @@ def test_the_command_reports_its_own_ratio(folder, tmp_path, capsys):
   benchmark.main([*command, f'--out={tmp_path / "report.json"}'])
   report = json.loads(capsys.readouterr().out)
   assert json.loads((tmp_path / 'report.json').read_text()) == report
-  ours, theirs = (report[f'{name}_clips_per_second_and_core'] for name in ('pipeline', 'bare_loop'))
-  assert ours > 0 and report['pipeline_over_bare_loop'] == pytest.approx(ours / theirs)
+  rates = {name: report[f'{name}_clips_per_second_and_core'] for name in ('pipeline', 'bare_loop', 'resizing_loop')}
+  assert min(rates.values()) > 0
+  for loop in ('bare_loop', 'resizing_loop'):
+    assert report[f'pipeline_over_{loop}'] == pytest.approx(rates['pipeline'] / rates[loop])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import operator
 import re
 import tracemalloc
 from pathlib import Path
@@ -8,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from vdm_jax.data import video_io
+from vdm_jax.data import transforms, video_io
 
 
 def patches(seed, size, rows=4, columns=6, frames=3):
@@ -143,6 +145,53 @@ def test_pixels_of_every_kind_become_eight_bits_of_colour(tmp_path, name, codec,
     encode(path, video, codec, pixel_format)
   np.testing.assert_allclose(video_io.read_video(path), video.astype(int), atol=5)
   assert video_io.probe(path) == (5, 8.0, video.shape[1:3])
+
+
+@pytest.mark.parametrize(
+  ('pixel_format', 'height', 'width'),
+  [('yuv420p', 36, 50), ('yuv422p', 34, 48), ('yuv444p', 35, 47), ('yuv444p', 34, 49), ('yuv420p10le', 34, 48)],
+)
+def test_colours_are_those_of_one_exact_conversion(tmp_path, pixel_format, height, width):
+  """Bit for bit, whether they are made directly or by way of planes."""
+  encode(tmp_path / 'a.mp4', noise(6, height, width), 'libx264', pixel_format)
+  with av.open(str(tmp_path / 'a.mp4')) as container:
+    exact = ['BILINEAR', 'ACCURATE_RND', 'FULL_CHR_H_INT']
+    flags = functools.reduce(operator.or_, (av.video.reformatter.Interpolation[name] for name in exact))
+    directly = {'format': 'rgb24', 'interpolation': flags, 'dst_color_range': 2}
+    frames = [frame.to_ndarray(**directly) for frame in container.decode(video=0)]
+  np.testing.assert_array_equal(video_io.read_video(tmp_path / 'a.mp4'), frames)
+
+
+def noise(frames, height, width):
+  """Pictures that drift, so that frames are predicted from each other, under noise."""
+  rng = np.random.default_rng(0)
+  picture = rng.integers(0, 200, (height // 4 + frames, width // 4 + frames, 3)).repeat(4, axis=0).repeat(4, axis=1)
+  drifting = [picture[2 * t : 2 * t + height, 3 * t : 3 * t + width] for t in range(frames)]
+  return np.uint8(drifting + rng.integers(0, 30, (frames, height, width, 1)))
+
+
+@pytest.mark.parametrize('options', [{'b-pyramid': 'normal'}, {'b-pyramid': 'none', 'open-gop': '1', 'keyint': '12'}])
+def test_frames_left_out_change_no_pixel(tmp_path, options):
+  parameters = ':'.join(f'{name}={value}' for name, value in {'bframes': 3, 'b-adapt': 0, **options}.items())
+  encode(tmp_path / 'a.mp4', noise(30, 32, 48), 'libx264', **{'x264-params': parameters})
+  whole = video_io.read_video(tmp_path / 'a.mp4')
+  for start, num_frames, frame_skip in [(29, 1, 1), (17, 5, 1), (3, 9, 3), (0, 8, 4), (2, 4, 2.5)]:
+    window = video_io.read_video(tmp_path / 'a.mp4', start=start, num_frames=num_frames, frame_skip=frame_skip)
+    np.testing.assert_array_equal(window, whole[transforms.frame_numbers(start, num_frames, frame_skip)])
+  times = video_io._index(tmp_path / 'a.mp4').times
+  with av.open(str(tmp_path / 'a.mp4')) as container:
+    decoded = {frame.pts for frame in video_io._needed(container, container.streams.video[0], {times[13]})}
+  assert times[13] in decoded
+  assert len(decoded) < 24, 'of 30 frames, of which three in four are between others'
+
+
+def test_frames_of_several_sizes_are_refused(tmp_path):
+  for side in (32, 48):
+    encode(tmp_path / f'{side}.ts', numbered(4, side), 'libx264')
+  both = tmp_path / 'both.ts'
+  both.write_bytes((tmp_path / '32.ts').read_bytes() + (tmp_path / '48.ts').read_bytes())
+  with raises(ValueError, f'{both}: the size of its frames changes; re-encode or remove the file.'):
+    video_io.read_video(both)
 
 
 def test_varying_frame_rate_counts_frames_not_seconds(tmp_path):

@@ -6,13 +6,14 @@ off by up to 5/255: a flat patch comes back within 2/255.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import fractions
 import functools
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from vdm_jax.replacing import replacing
 _TIMED = ('mov', 'matroska')
 # Without mbtree, which reads memory that nobody wrote: equal frames would come out as other bytes now and then.
 _X264 = {'crf': '4', 'g': '16', 'x264-params': 'no-psy=1:no-mbtree=1:chroma-qp-offset=-6'}
+_PLANAR = ('yuv420p', 'yuvj420p', 'yuv422p', 'yuv444p', 'yuv420p10le')  # formats of pixels that footage comes in
 _YUV = np.array(  # BT.709, full range: luma, blue and red difference
   [
     [0.2126, 0.7152, 0.0722],
@@ -44,7 +46,7 @@ class VideoInfo(NamedTuple):
 
 class _Index(NamedTuple):
   info: VideoInfo
-  times: tuple[int, ...] | None  # presentation time of each frame; None where they cannot be trusted
+  times: Sequence[int] | None  # presentation time of each frame; None where they cannot be trusted
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
@@ -86,12 +88,14 @@ def read_video(
     check_bytes(path, num_frames, *index.info.resolution, max_bytes)
   clock = Clock(path, max_seconds)
   with _decoding(path):
-    frames = _decode(path, index, wanted, clock, seek=True) or _decode(path, index, wanted, clock, seek=False)
-  if frames is None:
+    video = _decode(path, index, wanted, clock, seek=True)
+    if video is None:
+      video = _decode(path, index, wanted, clock, seek=False)
+  if video is None:
     raise ValueError(
       f'{path}: frames {start} to {wanted[-1]} cannot be decoded; re-encode or remove the file.'
     )
-  return np.stack(frames)
+  return video
 
 
 def write_mp4(path: str | os.PathLike, video, fps: float) -> None:
@@ -168,7 +172,7 @@ def _index(path: str | os.PathLike) -> _Index:
   return index
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=4096)  # 8 bytes a frame
 def _cached_index(path: str, mtime_ns: int, size: int) -> _Index | None:
   """Reads packets and decodes none, which is fast. The last two arguments make a changed file a new one."""
   clock = Clock(path, MAX_SECONDS)
@@ -189,48 +193,78 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> _Index | None:
       rate = (len(times) - 1) / float((times[-1] - times[0]) * stream.time_base)
     timed = any(name in container.format.name for name in _TIMED) and len(set(times)) == len(shown)
     size = (stream.codec_context.height, stream.codec_context.width)
-    return _Index(VideoInfo(len(shown), rate, size), tuple(times) if timed else None)
+    return _Index(VideoInfo(len(shown), rate, size), array.array('q', times) if timed else None)
 
 
 def _decode(
   path: str | os.PathLike, index: _Index, wanted: Sequence[int], clock: Clock, seek: bool
-) -> list[np.ndarray] | None:
+) -> np.ndarray | None:
   """The wanted frames in order, or None if some did not appear or are damaged.
 
   FFmpeg fills in what it cannot decode and says so of that frame alone, but all up to the next key frame build on it.
   """
-  import av
-
-  targets = list(wanted) if index.times is None else [index.times[frame] for frame in wanted]
-  missing, found, reformatter = set(targets), {}, av.video.reformatter.VideoReformatter()
-  damaged = False
+  keys = wanted if index.times is None else [index.times[frame] for frame in wanted]
+  places = {key: place for place, key in enumerate(keys)}
+  video, scalers, damaged = None, _scalers(), False
   with open_video(path) as container:
     stream = container.streams.video[0]
     stream.thread_type, stream.codec_context.thread_count = 'NONE', 1  # Grain brings its own threads
-    if seek and index.times is not None and wanted[0]:
-      container.seek(targets[0], stream=stream, backward=True)
-    for number, frame in enumerate(container.decode(stream)):
+    sparing = seek and index.times is not None
+    if sparing and wanted[0]:
+      container.seek(keys[0], stream=stream, backward=True)
+    frames = _needed(container, stream, places) if sparing else container.decode(stream)
+    for number, frame in enumerate(frames):
       clock.check()
-      key = number if index.times is None else frame.pts
+      place = places.pop(number if index.times is None else frame.pts, None)
       damaged = frame.is_corrupt or (damaged and not frame.key_frame)
-      if key in missing:
+      if place is not None:
         if damaged:
           return None
-        missing.remove(key)
-        found[key] = _to_rgb(frame, reformatter)
-      if not missing:
-        return [found[target] for target in targets]
+        picture = _to_rgb(frame, *scalers)
+        video = np.empty((len(keys), *picture.shape), np.uint8) if video is None else video
+        if picture.shape != video.shape[1:]:
+          raise ValueError(f'{path}: the size of its frames changes; re-encode or remove the file.')
+        video[place] = picture
+      if not places:
+        return video
   return None
 
 
-def _to_rgb(frame, reformatter) -> np.ndarray:
+def _needed(container, stream, times: Container[int]) -> Iterator:
+  """The decoded frames of a stream, without some that are not at these times and that no other frame builds on.
+
+  H.264 alone: what HEVC says of a frame holds within its temporal layer, and those above may build on it.
+  """
+  context = stream.codec_context
+  for packet in container.demux(stream):
+    if context.codec.name == 'h264':
+      context.skip_frame = 'DEFAULT' if packet.pts is None or packet.pts in times else 'NONREF'
+    yield from packet.decode()
+
+
+def _scalers() -> tuple:
+  """One for each conversion of `_to_rgb`, for each keeps its tables from frame to frame."""
+  from av.video.reformatter import VideoReformatter
+
+  return VideoReformatter(), VideoReformatter()
+
+
+def _to_rgb(frame, to_planes, to_rgb) -> np.ndarray:
+  """uint8 [h w 3], upright, a view of memory of FFmpeg's.
+
+  By way of planes of colour, which swscale fills twice as fast; to the same bytes where the height is even.
+  """
   from av.video.reformatter import ColorRange, Interpolation
 
   exact = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-  rgb = reformatter.reformat(
-    frame, format='rgb24', interpolation=exact, dst_color_range=ColorRange.JPEG, threads=1
-  ).to_ndarray()
-  return np.rot90(rgb, round(frame.rotation / 90) % 4)
+  options = {'interpolation': exact, 'dst_color_range': ColorRange.JPEG, 'threads': 1}
+  turns = round(frame.rotation / 90) % 4
+  if frame.format.name in _PLANAR and frame.height % 2 == 0:
+    frame = to_planes.reformat(frame, format='gbrp', **options)
+  frame = to_rgb.reformat(frame, format='rgb24', **options)
+  (plane,) = frame.planes
+  pixels = np.ndarray((frame.height, frame.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
+  return np.rot90(pixels, turns)
 
 
 @contextlib.contextmanager
