@@ -21,8 +21,10 @@ echo "$call" >> "$CALLS" # in one write: several processes call at the same time
 if [[ $name == nvidia-smi ]]; then printf 'GPU %s\\n' 0 1 2 3; fi
 if [[ $name == gcloud && " $* " == *' describe '* ]]; then cat "$CALLS.state"; fi
 if [[ $name == python3 && " $* " != *preflight* ]]; then
+  until mkdir "$CALLS.turn" 2>/dev/null; do sleep 0.01; done # else two may take the same line
   status=$(head -n 1 "$CALLS.statuses" 2>/dev/null || true)
   sed -i 1d "$CALLS.statuses" 2>/dev/null || true
+  rmdir "$CALLS.turn"
   if [[ ${status:-0} == frozen ]]; then kill -STOP $$; fi
   if [[ ${status:-0} == hang ]]; then
     trap 'echo stopped >> "$CALLS"; exit 75' TERM
