@@ -1,0 +1,87 @@
+"""The table of claims, what it refuses, and at toy size the whole way from training to a report."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from vdm_jax import configuration, models
+from vdm_jax.benchmarks.paper_claims import appended_images, architecture, command, conditioning, input_scaling
+from vdm_jax.benchmarks.paper_claims.claim import Arm, Run
+
+
+def test_every_claim_fits_together():
+  for name, claim in command.claims().items():
+    assert claim.name == name and claim.baseline in claim.arms
+    for of, to, score, expected in claim.judged:
+      assert {of, to} <= set(claim.arms) and score in claim.scores and expected in ('lower', 'higher')
+    for arm in claim.arms.values():
+      if isinstance(arm.run, Run):
+        config = arm.run.config()
+        configuration.validate(config)
+        models.build(config.model, encode=lambda captions: None)
+        assert arm.num_steps <= config.training.num_steps
+
+
+def test_arms_differ_in_what_is_claimed_alone():
+  assert {videos * (8 + images) for images, videos in appended_images.VIDEOS.items()} == {48}
+  runs = [arm.run.config() for arm in input_scaling.CLAIM.arms.values()]
+  for config in runs:
+    config.model.sigma_in, config.data.still_rate = 4.0, 0.0
+  assert all(a.to_dict() == b.to_dict() for a, b in itertools.pairwise(runs))
+  fit, unet = (arm.run.config() for arm in architecture.CLAIM.arms.values())
+  assert (fit.data.to_dict(), fit.sampling.to_dict()) == (unet.data.to_dict(), unet.sampling.to_dict())
+  same = ('process', 'sigma_in', 'parameterization', 'sigma_data', 'logsnr', 'lognormal_mean', 'lognormal_std')
+  assert all(fit.model[key] == unet.model[key] for key in same)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--out=x', '--seeds=1'], '--seeds=1: an interval needs two or more.'),
+    (['--out=x', '--claims=table_9'], '--claims=table_9 is unknown: choose of gradient_variance, '),
+    ([], '--out is missing: name a folder for the trained models and the results.'),
+  ],
+)
+def test_bad_arguments_are_refused(arguments, message, capsys):
+  with pytest.raises(SystemExit):
+    command.main(arguments)
+  assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+  names = ('replacement', 'reconstruction, w=1')
+
+  def tiny():
+    config = conditioning.RUN.config()
+    config.model.update(base_channels=8, norm_groups=4, head_width=8, embedding_width=16, channel_multipliers=(1,))
+    config.model.update(attention_resolutions=(8,))
+    config.training.update(num_steps=2, checkpoint_every=2, preview_every=0, heldout_every=0, warmup_steps=1)
+    config.sampling.update(num_steps=2)
+    return config
+
+  arms = {name: Arm(Run('tiny', tiny), settings=conditioning.METHODS[name]) for name in names}
+  claim = conditioning.CLAIM._replace(arms=arms, judged=conditioning.CLAIM.judged[:0])
+  monkeypatch.setattr(command, 'claims', lambda: {'conditioning': claim})
+  for name, value in (('VIDEOS', 2), ('NUM_FRAMES', 12), ('NUM_STEPS', 2)):
+    monkeypatch.setattr(conditioning, name, value)
+  command.main(arguments := [f'--out={tmp_path}', '--seeds=2'])
+  printed = capsys.readouterr().out
+  report = json.loads((tmp_path / 'conditioning.json').read_text())
+  for row in report['rows'][names[1]]:
+    assert row['error_of_frame'][:4] == [0.0] * 4, 'given frames are the true ones'
+    assert row['prediction_error'] == pytest.approx(sum(row['error_of_frame'][4:8]) / 4)
+    assert row['extension_error'] == pytest.approx(sum(row['error_of_frame'][8:]) / 4)
+  assert report['rows'][names[0]][0]['error_of_frame'] != report['rows'][names[0]][1]['error_of_frame']
+  assert (tmp_path / 'conditioning.png').read_bytes().startswith(b'\x89PNG')
+
+  def fail(*args):
+    raise AssertionError('done before')
+
+  monkeypatch.setattr(command.runner.jobs, 'train', fail)
+  monkeypatch.setattr(command, 'claims', lambda: {'conditioning': claim._replace(measure=fail)})
+  command.main(arguments)
+  assert capsys.readouterr().out == printed

@@ -1,0 +1,50 @@
+"""Joint training on videos and appended images: VDM Table 4."""
+
+from __future__ import annotations
+
+import functools
+
+from ml_collections import ConfigDict
+
+from vdm_jax.benchmarks.paper_claims import quality
+from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Run, config_of
+
+VIDEOS = {0: 6, 4: 4, 8: 3}  # appended images -> videos of a batch, 48 frames each
+STEPS = (1_000, 2_000)  # measured on the way: what images speed up may be caught up with
+
+
+def run(images: int) -> Run:
+  return Run(f'appended_{images}', functools.partial(_config, images))
+
+
+def arm(images: int, steps: int) -> str:
+  return f'{images} images, {steps:,} steps'
+
+
+def _config(images: int) -> ConfigDict:
+  config = config_of('digits')
+  config.data.update(num_images=images, batch_size=VIDEOS[images])
+  # At a constant rate a run of 1,000 steps is the first half of one of 2,000.
+  config.training.update(schedule='constant', preview_every=STEPS[0], heldout_every=0)
+  return config
+
+
+CELLS = tuple((images, steps) for steps in STEPS for images in VIDEOS)
+CLAIM = Claim(
+  name='appended_images',
+  source='VDM Table 4',
+  says='samples improve as 0, 4 and 8 independent images are appended to each video',
+  setting='configs/digits.py at a constant learning rate, 48 frames a step, images among them; seeds train anew',
+  cost='60 minutes',
+  arms={arm(*cell): Arm(run(cell[0]), num_steps=cell[1]) for cell in CELLS},
+  baseline=arm(0, STEPS[-1]),
+  scores=quality.SCORES,
+  judged=tuple(
+    Comparison(arm(images, steps), arm(fewer, steps), score, expected)
+    for steps in STEPS
+    for images, fewer in ((4, 0), (8, 0), (8, 4))
+    for score, expected in (('frechet', 'lower'), ('digit', 'higher'))
+  ),
+  measure=quality.measure,
+  draw=quality.drawing({arm(*cell): (f'{cell[0]} images', cell[1]) for cell in CELLS}, quality.SCORES, x='steps'),
+)

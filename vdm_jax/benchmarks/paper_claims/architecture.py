@@ -1,0 +1,120 @@
+"""FIT against the U-Net at matched work: Snap Table 2."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import vdm_jax
+from vdm_jax import checkpoints, configuration, data, partitioning, plots
+from vdm_jax.benchmarks.paper_claims import input_scaling, quality
+from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Row, Rows, Run, config_of
+from vdm_jax.compilation.ideal import evaluation
+from vdm_jax.training import jit_train_step, optimizer, state
+
+REPEATS = 7  # of a timed call
+UNET_STEPS = 500  # as many CPU seconds as FIT's steps
+SPEED = {
+  'training_ms': 'CPU ms per training video',
+  'evaluation_ms': 'CPU ms per evaluation',
+  'training_cpu_seconds': 'CPU seconds of training',
+}
+SCORES = SPEED | {key: title for key, title in quality.SCORES.items() if key != 'recall'}
+
+
+def unet() -> ConfigDict:
+  """A U-Net of FIT's process, data and noise levels, optimized as Snap's are."""
+  fit = input_scaling.run(input_scaling.RULE).config()
+  config = config_of('digits')
+  config.data.update(fit.data.to_dict())
+  config.data.num_images = 0
+  config.sampling.update(fit.sampling.to_dict())
+  shared = ('process', 'sigma_in', 'parameterization', 'logsnr', 'lognormal_mean', 'lognormal_std')
+  config.model.update({key: fit.model[key] for key in shared} | {'logsnr_shift': 0.0})
+  config.model.update(patch_size=4, attention_resolutions=(8,), channel_multipliers=(1, 2))
+  config.training.update(
+    num_steps=UNET_STEPS, checkpoint_every=100, preview_every=UNET_STEPS, heldout_every=0,
+    ema_half_life=fit.training.ema_half_life,
+  )  # fmt: skip
+  return config
+
+
+def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
+  """Quality, and CPU milliseconds of a training step and of an evaluation, per video, on all cores together."""
+  config = configuration.from_dict(checkpoints.read_config(workdir))
+  speed = timed(config, workdir)
+  steps = checkpoints.latest_step(workdir)
+  spent = steps * config.data.batch_size * speed['training_ms'] / 1e3
+  return quality.measure(workdir, seed, settings) | speed | {'training_cpu_seconds': spent}
+
+
+def timed(config: ConfigDict, workdir: str) -> dict[str, float]:
+  """CPU milliseconds per video: of the training step that the run took, and of one evaluation of the network."""
+  model, params = vdm_jax.load(workdir)
+  mesh = partitioning.make_mesh({'data': 1}, jax.devices()[:1])
+  rule = optimizer.build(config.training, model.logical_axes)
+  train_step = jit_train_step(model, rule, config.training, mesh, state.abstract(model, rule, mesh))
+  evaluate = jax.jit(lambda params, batch: evaluation(model, params, batch))
+  with jax.set_mesh(mesh):
+    batch = partitioning.put_batch(data.held_out(config.data, model.encode, seed=0, num_batches=1)[0], mesh)
+    current, key = state.create(model, rule, mesh, seed=0), jax.random.key(0)
+
+    def step() -> jax.Array:
+      nonlocal current
+      current, measured = train_step(current, batch, key)
+      return measured['loss']
+
+    size = config.data.batch_size
+    return {
+      'training_ms': _cpu_ms(step) / size,
+      'evaluation_ms': _cpu_ms(lambda: evaluate(params, batch)) / size,
+      'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
+    }
+
+
+def _cpu_ms(call: Callable[[], Any]) -> float:
+  """The median CPU time of a call, after one that compiles."""
+  jax.block_until_ready(call())
+  spent = []
+  for _ in range(REPEATS):
+    started = time.process_time()
+    jax.block_until_ready(call())
+    spent.append(time.process_time() - started)
+  return 1e3 * float(np.median(spent))
+
+
+def draw(path: Path, rows: Rows) -> None:
+  """Every seed's quality against what an evaluation costs."""
+  metrics = {
+    title: {name: [(row['evaluation_ms'], row[key], None) for row in seeds] for name, seeds in rows.items()}
+    for key, title in SCORES.items()
+    if key not in SPEED
+  }
+  plots.draw_sweep(path, metrics, x=SPEED['evaluation_ms'], log=True)
+
+
+FIT, UNET = 'FIT', 'U-Net'
+CLAIM = Claim(
+  name='architecture',
+  source='Snap Table 2',
+  says='FIT trains and samples faster than the U-Net, and is better',
+  setting='16x64x64 digits, FIT and U-Net of one process, equal CPU seconds of training; seeds train anew',
+  cost='50 minutes beside input_scaling, whose FIT it is',
+  arms={FIT: Arm(input_scaling.run(input_scaling.RULE)), UNET: Arm(Run('unet_64', unet))},
+  baseline=UNET,
+  scores=SCORES,
+  judged=(
+    Comparison(FIT, UNET, 'training_ms', 'lower'),
+    Comparison(FIT, UNET, 'evaluation_ms', 'lower'),
+    Comparison(FIT, UNET, 'frechet', 'lower'),
+    Comparison(FIT, UNET, 'digit', 'higher'),
+  ),
+  measure=measure,
+  draw=draw,
+)

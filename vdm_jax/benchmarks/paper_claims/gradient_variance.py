@@ -1,0 +1,127 @@
+"""The variance of minibatch gradients with appended images, at equal memory: VDM section 4.3.1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from ml_collections import ConfigDict
+
+import vdm_jax
+from vdm_jax import checkpoints, configuration, data, partitioning
+from vdm_jax.benchmarks.paper_claims import quality
+from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Row, Run, config_of
+from vdm_jax.models import Model
+from vdm_jax.training import make_gradient
+from vdm_jax.types import Params
+
+BATCHES = 40  # minibatches whose gradients are compared
+UNSEEN = 1_000  # added to a run's seed: streams of clips and noise that it was not trained on
+VIDEOS = {0: 12, 4: 8, 8: 6}  # appended images -> videos of a minibatch, 96 frames each
+SCORES = {
+  'log2_variance': 'log2 variance',
+  'log2_noise_to_signal': 'log2 (variance / squared mean)',
+  'alignment': 'alignment with the video gradient',
+}
+
+
+class Moments:
+  """The sums that unbiased estimates of a random vector's moments need; vectors are added one by one."""
+
+  def __init__(self, vectors: Iterable[np.ndarray]) -> None:
+    self.count, self._sum, self._squares = 0, np.zeros(()), 0.0
+    for vector in vectors:
+      vector = np.asarray(vector, np.float64)
+      self.count, self._sum, self._squares = self.count + 1, self._sum + vector, self._squares + vector @ vector
+
+  @property
+  def mean(self) -> np.ndarray:
+    return self._sum / self.count
+
+  @property
+  def variance(self) -> float:
+    """The trace of the covariance, unbiased."""
+    return float(self._squares - self.count * (self.mean @ self.mean)) / (self.count - 1)
+
+  @property
+  def squared_mean(self) -> float:
+    """The squared norm of the expectation, unbiased."""
+    return float(self.mean @ self.mean) - self.variance / self.count
+
+
+def statistics(found: Moments, reference: Moments) -> dict[str, float]:
+  """What minibatch gradients tell of an estimator, beside independent ones of the video objective alone.
+
+  `alignment` is <E g, E r>^2 / (E|g|^2 |E r|^2), the squared cosine, on average, between one minibatch's gradient and
+  the video objective's: it falls with variance and with bias alike.
+  """
+  second_moment = found.squared_mean + found.variance
+  signal = max(found.squared_mean, np.finfo(np.float64).tiny)
+  return {
+    'variance': found.variance,
+    'squared_mean': found.squared_mean,
+    'log2_variance': math.log2(found.variance),
+    'log2_noise_to_signal': math.log2(found.variance / signal),
+    'alignment': float(found.mean @ reference.mean) ** 2 / (second_moment * reference.squared_mean),
+  }
+
+
+def gradients(model: Model, params: Params, config: ConfigDict, seed: int, count: int) -> Iterator[np.ndarray]:
+  """`count` independent minibatch gradients of the training loss, as vectors."""
+  mesh = partitioning.make_mesh({'data': 1}, jax.devices()[:1])
+  gradient = jax.jit(make_gradient(model, config.training, mesh))
+  key = jax.random.key(seed)
+  with jax.set_mesh(mesh):
+    stream = data.build(config.data, model.encode, seed=seed)
+    for number in range(count):
+      batch = partitioning.put_batch(next(stream), mesh)
+      yield np.asarray(ravel_pytree(gradient(params, batch, jax.random.fold_in(key, number))[2])[0])
+
+
+def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
+  """Statistics of the gradient with `settings['images']` appended images, by the run's EMA parameters."""
+  model, params = vdm_jax.load(workdir)
+  config = configuration.from_dict(checkpoints.read_config(workdir))
+
+  def moments(images: int, stream: int) -> Moments:
+    config.data.update(num_images=images, batch_size=VIDEOS[images])
+    return Moments(gradients(model, params, config, UNSEEN + 10 * seed + stream, BATCHES))
+
+  return statistics(moments(settings['images'], 1), moments(0, 2))
+
+
+def partly_trained() -> ConfigDict:
+  """The README's model, early: its digits cannot be told yet."""
+  config = config_of('digits')
+  config.training.update(
+    num_steps=400, checkpoint_every=400, preview_every=400, heldout_every=0, schedule='constant'
+  )
+  config.sampling.update(num_steps=2)  # of the preview, that nobody needs
+  return config
+
+
+def arm(images: int) -> str:
+  return f'{images} images'
+
+
+CLAIM = Claim(
+  name='gradient_variance',
+  source='VDM section 4.3.1',
+  says='appended images reduce the variance of minibatch gradients, at the expense of some bias',
+  setting='400 steps of configs/digits.py; then 40 minibatches of 96 frames, images among them; seeds train anew',
+  cost='8 minutes',
+  arms={arm(k): Arm(Run('partly_trained', partly_trained), settings={'images': k}) for k in VIDEOS},
+  baseline=arm(0),
+  scores=SCORES,
+  judged=tuple(
+    Comparison(arm(images), arm(0), score, expected)
+    for images in (4, 8)
+    for score, expected in (('log2_variance', 'lower'), ('log2_noise_to_signal', 'lower'), ('alignment', 'higher'))
+  ),
+  measure=measure,
+  draw=quality.drawing({arm(k): ('96 frames', k) for k in VIDEOS}, SCORES, x='appended images per video'),
+)

@@ -1,0 +1,37 @@
+"""The weight of classifier-free guidance: VDM Table 5, Snap Fig. 5."""
+
+from __future__ import annotations
+
+from vdm_jax.benchmarks.paper_claims import quality
+from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison
+
+WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # Eq. 6's w
+
+
+def arm(weight: float) -> str:
+  return f'w={weight:g}'
+
+
+def claim(model: str) -> Claim:
+  """Of a model of the package that is told one-digit captions."""
+  return Claim(
+    name=f'guidance_{model}',
+    source='VDM Table 5, Snap Fig. 5',
+    says='guidance raises fidelity to the prompt; Frechet distances improve with its weight, then degrade',
+    setting=f'pretrained:{model}, 120 videos a weight; seeds are sampling noise, the model is one',
+    cost='5 minutes',
+    arms={arm(weight): Arm(f'pretrained:{model}', settings={'guidance_weight': weight}) for weight in WEIGHTS},
+    baseline=arm(0.0),
+    scores=quality.SCORES,
+    judged=(
+      Comparison(arm(1.0), arm(0.0), 'digit', 'higher'),
+      Comparison(arm(1.0), arm(0.0), 'frame_consistency', 'higher'),
+      Comparison(arm(1.0), arm(0.0), 'frechet', 'lower'),
+      Comparison(arm(8.0), arm(1.0), 'frechet', 'higher'),
+      Comparison(arm(8.0), arm(0.0), 'recall', 'lower'),
+    ),
+    measure=quality.measure,
+    draw=quality.drawing(
+      {arm(weight): (model, weight) for weight in WEIGHTS}, quality.SCORES, x='guidance weight w of VDM Eq. 6'
+    ),
+  )

@@ -1,0 +1,58 @@
+"""A text-to-video model of digits, measured by the protocol `digits` with a seed's noise and changed settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import vdm_jax
+from vdm_jax import checkpoints, configuration, evaluation, plots
+from vdm_jax.benchmarks.paper_claims.claim import Row, Rows
+from vdm_jax.benchmarks.paper_claims.statistics import paired
+from vdm_jax.generation import make_generator
+
+BATCH = 40  # videos at a time: the 120 of the protocol take one compiled program
+SCORES = {
+  'digit': 'digit',
+  'direction': 'direction',
+  'frame_consistency': 'frame consistency',
+  'frechet': 'Frechet distance',
+  'recall': 'recall',
+}
+REAL = ('digit', 'direction', 'frame_consistency', 'frechet')  # scores that the protocol gives real clips too
+
+
+def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
+  """The figures of `evaluate_digits`, flat, of videos from a seed's noise; `settings` are keys of `sampling`."""
+  model, params = vdm_jax.load(workdir)
+  config = configuration.from_dict(checkpoints.read_config(workdir))
+  generate = make_generator(model, config.sampling.to_dict() | dict(settings), batch_size=BATCH)
+  record = evaluation.evaluate_digits(lambda prompts: generate(params, prompts=list(prompts), seed=seed), config.data)
+  return {key: record[key] for key in REAL} | {
+    'recall': record['diversity']['recall'],
+    'precision': record['diversity']['precision'],
+    'pairwise_per_prompt': record['diversity']['pairwise_per_prompt'],
+    'motion_ratio': record['motion']['ratio'],
+    'real': {key: record['real'][key] for key in REAL},
+  }
+
+
+def drawing(
+  points: Mapping[str, tuple[str, float]], scores: Mapping[str, str], *, x: str, log: bool = False
+) -> Callable[[Path, Rows], None]:
+  """A claim's `draw`: a plot per score, arm NAME being a point of the line `points[NAME][0]` at `points[NAME][1]`.
+
+  Bars are 95 % intervals of the mean over seeds.
+  """
+
+  def draw(path: Path, rows: Rows) -> None:
+    metrics: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    for key, title in scores.items():
+      for name, (line, at) in points.items():
+        values = [row[key] for row in rows[name]]
+        interval = paired(values, [0.0] * len(values))
+        metrics.setdefault(title, {}).setdefault(line, []).append((at, interval['mean'], interval['half_width']))
+    plots.draw_sweep(path, metrics, x=x, log=log)
+
+  return draw
