@@ -32,6 +32,7 @@ def test_arms_differ_in_what_is_claimed_alone():
     config.model.sigma_in, config.data.still_rate = 4.0, 0.0
   assert all(a.to_dict() == b.to_dict() for a, b in itertools.pairwise(runs))
   fit, unet = (arm.run.config() for arm in architecture.CLAIM.arms.values())
+  unet.data.batch_size = fit.data.batch_size
   assert (fit.data.to_dict(), fit.sampling.to_dict()) == (unet.data.to_dict(), unet.sampling.to_dict())
   same = ('process', 'sigma_in', 'parameterization', 'sigma_data', 'logsnr', 'lognormal_mean', 'lognormal_std')
   assert all(fit.model[key] == unet.model[key] for key in same)
