@@ -39,7 +39,7 @@ def claims() -> dict[str, Claim]:
   """All claims by name, the cheapest evidence first."""
   of_models = [make(name) for make in (guidance.claim, samplers.claim) for name in MODELS if name in pretrained.names()]
   trained = [module.CLAIM for module in (appended_images, conditioning, input_scaling, architecture)]
-  return {claim.name: claim for claim in (gradient_variance.CLAIM, *of_models, *trained)}
+  return {claim.name: claim for claim in (*gradient_variance.CLAIMS, *of_models, *trained)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

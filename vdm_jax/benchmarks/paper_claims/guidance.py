@@ -19,7 +19,7 @@ def claim(model: str) -> Claim:
     source='VDM Table 5, Snap Fig. 5',
     says='guidance raises fidelity to the prompt; Frechet distances improve with its weight, then degrade',
     setting=f'pretrained:{model}, 120 videos a weight; seeds are sampling noise, the model is one',
-    cost='5 minutes',
+    cost='7 minutes',
     arms={arm(weight): Arm(f'pretrained:{model}', settings={'guidance_weight': weight}) for weight in WEIGHTS},
     baseline=arm(0.0),
     scores=quality.SCORES,

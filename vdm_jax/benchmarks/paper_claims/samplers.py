@@ -35,7 +35,7 @@ def claim(model: str) -> Claim:
     source='Snap Fig. 6',
     says='quality is high at 64 steps already, and still improves up to 256',
     setting=f'pretrained:{model} at its own guidance weight, 120 videos each; seeds are sampling noise',
-    cost='16 minutes',
+    cost='20 minutes',
     arms={
       arm(sampler, points): Arm(
         f'pretrained:{model}', settings=SAMPLERS[sampler] | {'num_steps': grid_points(sampler, points)}
