@@ -75,6 +75,11 @@ def test_a_run_is_trained_once_to_each_step_that_is_measured(tmp_path, monkeypat
   runner.rows(make(measure, arms), tmp_path, range(2))
   assert trained == [(f'digits_seed_{seed}', seed, steps) for seed in range(2) for steps in (5, 2_000)]
   assert [call[0] for call in measure.calls[:3]] == [str(tmp_path / 'runs' / 'digits_seed_0')] * 3
+  early = tmp_path / 'toy' / 'other, seed 1.json'  # of a version without the key
+  held = json.loads(early.read_text())
+  del held['asked']['run']['training']['clip_norm']
+  early.write_text(json.dumps(held))
+  runner.rows(make(None, arms), tmp_path, range(2))
   (tmp_path / 'toy' / 'less, seed 1.json').unlink()
   with pytest.raises(ValueError, match='digits_seed_1 is at step 2000, past step 5 that is to be measured'):
     runner.rows(make(measure, arms), tmp_path, range(2))

@@ -118,7 +118,9 @@ def _row(claim: Claim, name: str, arm: Arm, out: Path, seed: int) -> Row:
   asked = json.loads(json.dumps(asked))
   if path.exists():
     held = json.loads(path.read_text())
-    if held['asked'] != asked:
+    if not shipped:  # settings that it was too early to know had their defaults
+      held['asked']['run'] = configuration.complete(held['asked']['run'])
+    if json.loads(json.dumps(held['asked'])) != asked:
       raise ValueError(f'{path} was measured with other settings than those asked for: use another --out.')
     return held['row']
   workdir = arm.run if shipped else out / 'runs' / f'{arm.run.name}_seed_{seed}'
