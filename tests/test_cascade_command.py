@@ -64,7 +64,7 @@ def test_sampling_the_second_stage_samples_both(stages, tmp_path):
 @pytest.mark.slow
 def test_the_augmentation_is_searched(stages):
   _, second, _ = stages
-  done = vdm('--mode=evaluate', f'--workdir={second}', '--protocol=digits', '--sweep=augmentation')
+  done = vdm('--mode=evaluate', f'--workdir={second}', '--protocol=digits', '--sweep=augmentation', patience=3000)
   assert done.returncode == 0, done.stderr
   record = json.loads((second / 'evaluation/digits_augmentation.json').read_text())
   levels = [part['sampling']['augmentation'] for part in record['records']]

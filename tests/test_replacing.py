@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from vdm_jax.replacing import replacing, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -29,20 +34,22 @@ def test_two_that_write_the_same_file_do_not_meet(tmp_path):
   assert list(tmp_path.iterdir()) == [path]
 
 
-def _write_for_ever(path):
-  while True:
-    for letter in 'ab':
-      write_text(path, letter * 100_000)
+WRITER = """
+import sys
+from vdm_jax.replacing import write_text
+
+while True:
+  for letter in 'ab':
+    write_text(sys.argv[1], letter * 100_000)
+"""
 
 
 def test_readers_and_kills_never_see_a_part(tmp_path):
   path = tmp_path / 'note.txt'
   for _ in range(3):
-    writer = multiprocessing.get_context('fork').Process(target=_write_for_ever, args=(path,))
-    writer.start()
-    while not path.exists():
-      pass
-    seen = {path.read_text() for _ in range(50)}
-    writer.kill()
-    writer.join()
+    with subprocess.Popen([sys.executable, '-c', WRITER, path], env=dict(os.environ, PYTHONPATH=str(ROOT))) as writer:
+      while not path.exists():
+        assert writer.poll() is None
+      seen = {path.read_text() for _ in range(50)}
+      writer.kill()
     assert seen | {path.read_text()} <= {'a' * 100_000, 'b' * 100_000}
