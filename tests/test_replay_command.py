@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from test_main import vdm
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 TOY = {
   'model.base_channels': 8, 'model.channel_multipliers': '(1,)', 'model.attention_resolutions': '(8,)',
   'model.head_width': 4, 'model.norm_groups': 4, 'model.embedding_width': 16, 'model.embedding_layers': 1,
@@ -18,17 +15,11 @@ TOY = {
 }  # fmt: skip
 
 
-def vdm(*arguments):
-  return subprocess.run(
-    [sys.executable, '-m', 'vdm_jax.main', *arguments], cwd=REPOSITORY, capture_output=True, text=True
-  )
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_run_that_blew_up_is_done_again_to_the_bit(tmp_path):
   options = [f'--config.{key}={value}' for key, value in TOY.items()]
-  done = vdm('--config=configs/digits.py', f'--workdir={tmp_path}', *options)
+  done = vdm('--config=configs/digits.py', f'--workdir={tmp_path}', *options, patience=1000)
   assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr
   (folder,) = (tmp_path / 'nonfinite').iterdir()
   assert f'error: no loss or gradient of the 10 steps up to step {int(folder.name[5:])} was finite.' in done.stderr

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 import vdm_jax
 from vdm_jax import checkpoints, configuration, data, partitioning, plots
+from vdm_jax.benchmarks import timing
 from vdm_jax.benchmarks.paper_claims import input_scaling, quality
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Row, Rows, Run, config_of
 from vdm_jax.compilation.ideal import evaluation
@@ -70,23 +70,11 @@ def timed(config: ConfigDict, workdir: str) -> dict[str, float]:
       current, measured = train_step(current, batch, key)
       return measured['loss']
 
-    size = config.data.batch_size
-    return {
-      'training_ms': _cpu_ms(step) / size,
-      'evaluation_ms': _cpu_ms(lambda: evaluate(params, batch)) / size,
-      'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
+    calls = {'training_ms': step, 'evaluation_ms': lambda: evaluate(params, batch)}
+    seconds = timing.medians(calls, REPEATS, clock=time.process_time)
+    return {name: 1e3 * spent / config.data.batch_size for name, spent in seconds.items()} | {
+      'parameters': sum(leaf.size for leaf in jax.tree.leaves(params))
     }
-
-
-def _cpu_ms(call: Callable[[], Any]) -> float:
-  """The median CPU time of a call, after one that compiles."""
-  jax.block_until_ready(call())
-  spent = []
-  for _ in range(REPEATS):
-    started = time.process_time()
-    jax.block_until_ready(call())
-    spent.append(time.process_time() - started)
-  return 1e3 * float(np.median(spent))
 
 
 def draw(path: Path, rows: Rows) -> None:

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vdm_jax import pretrained
 from vdm_jax.benchmarks import timing
 from vdm_jax.benchmarks.paper_claims import (
   appended_images,
@@ -31,13 +30,13 @@ from vdm_jax.benchmarks.paper_claims import (
 from vdm_jax.benchmarks.paper_claims.claim import Claim
 from vdm_jax.jobs import BadInput
 
-# Models of the package, where they are there, that claims about sampling are about.
+# Models of the package that claims about sampling are about.
 MODELS = ('digits', 'digits_fit')
 
 
 def claims() -> dict[str, Claim]:
   """All claims by name, the cheapest evidence first."""
-  of_models = [make(name) for make in (guidance.claim, samplers.claim) for name in MODELS if name in pretrained.names()]
+  of_models = [make(name) for make in (guidance.claim, samplers.claim) for name in MODELS]
   trained = [module.CLAIM for module in (appended_images, conditioning, input_scaling, architecture)]
   return {claim.name: claim for claim in (*gradient_variance.CLAIMS, *of_models, *trained)}
 
