@@ -59,6 +59,7 @@ def test_rows_are_compiled_once_and_failed_ones_again_when_asked(tmp_path, monke
   assert calls == ['ucf101', 'bair', 'bair']
   kept = json.loads(path.read_text())
   assert kept['ucf101 v4:2x2x1 a.b=1']['command'] == (
+    'JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1 '
     'python -m vdm_jax.main --mode=compile --config=configs/ucf101.py --topology=v4:2x2x1 --config.a.b=1'
   )
   assert [path.name for path in tmp_path.iterdir()] == ['compile.json']

@@ -56,6 +56,8 @@ def report(config: ConfigDict, topology: str, *, sampling: bool = True, suggest:
     **_bytes(state, compiled, target),
     **_work(compiled, target),
     'versions': _versions(target),
+    # Of the compiler, from -1.0 (in haste) to 1.0, for the speed of the program: JAX's setting of that name.
+    'exec_time_optimization_effort': jax.config.jax_exec_time_optimization_effort,
   }
   if sampling:
     result['sampling'] = sampling_report(model, config, mesh, target)
