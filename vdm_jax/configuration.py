@@ -105,6 +105,7 @@ def _training() -> dict[str, Any]:
     'beta2': 0.99,
     'weight_decay': 0.0,  # decoupled; not on biases and norms
     'clip_norm': 1.0,  # global norm of the gradient; 0: no clipping
+    'spike_factor': 0.0,  # a gradient norm so many times the usual one skips its step, such as 10; 0: none does
     'ema_decay': 0.9999,
     'ema_half_life': 0.0,  # steps; when positive it replaces ema_decay by 0.5^(1 / half-life)
     'ema_warmup': False,  # decay at step n at most (1 + n) / (10 + n)

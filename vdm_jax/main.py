@@ -64,6 +64,8 @@ def main(argv: Sequence[str]) -> int:
     return _run(flags.FLAGS.config)
   except (jobs.BadInput, data.TooManyBadClips, training.InUse, FloatingPointError) as error:
     command.refuse(error.args)
+  except training.Damaged as error:
+    command.refuse(error.args, processes.LOST)
 
 
 def _run(config: ConfigDict) -> int:

@@ -70,6 +70,12 @@ FAULTS = [
   ),
   (
     'digits',
+    {'training.spike_factor': 0.5},
+    'training.spike_factor=0.5: a gradient norm is a spike from several times the usual one on, such as 10; '
+    'give a number above 1, or 0 for no such limit.',
+  ),
+  (
+    'digits',
     {'training.stall_seconds': -1.0},
     'training.stall_seconds=-1.0: give the seconds that a step may take, 0 for no limit.',
   ),

@@ -98,6 +98,7 @@ def make_config(**training) -> ConfigDict:
         'beta2': 0.99,
         'weight_decay': 0.01,
         'clip_norm': 1.0,
+        'spike_factor': 0.0,
         'ema_decay': 0.9,
         'ema_half_life': 0.0,
         'ema_warmup': True,

@@ -24,12 +24,13 @@ def test_the_bands_have_the_stated_shares_of_the_cosine_schedule():
   np.testing.assert_allclose(count / 10_001, [0.03, 0.19, 0.55, 0.19, 0.03], atol=0.006)
 
 
-def test_a_row_has_the_means_of_the_finite_steps_and_the_last_of_the_others():
+def test_a_row_has_the_means_of_the_steps_applied_and_the_last_of_the_others():
   sums = metrics.zeros()
-  for loss, finite, rate in ((1.0, True, 0.1), (np.nan, False, 0.2), (4.0, True, 0.3)):
+  for loss, spike, rate in ((1.0, False, 0.1), (np.nan, False, 0.2), (9e9, True, 0.2), (4.0, False, 0.3)):
     sums = metrics.add(
       sums,
-      finite=jnp.asarray(finite),
+      applied=jnp.isfinite(loss) & (not spike),
+      spike=jnp.asarray(spike),
       loss=jnp.float32(loss),
       gradient_norm=jnp.float32(2 * loss),
       update_norm=jnp.float32(3 * loss),
@@ -45,16 +46,18 @@ def test_a_row_has_the_means_of_the_finite_steps_and_the_last_of_the_others():
     'train/update_norm': 7.5,
     'train/parameter_norm': pytest.approx(5.3),
     'train/learning_rate': pytest.approx(0.3),
-    'train/skipped_steps': 1,
+    'train/skipped_steps': 2,
+    'train/spikes': 1,
     'train/loss_logsnr_-6_-2': 2.5,
     'train/loss_logsnr_-2_2': 25.0,
   }
 
 
-def test_a_window_without_a_finite_step_has_no_loss():
+def test_a_window_without_a_step_applied_has_no_loss():
   sums = metrics.zeros() | {'steps': jnp.float32(3), 'skipped': jnp.float32(3)}
   assert metrics.row(sums) == {
     'train/parameter_norm': 0.0,
     'train/learning_rate': 0.0,
     'train/skipped_steps': 3,
+    'train/spikes': 0,
   }

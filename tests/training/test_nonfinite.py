@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -128,3 +129,29 @@ def test_the_first_bad_layer_is_named_before_those_it_spoils():
     found = nonfinite.diagnose(model, config.training, mesh, current, standin.make_batch(0), jax.random.key(0))
   assert found[0] == 'output of layer layers/gate'
   assert found[1] == 'loss of 8 of 8 examples: 0, 1, 2, 3, 4 and 3 more'
+
+
+@pytest.mark.parametrize('part', ['params', 'opt_state', 'ema'])
+def test_a_state_that_is_damaged_ends_the_run_at_once_and_is_not_saved(tmp_path, part):
+  """The next start takes the checkpoint before it, and ends as if nothing had been."""
+  mesh = partitioning.make_mesh({'data': -1})
+
+  def spoilt(current):
+    leaves, tree = jax.tree.flatten(getattr(current, part))
+    largest = max(range(len(leaves)), key=lambda i: leaves[i].size)
+    leaves[largest] = leaves[largest].at[(0,) * leaves[largest].ndim].set(jnp.nan)
+    return current._replace(**{part: jax.tree.unflatten(tree, leaves)})
+
+  def run(steps, workdir):
+    config = standin.make_config(num_steps=steps, schedule='constant')
+    return train(standin.make_model(config), config, workdir, mesh=mesh, batches=standin.batches)
+
+  good = run(4, tmp_path / 'run')
+  with checkpoints.Checkpointer(tmp_path / 'run', 2) as checkpointer:
+    checkpointer.save(5, spoilt(good)._replace(step=jnp.int32(5)))
+  with pytest.raises(nonfinite.Damaged) as error:
+    run(12, tmp_path / 'run')
+  assert str(error.value).startswith(f'step 6 was not finite because of state: {part}/')
+  assert checkpoints.steps(tmp_path / 'run') == [4, 5]
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '5')
+  jax.tree.map(np.testing.assert_array_equal, run(12, tmp_path / 'run'), run(12, tmp_path / 'whole'))

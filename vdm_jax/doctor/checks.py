@@ -111,6 +111,12 @@ def check_model(config: ConfigDict) -> None:
       f'data.num_images={config.data.num_images}: FIT takes no appended images, for its groups would mix them with the '
       'video. Set it to 0, and data.still_rate to train on images as videos.'
     )
+  factor = config.training.spike_factor
+  if factor and not factor > 1:
+    raise ValueError(
+      f'training.spike_factor={factor}: a gradient norm is a spike from several times the usual one on, such as 10; '
+      'give a number above 1, or 0 for no such limit.'
+    )
   if config.training.stall_seconds < 0:
     raise ValueError(
       f'training.stall_seconds={config.training.stall_seconds}: give the seconds that a step may take, 0 for no limit.'

@@ -20,10 +20,10 @@ BAD_INPUT = 2  # exit status
 
 
 class Refusal(SystemExit):
-  """The end of a command that was given bad input, with what was said about it."""
+  """The end of a command that cannot go on, mostly for bad input, with what was said about it."""
 
-  def __init__(self, messages: Sequence[str]):
-    super().__init__(BAD_INPUT)
+  def __init__(self, messages: Sequence[str], status: int):
+    super().__init__(status)
     self.messages = tuple(str(message) for message in messages)
 
 
@@ -39,11 +39,11 @@ def prepare() -> None:
     jax.config.update('jax_compilation_cache_dir', str(Path.home() / '.cache' / 'vdm_jax'))
 
 
-def refuse(messages: Sequence[str]) -> NoReturn:
+def refuse(messages: Sequence[str], status: int = BAD_INPUT) -> NoReturn:
   """Prints what is wrong and ends the command."""
   for message in messages:
     print(f'error: {message}', file=sys.stderr)
-  raise Refusal(messages)
+  raise Refusal(messages, status)
 
 
 def define_experiment(argv: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +76,7 @@ def train(
       of its checkpoints is good.
     run_folder.InUse: another job holds the workdir.
     FloatingPointError: MAX_SKIPPED steps in a row were not finite; the last can be done again with `nonfinite.replay`.
+    nonfinite.Damaged: a step was not finite because the state was not; it is not saved.
 
   Ends the process, and all others of a company, where a step has not ended after `training.stall_seconds`; see
   `processes.watched`.
@@ -113,14 +114,8 @@ def train(
       processes.exchange('compiled', True, seconds=COMPILE_SECONDS)
       return lambda current, batch: compiled(current, partitioning.put_batch(batch, mesh), key)
 
-    def keep(end: _NotFinite, current: state.TrainState) -> Path:
-      # Nothing but the counters has changed since the state that the last step was taken from.
-      counters = {'step': end.step - 1, 'skipped_in_a_row': MAX_SKIPPED - 1}
-      before = current._replace(**{name: jnp.full_like(current.step, value) for name, value in counters.items()})
-      batch = partitioning.put_batch(end.batch, mesh)
-      return nonfinite.write(path, config, model, mesh, before, batch, end.measured)
-
-    return _run(start, compile_step, source, training, recorder, checkpointer, heldout_loss, preview, stop, keep)
+    guard = _Guard(path, config, model, mesh)
+    return _run(start, compile_step, source, training, recorder, checkpointer, heldout_loss, preview, stop, guard)
 
 
 def _run(
@@ -133,7 +128,7 @@ def _run(
   heldout_loss: Callable[[Params], dict[str, float]] | None,
   preview: Preview | None,
   stop: Callable[[int], bool],
-  keep: Callable[[_NotFinite, state.TrainState], Path],
+  guard: _Guard,
 ) -> state.TrainState:
   first = int(current.step) + 1
   if first > training.num_steps:
@@ -148,6 +143,7 @@ def _run(
       current, measured = advance(current, batch)
       recorder.push(step, batch, measured)
       recorder.settle(IN_FLIGHT)
+      guard.look(recorder, current)
 
       if heldout_loss and _due(step, training.heldout_every):
         with recorder.paused(f'measuring the held-out loss after step {step}'):
@@ -159,6 +155,7 @@ def _run(
       stopping = stop(step)
       if stopping or step == training.num_steps or _due(step, training.checkpoint_every):
         recorder.settle(0)  # the rows a checkpoint stands for are on disk before it
+        guard.look(recorder, current)
         with recorder.paused(f'saving step {step}'):
           checkpointer.save(step, current)
       if stopping and step < training.num_steps:
@@ -167,7 +164,7 @@ def _run(
     recorder.settle(0)
   except _NotFinite as end:
     recorder.note(f'keeping step {end.step} for a replay', PAUSE_SECONDS)
-    folder = keep(end, current)
+    folder = guard.keep(end, current)
     raise FloatingPointError(
       f'no loss or gradient of the {MAX_SKIPPED} steps up to step {end.step} was finite. {folder} holds the last of '
       f'them: --mode=replay --workdir={folder} does it again and names the first bad part. The same command goes on '
@@ -190,6 +187,35 @@ class _NotFinite(Exception):
     self.step, self.batch, self.measured = step, batch, measured
 
 
+class _Guard(NamedTuple):
+  """What is done about steps that are not finite, beside skipping them."""
+
+  workdir: Path
+  config: Any
+  model: Model
+  mesh: Mesh
+
+  def look(self, recorder: _Recorder, current: state.TrainState) -> None:
+    """Raises Damaged where a step was not finite and the state is why: on every process, for all look at all of it."""
+    if (step := recorder.not_finite) is None:
+      return
+    recorder.not_finite = None
+    if found := nonfinite.damage(current, self.mesh):
+      raise nonfinite.Damaged(
+        f'step {step} was not finite because of {found[0]}. No step that was applied wrote that: the memory of a '
+        'device or of its host has failed. This state is not saved; the same command goes on from the last '
+        'checkpoint. If it ends so again, try without the machine that it ran on.'
+      )
+
+  def keep(self, end: _NotFinite, current: state.TrainState) -> Path:
+    """Writes the bundle of the last step."""
+    # Nothing but the counters has changed since the state that the last step was taken from.
+    counters = {'step': end.step - 1, 'skipped_in_a_row': MAX_SKIPPED - 1}
+    before = current._replace(**{name: jnp.full_like(current.step, value) for name, value in counters.items()})
+    batch = partitioning.put_batch(end.batch, self.mesh)
+    return nonfinite.write(self.workdir, self.config, self.model, self.mesh, before, batch, end.measured)
+
+
 class _Recorder:
   """Steps in flight, and the rows they become when they finish."""
 
@@ -202,6 +228,7 @@ class _Recorder:
     note: Callable[..., None],
   ) -> None:
     self.note = note
+    self.not_finite: int | None = None  # the last step that was not, for the guard
     self._training, self._writer, self._on_row, self._watch = training, writer, on_row, watch
     self._flight: collections.deque[tuple[int, Batch, Any]] = collections.deque()
     self._extra: dict[int, dict[str, float]] = {}
@@ -252,7 +279,8 @@ class _Recorder:
       loss = jax.block_until_ready(measured['loss'])
       self._watch.add('device', since)
       self._watch.step()
-      dead = int(measured['skipped_in_a_row']) == MAX_SKIPPED
+      skipped = int(measured['skipped_in_a_row'])
+      self.not_finite, dead = step if skipped else self.not_finite, skipped == MAX_SKIPPED
       logged = dead or step % self._training.log_every == 0 or step == self._training.num_steps
       if logged:
         self._log(step, measured['sums'])

@@ -23,7 +23,7 @@ LAST = ('parameter_norm', 'learning_rate')
 
 def zeros() -> dict[str, Array]:
   """Sums of an empty window."""
-  scalars = ('steps', 'skipped', 'loss', 'gradient_norm', 'update_norm', *LAST)
+  scalars = ('steps', 'skipped', 'spikes', 'loss', 'gradient_norm', 'update_norm', *LAST)
   return {name: jnp.zeros(()) for name in scalars} | {
     name: jnp.zeros(len(BANDS)) for name in ('band_loss', 'band_count')
   }
@@ -32,7 +32,8 @@ def zeros() -> dict[str, Array]:
 def add(
   sums: dict[str, Array],
   *,
-  finite: Array,
+  applied: Array,
+  spike: Array,
   loss: Array,
   gradient_norm: Array,
   update_norm: Array,
@@ -41,7 +42,7 @@ def add(
   per_example: Array,
   logsnr: Array,
 ) -> dict[str, Array]:
-  """The sums with one more step; of a step that is not `finite` only the count.
+  """The sums with one more step; of a step that is not `applied` only the count.
 
   Of the LAST it keeps the last value.
   """
@@ -53,10 +54,11 @@ def add(
     'band_loss': band_loss,
     'band_count': band_count,
   }
-  new = {name: sums[name] + jnp.where(finite, term, 0.0) for name, term in terms.items()}
+  new = {name: sums[name] + jnp.where(applied, term, 0.0) for name, term in terms.items()}
   return new | {
     'steps': sums['steps'] + 1,
-    'skipped': sums['skipped'] + jnp.where(finite, 0.0, 1.0),
+    'skipped': sums['skipped'] + jnp.where(applied, 0.0, 1.0),
+    'spikes': sums['spikes'] + jnp.where(spike, 1.0, 0.0),
     'parameter_norm': parameter_norm,
     'learning_rate': learning_rate,
   }
@@ -81,6 +83,7 @@ def row(sums: dict[str, Any]) -> dict[str, float]:
   return means | {
     **{f'train/{name}': float(sums[name]) for name in LAST},
     'train/skipped_steps': int(sums['skipped']),
+    'train/spikes': int(sums['spikes']),
     **named_bands('train', sums['band_loss'], sums['band_count']),
   }
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind that ends because step after step is not finite, and how its last step is done again.
+"""What becomes of a run whose steps are not finite: what it leaves behind when it ends, and how a step is done again.
 
 `workdir/nonfinite/step_00000020/` is a workdir of its own: `config.json`, the state before the step in `checkpoints/`,
 the global batch, what the step measured, and `report.json`, written last, which names the first bad part.
@@ -28,6 +28,10 @@ from vdm_jax.types import Array, Batch, Conditioning, Params
 FOLDER, BATCH, OUTCOME, REPORT = 'nonfinite', 'batch.safetensors', 'outcome.safetensors', 'report.json'
 MEASURED = ('loss', 'gradient_norm', 'per_example', 'logsnr')  # of the step; NaN and all, bit for bit
 SHOWN = 5  # names of a kind in a sentence
+
+
+class Damaged(RuntimeError):
+  """A run's state holds what is not finite, though no step that was applied put it there."""
 
 
 class Replay(NamedTuple):
@@ -127,11 +131,8 @@ def diagnose(
       _, aux, gradients = make_gradient(model, training, mesh)(params, batch, key)
     return aux['per_example'], jax.tree.map(_finite, gradients)
 
-  check = jax.jit(lambda tree: jax.tree.map(_finite, tree), out_shardings=partitioning.replicated(mesh))
   step = jax.jit(gradient, out_shardings=partitioning.replicated(mesh))
-  found = _sentence('batch', check(batch))
-  parts = {'params': current.params, 'opt_state': current.opt_state, 'ema': current.ema}
-  found += _sentence('state', check(parts))
+  found = _sentence('batch', _check(batch, mesh)) + damage(current, mesh)
   losses, gradients = jax.block_until_ready(step(current.params, batch, jax.random.fold_in(key, current.step)))
   jax.effects_barrier()
   if bad:
@@ -141,12 +142,23 @@ def diagnose(
   return (found + _sentence('gradient', gradients)) or ['the update: the gradient is finite, its step is not']
 
 
+def damage(current: state.TrainState, mesh: Mesh) -> list[str]:
+  """What is not finite in a state, in a sentence: parameters, moments of the optimizer, averages."""
+  parts = {'params': current.params, 'opt_state': current.opt_state, 'ema': current.ema}
+  return _sentence('state', _check(parts, mesh))
+
+
 def _first_layer(bad: list[str]) -> str:
   """The first of these paths, or the first one inside it: what holds a layer may be looked at before the layer is."""
   first = bad[0]
   while inside := [path for path in bad if path.startswith(first and f'{first}/') and path != first]:
     first = inside[0]
   return first or 'the network'
+
+
+def _check(tree: Any, mesh: Mesh) -> Any:
+  """Of each leaf whether it is finite, the same on every process."""
+  return jax.jit(lambda tree: jax.tree.map(_finite, tree), out_shardings=partitioning.replicated(mesh))(tree)
 
 
 def _finite(tree: Any) -> Array:

@@ -24,9 +24,9 @@ from vdm_jax.replacing import write_text
 # What may differ between the starts of one run; a name ending in '.' is a whole section.
 MAY_CHANGE = (
   'training.num_steps', 'training.checkpoint_every', 'training.preview_every', 'training.heldout_every',
-  'training.keep_checkpoints', 'training.stall_seconds', 'training.tensorboard', 'training.first_stage', 'sampling.',
-  'mesh.', 'data.path', 'data.text_path', 'data.text_cache', 'data.num_workers', 'data.max_bad_share',
-  'model.text_path', 'model.text_cache', 'model.attention',
+  'training.keep_checkpoints', 'training.stall_seconds', 'training.spike_factor', 'training.tensorboard',
+  'training.first_stage', 'sampling.', 'mesh.', 'data.path', 'data.text_path', 'data.text_cache', 'data.num_workers',
+  'data.max_bad_share', 'model.text_path', 'model.text_cache', 'model.attention',
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from vdm_jax import partitioning
 from vdm_jax.diffusion import augment, branch, cosine_logsnr, denoising_loss, downsample
 from vdm_jax.models import Model
-from vdm_jax.training import metrics
+from vdm_jax.training import metrics, spikes
 from vdm_jax.training.optimizer import Optimizer
 from vdm_jax.training.state import TrainState, ema_decay, shardings, update_ema
 from vdm_jax.types import Array, Batch, Conditioning, Params
@@ -35,8 +35,9 @@ def make_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mes
   'skipped_in_a_row'})`; key is that of the run's seed, the same at every step.
 
   The batch is cut into `accumulation_steps` micro-batches whose gradients are averaged. A step whose loss,
-  gradient or update is not finite changes nothing but the step counter and the counts of skipped steps; nor
-  does any step after MAX_SKIPPED of them in a row. `sums` starts anew after every `log_every` steps.
+  gradient, update or average is not finite changes nothing but the step counter and the counts of skipped steps;
+  nor does any step after MAX_SKIPPED of them in a row. A spike (`spikes.judge`, by `spike_factor`) changes the usual
+  gradient norm besides. `sums` starts anew after every `log_every` steps.
 
   Args:
     model: has `network`, `process`, `parameterization`, `sample_logsnr` and `config`.
@@ -50,23 +51,24 @@ def make_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mes
     loss, aux, gradients = gradient(state.params, batch, jax.random.fold_in(key, state.step))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, state.step)
     norms = {'gradient_norm': optax.tree.norm(gradients), 'update_norm': optax.tree.norm(updates)}
-    finite = jnp.isfinite(loss) & jnp.isfinite(norms['gradient_norm']) & jnp.isfinite(norms['update_norm'])
-    # A run that is to end keeps the state that its last step was taken from, whatever was dispatched after it.
-    finite &= state.skipped_in_a_row < MAX_SKIPPED
-
     params = optax.apply_updates(state.params, updates)
     ema = update_ema(state.ema, params, state.updates, decay=decay, warmup=training.ema_warmup)
+    finite = jnp.isfinite(jnp.stack([loss, *norms.values(), optax.tree.norm(ema)])).all()
+    # A run that is to end keeps the state that its last step was taken from, whatever was dispatched after it.
+    finite &= state.skipped_in_a_row < MAX_SKIPPED
+    judged = spikes.judge(norms['gradient_norm'], state.usual_gradient_norm, state.updates, training.spike_factor)
+    applied, usual = finite & judged[0], jnp.where(finite, judged[1], state.usual_gradient_norm)
     new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
-    params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
 
     window_starts = state.step % training.log_every == 0
     sums = jax.tree.map(lambda total: jnp.where(window_starts, 0.0, total), state.sums)
     last = {'parameter_norm': optax.tree.norm(params), 'learning_rate': optimizer.learning_rate(state.step)}
-    sums = metrics.add(sums, finite=finite, loss=loss, **norms, **last, **aux)
-    updates = state.updates + finite.astype(jnp.int32)
+    sums = metrics.add(sums, applied=applied, spike=finite & ~applied, loss=loss, **norms, **last, **aux)
+    updates = state.updates + applied.astype(jnp.int32)
     skipped = jnp.where(finite, 0, state.skipped_in_a_row + 1)
     measured = {'loss': loss, 'gradient_norm': norms['gradient_norm'], **aux}
-    new_state = TrainState(state.step + 1, updates, skipped, params, opt_state, ema, sums)
+    new_state = TrainState(state.step + 1, updates, skipped, usual, params, opt_state, ema, sums)
     return new_state, measured | {'sums': sums, 'skipped_in_a_row': skipped}
 
   return train_step
