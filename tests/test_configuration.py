@@ -76,7 +76,7 @@ def test_overrides_reach_the_model_too():
     (
       'data.digits.zzz', 1,
       'config.data.digits.zzz is not a configuration key: '
-      'the keys here are bounce, clip_frames, colors, num_digits, random_start.',
+      'the keys here are bounce, clip_frames, colors, motions, num_digits, random_start, withhold.',
     ),
     ('seed', 1.5, 'config.seed=1.5 is of type float, not int.'),
     ('seed', True, 'config.seed=True is of type bool, not int.'),

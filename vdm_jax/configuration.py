@@ -59,7 +59,10 @@ def _data() -> dict[str, Any]:
     'num_workers': 0,  # processes that prepare batches; 0: threads of this one
     # digits: the embedded data's harder modes, and how many frames a clip has, of which windows of num_frames are cut
     # at random; 0: as many as a window spans
-    'digits': {'num_digits': 1, 'random_start': False, 'bounce': False, 'colors': False, 'clip_frames': 0},
+    'digits': {
+      'num_digits': 1, 'random_start': False, 'bounce': False, 'colors': False, 'motions': False, 'withhold': False,
+      'clip_frames': 0,
+    },
   }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vdm_jax.data import Digits
-from vdm_jax.data.digits import COLORS, DIRECTIONS, glyphs
+from vdm_jax.data.digits import COLORS, DIRECTIONS, MOTIONS, TRAVEL, Phrase, glyphs, parse_caption, withheld
 
 FLAGS = ('random_start', 'bounce', 'colors')
 MODES = [
@@ -185,9 +185,74 @@ def test_every_caption_in_use_is_listed_once(mode):
   source = digits(**mode)
   listed = source.captions
   assert list(listed) == sorted(set(listed)) and {source[i].caption for i in range(400)} <= set(listed)
-  choices = 10 * 4 * (6 if mode.get('colors') else 1)
-  assert len(listed) == choices ** mode.get('num_digits', 1)
+  plain, colors = 10 * 4, 6 if mode['colors'] else 1
+  pairs = colors * (colors - 1) if colors > 1 else 1
+  assert len(listed) == (plain * colors if mode['num_digits'] == 1 else plain**2 * pairs)
   assert {word for caption in listed for word in caption.split()} == set(source.vocabulary)
+
+
+JUDGED = {'num_digits': 2, 'colors': True, 'motions': True, 'withhold': True}
+
+
+def test_every_clip_moves_as_its_caption_says():
+  """One digit, from the wall that it leaves: two fifths of the way, four fifths of it, or there and back."""
+  source = digits(num_frames=40, motions=True, height=96, width=96)
+  way, seen = 48, set()
+  for i in range(60):
+    clip = source[i]
+    (phrase,) = parse_caption(clip.caption)
+    axis = 2 if phrase.direction in ('left', 'right') else 1
+    rows = clip.video.astype(float).sum(axis=(3, 3 - axis))
+    centre = rows @ np.arange(96) / rows.sum(axis=1)
+    moved = (centre - centre[0]) * (-1 if phrase.direction in ('left', 'up') else 1)
+    seen.add((phrase.direction, phrase.motion))
+    if phrase.motion == 'bouncing':
+      assert moved.max() == pytest.approx(way, abs=4) and moved[-1] == pytest.approx(0, abs=2)
+      assert np.argmax(moved) in range(17, 23)
+    else:
+      assert moved[-1] == pytest.approx(TRAVEL[MOTIONS.index(phrase.motion)] * way * 39 / 40, abs=1.5)
+      assert (np.diff(moved) >= 0).all()
+  assert len(seen) == 12
+
+
+def test_a_caption_says_what_is_parsed_from_it():
+  said = {
+    'a 3 moving left': [Phrase(3, 'left')],
+    'a bouncing red 3 moving up': [Phrase(3, 'up', 'red')],
+    'a 3 bouncing right': [Phrase(3, 'right', None, 'bouncing')],
+    'a cyan 9 moving down slowly and a blue 0 bouncing up': [
+      Phrase(9, 'down', 'cyan', 'slowly'), Phrase(0, 'up', 'blue', 'bouncing'),
+    ],
+  }  # fmt: skip
+  assert {caption: list(parse_caption(caption)) for caption in said} == said
+  with pytest.raises(ValueError, match="^digits: 'a fish' of the caption 'a 3 moving up and a fish' is not understood"):
+    parse_caption('a 3 moving up and a fish')
+
+
+def test_a_fifth_of_the_combinations_is_never_trained_on():
+  """And every two parts of one are seen together, so that what is withheld can be put together from what is seen."""
+  every = [Phrase(*parts) for parts in itertools.product(range(10), DIRECTIONS, COLORS, MOTIONS)]
+  kept = [phrase for phrase in every if not withheld(phrase)]
+  assert (len(every), len(kept)) == (720, 576)
+  for a, b in itertools.combinations(range(4), 2):
+    assert {(p[a], p[b]) for p in kept} == {(p[a], p[b]) for p in every}
+  trained = {phrase for i in range(4000) for phrase in parse_caption(digits(**JUDGED)[i].caption)}
+  assert trained == set(kept)
+  tested = {phrase for i in range(4000) for phrase in parse_caption(digits('test', **JUDGED)[i].caption)}
+  assert len(tested - trained) > 130
+
+
+def test_a_color_tells_two_digits_apart():
+  for i in range(300):
+    first, second = parse_caption(digits(**JUDGED)[i].caption)
+    assert first.color != second.color
+
+
+def test_the_judged_captions_are_many_and_all_parsed():
+  source = digits(**JUDGED)
+  assert len(source.captions) == 720 * 600
+  assert source.vocabulary == tuple(sorted({word for caption in source.captions[::997] for word in caption.split()}))
+  assert parse_caption(source.captions[12345])
 
 
 def test_grey_in_three_channels_is_the_grey_in_one():
@@ -269,7 +334,11 @@ def test_the_frame_rate_matches_the_motion():
     ),
     (
       {'bounce': True, 'num_frames': 3},
-      'digits: bounce cannot be seen in 3 frames; use num_frames=4 or more, or bounce=False.',
+      'digits: bouncing cannot be seen in 3 frames; use num_frames=4 or more, or bounce=False and motions=False.',
+    ),
+    (
+      {'motions': True, 'bounce': True},
+      'digits: bounce and motions are both set; bouncing is one of the motions: leave bounce out.',
     ),
   ],
 )

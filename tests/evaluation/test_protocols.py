@@ -10,7 +10,7 @@ from vdm_jax.evaluation.features import NAMES
 from vdm_jax.evaluation.measure import centre, check_clips, check_range, extract
 from vdm_jax.evaluation.protocol import KINDS, TASKS, Metric
 
-SHIPPED = {'digit-scorer'}
+SHIPPED = {'digit-scorer', 'scene-reader'}
 
 
 @pytest.mark.parametrize('name', PROTOCOLS)

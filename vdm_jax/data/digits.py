@@ -9,6 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +34,53 @@ MIN_SIDE = 16  # glyphs of half of it keep the 8x8 pixels of the handwriting
 MIN_BOUNCE_FRAMES = 4  # with fewer, one of the two legs of a bounce would not be seen
 TRAVEL = (0.4, 0.8)  # the two random speeds: share of the free way covered in one clip
 BOUNCE_TRAVEL = (1.25, 1.75)  # more than the whole way, so that the wall is always met
+MOTIONS = ('slowly', 'quickly', 'bouncing')  # as captions tell them; the first two are those of TRAVEL
+WITHHELD = 5  # one of so many combinations is withheld from training
+
+
+class Phrase(NamedTuple):
+  """What is said of one digit of a clip; None where captions do not tell it."""
+
+  digit: int
+  direction: str
+  color: str | None = None
+  motion: str | None = None
+
+
+_PHRASE = re.compile(
+  rf'a (?:bouncing )?(?:(?P<color>{"|".join(COLORS)}) )?(?P<digit>[0-9]) '
+  rf'(?P<verb>moving|bouncing) (?P<direction>{"|".join(DIRECTIONS)})(?: (?P<how>slowly|quickly))?'
+)
+
+
+def parse_caption(caption: str) -> tuple[Phrase, ...]:
+  """The phrases of a caption of `Digits`, in its order. Raises ValueError for other text."""
+  phrases = []
+  for part in caption.split(' and '):
+    if (found := _PHRASE.fullmatch(part)) is None:
+      raise ValueError(
+        f'digits: {part!r} of the caption {caption!r} is not understood; one is like '
+        "'a red 3 moving left slowly and a blue 7 bouncing up'."
+      )
+    motion = 'bouncing' if found['verb'] == 'bouncing' else found['how']
+    phrases.append(Phrase(int(found['digit']), found['direction'], found['color'], motion))
+  return tuple(phrases)
+
+
+def withheld(phrase: Phrase) -> bool:
+  """Whether a combination is one of the fifth that `Digits(withhold=True)` does not train on.
+
+  With colors or motions every two parts of a phrase are still seen together, such as each digit in every direction.
+  """
+  color = list(COLORS).index(phrase.color) if phrase.color else 0
+  motion = MOTIONS.index(phrase.motion) if phrase.motion else 0
+  return (phrase.digit + DIRECTIONS.index(phrase.direction) + color + motion) % WITHHELD == 0
+
+
+def _distinct(phrases: Sequence[Phrase]) -> bool:
+  """Whether a color tells each digit from the others, where there are colors."""
+  colors = [phrase.color for phrase in phrases if phrase.color]
+  return len(set(colors)) == len(colors)
 
 
 @functools.cache
@@ -67,8 +117,10 @@ class Digits:
   Plain captions read `a 3 moving left`: one digit, half as large as the smaller side, crosses the middle at
   constant speed and never leaves the frame. `random_start` draws lane, start and one of two speeds. `bounce`
   turns round at the wall (`a bouncing 3 moving left`: left at first). `colors` tints the ink (`a red 3 moving
-  left`) and needs three channels. `num_digits=2` shows two, joined by `and`; the first one named has the
-  upper or left lane unless `random_start`.
+  left`) and needs three channels. `num_digits=2` shows two, joined by `and` and never of one color; the first one
+  named has the upper or left lane unless `random_start`. `motions` lets each digit move in one of three ways, and
+  captions tell which: `a 3 moving left slowly`, `a 3 moving left quickly`, `a 3 bouncing left`. `withhold` keeps the
+  combinations that `withheld` names, a fifth, out of the train split.
 
   The label of a one-digit clip is digit * 4 + direction (left, right, up, down). Raises ValueError on
   arguments that cannot be shown.
@@ -84,6 +136,8 @@ class Digits:
   random_start: bool = False
   bounce: bool = False
   colors: bool = False
+  motions: bool = False
+  withhold: bool = False
 
   def __post_init__(self):
     if self.split not in SPLITS:
@@ -105,10 +159,12 @@ class Digits:
       raise ValueError(
         f'digits: colors needs 3 channels, but channels is {self.channels}; set channels=3 or colors=False.'
       )
-    if self.bounce and self.num_frames < MIN_BOUNCE_FRAMES:
+    if self.bounce and self.motions:
+      raise ValueError('digits: bounce and motions are both set; bouncing is one of the motions: leave bounce out.')
+    if (self.bounce or self.motions) and self.num_frames < MIN_BOUNCE_FRAMES:
       raise ValueError(
-        f'digits: bounce cannot be seen in {self.num_frames} frames; '
-        f'use num_frames={MIN_BOUNCE_FRAMES} or more, or bounce=False.'
+        f'digits: bouncing cannot be seen in {self.num_frames} frames; '
+        f'use num_frames={MIN_BOUNCE_FRAMES} or more, or bounce=False and motions=False.'
       )
 
   def __len__(self) -> int:
@@ -124,6 +180,7 @@ class Digits:
     """All words that captions of this mode can contain, sorted."""
     words = {'a', 'moving', *map(str, range(10)), *DIRECTIONS}
     words |= {'bouncing'} if self.bounce else set()
+    words |= set(MOTIONS) if self.motions else set()
     words |= set(COLORS) if self.colors else set()
     words |= {'and'} if self.num_digits == 2 else set()
     return tuple(sorted(words))
@@ -131,9 +188,10 @@ class Digits:
   @property
   def captions(self) -> tuple[str, ...]:
     """All captions of this mode, the same in both splits, sorted."""
-    colors = COLORS if self.colors else (None,)
-    phrases = [self._phrase(*choice) for choice in itertools.product(range(10), DIRECTIONS, colors)]
-    return tuple(sorted(' and '.join(chosen) for chosen in itertools.product(phrases, repeat=self.num_digits)))
+    motions, colors = MOTIONS if self.motions else (None,), COLORS if self.colors else (None,)
+    choices = [Phrase(*choice) for choice in itertools.product(range(10), DIRECTIONS, colors, motions)]
+    chosen = itertools.product(choices, repeat=self.num_digits)
+    return tuple(sorted(' and '.join(map(self._say, phrases)) for phrases in chosen if _distinct(phrases)))
 
   def __getitem__(self, index: int) -> Clip:
     if not 0 <= index < len(self):
@@ -151,49 +209,68 @@ class Digits:
     video = np.zeros((num_frames, self.height, self.width, self.channels), np.uint8)
     phrases, path = [], None
     for position in range(self.num_digits):
-      digit, direction = int(rng.integers(10)), int(rng.integers(4))
-      color = list(COLORS)[rng.integers(len(COLORS))] if self.colors else None
-      same_digit = _by_digit(self.split, self._size)[digit]
-      glyph = _tint(same_digit[rng.integers(len(same_digit))], color, self.channels)
-      path = self._path(direction, position, rng, other=path)
+      phrases.append(self._draw_phrase(phrases, rng))
+      same_digit = _by_digit(self.split, self._size)[phrases[-1].digit]
+      glyph = _tint(same_digit[rng.integers(len(same_digit))], phrases[-1].color, self.channels)
+      path = self._path(phrases[-1], position, rng, other=path)
       for frame, (y, x) in zip(video, path[start::frame_skip][:num_frames], strict=True):
         window = frame[y : y + self._size, x : x + self._size]
         np.maximum(window, glyph, out=window)
-      phrases.append(self._phrase(digit, DIRECTIONS[direction], color))
-    label = digit * 4 + direction if self.num_digits == 1 else None
-    return Clip(video, ' and '.join(phrases), label, FRAME_RATE / frame_skip, (self.height, self.width))
+    caption = ' and '.join(map(self._say, phrases))
+    label = phrases[0].digit * 4 + DIRECTIONS.index(phrases[0].direction) if self.num_digits == 1 else None
+    return Clip(video, caption, label, FRAME_RATE / frame_skip, (self.height, self.width))
 
   @property
   def _size(self) -> int:
     return min(self.height, self.width) // 2
 
-  def _phrase(self, digit: int, direction: str, color: str | None) -> str:
-    words = ['a', 'bouncing' if self.bounce else None, color, str(digit), 'moving', direction]
+  def path(self, phrase: Phrase, position: int = 0) -> np.ndarray:
+    """Corner (y, x) of a digit's box in each frame, int64 [t 2]: the only path of a phrase without `random_start`."""
+    if self.random_start:
+      raise ValueError('digits: with random_start a phrase has many paths.')
+    return self._draw_path(phrase, position, None)
+
+  def _draw_phrase(self, others: Sequence[Phrase], rng) -> Phrase:
+    """One that this split may show beside the others."""
+    while True:
+      digit, direction = int(rng.integers(10)), DIRECTIONS[rng.integers(4)]
+      color = list(COLORS)[rng.integers(len(COLORS))] if self.colors else None
+      motion = MOTIONS[rng.integers(len(MOTIONS))] if self.motions else None
+      phrase = Phrase(digit, direction, color, motion)
+      if _distinct([*others, phrase]) and not (self.withhold and self.split == 'train' and withheld(phrase)):
+        return phrase
+
+  def _say(self, phrase: Phrase) -> str:
+    verb, how = ('bouncing', None) if phrase.motion == 'bouncing' else ('moving', phrase.motion)
+    words = ['a', 'bouncing' if self.bounce else None, phrase.color, str(phrase.digit), verb, phrase.direction, how]
     return ' '.join(word for word in words if word)
 
-  def _path(self, direction: int, position: int, rng, other: np.ndarray | None) -> np.ndarray:
+  def _path(self, phrase: Phrase, position: int, rng, other: np.ndarray | None) -> np.ndarray:
     """Corner [t 2] (y, x) of a digit's box in each frame; a random path is redrawn while it hides `other`."""
     while True:
-      path = self._draw_path(direction, position, rng)
+      path = self._draw_path(phrase, position, rng)
       if other is None or not self.random_start or _overlap(path, other, self._size) <= 0.5:
         return path
 
-  def _draw_path(self, direction: int, position: int, rng) -> np.ndarray:
+  def _draw_path(self, phrase: Phrase, position: int, rng) -> np.ndarray:
     free_y, free_x = self.height - self._size, self.width - self._size
-    horizontal = DIRECTIONS[direction] in ('left', 'right')
+    horizontal = phrase.direction in ('left', 'right')
+    bounces = self.bounce or phrase.motion == 'bouncing'
     along, across = (free_x, free_y) if horizontal else (free_y, free_x)
     if self.random_start:
       lane = int(rng.integers(across + 1))
-      share = (BOUNCE_TRAVEL if self.bounce else TRAVEL)[rng.integers(2)]
+      drawn = rng.integers(2)
+      share = BOUNCE_TRAVEL[drawn] if bounces else TRAVEL[MOTIONS.index(phrase.motion) if self.motions else drawn]
       # A bounce starts in the first half of the way, so that its first leg is seen.
-      start, travel = rng.uniform(0, along / 2 if self.bounce else along * (1 - share)), along * share
+      start, travel = rng.uniform(0, along / 2 if bounces else along * (1 - share)), along * share
     else:
       lane = across // 2 if self.num_digits == 1 else position * across
-      start, travel = 0.0, along * (2 if self.bounce else 1)
+      share = 2 if bounces else TRAVEL[MOTIONS.index(phrase.motion)] if self.motions else 1
+      start, travel = 0.0, along * share
     # One division last: exact for whole numbers, so that floor is safe.
     moved = start + travel * (2 * np.arange(self.num_frames) + 1) / (2 * self.num_frames)
     folded = along - np.abs(along - moved % (2 * along))
-    backwards = DIRECTIONS[direction] in ('left', 'up')
+    backwards = phrase.direction in ('left', 'up')
     offsets = np.floor(along - folded if backwards else folded).astype(np.int64)
     lanes = np.full_like(offsets, lane)
     return np.stack((lanes, offsets) if horizontal else (offsets, lanes), axis=1)

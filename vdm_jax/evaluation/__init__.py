@@ -12,10 +12,11 @@ from vdm_jax.evaluation.neighbours import mean_pairwise, memorisation, nearest, 
 from vdm_jax.evaluation.protocol import Figure, Metric, Protocol
 from vdm_jax.evaluation.protocols import PROTOCOLS
 from vdm_jax.evaluation.records import compare, figures_of
+from vdm_jax.evaluation.scene_protocol import evaluate_scenes
 
 __all__ = [
   'PROTOCOLS', 'Distance', 'Figure', 'Metric', 'Moments', 'Protocol', 'Scores', 'accuracy', 'compare', 'compare_motion',
-  'distance_from', 'drift', 'estimate', 'evaluate_digits', 'figures_of', 'frechet_distance', 'inception_score',
-  'mean_pairwise', 'memorisation', 'merge', 'merge_all', 'moments', 'motion', 'nearest', 'parse_caption',
-  'precision_recall', 'read_clips', 'score', 'similarity', 'streamed',
+  'distance_from', 'drift', 'estimate', 'evaluate_digits', 'evaluate_scenes', 'figures_of', 'frechet_distance',
+  'inception_score', 'mean_pairwise', 'memorisation', 'merge', 'merge_all', 'moments', 'motion', 'nearest',
+  'parse_caption', 'precision_recall', 'read_clips', 'score', 'similarity', 'streamed',
 ]  # fmt: skip

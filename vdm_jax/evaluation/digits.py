@@ -45,19 +45,20 @@ class Frames(NamedTuple):
 
 
 class FrameReader(nn.Module):
-  """Reads frames `[n 16 16]` in [-1, 1].
+  """Reads frames `[n 16 16]` or `[n 16 16 c]` in [-1, 1].
 
   Convolutions on 2x2 patches, then two attention maps: one pools the cells that tell the digit, one finds its place.
   """
 
   width: int = 48
   features: int = 48
+  classes: int = 10
 
   @nn.compact
   def __call__(self, frames: Array) -> Frames:
     half = SIDE // 2
     x = (frames + 1) / 2  # background 0, like the padding of the convolutions
-    x = x.reshape(-1, half, 2, half, 2).transpose(0, 1, 3, 2, 4).reshape(-1, half, half, 4)
+    x = x.reshape(len(x), half, 2, half, 2, -1).swapaxes(2, 3).reshape(len(x), half, half, -1)
     conv = functools.partial(nn.Conv, self.width, (3, 3), precision='highest')
     dense = functools.partial(nn.Dense, precision='highest')
     x = nn.gelu(conv()(x))
@@ -68,7 +69,7 @@ class FrameReader(nn.Module):
     features = nn.gelu(dense(self.features)(jnp.einsum('np,npc->nc', read, x, precision='highest')))
     centres = jnp.stack(jnp.meshgrid(*2 * [2 * jnp.arange(half) + 0.5], indexing='ij'), axis=-1).reshape(-1, 2)
     position = jnp.einsum('np,npc->nc', locate, centres + dense(2)(x), precision='highest')
-    return Frames(dense(10)(features), features, position)
+    return Frames(dense(self.classes)(features), features, position)
 
 
 class Weights(NamedTuple):
@@ -101,7 +102,7 @@ def read_clips(videos: Array, *, weights: Weights | None = None) -> Scores:
   grey = _grey(videos)
   weights = weights or _shipped()
   b, t = grey.shape[:2]
-  frames = _read_frames(weights.params, grey.reshape(-1, SIDE, SIDE))
+  frames = read_frames(FrameReader(), weights.params, grey.reshape(-1, SIDE, SIDE))
   logits, features, position = (leaf.reshape(b, t, -1) for leaf in frames)
   log_probs = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
   travel, wobble = _line(position)
@@ -153,7 +154,7 @@ def parse_caption(caption: str) -> tuple[int, int]:
 
 def accuracy() -> dict[str, float]:
   """The shipped scorer's own measurement on clean clips of held-out glyphs, by `digit_training.measure`."""
-  return json.loads(_metadata(WEIGHTS_PATH)['accuracy'])
+  return read_record(WEIGHTS_PATH)
 
 
 def _line(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -186,18 +187,18 @@ def _grey(videos: Array) -> np.ndarray:
   return grey.reshape(b, t, SIDE, block, SIDE, block).mean((3, 5))
 
 
-def _read_frames(params: Params, frames: np.ndarray) -> Frames:
-  """Runs the network on float32 [n 16 16] in chunks of one size; numpy leaves."""
-  padded = np.pad(frames, ((0, -len(frames) % CHUNK), (0, 0), (0, 0)))
-  chunks = [_read_chunk(params, chunk) for chunk in padded.reshape(-1, CHUNK, SIDE, SIDE)]
+def read_frames(network: FrameReader, params: Params, frames: np.ndarray) -> Frames:
+  """Runs a network on float32 [n 16 16] or [n 16 16 c] in chunks of one size; numpy leaves."""
+  padded = np.pad(frames, ((0, -len(frames) % CHUNK), *((0, 0),) * (frames.ndim - 1)))
+  chunks = [_read_chunk(network, params, chunk) for chunk in padded.reshape(-1, CHUNK, *frames.shape[1:])]
   if not chunks:
     raise ValueError('digit scorer: there are no videos; pass one or more.')
   return Frames(*(np.concatenate(leaves)[: len(frames)] for leaves in zip(*chunks, strict=True)))
 
 
-@jax.jit
-def _read_chunk(params: Params, frames: Array) -> Frames:
-  return FrameReader().apply(params, frames)
+@functools.partial(jax.jit, static_argnums=0)
+def _read_chunk(network: FrameReader, params: Params, frames: Array) -> Frames:
+  return network.apply(params, frames)
 
 
 def save_weights(path: Path, weights: Weights, record: dict[str, float]) -> None:
@@ -223,6 +224,7 @@ def _shipped() -> Weights:
   return load_weights(WEIGHTS_PATH)
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def read_record(path: Path) -> dict[str, float]:
+  """The record that `save_weights` wrote beside the weights."""
   with safe_open(path, framework='numpy') as file:
-    return file.metadata()
+    return json.loads(file.metadata()['accuracy'])

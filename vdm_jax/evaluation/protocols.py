@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vdm_jax.evaluation.protocol import Figure, Metric, Protocol
 
 DIGIT_SCORER = 'digit-scorer'  # the network of the protocol `digits`, which is shipped
+SCENE_READER = 'scene-reader'  # the network of the protocol `scenes`, which is shipped
 VDM, SNAP = 'Video Diffusion Models', 'Snap Video'
 CLIP = 'clip-vit-base-patch32'  # ViT-B/32, which CLIPSIM was introduced with (GODIVA, section 4)
 
@@ -261,6 +262,19 @@ PROTOCOLS: dict[str, Protocol] = {
       num_steps=STEPS,
       notes='Each of the 40 captions three times, read by the shipped scorer. Clips of the size that the run was '
       'trained on (0: any); held-out handwriting is the reference.',
+    ),
+    Protocol(
+      name='scenes',
+      source='this library',
+      task='captions',
+      metrics=(Metric('frechet', 'frechet', SCENE_READER),),
+      references=('test',),
+      height=0, width=0, num_frames=0,
+      num_samples=256,
+      num_references=256,
+      training_clips=2000,
+      notes='64 captions whose phrases were all trained on and 64 with one that was not, each twice, read by the '
+      'shipped reader. Clips of the size that the run was trained on (0: any); held-out handwriting is the reference.',
     ),
     _KINETICS,
     _KINETICS._replace(

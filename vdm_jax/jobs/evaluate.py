@@ -26,6 +26,8 @@ from vdm_jax.jobs.run import open_run
 from vdm_jax.replacing import write_text
 
 Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # of a section `sampling`
+# Protocols that bring their networks and their clips: (generate, section `data`) -> record.
+OFFLINE = {'digits': evaluation.evaluate_digits, 'scenes': evaluation.evaluate_scenes}
 
 
 def evaluate(config: ConfigDict, workdir: str, asked: Asked, protocol: Protocol | None = None) -> int:
@@ -42,8 +44,8 @@ def evaluate(config: ConfigDict, workdir: str, asked: Asked, protocol: Protocol 
   _check(asked)
   points = sweeps.points(protocol, asked.sweep, config) if asked.sweep else []
   folder = writable(asked.folder(workdir))
-  if protocol.name == 'digits':
-    measure = _digits(config, workdir, asked)
+  if protocol.name in OFFLINE:
+    measure = _offline(config, workdir, asked)
   else:
     measure = functools.partial(measuring.measured, measuring.prepare(config, workdir, protocol, asked))
   name = f'{protocol.name}_real' if asked.real_vs_real else protocol.name
@@ -68,21 +70,25 @@ def evaluate(config: ConfigDict, workdir: str, asked: Asked, protocol: Protocol 
 
 
 def _check(asked: Asked) -> None:
-  if asked.protocol == 'digits':
+  if asked.protocol in OFFLINE:
     for flag in ('features', 'prompt_file', 'limit'):
       if getattr(asked, flag) is not None:
-        raise BadInput(f'--{flag} is not read by --protocol=digits, which brings all it needs: leave it out.')
+        raise BadInput(
+          f'--{flag} is not read by --protocol={asked.protocol}, which brings all it needs: leave it out.'
+        )
     if asked.real_vs_real:
-      raise BadInput('--real_vs_real is part of every record of --protocol=digits, as `real`: leave it out.')
+      raise BadInput(
+        f'--real_vs_real is part of every record of --protocol={asked.protocol}, as `real`: leave it out.'
+      )
   if asked.sweep and asked.real_vs_real:
     raise BadInput('--sweep and --real_vs_real are both given, but real clips have no settings: give one of them.')
 
 
-def _digits(config: ConfigDict, workdir: str, asked: Asked) -> Measure:
-  """The protocol that needs no files: its samples are kept themselves, for they are small."""
+def _offline(config: ConfigDict, workdir: str, asked: Asked) -> Measure:
+  """A protocol that needs no files: its samples are kept themselves, for they are small."""
   make_generate = open_run(config, workdir)
   step = checkpoints.latest_step(workdir)
-  folder = asked.folder(workdir) / 'digits'
+  folder = asked.folder(workdir) / asked.protocol
 
   def measure(sampling: Mapping[str, Any]) -> dict[str, Any]:
     generate = make_generate(sampling)
@@ -103,7 +109,7 @@ def _digits(config: ConfigDict, workdir: str, asked: Asked) -> Measure:
       return np.concatenate(list(batches.read('videos')))
 
     try:
-      record = evaluation.evaluate_digits(resumable, config.data)
+      record = OFFLINE[asked.protocol](resumable, config.data)
     except (ValueError, FloatingPointError) as error:
       raise BadInput(str(error)) from error
     return record | {'step': step, 'seed': config.seed, 'sampling': dict(sampling), 'model': 'EMA'}
