@@ -26,7 +26,8 @@ DONE = {
 def test_every_row_splits_its_batch_over_its_devices(row):
   config = load(f'{REPOSITORY}/configs/{row.config}.py', list(row.overrides))
   configuration.validate(config)
-  devices = math.prod(int(size) for size in row.topology.split(':')[1].split('x'))
+  kind, sizes = row.topology.split(':')
+  devices = math.prod(int(size) for size in sizes.split('x')[: 2 if kind == 'gpu' else 3])
   sizes = config.mesh.to_dict()
   fixed = math.prod(size for size in sizes.values() if size != -1)
   assert devices % fixed == 0
