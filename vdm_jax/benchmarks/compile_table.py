@@ -81,7 +81,7 @@ ROWS = (
     ('mesh.data=-1', 'mesh.tensor=4'),
   )),
   Row('snap_fit_500m', 'v4:4x4x8', (_parts(8),), PAPER),
-  Row('snap_fit_3b9_upsampler', 'v4:4x4x4', (_parts(5),), PAPER),
+  Row('snap_fit_3b9_upsampler', 'v4:4x4x4', (_parts(5), *_fsdp(16)), PAPER),
   Row('snap_unet_284m', 'v4:4x4x8', (_parts(16),), PAPER),
   Row('snap_unet_85m', 'v4:4x4x8', (_parts(16),), PAPER),
   Row('t2v_large', 'v5p:2x2x1', (_parts(16), *_fsdp(4)), SMALLEST),
