@@ -80,6 +80,7 @@ ROWS = (
     (), ('model.remat=none',), ('model.remat=block',), (_parts(4),), ('model.dtype=float32',), _fsdp(4),
     ('mesh.data=-1', 'mesh.tensor=4'),
   )),
+  Row('bair', 'v4:4x4x8', ('model.remat=True',), LEVER),
   Row('snap_fit_500m', 'v4:4x4x8', (_parts(8),), PAPER),
   Row('snap_fit_3b9_upsampler', 'v4:4x4x4', (_parts(5), *_fsdp(16)), PAPER),
   Row('snap_unet_284m', 'v4:4x4x8', (_parts(16),), PAPER),
