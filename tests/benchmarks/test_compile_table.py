@@ -78,3 +78,18 @@ def test_the_tables_show_what_the_rows_say():
     '| bair | v4:2x2x1 | x=1, y=2 | 128 | 3.0 of 4.0: does not fit | 5 | - | - | - | - | - |',
     '| t2v_small | v4:2x2x1 | - | failed: exit status 139: *** SIGSEGV | - | - | - | - | - | - | - |',
   ]
+
+
+def test_the_committed_rows_are_those_of_the_table_and_the_papers_hardware_suffices():
+  kept, rows = json.loads(compile_table.RESULTS.read_text()), {row.name: row for row in ROWS}
+  assert set(kept) <= set(rows)
+  for name, entry in kept.items():
+    assert (entry['command'], entry['why']) == (rows[name].command, rows[name].why)
+    assert (entry['exec_time_optimization_effort'] == -1) == bool(rows[name].environment)
+  chips = {'ucf101': 128, 'bair': 128, 't2v_large': 128, 'kinetics600': 256, 't2v_small': 64, 'snap_fit_3b9': 128}
+  best = {config: [] for config in chips}
+  for name, entry in kept.items():
+    if (config := rows[name].config) in chips and entry['why'] == PAPER and entry['fits']:
+      assert entry['devices'] == chips[config]
+      best[config].append(entry['roofline']['collective_share'])
+  assert all(min(shares) <= 0.2 for shares in best.values())
