@@ -11,6 +11,7 @@ rematerialisation out; the two passes of self-conditioning count 1 + 3, scaled b
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import runpy
 import subprocess
@@ -129,8 +130,8 @@ def load(path: str, overrides: list[str]) -> ConfigDict:
   for override in overrides:
     key, _, text = override.partition('=')
     try:
-      value = json.loads(text)
-    except ValueError:
+      value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
       value = text
     config.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
   return config
