@@ -6,8 +6,9 @@
 Rows that the file has are not compiled again; one that failed keeps the reason, and `--again=failed` tries it once
 more. Each row is a process of its own, and the file is whole after each.
 
-The compiler writes the machine code of a U-Net's convolutions for hours where it is to be fast. Those rows are compiled
-in haste: its passes over the program as a whole are the same, and the peak it finds is some percent higher.
+The compiler writes the machine code of a U-Net's convolutions for hours where it is to be fast. Those rows, and some of
+large FITs, are compiled in haste: its passes over the program as a whole are the same, and the peak it finds is some
+percent higher.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Row(NamedTuple):
   topology: str
   overrides: tuple[str, ...] = ()
   why: str = ''
+  haste: bool = False  # U-Nets for TPUs always are
 
   @property
   def name(self) -> str:
@@ -44,7 +46,8 @@ class Row(NamedTuple):
 
   @property
   def environment(self) -> dict[str, str]:
-    return {} if self.config.startswith('snap_fit') or self.topology.startswith('gpu') else _HASTE
+    slow = not (self.config.startswith('snap_fit') or self.topology.startswith('gpu'))
+    return _HASTE if self.haste or slow else {}
 
   @property
   def command(self) -> str:
@@ -82,13 +85,21 @@ ROWS = (
   )),
   Row('bair', 'v4:4x4x8', ('model.remat=True',), LEVER),
   Row('snap_fit_500m', 'v4:4x4x8', (_parts(8),), PAPER),
-  Row('snap_fit_3b9_upsampler', 'v4:4x4x4', (_parts(5), *_fsdp(16)), PAPER),
+  Row('snap_fit_3b9_upsampler', 'v4:4x4x4', (_parts(5), *_fsdp(16)), PAPER, haste=True),
   Row('snap_unet_284m', 'v4:4x4x8', (_parts(16),), PAPER),
   Row('snap_unet_85m', 'v4:4x4x8', (_parts(16),), PAPER),
   Row('t2v_large', 'v5p:2x2x1', (_parts(16), *_fsdp(4)), SMALLEST),
   Row('t2v_large', 'v4:2x2x1', (_parts(32), *_fsdp(4)), SMALLEST),
   Row('snap_fit_3b9', 'v5p:2x2x1', (_parts(128),), SMALLEST),
   Row('snap_fit_3b9', 'v4:2x2x2', (_parts(128),), SMALLEST),
+  Row('snap_fit_500m', 'v4:2x2x1', (_parts(256),), SMALLEST, haste=True),
+  Row('snap_fit_500m', 'v5p:2x2x1', (_parts(64),), SMALLEST, haste=True),
+  Row('snap_fit_3b9_upsampler', 'v4:2x2x2', (_parts(40),), SMALLEST, haste=True),
+  Row('snap_fit_3b9_upsampler', 'v5p:2x2x1', (_parts(80),), SMALLEST, haste=True),
+  Row('ucf101', 'v4:2x2x1', (_parts(32), *_fsdp(4)), SMALLEST),
+  Row('ucf101', 'v5p:2x2x1', (_parts(16), *_fsdp(4)), SMALLEST),
+  Row('kinetics600', 'v4:2x2x1', (_parts(64), *_fsdp(4)), SMALLEST),
+  Row('kinetics600', 'v5p:2x2x1', (_parts(32), *_fsdp(4)), SMALLEST),
   Row('bair', 'v4:2x2x1', (_parts(8),), SMALLEST),
   Row('bair', 'v5p:2x2x1', (_parts(2),), SMALLEST),
   Row('t2v_small', 'v4:2x2x1', (_parts(16),), SMALLEST),
