@@ -6,8 +6,9 @@ the global batch, what the step measured, and `report.json`, written last, which
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,7 +133,7 @@ def diagnose(
     return aux['per_example'], jax.tree.map(_finite, gradients)
 
   step = jax.jit(gradient, out_shardings=partitioning.replicated(mesh))
-  found = _sentence('batch', _check(batch, mesh)) + damage(current, mesh)
+  found = _sentence('batch', _checker(mesh)(batch)) + damage(current, mesh)
   losses, gradients = jax.block_until_ready(step(current.params, batch, jax.random.fold_in(key, current.step)))
   jax.effects_barrier()
   if bad:
@@ -145,7 +146,7 @@ def diagnose(
 def damage(current: state.TrainState, mesh: Mesh) -> list[str]:
   """What is not finite in a state, in a sentence: parameters, moments of the optimizer, averages."""
   parts = {'params': current.params, 'opt_state': current.opt_state, 'ema': current.ema}
-  return _sentence('state', _check(parts, mesh))
+  return _sentence('state', _checker(mesh)(parts))
 
 
 def _first_layer(bad: list[str]) -> str:
@@ -156,9 +157,10 @@ def _first_layer(bad: list[str]) -> str:
   return first or 'the network'
 
 
-def _check(tree: Any, mesh: Mesh) -> Any:
-  """Of each leaf whether it is finite, the same on every process."""
-  return jax.jit(lambda tree: jax.tree.map(_finite, tree), out_shardings=partitioning.replicated(mesh))(tree)
+@functools.cache
+def _checker(mesh: Mesh) -> Callable[[Any], Any]:
+  """Tree -> of each leaf whether it is finite, the same on every process."""
+  return jax.jit(lambda tree: jax.tree.map(_finite, tree), out_shardings=partitioning.replicated(mesh))
 
 
 def _finite(tree: Any) -> Array:
