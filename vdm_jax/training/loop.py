@@ -204,7 +204,8 @@ class _Guard(NamedTuple):
       raise nonfinite.Damaged(
         f'step {step} was not finite because of {found[0]}. No step that was applied wrote that: the memory of a '
         'device or of its host has failed. This state is not saved; the same command goes on from the last '
-        'checkpoint. If it ends so again, try without the machine that it ran on.'
+        'checkpoint. If that ends so at once, move the newest folder of checkpoints/ away; if later, try without the '
+        'machine that it ran on.'
       )
 
   def keep(self, end: _NotFinite, current: state.TrainState) -> Path:
