@@ -41,10 +41,11 @@ def evaluate_digits(generate: Callable[[Sequence[str]], np.ndarray], config: Any
       'data.digits.num_digits=1, data.digits.bounce=False.'
     )
   prompts = CAPTIONS * REPEATS
-  heldout, _ = _clips(config, 'test', len(prompts))
-  train, captions = _clips(config, 'train', TRAINING_CLIPS)
+  heldout, _ = example_clips(config, 'test', len(prompts))
+  train, captions = example_clips(config, 'train', TRAINING_CLIPS)
+  train = data.to_float(train)
   videos = generate(prompts)
-  reference, made = read_clips(heldout).features, read_clips(videos).features
+  reference, made = read_clips(data.to_float(heldout)).features, read_clips(videos).features
   return {
     'protocol': 'digits',
     'num_videos': len(prompts),
@@ -59,11 +60,12 @@ def evaluate_digits(generate: Callable[[Sequence[str]], np.ndarray], config: Any
       **neighbours.precision_recall(made, reference),
       'k': neighbours.NEIGHBOURS,
     },
-    'motion': compare_motion(*(motion(data.to_uint8(clips)) for clips in (videos, heldout))),
+    'motion': compare_motion(motion(data.to_uint8(videos)), motion(heldout)),
     'memorisation': neighbours.memorisation(made, reference, read_clips(train).features),
   }
 
 
-def _clips(config: Any, split: str, count: int) -> tuple[np.ndarray, list[str]]:
+def example_clips(config: Any, split: str, count: int) -> tuple[np.ndarray, list[str]]:
+  """The first clips of a split, uint8 [n t h w c], and their captions."""
   clips = data.examples(config, split, seed=0, count=count)
-  return data.to_float(np.stack([clip.video for clip in clips])), [clip.caption for clip in clips]
+  return np.stack([clip.video for clip in clips]), [clip.caption for clip in clips]

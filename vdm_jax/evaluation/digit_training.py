@@ -22,7 +22,7 @@ from vdm_jax.evaluation.glyph_pictures import (
   random_glyphs,
   reading_loss,
   wear,
-)  # fmt: skip
+)
 from vdm_jax.types import Array, Params
 
 NUM_STEPS = 1500

@@ -12,6 +12,7 @@ import numpy as np
 from vdm_jax import data
 from vdm_jax.data.digits import Phrase, parse_caption, withheld
 from vdm_jax.evaluation import neighbours
+from vdm_jax.evaluation.digit_protocol import example_clips
 from vdm_jax.evaluation.frechet import frechet_distance
 from vdm_jax.evaluation.motion import compare_motion, motion
 from vdm_jax.evaluation.scenes import WEIGHTS_PATH, Reading, accuracy, clip_features, glyph_features, read_scenes, score
@@ -76,9 +77,9 @@ class _Judge:
     self.captions = _captions(config)
     self.prompts = self.captions * REPEATS
     count = len(self.prompts)
-    clips, captions = _clips(config, 'test', 2 * count)
+    clips, captions = example_clips(config, 'test', 2 * count)
     self.real, self.real_captions = data.to_float(clips[:count]), captions[:count]
-    self._train_clips, self._train_captions = _clips(config, 'train', TRAINING_CLIPS)
+    self._train_clips, self._train_captions = example_clips(config, 'train', TRAINING_CLIPS)
     self._held_out, self._train = _read(clips[count:]), _read(self._train_clips)
     self._motion = motion(clips[count:])
 
@@ -143,12 +144,6 @@ def _parts(phrases: Sequence[Phrase]) -> list[str]:
 
 def _mean(shares: np.ndarray) -> dict[str, float]:
   return {'value': float(shares.mean()), 'spread': float(shares.std(ddof=1) / math.sqrt(len(shares)))}
-
-
-def _clips(config: Any, split: str, count: int) -> tuple[np.ndarray, list[str]]:
-  """uint8 [n t h w 3] and their captions."""
-  clips = data.examples(config, split, seed=0, count=count)
-  return np.stack([clip.video for clip in clips]), [clip.caption for clip in clips]
 
 
 def _read(clips: np.ndarray) -> Reading:

@@ -23,7 +23,7 @@ from vdm_jax.evaluation.glyph_pictures import (
   random_glyphs,
   reading_loss,
   wear,
-)  # fmt: skip
+)
 from vdm_jax.evaluation.scenes import ABSENT, INKS, READER, WEIGHTS_PATH, glyph_features, read_scenes, score, unmixed
 from vdm_jax.types import Array, Params
 
