@@ -105,6 +105,12 @@ ROWS = (
   Row('t2v_small', 'v4:2x2x1', (_parts(16),), SMALLEST),
   Row('t2v_small', 'v5p:2x2x1', (_parts(4),), SMALLEST),
   Row('t2v_large_9x128', 'v4:4x4x8', (), PAPER),
+  Row('t2v_large_9x128', 'v4:2x2x1', (_parts(32), *_fsdp(4)), SMALLEST),
+  Row('t2v_large_9x128', 'v5p:2x2x1', (_parts(16), *_fsdp(4)), SMALLEST),
+  Row('snap_unet_284m', 'v4:2x2x1', (_parts(256),), SMALLEST),
+  Row('snap_unet_284m', 'v5p:2x2x1', (_parts(64),), SMALLEST),
+  Row('snap_unet_85m', 'v4:2x2x1', (_parts(64),), SMALLEST),
+  Row('snap_unet_85m', 'v5p:2x2x1', (_parts(32),), SMALLEST),
   Row('snap_fit_3b9', 'v4:4x4x8', (_parts(4),), PAPER),  # all 128 chips as one mesh.fsdp
   Row('t2v_small', 'gpu:1x8x80', (_parts(8),), NODE),
   Row('t2v_large', 'gpu:1x8x80', (_parts(16), *_fsdp(8)), NODE),
