@@ -350,3 +350,18 @@ def test_bad_arguments(arguments, message):
 def test_index_outside():
   with pytest.raises(IndexError, match=re.escape('digits: index 1048576 is outside of 0 ... 1048575.')):
     digits()[2**20]
+
+
+def test_a_clip_can_be_asked_for_by_its_caption():
+  source = Digits(
+    split='train', seed=1, num_frames=16, channels=3, num_digits=2, colors=True, motions=True, withhold=True
+  )
+  asked = 'a red 0 moving left slowly and a blue 7 bouncing up'
+  phrases = parse_caption(asked)
+  assert withheld(phrases[0]), 'what is not trained on can be shown'
+  clips = [source.showing(phrases, index) for index in range(6)]
+  assert {clip.caption for clip in clips} == {asked}
+  assert len({clip.video.tobytes() for clip in clips}) == 6, 'in different handwriting'
+  np.testing.assert_array_equal(source.showing(phrases, 3).video, clips[3].video)
+  with pytest.raises(ValueError, match='^digits: 1 phrases, but num_digits is 2; pass as many.$'):
+    source.showing(phrases[:1], 0)

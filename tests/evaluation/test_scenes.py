@@ -146,7 +146,7 @@ def test_half_of_the_prompts_have_a_phrase_that_was_never_trained_on(section, sm
     asked.extend(prompts)
     return np.zeros((len(prompts), 16, 16, 16, 3), np.float32)
 
-  record = evaluate_scenes(generate, section)
+  record = evaluate_scenes(generate, section, num_trained=200)
   assert len(asked) == record['num_videos'] == 48 and asked[:24] == asked[24:] and len(set(asked)) == 24
   unseen = [any(map(withheld, parse_caption(prompt))) for prompt in asked[:24]]
   assert unseen == [False] * 12 + [True] * 12
@@ -156,19 +156,43 @@ def test_half_of_the_prompts_have_a_phrase_that_was_never_trained_on(section, sm
 
 
 def test_real_clips_are_right_and_new_and_training_clips_are_neither(section, small):
-  """The null model copies, and shares no whole caption with its prompt: that is what the table is to show."""
+  """The null model copies, and shares hardly a caption with its prompt: that is what the table is to show."""
   source = data.Digits(split='test', seed=9, num_frames=16, channels=3, num_digits=2, colors=True, motions=True)
-  record = evaluate_scenes(lambda prompts: data.to_float(np.stack([source[i].video for i in range(48)])), section)
+  clips = data.to_float(np.stack([source[i].video for i in range(48)]))
+  record = evaluate_scenes(lambda prompts: clips, section, seed=4, num_trained=300)
   rows = record['rows']
   for kind in ('seen', 'unseen'):
     assert rows['real'][kind]['clip']['value'] > 0.8
     assert 0.1 < rows['null'][kind]['digit']['value'] < 0.9 and rows['null'][kind]['clip']['value'] < 0.3
+    assert rows['null'][kind]['color']['value'] > 0.5  # chance: 0.33
     assert rows['model'][kind]['digit']['value'] < 0.4  # clips of other captions
-  assert rows['null']['memorisation']['clips']['share_near'] == 1
+  assert record['null_clips'] == 300 and rows['null']['memorisation']['clips']['share_near'] == 1
   assert rows['null']['memorisation']['clips']['samples'] < 1e-3
   assert rows['real']['memorisation']['clips']['share_near'] < 0.3
   assert 0.8 < rows['real']['motion']['ratio'] < 1.2
   assert rows['real']['frechet'] < rows['null']['frechet'] * 2
+
+
+def test_the_best_answer_has_most_phrases_right_then_most_parts_whatever_the_order():
+  wanted = parse_caption('a red 3 moving left slowly and a blue 7 bouncing up')
+  others = [parse_caption(caption) for caption in (
+    'a red 3 moving left quickly and a green 7 bouncing up',  # color, digit, direction
+    'a blue 7 bouncing up and a green 1 moving down slowly',  # a phrase, named the other way round
+    'a red 7 bouncing up and a blue 3 moving left slowly',  # the colors are exchanged
+    'a blue 7 bouncing up and a red 4 moving left slowly',  # a phrase, and all but the digit of the other
+  )]
+  assert scene_protocol.best_answers([wanted], others).tolist() == [[3, 1]]
+
+
+def test_what_is_wrong_twice_of_one_prompt_is_one_piece_of_evidence(section, small):
+  """Standard errors are over captions: one repetition right and one wrong of each leaves no spread."""
+  def generate(prompts):
+    source = data.Digits(split='test', seed=2, num_frames=16, channels=3, num_digits=2, colors=True, motions=True)
+    videos = [source.showing(parse_caption(prompt), i).video for i, prompt in enumerate(prompts)]
+    return np.concatenate([data.to_float(np.stack(videos[:24])), np.full((24, 16, 16, 16, 3), -1, np.float32)])
+
+  found = evaluate_scenes(generate, section, num_trained=100)['metrics']['color']
+  assert found['seen'] == {'value': 0.5, 'spread': 0.0} == found['unseen']
 
 
 def test_the_protocol_wants_a_model_of_such_clips(section):

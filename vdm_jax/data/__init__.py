@@ -14,7 +14,7 @@ from vdm_jax.data.folder import Folder
 from vdm_jax.data.frame_store import FrameStore
 from vdm_jax.data.given import Given, check_frame_rate, read_given
 from vdm_jax.data.pictures import Pictures
-from vdm_jax.data.pipeline import build, check, held_out
+from vdm_jax.data.pipeline import build, check, held_out, trained_on
 from vdm_jax.data.quarantine import TooManyBadClips
 from vdm_jax.data.records import Records
 from vdm_jax.data.sheets import contact_sheet, enlarge, enlarge_frames, tile
@@ -52,6 +52,7 @@ __all__ = [
   'tile',
   'to_float',
   'to_uint8',
+  'trained_on',
   'vocabulary',
   'write_gif',
   'write_mp4',

@@ -198,21 +198,33 @@ class Digits:
       raise IndexError(f'digits: index {index} is outside of 0 ... {len(self) - 1}.')
     return self._render(index, 0, self.num_frames)
 
+  def showing(self, phrases: Sequence[Phrase], index: int) -> Clip:
+    """A clip of these phrases, withheld or not, in the handwriting of this split that `index` chooses.
+
+    Raises ValueError for more or fewer phrases than the clips have.
+    """
+    if len(phrases) != self.num_digits:
+      raise ValueError(f'digits: {len(phrases)} phrases, but num_digits is {self.num_digits}; pass as many.')
+    return self._render(index, 0, self.num_frames, phrases=phrases)
+
   def read(self, index: int, rng: np.random.Generator | None, num_frames: int, frame_skip: int = 1) -> Clip:
     """`num_frames` frames of clip `index`, each `frame_skip` after the one before, from a random start,
     or from the first frame without a generator."""
     start = window_start(self.num_frames, num_frames, frame_skip, rng)
     return self._render(index, start, num_frames, frame_skip)
 
-  def _render(self, index: int, start: int, num_frames: int, frame_skip: int = 1) -> Clip:
+  def _render(
+    self, index: int, start: int, num_frames: int, frame_skip: int = 1, phrases: Sequence[Phrase] = ()
+  ) -> Clip:
     rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index))
     video = np.zeros((num_frames, self.height, self.width, self.channels), np.uint8)
-    phrases, path = [], None
+    phrases, path = list(phrases), None
     for position in range(self.num_digits):
-      phrases.append(self._draw_phrase(phrases, rng))
-      same_digit = _by_digit(self.split, self._size)[phrases[-1].digit]
-      glyph = _tint(same_digit[rng.integers(len(same_digit))], phrases[-1].color, self.channels)
-      path = self._path(phrases[-1], position, rng, other=path)
+      if position == len(phrases):
+        phrases.append(self._draw_phrase(phrases, rng))
+      same_digit = _by_digit(self.split, self._size)[phrases[position].digit]
+      glyph = _tint(same_digit[rng.integers(len(same_digit))], phrases[position].color, self.channels)
+      path = self._path(phrases[position], position, rng, other=path)
       for frame, (y, x) in zip(video, path[start::frame_skip][:num_frames], strict=True):
         window = frame[y : y + self._size, x : x + self._size]
         np.maximum(window, glyph, out=window)

@@ -88,6 +88,12 @@ def held_out(
   return [batches[k] for k in range(num_batches)]
 
 
+def trained_on(config: Any, *, seed: int, count: int) -> list[int]:
+  """The numbers of the first `count` clips that `build` takes for videos of the train split, in its order."""
+  order = _order(sources.build(config, 'train', seed), seed, 'train')
+  return [int(order[position]) for position in range(count)]
+
+
 def check(config: Any, *, seed: int) -> None:
   """Raises what `build` would raise, of either split, before any work: in a second or a few."""
   for split in ('train', 'test'):

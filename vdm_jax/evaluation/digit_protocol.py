@@ -11,27 +11,34 @@ import numpy as np
 from vdm_jax import data
 from vdm_jax.data.digits import DIRECTIONS
 from vdm_jax.evaluation import neighbours
-from vdm_jax.evaluation.digits import WEIGHTS_PATH, accuracy, read_clips, score
+from vdm_jax.evaluation.detail import detail
+from vdm_jax.evaluation.digits import WEIGHTS_PATH, Scores, accuracy, read_clips, score
+from vdm_jax.evaluation.frechet import frechet_distance
 from vdm_jax.evaluation.motion import compare_motion, motion
 
 CAPTIONS = tuple(f'a {digit} moving {direction}' for digit in range(10) for direction in DIRECTIONS)
 REPEATS = 3
-TRAINING_CLIPS = 1000  # looked at for memorisation
+TRAINING_CLIPS = 8000  # at most so many are looked at for memorisation
 
 
-def evaluate_digits(generate: Callable[[Sequence[str]], np.ndarray], config: Any) -> dict[str, Any]:
+def evaluate_digits(
+  generate: Callable[[Sequence[str]], np.ndarray], config: Any, *, seed: int = 0, num_trained: int = TRAINING_CLIPS
+) -> dict[str, Any]:
   """Scores videos made from all 40 captions, three of each.
 
   Args:
     generate: prompts -> videos float [n t h w c] in [-1, 1].
     config: the section `data` of the model's configuration; clips of the same settings are the reference.
+    seed, num_trained: of the run, and how many clips it was trained on: they say which ones.
 
   Returns:
     `digit`, `direction`: shares read as prompted; `frame_consistency`: share of frames that show their clip's digit;
-    `frechet`: distance to as many clips of held-out glyphs. `real` holds the same of training clips, the best that
-    can be expected with so few; `scorer` the scorer's own accuracy; `weights` the hash of its file. `diversity`,
-    `motion` and `memorisation` are those of `vdm_jax.evaluation.neighbours` and `motion`, against the clips of held-out
-    glyphs and TRAINING_CLIPS training clips.
+    `frechet` and `frechet_frames`: distances of clips and of single frames to as many of held-out glyphs; `precision`
+    and `recall` against these. All look at 16x16 means of larger pictures; `detail` is `vdm_jax.evaluation.detail`.
+    `real` holds the same of training clips, the best that can be expected with so few; `scorer` the scorer's own
+    accuracy; `weights` the hash of its file. `diversity`, `motion` and `memorisation` are those of
+    `vdm_jax.evaluation.neighbours` and `motion`, against clips of held-out glyphs and the first TRAINING_CLIPS clips
+    that the run was trained on.
 
   Raises ValueError when the model was not trained on clips of one digit on a straight path.
   """
@@ -42,26 +49,37 @@ def evaluate_digits(generate: Callable[[Sequence[str]], np.ndarray], config: Any
     )
   prompts = CAPTIONS * REPEATS
   heldout, _ = example_clips(config, 'test', len(prompts))
-  train, captions = example_clips(config, 'train', TRAINING_CLIPS)
-  train = data.to_float(train)
+  real, captions = example_clips(config, 'train', len(prompts))
   videos = generate(prompts)
-  reference, made = read_clips(data.to_float(heldout)).features, read_clips(videos).features
+  reference, read = read_clips(data.to_float(heldout)), read_clips(videos)
+  made, memorised = read.features, None
+  if num_trained:
+    train, _ = trained_clips(config, seed, min(num_trained, TRAINING_CLIPS))
+    memorised = neighbours.memorisation(made, reference.features, read_clips(data.to_float(train)).features)
+
+  def quality(videos: np.ndarray, captions: Sequence[str], read: Scores) -> dict[str, float | None]:
+    return {
+      **score(videos, captions, reference=reference.features),
+      'frechet_frames': frechet_distance(_frames(read), _frames(reference)),
+      **neighbours.precision_recall(read.features, reference.features),
+      'detail': detail(videos, data.to_float(heldout)),
+    }
+
   return {
     'protocol': 'digits',
     'num_videos': len(prompts),
-    **score(videos, prompts, reference=reference),
-    'real': score(train[: len(prompts)], captions[: len(prompts)], reference=reference),
+    **quality(videos, prompts, read),
+    'real': quality(data.to_float(real), captions, read_clips(data.to_float(real))),
     'scorer': accuracy(),
     'weights': hashlib.sha256(WEIGHTS_PATH.read_bytes()).hexdigest(),
     'diversity': {
       'pairwise_per_prompt': neighbours.mean_pairwise(made, [prompts.index(prompt) for prompt in prompts]),
       'pairwise': neighbours.mean_pairwise(made),
-      'pairwise_data': neighbours.mean_pairwise(reference),
-      **neighbours.precision_recall(made, reference),
+      'pairwise_data': neighbours.mean_pairwise(reference.features),
       'k': neighbours.NEIGHBOURS,
     },
     'motion': compare_motion(motion(data.to_uint8(videos)), motion(heldout)),
-    'memorisation': neighbours.memorisation(made, reference, read_clips(train).features),
+    'memorisation': memorised,
   }
 
 
@@ -69,3 +87,14 @@ def example_clips(config: Any, split: str, count: int) -> tuple[np.ndarray, list
   """The first clips of a split, uint8 [n t h w c], and their captions."""
   clips = data.examples(config, split, seed=0, count=count)
   return np.stack([clip.video for clip in clips]), [clip.caption for clip in clips]
+
+
+def trained_clips(config: Any, seed: int, count: int) -> tuple[np.ndarray, list[str]]:
+  """The first clips that a run of this seed is trained on, uint8 [n t h w c], and their captions."""
+  source = data.ExampleClips(config, 'train', seed=seed)
+  clips = [source[number] for number in data.trained_on(config, seed=seed, count=count)]
+  return np.stack([clip.video for clip in clips]), [clip.caption for clip in clips]
+
+
+def _frames(read: Scores) -> np.ndarray:
+  return read.frame_features.reshape(-1, read.frame_features.shape[-1])

@@ -89,6 +89,7 @@ class Scores(NamedTuple):
   direction: np.ndarray  # int [b], index into DIRECTIONS, or STILL
   direction_logits: np.ndarray  # float32 [b 4], travel from first to last frame towards each of DIRECTIONS, in pixels
   features: np.ndarray  # float32 [b d], for a Frechet distance; about unit variance on clean training clips
+  frame_features: np.ndarray  # float32 [b t f], of each frame alone
 
 
 def read_clips(videos: Array, *, weights: Weights | None = None) -> Scores:
@@ -116,6 +117,7 @@ def read_clips(videos: Array, *, weights: Weights | None = None) -> Scores:
     direction=np.where(toward.max(1) < MIN_TRAVEL, STILL, toward.argmax(1)),
     direction_logits=toward,
     features=(clip - weights.feature_mean) / weights.feature_std,
+    frame_features=features,
   )
 
 

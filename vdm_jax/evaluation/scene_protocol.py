@@ -10,33 +10,40 @@ from typing import Any
 import numpy as np
 
 from vdm_jax import data
-from vdm_jax.data.digits import Phrase, parse_caption, withheld
+from vdm_jax.data import sources
+from vdm_jax.data.digits import COLORS, DIRECTIONS, MOTIONS, Phrase, parse_caption, withheld
 from vdm_jax.evaluation import neighbours
-from vdm_jax.evaluation.digit_protocol import example_clips
+from vdm_jax.evaluation.detail import detail
+from vdm_jax.evaluation.digit_protocol import trained_clips
 from vdm_jax.evaluation.frechet import frechet_distance
 from vdm_jax.evaluation.motion import compare_motion, motion
 from vdm_jax.evaluation.scenes import WEIGHTS_PATH, Reading, accuracy, clip_features, glyph_features, read_scenes, score
 
-CAPTIONS = 64  # of each kind, those of the first test clips that have them
+CAPTIONS = 64  # of each kind
 REPEATS = 2
-TRAINING_CLIPS = 2000  # looked at for memorisation, and what the null model chooses from
+NULL_CLIPS = 20_000  # at most so many of those trained on does the null model choose from
+TRAINING_CLIPS = 2_000  # of these are looked at for memorisation, beside what the null model chose
 READ_AT_ONCE = 64
-SEEN, UNSEEN = 'seen', 'unseen'
+KINDS = ('seen', 'unseen')
 
 
-def evaluate_scenes(generate: Callable[[Sequence[str]], np.ndarray], config: Any) -> dict[str, Any]:
+def evaluate_scenes(
+  generate: Callable[[Sequence[str]], np.ndarray], config: Any, *, seed: int = 0, num_trained: int = NULL_CLIPS
+) -> dict[str, Any]:
   """Scores videos of 64 captions whose phrases were all trained on, and of 64 with one that was not, two of each.
 
   Args:
     generate: prompts -> videos float [n t h w 3] in [-1, 1].
     config: the section `data` of the model's configuration; clips of the same settings are the reference.
+    seed, num_trained: of the run, and how many clips it was trained on: they say which ones.
 
   Returns:
-    `rows`: for the `model`; for the `null` model, which answers with the training clip that shares most with the
-    caption; and for `real` clips of held-out glyphs: `seen` and `unseen`, the shares of `scenes.score`; `frechet`,
-    the distance to other clips of held-out glyphs; `diversity` per prompt; `glyphs`, precision and recall of the
-    digits' looks against held-out glyphs; `memorisation` of clips and of glyphs; `motion` against the data's.
-    `metrics`: the model's figures with standard errors over clips. `reader`: the reader's own accuracy.
+    `rows`: for the `model`; for the `null` model, which answers with those of the clips trained on that answer the
+    caption best; and for `real` clips of the captions in held-out handwriting: `seen` and `unseen`, the shares of
+    `scenes.score`; `frechet`, the distance to other such clips; `diversity` per prompt; `glyphs`, precision and recall
+    of the digits' looks against held-out ones; `memorisation` of clips and of glyphs; `motion` against the data's. All
+    these look at 16x16 means of larger pictures; `detail` is `vdm_jax.evaluation.detail`.
+    `metrics`: the model's figures with standard errors over captions. `reader`: the reader's own accuracy.
 
   Raises ValueError when the model was not trained on such clips with some withheld.
   """
@@ -46,77 +53,94 @@ def evaluate_scenes(generate: Callable[[Sequence[str]], np.ndarray], config: Any
       "the protocol 'scenes' reads two colored digits, some combinations withheld: it needs a model of "
       'data.name="digits", data.digits.num_digits=2, and colors, motions and withhold True.'
     )
-  if modes.random_start or config.frame_skip != 1:
+  if modes.random_start or modes.clip_frames or config.frame_skip != 1:
     raise ValueError(
-      "the protocol 'scenes' knows motions from the wall on, frame by frame: it needs data.digits.random_start=False "
-      'and data.frame_skip=1.'
+      "the protocol 'scenes' knows motions from the wall on, frame by frame: it needs data.digits.random_start=False, "
+      'data.digits.clip_frames=0 and data.frame_skip=1.'
     )
-  judge = _Judge(config)
+  judge = _Judge(config, seed, num_trained)
   rows = {
     'model': judge.assess(generate(judge.prompts)),
-    'null': judge.assess(judge.nearest_training_clips()),
-    'real': judge.assess(judge.real, judge.real_captions),
+    'null': judge.assess(judge.null),
+    'real': judge.assess(judge.real),
   }
   return {
     'protocol': 'scenes',
     'num_videos': len(judge.prompts),
     'rows': rows,
     'metrics': {
-      name: {kind: rows['model'][kind][name] for kind in (SEEN, UNSEEN)} for name in rows['model'][SEEN]
+      name: {kind: rows['model'][kind][name] for kind in KINDS} for name in rows['model']['seen']
     } | {'frechet': {'test': {'value': rows['model']['frechet'], 'spread': None}}},
-    'training_clips': TRAINING_CLIPS,
+    'null_clips': judge.null_clips,
     'reader': accuracy(),
     'weights': hashlib.sha256(WEIGHTS_PATH.read_bytes()).hexdigest(),
   }
 
 
 class _Judge:
-  """Captions and the clips that videos are held against: training clips, and two sets of held-out glyphs."""
+  """Prompts and the clips that videos are held against: what was trained on, and two sets in held-out handwriting."""
 
-  def __init__(self, config: Any):
-    self.captions = _captions(config)
-    self.prompts = self.captions * REPEATS
-    count = len(self.prompts)
-    clips, captions = example_clips(config, 'test', 2 * count)
-    self.real, self.real_captions = data.to_float(clips[:count]), captions[:count]
-    self._train_clips, self._train_captions = example_clips(config, 'train', TRAINING_CLIPS)
-    self._held_out, self._train = _read(clips[count:]), _read(self._train_clips)
-    self._motion = motion(clips[count:])
+  def __init__(self, config: Any, seed: int, num_trained: int):
+    captions = _captions(config)
+    said = [parse_caption(caption) for caption in captions]
+    self.prompts = captions * REPEATS
+    self.real, new = (_held_out(config, said * REPEATS, first) for first in (0, len(self.prompts)))
+    train, train_captions = trained_clips(config, seed, min(num_trained, NULL_CLIPS))
+    self.null_clips = len(train)
+    chosen = best_answers(said, [parse_caption(caption) for caption in train_captions]).T.ravel()
+    self.null = data.to_float(train[chosen])
+    looked_at = np.union1d(np.arange(min(TRAINING_CLIPS, len(train))), chosen)
+    self._said, self._new_clips = said * REPEATS, new
+    self._new, self._train = _read(new), _read(data.to_float(train[looked_at]))
+    self._motion = motion(data.to_uint8(new))
 
-  def assess(self, videos: np.ndarray, prompts: Sequence[str] | None = None) -> dict[str, Any]:
-    """What is measured of videos of the protocol's prompts, or of others."""
-    prompts = self.prompts if prompts is None else prompts
-    phrases = _parsed(prompts)
-    reading = read_scenes(videos)
-    right = score(reading, phrases)
-    unseen = np.array([_is_unseen(said) for said in phrases])
+  def assess(self, videos: np.ndarray) -> dict[str, Any]:
+    """What is measured of videos of the prompts."""
+    reading = _read(videos)
+    right = {
+      name: shares.reshape(REPEATS, -1).mean(0) for name, shares in score(reading, self._said).items()
+    }  # of each caption
     clips, glyphs = clip_features(reading), glyph_features(reading)
-    held_out, train = clip_features(self._held_out), clip_features(self._train)
-    new_glyphs = glyph_features(self._held_out)
+    new, train = clip_features(self._new), clip_features(self._train)
+    new_glyphs = glyph_features(self._new)
     return {
-      SEEN: {name: _mean(shares[~unseen]) for name, shares in right.items()},
-      UNSEEN: {name: _mean(shares[unseen]) for name, shares in right.items()},
-      'frechet': frechet_distance(clips, held_out),
+      kind: {name: _mean(shares[part]) for name, shares in right.items()}
+      for kind, part in zip(KINDS, (slice(0, CAPTIONS), slice(CAPTIONS, None)), strict=True)
+    } | {
+      'frechet': frechet_distance(clips, new),
       'diversity': {
-        'pairwise_per_prompt': neighbours.mean_pairwise(clips, [prompts.index(prompt) for prompt in prompts]),
+        'pairwise_per_prompt': neighbours.mean_pairwise(clips, [self.prompts.index(prompt) for prompt in self.prompts]),
         'pairwise': neighbours.mean_pairwise(clips),
       },
       'glyphs': neighbours.precision_recall(glyphs, new_glyphs),
       'memorisation': {
-        'clips': neighbours.memorisation(clips, held_out, train),
+        'clips': neighbours.memorisation(clips, new, train),
         'glyphs': neighbours.memorisation(glyphs, new_glyphs, glyph_features(self._train)),
       },
       'motion': compare_motion(motion(data.to_uint8(videos)), self._motion),
+      'detail': detail(videos, self._new_clips),
     }
 
-  def nearest_training_clips(self) -> np.ndarray:
-    """For every prompt the training clip that shares most of its parts, for its repetition the next one."""
-    parts = np.array([_parts(said) for said in _parsed(self._train_captions)])
-    chosen = []
-    for said in _parsed(self.captions):
-      shared = (parts == _parts(said)).sum(1)
-      chosen.append(np.argsort(-shared, kind='stable')[:REPEATS])
-    return data.to_float(self._train_clips[np.array(chosen).T.ravel()])
+
+def best_answers(captions: Sequence[Sequence[Phrase]], others: Sequence[Sequence[Phrase]]) -> np.ndarray:
+  """For each of n captions the REPEATS of `others` that `scenes.score` would rate best, best first: int [n REPEATS].
+
+  They have most phrases right; of equal ones most digits, directions and motions of the colors that are asked for.
+  """
+  there = _parts(others)
+  best = []
+  for wanted in _parts(captions):
+    same = there[:, :, None] == wanted  # [m p q 4]: a phrase of another clip against one that is wanted
+    right = same & same[..., :1]
+    worth = 10 * right.all(-1).sum((1, 2)) + right.sum((1, 2, 3))
+    best.append(np.argsort(-worth, kind='stable')[:REPEATS])
+  return np.array(best)
+
+
+def _held_out(config: Any, said: Sequence[Sequence[Phrase]], first: int) -> np.ndarray:
+  """A clip of each caption in held-out handwriting, float32 [n t h w c]."""
+  source = sources.build(config, 'test', 0)
+  return data.to_float(np.stack([source.showing(phrases, first + i).video for i, phrases in enumerate(said)]))
 
 
 def _captions(config: Any) -> list[str]:
@@ -134,12 +158,13 @@ def _is_unseen(phrases: Sequence[Phrase]) -> bool:
   return any(withheld(phrase) for phrase in phrases)
 
 
-def _parsed(captions: Sequence[str]) -> list[tuple[Phrase, ...]]:
-  return [parse_caption(caption) for caption in captions]
-
-
-def _parts(phrases: Sequence[Phrase]) -> list[str]:
-  return [str(part) for phrase in phrases for part in phrase]
+def _parts(said: Sequence[Sequence[Phrase]]) -> np.ndarray:
+  """The parts of n captions of p phrases as numbers, the color first: int [n p 4]."""
+  colors = list(COLORS)
+  return np.array([
+    [(colors.index(p.color), p.digit, DIRECTIONS.index(p.direction), MOTIONS.index(p.motion)) for p in phrases]
+    for phrases in said
+  ])
 
 
 def _mean(shares: np.ndarray) -> dict[str, float]:
@@ -147,7 +172,7 @@ def _mean(shares: np.ndarray) -> dict[str, float]:
 
 
 def _read(clips: np.ndarray) -> Reading:
-  """Reads many, a few at a time: floats take four times the room."""
+  """Reads many, float [n t h w 3], a few at a time."""
   starts = range(0, len(clips), READ_AT_ONCE)
-  parts = [read_scenes(data.to_float(clips[start : start + READ_AT_ONCE])) for start in starts]
+  parts = [read_scenes(clips[start : start + READ_AT_ONCE]) for start in starts]
   return Reading(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))

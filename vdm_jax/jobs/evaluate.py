@@ -26,7 +26,7 @@ from vdm_jax.jobs.run import open_run
 from vdm_jax.replacing import write_text
 
 Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # of a section `sampling`
-# Protocols that bring their networks and their clips: (generate, section `data`) -> record.
+# Protocols that bring their networks and their clips: (generate, section `data`, seed=, num_trained=) -> record.
 OFFLINE = {'digits': evaluation.evaluate_digits, 'scenes': evaluation.evaluate_scenes}
 
 
@@ -109,7 +109,9 @@ def _offline(config: ConfigDict, workdir: str, asked: Asked) -> Measure:
       return np.concatenate(list(batches.read('videos')))
 
     try:
-      record = OFFLINE[asked.protocol](resumable, config.data)
+      record = OFFLINE[asked.protocol](
+        resumable, config.data, seed=config.seed, num_trained=step * config.data.batch_size
+      )
     except (ValueError, FloatingPointError) as error:
       raise BadInput(str(error)) from error
     return record | {'step': step, 'seed': config.seed, 'sampling': dict(sampling), 'model': 'EMA'}

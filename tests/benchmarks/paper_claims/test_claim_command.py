@@ -26,11 +26,17 @@ def test_every_claim_fits_together():
 
 
 def test_arms_differ_in_what_is_claimed_alone():
-  assert {videos * (8 + images) for images, videos in appended_images.VIDEOS.items()} == {48}
+  runs = [appended_images.run(images).config() for images in appended_images.IMAGES]
+  assert [config.data.num_images for config in runs] == [0, 4, 8]
+  for config in runs:
+    config.data.num_images = 0
+  assert all(a.to_dict() == b.to_dict() for a, b in itertools.pairwise(runs))
   runs = [arm.run.config() for arm in input_scaling.CLAIM.arms.values()]
   for config in runs:
     config.model.sigma_in, config.data.still_rate = 4.0, 0.0
   assert all(a.to_dict() == b.to_dict() for a, b in itertools.pairwise(runs))
+  edm = configuration.default().model
+  assert (runs[0].model.lognormal_mean, runs[0].model.lognormal_std) == (edm.lognormal_mean, edm.lognormal_std)
   fit, unet = (arm.run.config() for arm in architecture.CLAIM.arms.values())
   unet.data.batch_size = fit.data.batch_size
   assert (fit.data.to_dict(), fit.sampling.to_dict()) == (unet.data.to_dict(), unet.sampling.to_dict())

@@ -25,7 +25,7 @@ SPEED = {
   'evaluation_ms': 'CPU ms per evaluation',
   'training_cpu_seconds': 'CPU seconds of training',
 }
-SCORES = SPEED | {key: title for key, title in quality.SCORES.items() if key != 'recall'}
+SCORES = SPEED | quality.LARGE_SCORES
 
 
 def unet() -> ConfigDict:

@@ -20,7 +20,12 @@ SCORES = {
   'frechet': 'Frechet distance',
   'recall': 'recall',
 }
-REAL = ('digit', 'direction', 'frame_consistency', 'frechet')  # scores that the protocol gives real clips too
+LARGE_SCORES = {key: title for key, title in SCORES.items() if key != 'recall'} | {
+  'frechet_frames': 'Frechet distance of frames',
+  'detail': 'detail',
+}  # of videos above 16x16
+# What the protocol gives real clips too.
+REAL = ('digit', 'direction', 'frame_consistency', 'frechet', 'frechet_frames', 'precision', 'recall', 'detail')
 
 
 def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
@@ -28,13 +33,16 @@ def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
   model, params = vdm_jax.load(workdir)
   config = configuration.from_dict(checkpoints.read_config(workdir))
   generate = make_generator(model, config.sampling.to_dict() | dict(settings), batch_size=BATCH)
-  record = evaluation.evaluate_digits(lambda prompts: generate(params, prompts=list(prompts), seed=seed), config.data)
+  record = evaluation.evaluate_digits(
+    lambda prompts: generate(params, prompts=list(prompts), seed=seed),
+    config.data,
+    seed=config.seed,
+    num_trained=checkpoints.latest_step(workdir) * config.data.batch_size,
+  )
   return {key: record[key] for key in REAL} | {
-    'recall': record['diversity']['recall'],
-    'precision': record['diversity']['precision'],
     'pairwise_per_prompt': record['diversity']['pairwise_per_prompt'],
     'motion_ratio': record['motion']['ratio'],
-    'real': {key: record['real'][key] for key in REAL},
+    'real': {key: record['real'][key] for key in REAL if record['real'][key] is not None},
   }
 
 
