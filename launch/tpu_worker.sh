@@ -21,7 +21,7 @@ start() {
   [[ -x .venv/bin/python ]] || fail "the library is not installed on $(hostname): tpu_pod.sh resume does that."
   mkdir -p "$state"
   exec 9>> "$state/lock"
-  if ! flock --wait 3 9; then
+  if ! flock --wait 2 9; then
     [[ $(< "$state/command") == "${*@Q}" ]] ||
       fail "$(hostname) is at work on another run, $(< "$state/command"): stop that first."
     echo "$(hostname) is at work on this run already."
