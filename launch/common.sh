@@ -14,6 +14,15 @@ fail() { echo "error: $1" >&2; exit "$refused"; }
 memory=()
 [[ -n ${XLA_CLIENT_MEM_FRACTION:-}${XLA_PYTHON_CLIENT_MEM_FRACTION:-} ]] || memory=(XLA_CLIENT_MEM_FRACTION=0.92)
 
+# Runs a command, or prints it in a dry run.
+call() {
+  if [[ -n $dry_run ]]; then
+    echo "${*@Q}"
+  else
+    "$@"
+  fi
+}
+
 # The step of the newest checkpoint of the run in folder $1, 0 where there is none.
 newest() {
   find "$1/checkpoints" -maxdepth 1 -regex '.*/[0-9]+' -printf '%f\n' 2>/dev/null | sort -n | tail -n 1 | grep . || echo 0

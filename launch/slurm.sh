@@ -80,9 +80,5 @@ else
 fi
 command=(sbatch --job-name="$(basename "$workdir")" --nodes="$nodes" --time="$time" --requeue --signal=TERM@120
   --open-mode=append --output="$workdir/slurm-%j.log" "${options[@]}" "$here/slurm.sh" --inside "$here" "${arguments[@]}")
-if [[ -n $dry_run ]]; then
-  echo "${command[*]@Q}"
-  exit 0
-fi
-mkdir -p "$workdir"
-"${command[@]}"
+call mkdir -p "$workdir" # sbatch does not make the folder of its log
+call "${command[@]}"

@@ -54,14 +54,6 @@ elif [[ ${#arguments[@]} -gt 0 ]]; then
 fi
 options+=(--zone="$zone")
 
-call() {
-  if [[ -n $dry_run ]]; then
-    echo "${*@Q}"
-  else
-    "$@"
-  fi
-}
-
 tpu() { call gcloud compute tpus tpu-vm "$1" "$name" "${options[@]}" "${@:2}"; }
 
 everywhere() { tpu ssh --worker=all --command="$1"; }

@@ -55,7 +55,7 @@ follow() {
 }
 
 stop() {
-  [[ ! -e $state/pid ]] || ! at_work || kill -TERM "$(< "$state/pid")"
+  [[ ! -e $state/pid ]] || ! at_work || kill -TERM "$(< "$state/pid")" || true
   follow
 }
 
