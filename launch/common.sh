@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What the launch scripts share: they source this file.
 # shellcheck disable=SC2034 # used where it is sourced
+set -euo pipefail
 
 stopped=75 # the run was asked to stop and can be resumed
 refused=2  # bad input: starting again would not help
