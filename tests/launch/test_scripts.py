@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import configparser
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCH = REPOSITORY / 'launch'
+SLICE = ('--name=vdm', '--zone=us-central2-b')
 
 # Notes how it was called, then ends with the next status of a list, or 0.
 STAND_IN = """#!/usr/bin/env bash
 name=$(basename "$0")
 call="$name$(printf ' [%s]' "$@") gpus=${CUDA_VISIBLE_DEVICES:-}"
 echo "$call" >> "$CALLS" # in one write: several processes call at the same time
-if [[ $name == nvidia-smi ]]; then printf 'GPU %s\\n' 0 1 2 3; fi
-if [[ $name == gcloud && " $* " == *' describe '* ]]; then cat "$CALLS.state"; fi
+if [[ $name == nvidia-smi && -e "$CALLS.broken" ]]; then echo 'No devices were found'; exit 6; fi
+if [[ $name == nvidia-smi ]]; then printf '%s\\n' 0 1 2 3; fi
+if [[ $name == gcloud && " $* " == *' list '* ]]; then cat "$CALLS.state"; fi
+if [[ $name == gcloud && " $* " == *' ssh '* ]]; then # on all workers at once; ends with a bad status of theirs
+  command=${*: -1} status=0 pids=()
+  for home in "$CALLS".worker*; do
+    [[ ! -d $home ]] || { (export HOME=$home; cd; exec bash -c "${command#--command=}") & pids+=($!); }
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
+  exit "$status"
+fi
+if [[ $name == python3 && " $* " == *' pip '* ]]; then mkdir -p .uv/bin && cp "$0" .uv/bin/uv; exit 0; fi
+if [[ $name == uv && $1 == venv && -e "$CALLS.lacking" ]]; then exit 2; fi
+if [[ $name == git && $1 == init ]]; then mkdir -p "${*: -1}"; fi
+if [[ $name == python3 ]]; then env | grep ^XLA_ > "$CALLS.memory"; fi
+if [[ $name == python3 && " $* " == *preflight* && -e "$CALLS.asked" ]]; then
+  trap '' TERM
+  kill -TERM "$PPID"
+  sleep 0.2
+fi
 if [[ $name == python3 && " $* " != *preflight* ]]; then
   until mkdir "$CALLS.turn" 2>/dev/null; do sleep 0.01; done # else two may take the same line
   status=$(head -n 1 "$CALLS.statuses" 2>/dev/null || true)
@@ -52,7 +77,8 @@ def calls(tmp_path, monkeypatch):
   monkeypatch.setenv('PATH', f'{programs}{os.pathsep}{os.environ["PATH"]}')
   monkeypatch.setenv('CALLS', str(tmp_path / 'calls'))
   monkeypatch.setenv('REPOSITORY', 'https://example.org/vdm_jax.git')
-  monkeypatch.delenv('PYTHON', raising=False)
+  for name in ('PYTHON', 'CUDA_VISIBLE_DEVICES', 'XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'):
+    monkeypatch.delenv(name, raising=False)
   return tmp_path / 'calls'
 
 
@@ -76,19 +102,34 @@ def lines(calls):
     ('slurm.sh', ()),
     ('tpu_pod.sh', ('create', '--name=a', '--zone=z', '--type=v4-8')),
     ('tpu_pod.sh', ('run', '--name=a', '--zone=z')),
+    ('tpu_pod.sh', ('follow', '--name=a', '--zone=z')),
+    ('tpu_pod.sh', ('stop', '--name=a', '--zone=z')),
     ('tpu_pod.sh', ('resume', '--name=a', '--zone=z', '--type=v4-8')),
     ('tpu_pod.sh', ('delete', '--name=a', '--zone=z')),
   ],
 )
 def test_a_dry_run_prints_what_it_would_call_and_calls_nothing(calls, tmp_path, script, arguments):
   workdir = tmp_path / 'run'
-  rest = () if arguments[:1] in (('create',), ('delete',)) else ('--config=configs/digits.py', f'--workdir={workdir}')
+  bare = arguments[:1] in (('create',), ('delete',), ('follow',), ('stop',))
+  rest = () if bare else ('--config=configs/digits.py', f'--workdir={workdir}')
   done = launch(script, *arguments, *rest, '--dry_run')
   assert lines(calls) == [] and not workdir.exists()
-  printed = done.stdout.splitlines()
-  if rest and script != 'slurm.sh':
-    assert '--mode=preflight' in printed[0] and f'--workdir={workdir}' in printed[-1]
-  assert all(word in done.stdout for word in arguments if word in ('create', 'delete'))
+  assert bare or f'--workdir={workdir}' in done.stdout
+  if script == 'multi_gpu.sh':
+    assert '--mode=preflight' in done.stdout.splitlines()[0]
+  assert all(word in done.stdout for word in arguments if word in ('create', 'delete', 'follow', 'stop'))
+
+
+def test_a_dry_run_of_resume_says_on_what_each_command_depends(calls):
+  done = launch(
+    'tpu_pod.sh', 'resume', *SLICE, '--type=v4-8', '--spot', '--config=c.py', '--workdir=/mnt/run', '--dry_run'
+  )
+  printed = [line.split("'")[9] if line.startswith("'") else line for line in done.stdout.splitlines()]
+  assert printed == [
+    '# Only where the slice is PREEMPTED, TERMINATED or STOPPED:', 'delete', '# Only then, or where there is no slice:',
+    'create', '# Where it is READY, or was made anew; the first command does nothing where the library is installed:',
+    'ssh', 'ssh', 'ssh',
+  ]  # fmt: skip
 
 
 def test_one_process_drives_all_gpus_after_a_preflight(calls, tmp_path):
@@ -107,9 +148,44 @@ def test_several_processes_share_the_gpus_and_meet(calls, tmp_path):
   assert sum('preflight' in line for line in lines(calls)) == 2
 
 
-def test_gpus_that_do_not_split_are_named(calls, tmp_path):
-  done = launch('multi_gpu.sh', '--processes=3', '--config=c.py', f'--workdir={tmp_path}', status=2)
-  assert done.stderr == 'error: 4 GPUs cannot be shared out evenly to 3 processes: choose a divisor.\n'
+@pytest.mark.parametrize(('given', 'shares'), [('2,3', ['2', '3']), ('7,5,GPU-a,GPU-b', ['7,5', 'GPU-a,GPU-b'])])
+def test_only_the_gpus_that_were_given_are_shared_out(calls, tmp_path, given, shares):
+  arguments = ('--processes=2', '--config=c.py', f'--workdir={tmp_path}')
+  launch('multi_gpu.sh', *arguments, CUDA_VISIBLE_DEVICES=given)
+  assert not any('nvidia-smi' in line for line in lines(calls))
+  assert sorted(line.split('gpus=')[1] for line in lines(calls) if 'preflight' not in line) == sorted(shares)
+  printed = launch('multi_gpu.sh', *arguments, '--dry_run', CUDA_VISIBLE_DEVICES=given).stdout
+  assert re.findall("'CUDA_VISIBLE_DEVICES=(.*?)'", printed) == 2 * shares
+
+
+@pytest.mark.parametrize(
+  ('processes', 'given', 'message'),
+  [
+    (3, None, '4 GPUs cannot be shared out evenly to 3 processes: choose a divisor.'),
+    (8, None, '8 processes need a GPU each, but there are 4: give a smaller --processes.'),
+    (2, '1', '2 processes need a GPU each, but there are 1: give a smaller --processes.'),
+    (2, '', '2 processes need a GPU each, but there are 0: give a smaller --processes.'),
+    (2, 'broken', 'nvidia-smi lists no GPUs for 2 processes: mend the driver, or name them in CUDA_VISIBLE_DEVICES.'),
+  ],
+)
+def test_gpus_that_do_not_split_are_named(calls, tmp_path, processes, given, message):
+  """Without a GPU of its own a process would train on the CPU, and say nothing."""
+  env = {} if given in (None, 'broken') else {'CUDA_VISIBLE_DEVICES': given}
+  if given == 'broken':
+    Path(f'{calls}.broken').write_text('')
+  done = launch('multi_gpu.sh', f'--processes={processes}', '--config=c.py', f'--workdir={tmp_path}', status=2, **env)
+  assert done.stderr == f'error: {message}\n' and starts(calls) == 0
+
+
+@pytest.mark.parametrize('name', [None, 'XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'])
+def test_nearly_all_memory_of_a_gpu_is_used_unless_told_otherwise(calls, tmp_path, name):
+  """JAX takes three quarters by itself, and refuses both names at once."""
+  given = {name: '0.5'} if name else {}
+  launch('multi_gpu.sh', '--config=c.py', f'--workdir={tmp_path}', **given)
+  expected = f'{name}=0.5\n' if name else 'XLA_CLIENT_MEM_FRACTION=0.92\n'
+  assert Path(f'{calls}.memory').read_text() == expected
+  launch('slurm.sh', '--inside', LAUNCH, '--config=c.py', f'--workdir={tmp_path}', SLURM_JOB_ID='17', **given)
+  assert sum('[XLA_CLIENT_MEM_FRACTION=0.92]' in line for line in lines(calls)) == (0 if name else 2)
 
 
 def starts(calls):
@@ -155,16 +231,48 @@ def test_a_signal_to_the_script_reaches_the_run(calls, tmp_path):
   assert lines(calls)[-1] == 'stopped'
 
 
+def test_a_signal_during_the_preflight_is_not_forgotten(calls, tmp_path):
+  """JAX notes SIGTERM once processes have met, so that the preflight itself does not end of it."""
+  Path(f'{calls}.asked').write_text('')
+  launch('multi_gpu.sh', '--config=c.py', f'--workdir={tmp_path}', status=75)
+  assert len(lines(calls)) == 1 and starts(calls) == 0
+
+
 def test_a_job_is_submitted_with_a_task_per_gpu_and_asks_to_be_told_before_its_end(calls, tmp_path):
   workdir = tmp_path / 'runs' / 't2v'
   launch('slurm.sh', '--nodes=2', '--gpus=4', '--partition=big', '--config=c.py', f'--workdir={workdir}')
   (call,) = lines(calls)
   for option in (
     'nodes=2', 'ntasks-per-node=4', 'gpus-per-node=4', 'partition=big', 'requeue', 'signal=TERM@120', 'job-name=t2v',
+    'cpus-per-task=8',
   ):  # fmt: skip
     assert f' [--{option}]' in call
-  assert call.endswith(f'slurm.sh] [--inside] [--config=c.py] [--workdir={workdir}] gpus=')
+  assert call.endswith(f'slurm.sh] [--inside] [{LAUNCH}] [--config=c.py] [--workdir={workdir}] gpus=')
   assert workdir.is_dir(), 'sbatch does not make the folder of its log'
+
+
+def test_options_of_sbatch_come_after_our_own_and_count(calls, tmp_path):
+  options = ('--cpus-per-task=12', '--exclusive', '--comment=two words')
+  launch('slurm.sh', *(f'--sbatch={o}' for o in options), '--config=c.py', f'--workdir={tmp_path}')
+  (call,) = lines(calls)
+  asked, given = call.split(f' [{LAUNCH}/slurm.sh] ')
+  assert asked.endswith(' [--cpus-per-task=8] ' + ' '.join(f'[{o}]' for o in options))
+  assert given == f'[--inside] [{LAUNCH}] [--config=c.py] [--workdir={tmp_path}] gpus='
+
+
+@pytest.mark.parametrize('option', ['--cpus-per-task=12', '--mem=0', '--qos=high', '--exclusive', '--mail-type=END'])
+def test_an_option_of_sbatch_does_not_wait_in_the_queue_to_be_refused(calls, tmp_path, option):
+  done = launch('slurm.sh', '--config=c.py', f'--workdir={tmp_path}', option, status=2)
+  name = option.split('=')[0]
+  assert done.stderr == f'error: {name} is an option of sbatch: give it as --sbatch={option}.\n' and not lines(calls)
+
+
+def test_a_job_works_from_the_copy_that_slurm_makes_of_the_script(calls, tmp_path):
+  copy = tmp_path / 'slurm_script'
+  shutil.copy(LAUNCH / 'slurm.sh', copy)
+  arguments = ('--inside', LAUNCH, '--config=c.py', f'--workdir={tmp_path}')
+  launch(copy, *arguments, SLURM_JOB_ID='17', SLURM_CPUS_PER_TASK='12')
+  assert len(lines(calls)) == 2 and all(line.startswith('srun [--cpus-per-task=12] ') for line in lines(calls))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +280,7 @@ def test_a_job_is_submitted_with_a_task_per_gpu_and_asks_to_be_told_before_its_e
 )
 def test_a_job_that_stopped_goes_back_to_the_queue(calls, tmp_path, ended, status, requeued):
   Path(f'{calls}.statuses').write_text(ended)
-  launch('slurm.sh', '--inside', '--config=c.py', f'--workdir={tmp_path}', status=status, SLURM_JOB_ID='17')
+  launch('slurm.sh', '--inside', LAUNCH, '--config=c.py', f'--workdir={tmp_path}', status=status, SLURM_JOB_ID='17')
   first, second, *rest = lines(calls)
   assert first.startswith('srun ') and '[--mode=preflight]' in first
   assert second.startswith('srun ') and '[--mode=preflight]' not in second
@@ -187,23 +295,38 @@ def test_a_job_that_crashed_goes_back_to_the_queue_if_it_got_further(calls, tmp_
   Path(f'{calls}.statuses').write_text(ended)
   Path(f'{calls}.saves').write_text(str(tmp_path / 'checkpoints' / saved))
   status = 0 if requeued else int(ended)
-  done = launch('slurm.sh', '--inside', '--config=c.py', f'--workdir={tmp_path}', status=status, SLURM_JOB_ID='17')
+  arguments = ('--inside', LAUNCH, '--config=c.py', f'--workdir={tmp_path}')
+  done = launch('slurm.sh', *arguments, status=status, SLURM_JOB_ID='17')
   assert lines(calls)[2:] == (['scontrol [requeue] [17] gpus='] if requeued else [])
   assert (f'with status {ended} at step 300: job 17 goes back to the queue.' in done.stderr) == requeued
 
 
 def test_a_job_whose_nodes_do_not_agree_does_not_train(calls, tmp_path):
   Path(f'{calls}.unfit').write_text('')
-  launch('slurm.sh', '--inside', '--config=c.py', f'--workdir={tmp_path}', status=2, SLURM_JOB_ID='17')
+  launch('slurm.sh', '--inside', LAUNCH, '--config=c.py', f'--workdir={tmp_path}', status=2, SLURM_JOB_ID='17')
   assert len(lines(calls)) == 1
 
 
-def test_a_requeued_job_needs_no_preflight(calls, tmp_path):
-  launch('slurm.sh', '--inside', '--config=c.py', f'--workdir={tmp_path}', SLURM_JOB_ID='17', SLURM_RESTART_COUNT='1')
-  assert len(lines(calls)) == 1 and 'preflight' not in lines(calls)[0]
+def test_a_requeued_job_is_likely_on_other_nodes_and_checks_them(calls, tmp_path):
+  arguments = ('--inside', LAUNCH, '--config=c.py', f'--workdir={tmp_path}')
+  launch('slurm.sh', *arguments, SLURM_JOB_ID='17', SLURM_RESTART_COUNT='1')
+  assert ['--mode=preflight' in line for line in lines(calls)] == [True, False]
 
 
-SLICE = ('--name=vdm', '--zone=us-central2-b')
+@pytest.fixture
+def workers(calls):
+  """The homes of two workers of a slice, with the library installed; what they still do at the end is killed."""
+  homes = [Path(f'{calls}.worker{i}') for i in range(2)]
+  for home in homes:
+    (home / 'vdm_jax' / '.venv' / 'bin').mkdir(parents=True)
+    (home / 'vdm_jax' / 'launch').symlink_to(LAUNCH)
+    python = home / 'vdm_jax' / '.venv' / 'bin' / 'python'
+    python.write_text('#!/bin/sh\nexec python3 "$@"\n')
+    python.chmod(0o755)
+  yield homes
+  for path in (home / 'vdm_jax_run' / 'pid' for home in homes):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+      os.killpg(int(path.read_text()), signal.SIGKILL)
 
 
 def test_a_slice_is_made_with_this_commit_on_every_worker(calls):
@@ -214,26 +337,121 @@ def test_a_slice_is_made_with_this_commit_on_every_worker(calls):
   (command,) = installed
   commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
   assert '[ssh] [vdm]' in command and '[--worker=all]' in command
-  assert f'git checkout --quiet {commit}' in command
-  assert "git clone --quiet 'https://example.org/vdm_jax.git'" in command
+  assert f'git checkout --quiet {commit}\n' in command
+  assert "git fetch --quiet 'https://example.org/vdm_jax.git' " in command
 
 
-def test_all_workers_of_a_slice_check_and_then_train(calls):
-  launch('tpu_pod.sh', 'run', *SLICE, '--config=configs/digits.py', '--workdir=/mnt/a run')
-  first, second = lines(calls)
-  for call, mode in ((first, '--mode=preflight '), (second, '')):
-    assert '[ssh] [vdm]' in call and '[--worker=all]' in call
-    assert f"-m vdm_jax.main {mode}--coordinator=auto '--config=configs/digits.py' '--workdir=/mnt/a run'" in call
+@pytest.fixture
+def bare(calls, tmp_path):
+  """The home of a worker as its image leaves it; git is a stand-in there."""
+  git = tmp_path / 'bin' / 'git'
+  git.write_text(STAND_IN.replace('name=', f'[[ $1 != re[mv]* ]] || exec {shutil.which("git")} "$@"\nname=', 1))
+  git.chmod(0o755)
+  home = Path(f'{calls}.worker0')
+  home.mkdir()
+  return home
 
 
-@pytest.mark.parametrize(('state', 'actions'), [('READY', []), ('PREEMPTED', ['delete', 'create']), ('', ['create'])])
+def test_a_worker_gets_a_python_that_the_library_runs_on(calls, bare):
+  setup = configparser.ConfigParser()
+  setup.read(REPOSITORY / 'setup.cfg')
+  create = ('tpu_pod.sh', 'create', *SLICE, '--type=v4-256')
+  launch(*create)
+  done = [line.split(' gpus=')[0] for line in lines(calls) if re.match('(python3|uv|git) ', line)]
+  assert [line.split(']')[0] for line in done] == [
+    'git [init', 'python3 [-m', 'uv [venv', 'git [fetch', 'git [checkout', 'uv [pip',
+  ]  # fmt: skip
+  (version,) = re.findall(r'\[--python] \[([\d.]+)]', done[2])
+  assert version in SpecifierSet(setup['options']['python_requires'])
+  assert '[--python] [.venv/bin/python] [-e] [.[tpu]]' in done[5]
+  before = lines(calls)
+  launch(*create)  # as gcloud does after a lost connection
+  assert not any(re.match('(python3|uv|git) ', line) for line in lines(calls)[len(before) :])
+
+
+def test_without_that_python_nothing_long_begins_and_the_bill_is_named(calls, bare):
+  Path(f'{calls}.lacking').write_text('')
+  done = launch('tpu_pod.sh', 'create', *SLICE, '--type=v4-256', status=2)
+  assert lines(calls)[-1].startswith('uv [venv] ')
+  assert done.stderr == (
+    'error: slice vdm is there, and billed, but the installation failed, as said above: resume installs again, '
+    'delete gives it back.\n'
+  )
+
+
+RUN = ('tpu_pod.sh', 'run', *SLICE, '--config=c.py', '--workdir=/mnt/a run')
+
+
+def test_all_workers_of_a_slice_check_and_then_train(calls, workers):
+  done = launch(*RUN)
+  assert done.stderr == 'the run has ended.\n'
+  work = [line for line in lines(calls) if line.startswith('python3')]
+  rest = '[--coordinator=auto] [--config=c.py] [--workdir=/mnt/a run] gpus='
+  expected = [f'python3 [-m] [vdm_jax.main] {mode}{rest}' for mode in ('[--mode=preflight] ', '')]
+  assert sorted(work) == sorted(2 * expected)
+  assert [(home / 'vdm_jax_run' / 'status').read_text() for home in workers] == ['0\n', '0\n']
+  launch('tpu_pod.sh', 'stop', *SLICE)  # there is nothing to stop: tells how it ended
+  assert starts(calls) == 2
+
+
+def test_all_workers_start_again_after_a_damaged_state(calls, workers):
+  Path(f'{calls}.statuses').write_text('70\n70\n2\n2\n')
+  done = launch(*RUN, status=2)
+  assert starts(calls) == 4
+  assert done.stdout.count('the run ended with status 70; starting again from step 0.') == 2
+  assert done.stderr.endswith('error: the run ended with status 2: read the messages above.\n')
+
+
+def test_a_run_outlives_the_connection_is_found_again_and_stops_when_asked(calls, workers):
+  Path(f'{calls}.statuses').write_text('hang\nhang\n')
+  with subprocess.Popen([LAUNCH / RUN[0], *RUN[1:]], stdout=subprocess.PIPE, start_new_session=True) as view:
+    wait_for(lambda: lines(calls).count('waiting') == 2)
+    os.killpg(view.pid, signal.SIGKILL)  # the laptop, gcloud, and what they started on the workers
+  other = launch(*RUN[:-1], '--workdir=/mnt/other', status=2)
+  assert other.stderr.count(f"is at work on another run, '--config=c.py' '{RUN[-1]}': stop that first.") == 2
+  with subprocess.Popen([LAUNCH / RUN[0], *RUN[1:]], stdout=subprocess.PIPE, text=True) as again:
+    assert [again.stdout.readline().split(' ', 1)[1] for _ in workers] == 2 * ['is at work on this run already.\n']
+    stopped = launch('tpu_pod.sh', 'stop', *SLICE, status=75)
+    assert again.wait(30) == 75
+  assert stopped.stderr == 'the run has saved and stopped, with status 75: run goes on from there.\n'
+  assert starts(calls) == 2 and lines(calls).count('stopped') == 2
+
+
+def wait_for(condition, seconds=20.0):
+  deadline = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+  ('state', 'actions'),
+  [
+    ('READY', []),
+    ('PREEMPTED', ['delete', 'create']),
+    ('TERMINATED', ['delete', 'create']),
+    ('STOPPED', ['delete', 'create']),
+    (None, ['create']),
+  ],
+)
 def test_resuming_makes_a_slice_anew_that_is_gone(calls, state, actions):
-  Path(f'{calls}.state').write_text(state)
+  Path(f'{calls}.state').write_text('vdm2\tSTOPPED\n' + (f'vdm\t{state}\n' if state else ''))
   launch('tpu_pod.sh', 'resume', *SLICE, '--type=v4-256', '--config=configs/digits.py', '--workdir=/mnt/run')
-  text = calls.read_text()
-  done = [action for action in ('delete', 'create') if f'[{action}] [vdm]' in text]
-  assert done == actions
-  assert lines(calls)[-1].count('--coordinator=auto') == 1
+  done = re.findall(r'\[tpu-vm\] \[(\w+)\]', calls.read_text())
+  assert done == ['list', *actions, 'ssh', 'ssh', 'ssh']  # to install, to start, to follow
+  assert '/tpu_worker.sh follow]' in lines(calls)[-1]
+
+
+@pytest.mark.parametrize('state', ['CREATING', 'STARTING', 'REPAIRING', 'DELETING'])
+def test_resuming_leaves_a_slice_alone_that_may_become_ready(calls, state):
+  Path(f'{calls}.state').write_text(f'vdm\t{state}\n')
+  arguments = ('--type=v4-256', '--config=configs/digits.py', '--workdir=/mnt/run')
+  done = launch('tpu_pod.sh', 'resume', *SLICE, *arguments, status=2)
+  assert done.stderr == f'error: slice vdm is {state}: wait until it is READY, then resume again.\n'
+  assert len(lines(calls)) == 1
+
+
+OF_A_SLICE = '--workdir=DIR is missing: name the folder of the run, the same on all workers.'
 
 
 @pytest.mark.parametrize(
@@ -246,8 +464,11 @@ def test_resuming_makes_a_slice_anew_that_is_gone(calls, state, actions):
     ('slurm.sh', [], '--workdir=DIR is missing: name the folder of the run, on a shared file system.'),
     ('tpu_pod.sh', ['run', '--zone=z'], '--name=NAME is missing: how the slice is called.'),
     ('tpu_pod.sh', ['create', *SLICE], '--type=TYPE is missing: the kind of slice, such as v4-256.'),
-    ('tpu_pod.sh', ['start', *SLICE], 'start is not understood: choose create, run, resume or delete.'),
-    ('tpu_pod.sh', ['run', *SLICE], '--workdir=DIR is missing: name the folder of the run, the same on all workers.'),
+    ('tpu_pod.sh', ['resume', *SLICE], '--type=TYPE is missing: the kind of slice, such as v4-256.'),
+    ('tpu_pod.sh', ['resume', *SLICE, '--type=v4-8'], OF_A_SLICE),
+    ('tpu_pod.sh', ['delete', *SLICE, '--sport'], '--sport is not for delete: leave it out.'),
+    ('tpu_pod.sh', ['start', *SLICE], 'start is not understood: choose create, run, follow, stop, resume or delete.'),
+    ('tpu_pod.sh', ['run', *SLICE], OF_A_SLICE),
   ],
 )
 def test_what_is_missing_is_named(calls, script, arguments, message):
@@ -255,8 +476,10 @@ def test_what_is_missing_is_named(calls, script, arguments, message):
   assert lines(calls) == []
 
 
-@pytest.mark.skipif(not shutil.which('shellcheck'), reason='shellcheck is not installed')
 def test_shellcheck_has_nothing_to_say():
+  beside = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+  shellcheck = shutil.which('shellcheck', path=beside)
+  assert shellcheck, "shellcheck is not installed: pip install -e '.[dev]'"
   scripts = [*sorted(LAUNCH.glob('*.sh')), REPOSITORY / '.ci' / 'run']
-  done = subprocess.run(['shellcheck', *scripts], capture_output=True, text=True)
+  done = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
   assert done.returncode == 0, done.stdout
