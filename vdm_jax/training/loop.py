@@ -89,6 +89,7 @@ def train(
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
       stack.enter_context(run_folder.lock(path))
+      run_folder.sweep(path)
       run_folder.check_same_run(path, config)
       run_folder.write_config(path, config)
       run_folder.write_environment(path)

@@ -18,8 +18,7 @@ from typing import Any
 
 import jax
 
-from vdm_jax import checkpoints, processes
-from vdm_jax.replacing import write_text
+from vdm_jax import checkpoints, processes, replacing
 
 # What may differ between the starts of one run; a name ending in '.' is a whole section.
 MAY_CHANGE = (
@@ -96,6 +95,12 @@ def lock(workdir: Path) -> Iterator[None]:
     with _exclusively(path) as file:
       if file.read() == json.dumps(mine):
         _rewrite(file, '')
+
+
+def sweep(workdir: Path) -> None:
+  """Removes what killed runs left half written; to be called while holding the lock."""
+  for folder in (workdir, workdir / 'samples', *workdir.glob('nonfinite/*')):
+    replacing.sweep(folder)
 
 
 def leave_out(workdir: Path, step: int) -> None:
@@ -244,7 +249,7 @@ def _git_commit() -> str | None:
 
 def write_json(path: Path, content: Any) -> None:
   """Writes a JSON file whole or not at all."""
-  write_text(path, json.dumps(content, indent=2) + '\n')
+  replacing.write_text(path, json.dumps(content, indent=2) + '\n')
 
 
 def _plain(config: Any) -> dict[str, Any]:
