@@ -178,7 +178,7 @@ def test_a_preview_changes_nothing_of_the_training(uninterrupted, tmp_path):
 
 
 def shown(workdir, config, stop_at=None, crash_in=()):
-  """Trains, stopped by a signal while step `stop_at` + 1 is prepared; (step, EMA, newest checkpoint) at each preview."""
+  """Trains, stopped while step `stop_at` + 1 is prepared; of each preview (step, EMA, newest checkpoint by then)."""
   seen = []
 
   def preview(ema, step):

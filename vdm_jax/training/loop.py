@@ -119,10 +119,7 @@ def train(
     guard = _Guard(path, config, model, mesh)
     extras = _Extras(path, training, recorder, heldout_loss, preview)
     extras.make_up(start)
-    end = _run(start, compile_step, source, training, recorder, checkpointer, extras, stop, guard)
-    if int(end.step) == training.num_steps:
-      extras.make_up(end)  # the signal came at the last step: nobody will resume
-    return end
+    return _run(start, compile_step, source, training, recorder, checkpointer, extras, stop, guard)
 
 
 def _run(
@@ -176,6 +173,8 @@ def _run(
     ) from None
   with recorder.paused('finishing the last checkpoint'):
     checkpointer.wait()
+  if int(current.step) == training.num_steps:
+    extras.make_up(current)  # a signal came at the last step, and nobody will resume
   return current
 
 
