@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,8 +50,7 @@ def make_state(step: int, width: int = 4) -> State:
 
 
 def abstract(state: State) -> State:
-  sharding = SingleDeviceSharding(jax.devices()[0])
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+  return jax.tree.map(as_abstract, state)
 
 
 def assert_same(a, b):
@@ -245,7 +245,11 @@ def full_disk(spare: int = 100_000):
 
 
 def large_state(step: int) -> dict:
-  return {'ema': np.random.default_rng(step).standard_normal(100_000)}  # too random to be compressed
+  return {'ema': np.random.default_rng(step).standard_normal(100_000, np.float32)}  # too random to be compressed
+
+
+def as_abstract(x):
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(jax.devices()[0]))
 
 
 def saved_as(workdir):
@@ -278,6 +282,37 @@ def test_a_failed_save_is_a_warning_and_the_third_in_a_row_an_error(tmp_path):
       checkpointer.save(7, make_state(7)._asdict())  # small enough
     checkpointer.wait()
   assert_same(restore(tmp_path), make_state(7))
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_whatever_happens_the_newest_good_checkpoints_are_kept(tmp_path, seed):
+  """F17: saves that end well or fail, starts with another number to keep, damage; the folder is as a list foretells."""
+  rng = np.random.default_rng(seed)
+  good, failed, step = [], 0, 0
+  for _ in range(4):
+    keep = int(rng.integers(1, 4))
+    if good and rng.random() < 0.4:
+      flip(tmp_path / 'checkpoints' / str(good[-1]) / 'default' / '_METADATA')
+      good = good[:-1] if len(good) > 1 else []
+      if not good:
+        shutil.rmtree(tmp_path / 'checkpoints')  # as the error says; the run begins anew
+    with Checkpointer(tmp_path, keep) as checkpointer, warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      found = checkpointer.restore(jax.tree.map(as_abstract, large_state(0)))
+      assert (found is None) == (not good)
+      if good:
+        np.testing.assert_array_equal(found['ema'], large_state(good[-1])['ema'])
+      for _ in range(4):
+        step += 1
+        fails = failed < 2 and rng.random() < 0.4
+        with full_disk() if fails else contextlib.nullcontext():
+          checkpointer.save(step, large_state(step))
+          with contextlib.suppress(OSError):
+            checkpointer.wait()
+        failed = failed + 1 if fails else 0
+        good = good if fails else [*good, step][-keep:]
+        assert saved_as(tmp_path) == sorted(map(str, good))
+    failed = 0
 
 
 def test_what_a_save_fails_for_that_is_not_the_storage_is_not_swallowed(tmp_path, monkeypatch):

@@ -109,6 +109,16 @@ def test_crashed_at_any_step_and_resumed_equals_uninterrupted(uninterrupted, tmp
   assert seen == [at // 2 * 2]
 
 
+def test_two_runs_of_two_hundred_steps_are_the_same_though_one_is_cut(tmp_path):
+  """F00."""
+  config = make_config(num_steps=200, log_every=20, heldout_every=50, checkpoint_every=60, self_condition_rate=0.5)
+  straight = call(tmp_path / 'a', config)
+  cut = functools.partial(stopping, at=119, how=terminate)  # where a checkpoint and a row are due
+  assert int(call(tmp_path / 'b', config, cut).step) == 120
+  assert_same(call(tmp_path / 'b', config), straight)
+  assert rows_of(tmp_path / 'b') == rows_of(tmp_path / 'a')
+
+
 def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(uninterrupted, tmp_path):
   """F10 through the loop: the rows after the older checkpoint are cut and come again."""
   call(tmp_path, settings())
