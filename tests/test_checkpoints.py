@@ -343,15 +343,18 @@ def test_errors_of_the_storage_are_told_from_ours(error, storage):
   assert checkpoints._is_of_storage(error) is storage
 
 
-# Saves steps 1 to 5 of a state split over all devices; the last process cannot write those of 2, process 0 none of 4.
+# Saves steps 1 to 5 of a state split over all devices; process 1 cannot write its part of 2, process 0 the end of 4.
 SAVES = """
 import resource, warnings
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from vdm_jax import checkpoints, partitioning
 warnings.simplefilter('always')
+checksum = checkpoints._checksum
 def limit(size):
   resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+def full(files):
+  raise OSError(28, 'No space left on device')
 read, fingerprint = [], checkpoints._fingerprint
 checkpoints._fingerprint = lambda file: read.append(str(file)) or fingerprint(file)
 with processes.joined(place):
@@ -363,7 +366,8 @@ with processes.joined(place):
   with checkpoints.Checkpointer(arguments[0], 2) as checkpointer:
     for step in range(1, 6):
       processes.exchange('step', step)
-      limit({(2, 1): 100_000, (4, 0): 100_000}.get((step, index), resource.RLIM_INFINITY))
+      limit(100_000 if (step, index) == (2, 1) else resource.RLIM_INFINITY)
+      checkpoints._checksum = full if (step, index) == (4, 0) else checksum
       read.clear()
       checkpointer.save(step, make(step))
       try:
@@ -397,8 +401,8 @@ def test_a_save_that_fails_on_one_process_fails_on_all_at_once(tmp_path):
   for index, text in enumerate(company.texts()):
     assert re.findall(r'^failed (\d)', text, re.MULTILINE) == ['2', '4'], text
     said = dict(re.findall(r'RuntimeWarning: the checkpoint of step (\d) could not be written to \S+: (.*)', text))
-    for step, at in (('2', 1), ('4', 0)):
-      reason = 'File too large' if index == at else f'process {at} could not write its part, and says why'
+    for step, at, why in (('2', 1, 'File too large'), ('4', 0, 'No space left')):
+      reason = why if index == at else f'process {at} could not write its part, and says why'
       assert reason in said[step], text
   assert saved_as(tmp_path / 'run') == ['3', '5']
 

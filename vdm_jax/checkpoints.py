@@ -142,7 +142,7 @@ class Checkpointer:
     """
     own = self._own_fingerprints() if 'async_write_complete' in key else {}
     while True:
-      met = processes.exchange(f'saving {self.directory}', [key, own], seconds=timeout_ms / 1000)
+      met = processes.exchange(f'saving {self.directory.parent.name}', [key, own], seconds=timeout_ms / 1000)
       failed = [str(i) for i, (other, _) in enumerate(met) if other != key]
       if not failed:
         break
