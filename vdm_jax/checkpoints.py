@@ -283,7 +283,6 @@ def _newest_good(directory: Path, together: bool = False) -> tuple[int | None, l
   damaged: dict[int, str] = {}
   while True:
     step = max((step for step in _listed(directory) if step not in damaged), default=None)
-    problem = None
     if together:
       step = processes.exchange('newest checkpoint', step)[0]
     if step is None:
