@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import re
+import resource
 import shutil
 import subprocess
 import sys
+import time
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from company import Company, met
 from jax.sharding import SingleDeviceSharding
 
 from vdm_jax import checkpoints, configuration, models
@@ -44,8 +50,7 @@ def make_state(step: int, width: int = 4) -> State:
 
 
 def abstract(state: State) -> State:
-  sharding = SingleDeviceSharding(jax.devices()[0])
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+  return jax.tree.map(as_abstract, state)
 
 
 def assert_same(a, b):
@@ -228,28 +233,178 @@ def test_another_shape_is_an_error_that_lists_every_tensor(tmp_path):
   )
 
 
-def test_a_failed_save_is_a_warning_and_the_third_in_a_row_an_error(tmp_path, monkeypatch):
-  """F12: a full disk does not stop training at once, and never costs the last good checkpoint."""
-  full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@contextlib.contextmanager
+def full_disk(spare: int = 100_000):
+  """No file of this process can grow beyond so many bytes: what is larger fails below Orbax, as on a full disk."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (spare, before[1]))  # Python ignores the signal
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def large_state(step: int) -> dict:
+  return {'ema': np.random.default_rng(step).standard_normal(100_000, np.float32)}  # too random to be compressed
+
+
+def as_abstract(x):
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(jax.devices()[0]))
+
+
+def saved_as(workdir):
+  return sorted(file.name for file in (workdir / 'checkpoints').iterdir())
+
+
+def test_a_failed_save_is_a_warning_and_the_third_in_a_row_an_error(tmp_path):
+  """F12: a full disk does not stop training at once, costs no good checkpoint, and leaves nothing of its own there."""
   with Checkpointer(tmp_path, 1) as checkpointer:
+    checkpointer.save(1, large_state(1))
+    checkpointer.wait()
+    with full_disk():
+      for step in (2, 3):
+        checkpointer.save(step, large_state(step))
+        with pytest.warns(RuntimeWarning) as warned, pytest.raises(OSError, match=f'step {step} could not be written'):
+          checkpointer.wait()
+        said = str(warned[0].message)
+        assert said.startswith(f'the checkpoint of step {step} could not be written to {tmp_path}/checkpoints: ')
+        assert 'File too large' in said and said.endswith('Training goes on; the next save tries again.')
+        assert saved_as(tmp_path) == ['1']
+      checkpointer.save(4, large_state(4))
+      with pytest.raises(OSError, match='3 saves failed in a row: free space or mend the disk'):
+        checkpointer.wait()
+    assert saved_as(tmp_path) == ['1']
+    checkpointer.save(5, large_state(5))
+    checkpointer.wait()
+    assert saved_as(tmp_path) == ['5'], 'what was to be deleted after step 2 is not forgotten'
+    with full_disk(), pytest.warns(RuntimeWarning, match='step 6 could not be written'):
+      checkpointer.save(6, large_state(6))
+      checkpointer.save(7, make_state(7)._asdict())  # small enough
+    checkpointer.wait()
+  assert_same(restore(tmp_path), make_state(7))
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_whatever_happens_the_newest_good_checkpoints_are_kept(tmp_path, seed):
+  """F17: saves that end well or fail, starts with another number to keep, damage; the folder is as a list foretells."""
+  rng = np.random.default_rng(seed)
+  good, failed, step = [], 0, 0
+  for _ in range(4):
+    keep = int(rng.integers(1, 4))
+    if good and rng.random() < 0.4:
+      flip(tmp_path / 'checkpoints' / str(good[-1]) / 'default' / '_METADATA')
+      good = good[:-1] if len(good) > 1 else []
+      if not good:
+        shutil.rmtree(tmp_path / 'checkpoints')  # as the error says; the run begins anew
+    with Checkpointer(tmp_path, keep) as checkpointer, warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      found = checkpointer.restore(jax.tree.map(as_abstract, large_state(0)))
+      assert (found is None) == (not good)
+      if good:
+        np.testing.assert_array_equal(found['ema'], large_state(good[-1])['ema'])
+      for _ in range(4):
+        step += 1
+        fails = failed < 2 and rng.random() < 0.4
+        with full_disk() if fails else contextlib.nullcontext():
+          checkpointer.save(step, large_state(step))
+          with contextlib.suppress(OSError):
+            checkpointer.wait()
+        failed = failed + 1 if fails else 0
+        good = good if fails else [*good, step][-keep:]
+        assert saved_as(tmp_path) == sorted(map(str, good))
+    failed = 0
+
+
+def test_what_a_save_fails_for_that_is_not_the_storage_is_not_swallowed(tmp_path, monkeypatch):
+  with Checkpointer(tmp_path, 1) as checkpointer:
+    monkeypatch.setattr(checkpoints, '_checksum', lambda files: files.absent)
     checkpointer.save(1, make_state(1))
-    checkpointer.wait()
-    whole = checkpoints._fingerprint
-    monkeypatch.setattr(checkpoints, '_fingerprint', lambda file: (_ for _ in ()).throw(full))
-    checkpointer.save(2, make_state(2))
-    with pytest.warns(
-      RuntimeWarning, match='step 2 could not be written.*No space left.*next save tries again'
-    ):
-      checkpointer.save(3, make_state(3))
-    with pytest.warns(RuntimeWarning, match='step 3 could not be written'):
-      checkpointer.save(4, make_state(4))
-    with pytest.raises(OSError, match='3 saves failed in a row: free space or mend the disk'):
+    with pytest.raises(AttributeError, match='absent'):
       checkpointer.wait()
-    monkeypatch.setattr(checkpoints, '_fingerprint', whole)
-    assert checkpoints.steps(tmp_path) == [1]
-    checkpointer.save(5, make_state(5))
-    checkpointer.wait()
-  assert_same(restore(tmp_path), make_state(5))
+
+
+@pytest.mark.parametrize(
+  ('error', 'storage'),
+  [
+    (OSError(errno.EIO, os.strerror(errno.EIO)), True),
+    (TimeoutError('Timed out while waiting for async_write_complete barrier.'), True),
+    (ValueError('RESOURCE_EXHAUSTED: Error writing "a/0" in OCDBT database: Failed to write 5369856 bytes to file 4: '
+                "No space left on device [os_error_code='28']"), True),
+    (ValueError("FAILED_PRECONDITION: Failed to open: Not a directory [os_error_code='20']"), True),
+    (ValueError('Error writing "a/0": PERMISSION_DENIED: HTTP response code: 403'), True),
+    (jax.errors.JaxRuntimeError('DEADLINE_EXCEEDED: GetKeyValue() timed out'), True),
+    (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 800 bytes.'), False),
+    (ValueError('INVALID_ARGUMENT: Error opening "zarr" driver: dtype'), False),
+    (ValueError('Checkpoint for step 3 already exists.'), False),
+    (KeyError('ema'), False),
+  ],
+)  # fmt: skip
+def test_errors_of_the_storage_are_told_from_ours(error, storage):
+  assert checkpoints._is_of_storage(error) is storage
+
+
+# Saves steps 1 to 5 of a state split over all devices; process 1 cannot write its part of 2, process 0 the end of 4.
+SAVES = """
+import resource, warnings
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from vdm_jax import checkpoints, partitioning
+warnings.simplefilter('always')
+checksum = checkpoints._checksum
+def limit(size):
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+def full(files):
+  raise OSError(28, 'No space left on device')
+read, fingerprint = [], checkpoints._fingerprint
+checkpoints._fingerprint = lambda file: read.append(str(file)) or fingerprint(file)
+with processes.joined(place):
+  mesh = partitioning.make_mesh({'data': 1, 'fsdp': -1})
+  sharding = NamedSharding(mesh, P('fsdp'))
+  def make(step):
+    values = np.random.default_rng(step).standard_normal(400_000).astype(np.float32)
+    return {'ema': jax.make_array_from_callback(values.shape, sharding, lambda i: values[i])}
+  with checkpoints.Checkpointer(arguments[0], 2) as checkpointer:
+    for step in range(1, 6):
+      processes.exchange('step', step)
+      limit(100_000 if (step, index) == (2, 1) else resource.RLIM_INFINITY)
+      checkpoints._checksum = full if (step, index) == (4, 0) else checksum
+      read.clear()
+      checkpointer.save(step, make(step))
+      try:
+        checkpointer.wait()
+      except OSError as error:
+        print('failed', step, error, flush=True)
+      else:
+        own = [name for name in read if f'ocdbt.process_{index}' in name]
+        assert own and not any(f'ocdbt.process_{1 - index}' in name for name in read), read
+    read.clear()
+    like = jax.ShapeDtypeStruct((400_000,), np.float32, sharding=sharding)
+    found = checkpointer.restore({'ema': like})['ema']
+    for a, b in zip(found.addressable_shards, make(5)['ema'].addressable_shards, strict=True):
+      np.testing.assert_array_equal(a.data, b.data)
+    shares = processes.exchange('shares', sorted(read))
+    assert not set(shares[0]) & set(shares[1]) and abs(len(shares[0]) - len(shares[1])) <= 1, shares
+    total = [str(f) for f in (checkpointer.directory / '5').rglob('*') if f.is_file()]
+    skipped = {'manifest.json', '_CHECKPOINT_METADATA', 'commit_success.txt'}
+    wanted = {name for name in total if name.rpartition('/')[2] not in skipped}
+    assert wanted <= set(shares[0] + shares[1]), wanted
+  sys.exit(0)
+"""
+
+
+def test_a_save_that_fails_on_one_process_fails_on_all_at_once(tmp_path):
+  """F12, and who reads what: each process its own files after writing, a share of all before restoring."""
+  started = time.monotonic()
+  with Company(tmp_path / 'logs', met(SAVES, tmp_path / 'run'), devices=1) as company:
+    assert company.wait(100) == [0, 0], company.texts()
+  assert time.monotonic() - started < 100
+  for index, text in enumerate(company.texts()):
+    assert re.findall(r'^failed (\d)', text, re.MULTILINE) == ['2', '4'], text
+    said = dict(re.findall(r'RuntimeWarning: the checkpoint of step (\d) could not be written to \S+: (.*)', text))
+    for step, at, why in (('2', 1, 'File too large'), ('4', 0, 'No space left')):
+      reason = why if index == at else f'process {at} could not write its part, and says why'
+      assert reason in said[step], text
+  assert saved_as(tmp_path / 'run') == ['3', '5']
 
 
 def test_at_least_one_checkpoint_is_kept():

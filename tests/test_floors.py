@@ -32,7 +32,7 @@ EDGES = {
   'configuration': {'types', 'models'},
   'pretrained': set(),
   'weights': {'configuration', 'replacing'},
-  'checkpoints': {'types', 'partitioning', 'models', 'configuration', 'pretrained', 'weights'},
+  'checkpoints': {'types', 'partitioning', 'processes', 'models', 'configuration', 'pretrained', 'weights'},
   # floor 4
   'training': {'types', 'partitioning', 'processes', 'replacing', 'diffusion', 'models', 'checkpoints'},
   'generation': {'types', 'partitioning', 'diffusion', 'sampling', 'models'},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vdm_jax.replacing import replacing, write_text
+from vdm_jax.replacing import replacing, sweep, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,3 +53,14 @@ def test_readers_and_kills_never_see_a_part(tmp_path):
       seen = {path.read_text() for _ in range(50)}
       writer.kill()
     assert seen | {path.read_text()} <= {'a' * 100_000, 'b' * 100_000}
+  sweep(tmp_path)
+  assert list(tmp_path.iterdir()) == [path], 'nothing is left of killed writers'
+
+
+def test_only_what_writers_left_is_swept(tmp_path):
+  names = ['.note.txt.tmp', 'note.txt.0123abcd.tmp', '.note.0123abcd.tmp~', '.note.0123abcg.tmp', 'note.txt', '.hidden']
+  for name in [*names, '.note.txt.0123abcd.tmp', '.a.1234567f.tmp']:
+    (tmp_path / name).touch()
+  sweep(tmp_path)
+  assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
+  sweep(tmp_path / 'absent')

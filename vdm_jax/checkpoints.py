@@ -3,26 +3,29 @@
 `workdir/checkpoints/<step>/` is one finished checkpoint. Orbax writes it beside that place and renames it
 whole, so a killed job leaves an old checkpoint or a new one, never a part; `manifest.json` inside, written
 before the rename, holds the length and CRC-32 of every file, so a flipped bit or a truncated file is found
-before it is trained on.
+before it is trained on. Of several processes each reads its own files for that, and a share of all at a restore.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import json
 import os
+import re
+import shutil
 import warnings
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from vdm_jax import configuration, models, partitioning, pretrained, weights
+from vdm_jax import configuration, models, partitioning, pretrained, processes, weights
 from vdm_jax.types import Params
 
 FOLDER = 'checkpoints'
@@ -31,13 +34,20 @@ MANIFEST = 'manifest.json'
 _STAMP = '_CHECKPOINT_METADATA'
 # Saves that may fail in a row (a full disk, a lost mount) before training stops.
 MAX_FAILURES = 3
+# What the libraries below Orbax say of a storage that fails, in errors that are no OSError; others are our faults.
+_STORAGE = re.compile(
+  r'\[os_error_code=|(^|: )(RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|DATA_LOSS): '
+)
+READERS = 4  # threads that read files for their checksums
+READ_SECONDS = 3600.0  # for the slowest process to read its share of a checkpoint
 
 
 class Checkpointer:
   """The checkpoints of one workdir, written in the background; use as a context manager.
 
-  State is any pytree of arrays with a field or key `ema`. Failed saves are warnings until MAX_FAILURES follow
-  each other; a good checkpoint is only deleted after a newer one is finished.
+  State is any pytree of arrays with a field or key `ema`. A save that the storage fails is a warning, and leaves
+  nothing behind, until MAX_FAILURES follow each other; what fails on one process fails on all. A good checkpoint is
+  only deleted after a newer one is finished.
   """
 
   def __init__(self, workdir: str | os.PathLike, keep: int):
@@ -46,11 +56,12 @@ class Checkpointer:
       raise ValueError(f'training.keep_checkpoints={keep}: keep at least 1, or the run cannot resume.')
     self.directory = Path(workdir).absolute() / FOLDER
     self._failures = 0
-    self._step = -1
+    self._step, self._pending = -1, False
+    self._known: dict[str, str] = {}  # fingerprints of the files being written, from those who wrote them
     options = ocp.CheckpointManagerOptions(
       preservation_policy=ocp.checkpoint_managers.LatestN(keep),
       cleanup_tmp_directories=True,
-      async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
+      async_options=ocp.AsyncOptions(barrier_sync_fn=self._meet, post_finalization_callback=self._write_manifest),
     )
     self._manager = ocp.CheckpointManager(self.directory, options=options)
 
@@ -64,10 +75,13 @@ class Checkpointer:
   def save(self, step: int, state: Any) -> None:
     """Copies the state and writes it in the background; the state may be donated as soon as this returns."""
     self._settle()
-    self._step = step
+    self._step, self._known = step, {}
     try:
       self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True)
-    except OSError as error:
+      self._pending = True
+    except Exception as error:
+      if jax.process_count() > 1 or not _is_of_storage(error):  # the others wait for this one: it cannot go on alone
+        raise
       self._failed(error)
 
   def wait(self) -> None:
@@ -88,26 +102,32 @@ class Checkpointer:
     Raises:
       ValueError: no checkpoint is good, the folder holds something else, or shapes differ from those saved.
     """
-    chosen = None
+    chosen, damaged = _newest_good(self.directory, together=True)
     if jax.process_index() == 0:
-      chosen, damaged = _newest_good(self.directory)
       for step in damaged:
         _move_aside(self.directory / str(step))
-    if jax.process_count() > 1:
-      chosen = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if chosen is None else chosen)))
+    processes.exchange('moved aside', damaged)  # before anybody lists the folder again
     self._manager.reload()
-    return None if chosen in (None, -1) else _restore(self.directory / str(chosen), abstract, added)
+    return None if chosen is None else _restore(self.directory / str(chosen), abstract, added)
 
   def _settle(self) -> None:
     try:
       self._manager.wait_until_finished()
-      if self._step in _listed(self.directory):
-        self._failures = 0
-    except OSError as error:
+    except Exception as error:
+      if not _is_of_storage(error):
+        raise
       self._failed(error)
+    if self._pending:
+      self._pending, self._failures = False, 0
 
-  def _failed(self, error: OSError) -> None:
+  def _failed(self, error: Exception) -> None:
+    self._pending = False
     self._failures += 1
+    if jax.process_index() == 0:
+      for rest in self.directory.glob('*.orbax-checkpoint-tmp*'):
+        shutil.rmtree(rest, ignore_errors=True)
+    with contextlib.suppress(OSError):
+      self._manager.reload()  # Orbax has forgotten the checkpoints that it was to delete after this one
     message = f'the checkpoint of step {self._step} could not be written to {self.directory}: {error}'
     if self._failures >= MAX_FAILURES:
       raise OSError(
@@ -115,12 +135,47 @@ class Checkpointer:
       ) from error
     warnings.warn(f'{message}. Training goes on; the next save tries again.', RuntimeWarning, stacklevel=3)
 
+  def _meet(self, *, key: str, timeout_ms: int) -> None:
+    """The barrier of Orbax's threads, which come to some `key`s on the way and to others however a save ends.
+
+    Raises OSError on those on the way where another has failed, so that nobody waits for it.
+    """
+    own = self._own_fingerprints() if 'async_write_complete' in key else {}
+    while True:
+      met = processes.exchange(f'saving {self.directory.parent.name}', [key, own], seconds=timeout_ms / 1000)
+      failed = [str(i) for i, (other, _) in enumerate(met) if other != key]
+      if not failed:
+        break
+      if 'async_' in key:
+        raise OSError(f'process {", ".join(failed)} could not write its part, and says why')
+    for _, files in met:
+      self._known |= files
+
+  def _own_fingerprints(self) -> dict[str, str]:
+    """Of the files that this process alone writes: nearly all bytes of a state."""
+    part = f'ocdbt.process_{jax.process_index()}'
+    files = [file for folder in self._unfinished() for file in folder.glob(f'default*/{part}/**/*') if file.is_file()]
+    names = [f'default/{part}/{str(file).rpartition(f"/{part}/")[2]}' for file in files]
+    return dict(zip(names, _fingerprints(files), strict=True))
+
   def _write_manifest(self) -> None:
     """Called by Orbax on one process when all files are written, before their folder gets its name."""
-    for folder in self.directory.glob(f'{self._step}.orbax-checkpoint-tmp*'):
+    for folder in self._unfinished():
       names = sorted(str(f.relative_to(folder)) for f in folder.rglob('*') if f.is_file())
-      files = {name: _fingerprint(folder / name) for name in names if name != _STAMP}
+      names = [name for name in names if name != _STAMP]
+      known = {
+        name: self._known[name]
+        for name in names
+        if self._known.get(name, '').startswith(f'{(folder / name).stat().st_size} bytes,')
+      }
+      rest = [name for name in names if name not in known]
+      known |= zip(rest, _fingerprints([folder / name for name in rest]), strict=True)
+      files = {name: known[name] for name in names}
       (folder / MANIFEST).write_text(json.dumps({'files': files, 'crc32': _checksum(files)}, indent=1))
+
+  def _unfinished(self) -> list[Path]:
+    """The folder that is being written."""
+    return list(self.directory.glob(f'{self._step}.orbax-checkpoint-tmp*'))
 
 
 def is_run(path: str | os.PathLike) -> bool:
@@ -208,23 +263,42 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     ) from None
 
 
+def _is_of_storage(error: Exception) -> bool:
+  """Whether a save failed for want of space, of permission or of an answer, not of a device's memory."""
+  if isinstance(error, jax.errors.JaxRuntimeError):
+    return 'DEADLINE_EXCEEDED' in str(error)  # of another process
+  return isinstance(error, OSError) or bool(_STORAGE.search(str(error)))
+
+
 def _listed(directory: Path) -> list[int]:
   return [int(f.name) for f in directory.iterdir() if f.name.isdigit()] if directory.is_dir() else []
 
 
-def _newest_good(directory: Path) -> tuple[int | None, list[int]]:
-  """The newest step whose files are as they were written, and the damaged ones above it."""
+def _newest_good(directory: Path, together: bool = False) -> tuple[int | None, list[int]]:
+  """The newest step whose files are as they were written, and the damaged ones above it.
+
+  `together`: called on all processes, each of which reads a share of the files.
+  """
+  index, count = (jax.process_index(), jax.process_count()) if together else (0, 1)
   damaged: dict[int, str] = {}
-  while candidates := [step for step in _listed(directory) if step not in damaged]:
-    step = max(candidates)
-    problem = _damage(directory / str(step))
+  while True:
+    step = max((step for step in _listed(directory) if step not in damaged), default=None)
+    if together:
+      step = processes.exchange('newest checkpoint', step)[0]
+    if step is None:
+      break
+    problems = [_damage(directory / str(step), index, count)]
+    if together:
+      problems = processes.exchange('damage', problems[0], seconds=READ_SECONDS)
+    problem = next(filter(None, problems), None)
     if problem is None:
       return step, list(damaged)
-    if (directory / str(step)).exists():  # else a training run has deleted it meanwhile
+    if together or (directory / str(step)).exists():  # else a training run has deleted it meanwhile
       damaged[step] = problem
-      warnings.warn(
-        f'checkpoint {directory / str(step)} is damaged: {problem}.', RuntimeWarning, stacklevel=3
-      )
+      if index == 0:
+        warnings.warn(
+          f'checkpoint {directory / str(step)} is damaged: {problem}.', RuntimeWarning, stacklevel=3
+        )
   if damaged:
     raise ValueError(
       f'no checkpoint under {directory} is good: '
@@ -241,15 +315,15 @@ def _newest_good(directory: Path) -> tuple[int | None, list[int]]:
   return None, []
 
 
-def _damage(folder: Path) -> str | None:
-  """What is wrong with a checkpoint, naming the file; None when every file is as it was written."""
+def _damage(folder: Path, share: int = 0, shares: int = 1) -> str | None:
+  """What is wrong with a checkpoint, naming the file; None when every file of this share is as it was written."""
   try:
     manifest = json.loads((folder / MANIFEST).read_text())
     if manifest['crc32'] != _checksum(manifest['files']):
       return f'{MANIFEST} is not as it was written'
-    for name, expected in manifest['files'].items():
-      found = _fingerprint(folder / name)
-      if found != expected:
+    names = sorted(manifest['files'])[share::shares]
+    for name, found in zip(names, _fingerprints([folder / name for name in names]), strict=True):
+      if found != (expected := manifest['files'][name]):
         return f'{name} has {found}, but was written with {expected}'
   except FileNotFoundError as error:
     return f'{Path(error.filename).relative_to(folder)} is missing'
@@ -260,6 +334,11 @@ def _damage(folder: Path) -> str | None:
 
 def _checksum(files: dict[str, str]) -> str:
   return f'{zlib.crc32(json.dumps(files).encode()):08x}'
+
+
+def _fingerprints(files: Sequence[Path]) -> Iterator[str]:
+  with concurrent.futures.ThreadPoolExecutor(READERS) as readers:
+    yield from readers.map(_fingerprint, files)
 
 
 def _fingerprint(file: Path) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import secrets
 from collections.abc import Iterator
+
+_TEMPORARY = re.compile(r'\..+\.[0-9a-f]{8}\.tmp')
 
 
 @contextlib.contextmanager
@@ -26,6 +29,15 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: str | os.PathLike) -> None:
+  """Removes the temporary files that killed writers left in a folder, where nobody may be writing now."""
+  folder = pathlib.Path(folder)
+  for file in folder.iterdir() if folder.is_dir() else ():
+    if _TEMPORARY.fullmatch(file.name):
+      with contextlib.suppress(OSError):
+        file.unlink()
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

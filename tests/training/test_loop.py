@@ -109,6 +109,16 @@ def test_crashed_at_any_step_and_resumed_equals_uninterrupted(uninterrupted, tmp
   assert seen == [at // 2 * 2]
 
 
+def test_two_runs_of_two_hundred_steps_are_the_same_though_one_is_cut(tmp_path):
+  """F00."""
+  config = make_config(num_steps=200, log_every=20, heldout_every=50, checkpoint_every=60, self_condition_rate=0.5)
+  straight = call(tmp_path / 'a', config)
+  cut = functools.partial(stopping, at=119, how=terminate)  # where a checkpoint and a row are due
+  assert int(call(tmp_path / 'b', config, cut).step) == 120
+  assert_same(call(tmp_path / 'b', config), straight)
+  assert rows_of(tmp_path / 'b') == rows_of(tmp_path / 'a')
+
+
 def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(uninterrupted, tmp_path):
   """F10 through the loop: the rows after the older checkpoint are cut and come again."""
   call(tmp_path, settings())
@@ -175,6 +185,50 @@ def test_previews_get_the_average_at_their_steps(tmp_path):
 def test_a_preview_changes_nothing_of_the_training(uninterrupted, tmp_path):
   state = call(tmp_path, settings(preview_every=1), preview=lambda ema, step: None)
   assert_same(state, uninterrupted[0])
+
+
+def shown(workdir, config, stop_at=None, crash_in=()):
+  """Trains, stopped while step `stop_at` + 1 is prepared; of each preview (step, EMA, newest checkpoint by then)."""
+  seen = []
+
+  def preview(ema, step):
+    if step in crash_in:
+      raise Crash
+    seen.append((step, float(ema['enter']['kernel'].sum()), max(checkpoints.steps(workdir), default=0)))
+
+  data = standin.batches if stop_at is None else functools.partial(stopping, at=stop_at, how=terminate)
+  return call(workdir, config, data, preview=preview), seen
+
+
+def test_a_signal_saves_before_anything_else_and_what_was_due_is_made_after_resuming(tmp_path):
+  """F03: a preview takes longer than the time a scheduler grants; metrics and previews lack and repeat nothing."""
+  config = settings(preview_every=2, checkpoint_every=5)
+  config.training.heldout_every = 2
+  straight, seen = shown(tmp_path / 'a', config)
+  assert [step for step, *_ in seen] == [2, 4, 6]
+  stopped, before = shown(tmp_path / 'b', config, stop_at=3)
+  assert int(stopped.step) == 4 and checkpoints.steps(tmp_path / 'b') == [4]
+  assert not [key for key in rows_of(tmp_path / 'b')[-1] if key.startswith('heldout')]
+  with pytest.raises(Crash):  # killed while making it: it is made at the next start
+    shown(tmp_path / 'b', config, crash_in=[4])
+  resumed, after = shown(tmp_path / 'b', config)
+  assert_same(resumed, straight)
+  assert rows_of(tmp_path / 'b') == rows_of(tmp_path / 'a')
+  assert [step for step, *_ in before] == [2]
+  assert [what[:2] for what in before + after] == [what[:2] for what in seen]
+  assert shown(tmp_path / 'b', config)[1] == [], 'once'
+
+
+def test_a_signal_at_the_last_step_saves_it_before_its_preview(tmp_path):
+  config = settings(preview_every=7, checkpoint_every=5)
+  config.training.heldout_every = 7
+  straight, seen = shown(tmp_path / 'a', config)
+  assert seen[0][2] < 7, 'else no law'
+  last, after = shown(tmp_path / 'b', config, stop_at=6)
+  assert_same(last, straight)
+  assert after == [(7, seen[0][1], 7)]
+  assert rows_of(tmp_path / 'b') == rows_of(tmp_path / 'a')
+  assert not (tmp_path / 'b' / 'left_out.json').exists()
 
 
 def test_at_most_two_steps_are_in_flight(tmp_path, monkeypatch):

@@ -124,6 +124,8 @@ def exchange(name: str, value: Any, *, seconds: float = EXCHANGE_SECONDS) -> lis
       f'process {", ".join(map(str, absent))} of {len(everybody)} did not come to {name!r} within {seconds:.0f} s: '
       'look for the reason in its output.'
     )
+  if turn > 1:  # all have read what was said before, or they would not have come here
+    client.key_value_delete(f'vdm_jax/{name}/{turn - 1}/{ending.index()}')
   return [found[other] for other in everybody]
 
 

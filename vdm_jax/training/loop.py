@@ -57,7 +57,8 @@ def train(
   """Trains to `config.training.num_steps`, resuming from the newest good checkpoint of the workdir.
 
   On SIGTERM, SIGINT or SIGUSR1 it finishes the step, saves and returns early: compare the returned state's `step`. Of
-  several processes any may be told; all stop after the same step.
+  several processes any may be told; all stop after the same step. The held-out loss and preview due after it are made
+  first thing on resuming.
 
   Args:
     model: from `models.build(config.model)`.
@@ -88,6 +89,7 @@ def train(
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
       stack.enter_context(run_folder.lock(path))
+      run_folder.sweep(path)
       run_folder.check_same_run(path, config)
       run_folder.write_config(path, config)
       run_folder.write_environment(path)
@@ -115,7 +117,9 @@ def train(
       return lambda current, batch: compiled(current, partitioning.put_batch(batch, mesh), key)
 
     guard = _Guard(path, config, model, mesh)
-    return _run(start, compile_step, source, training, recorder, checkpointer, heldout_loss, preview, stop, guard)
+    extras = _Extras(path, training, recorder, heldout_loss, preview)
+    extras.make_up(start)
+    return _run(start, compile_step, source, training, recorder, checkpointer, extras, stop, guard)
 
 
 def _run(
@@ -125,8 +129,7 @@ def _run(
   training: Any,
   recorder: _Recorder,
   checkpointer: Checkpointer,
-  heldout_loss: Callable[[Params], dict[str, float]] | None,
-  preview: Preview | None,
+  extras: _Extras,
   stop: Callable[[int], bool],
   guard: _Guard,
 ) -> state.TrainState:
@@ -145,14 +148,11 @@ def _run(
       recorder.settle(IN_FLIGHT)
       guard.look(recorder, current)
 
-      if heldout_loss and _due(step, training.heldout_every):
-        with recorder.paused(f'measuring the held-out loss after step {step}'):
-          recorder.attach(step, heldout_loss(current.ema))
-      if preview and _due(step, training.preview_every):
-        recorder.settle(0)
-        with recorder.paused(f'making a preview after step {step}'):
-          preview(current.ema, step)
       stopping = stop(step)
+      if stopping:  # saving comes first: the time that is granted is short
+        extras.leave_out(step)
+      else:
+        extras.make(current.ema, step)
       if stopping or step == training.num_steps or _due(step, training.checkpoint_every):
         recorder.settle(0)  # the rows a checkpoint stands for are on disk before it
         guard.look(recorder, current)
@@ -173,11 +173,61 @@ def _run(
     ) from None
   with recorder.paused('finishing the last checkpoint'):
     checkpointer.wait()
+  if int(current.step) == training.num_steps:
+    extras.make_up(current)  # a signal came at the last step, and nobody will resume
   return current
 
 
 def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
+
+
+class _Extras(NamedTuple):
+  """What is made of the EMA between steps, and is no part of training: held-out losses and previews."""
+
+  workdir: Path
+  training: Any
+  recorder: _Recorder
+  heldout_loss: Callable[[Params], dict[str, float]] | None
+  preview: Preview | None
+
+  def make(self, ema: Params, step: int) -> None:
+    """Makes what is due after a step whose row is not written yet."""
+    if self._heldout_due(step):
+      self.recorder.attach(step, self._measure(ema, step))
+    if self._preview_due(step):
+      self.recorder.settle(0)
+      self._show(ema, step)
+
+  def leave_out(self, step: int) -> None:
+    """Notes that what is due after a step is yet to be made."""
+    if self._heldout_due(step) or self._preview_due(step):
+      run_folder.leave_out(self.workdir, step)
+
+  def make_up(self, current: state.TrainState) -> None:
+    """Makes what was left out after the step that the state is of, and adds it to its row."""
+    step = int(current.step)
+    if not run_folder.left_out(self.workdir, step):
+      return
+    if self._heldout_due(step):
+      self.recorder.amend(step, self._measure(current.ema, step))
+    if self._preview_due(step):
+      self._show(current.ema, step)
+    run_folder.made_up(self.workdir)
+
+  def _heldout_due(self, step: int) -> bool:
+    return self.heldout_loss is not None and _due(step, self.training.heldout_every)
+
+  def _preview_due(self, step: int) -> bool:
+    return self.preview is not None and _due(step, self.training.preview_every)
+
+  def _measure(self, ema: Params, step: int) -> dict[str, float]:
+    with self.recorder.paused(f'measuring the held-out loss after step {step}'):
+      return self.heldout_loss(ema)
+
+  def _show(self, ema: Params, step: int) -> None:
+    with self.recorder.paused(f'making a preview after step {step}'):
+      self.preview(ema, step)
 
 
 class _NotFinite(Exception):
@@ -267,6 +317,12 @@ class _Recorder:
   def attach(self, step: int, values: dict[str, float]) -> None:
     """Adds values to the row of a step that is still in flight."""
     self._extra[step] = values
+
+  def amend(self, step: int, values: dict[str, float]) -> None:
+    """Adds values to the last row, if it is that of the step, else writes one."""
+    self._writer.amend({'step': step} | values)
+    if self._on_row:
+      self._on_row({'step': step} | values)
 
   def settle(self, in_flight: int) -> None:
     """Waits until at most so many steps are unfinished; writes the rows of those that finished.

@@ -27,21 +27,39 @@ class Rows:
     self._file = self._events = None
     if jax.process_index() == 0:
       self._events = _open_events(workdir, resumed) if tensorboard else None
-      path = workdir / 'metrics.jsonl'
-      _cut(path, resumed)
-      self._file = open(path, 'a')  # noqa: SIM115 (closed in close)
+      self._path = workdir / 'metrics.jsonl'
+      _cut(self._path, resumed)
+      self._file = open(self._path, 'a')  # noqa: SIM115 (closed in close)
 
   def write(self, row: Mapping[str, Any]) -> None:
     """One row; `row['step']` is its step, and numbers that are not finite become null, as None does."""
     if self._file is None:
       return
-    values = {key: value if value is not None and math.isfinite(value) else None for key, value in row.items()}
+    values = _finite(row)
     self._file.write(json.dumps(values) + '\n')
     self._file.flush()
+    self._write_events(values)
+
+  def amend(self, row: Mapping[str, Any]) -> None:
+    """Writes a row whose step may be that of the last one, which it is then added to."""
+    if self._file is None:
+      return
+    lines = self._path.read_text().splitlines()
+    if not lines or _step(lines[-1]) != row['step']:
+      self.write(row)
+      return
+    values = _finite(row)
+    self._file.close()
+    lines[-1] = json.dumps(json.loads(lines[-1]) | values)
+    write_text(self._path, ''.join(f'{line}\n' for line in lines))
+    self._file = open(self._path, 'a')  # noqa: SIM115 (closed in close)
+    self._write_events(values)
+
+  def _write_events(self, values: Mapping[str, Any]) -> None:
     if self._events is not None:
       for key, value in values.items():
         if key != 'step' and value is not None:
-          self._events.add_scalar(key, value, row['step'])
+          self._events.add_scalar(key, value, values['step'])
 
   def close(self) -> None:
     """Flushes and closes the files."""
@@ -119,6 +137,10 @@ def progress(step: int, num_steps: int, loss: float, rate: float) -> str:
   hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
   clock = f'{hours}:{minutes:02d}:{seconds:02d}' if hours else f'{minutes}:{seconds:02d}'
   return f'step {step}/{num_steps}  loss {loss:.4f}  {rate:.2f} steps/s  {clock} left'
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+  return {key: value if value is not None and math.isfinite(value) else None for key, value in row.items()}
 
 
 def _open_events(workdir: Path, resumed: int) -> Any:

@@ -18,8 +18,7 @@ from typing import Any
 
 import jax
 
-from vdm_jax import checkpoints
-from vdm_jax.replacing import write_text
+from vdm_jax import checkpoints, processes, replacing
 
 # What may differ between the starts of one run; a name ending in '.' is a whole section.
 MAY_CHANGE = (
@@ -31,6 +30,7 @@ MAY_CHANGE = (
 
 
 LOCK = 'run.lock'
+LEFT_OUT = 'left_out.json'
 HEARTBEAT_SECONDS = 15.0
 # A lock of another machine that has not beaten for this long belongs to a dead job.
 STALE_SECONDS = 120.0
@@ -95,6 +95,33 @@ def lock(workdir: Path) -> Iterator[None]:
     with _exclusively(path) as file:
       if file.read() == json.dumps(mine):
         _rewrite(file, '')
+
+
+def sweep(workdir: Path) -> None:
+  """Removes what killed runs left half written; to be called while holding the lock."""
+  for folder in (workdir, workdir / 'samples', *workdir.glob('nonfinite/*')):
+    replacing.sweep(folder)
+
+
+def leave_out(workdir: Path, step: int) -> None:
+  """Notes that a run stops after a step without the held-out loss or preview that were due."""
+  if jax.process_index() == 0:
+    write_json(workdir / LEFT_OUT, {'step': step})
+
+
+def left_out(workdir: Path, step: int) -> bool:
+  """Whether what was due after this step was left out; the same answer on every process."""
+  found = None
+  if jax.process_index() == 0:
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+      found = json.loads((workdir / LEFT_OUT).read_text())['step']
+  return processes.exchange('left out', found)[0] == step
+
+
+def made_up(workdir: Path) -> None:
+  """Notes that nothing is left out any more."""
+  if jax.process_index() == 0:
+    (workdir / LEFT_OUT).unlink(missing_ok=True)
 
 
 def write_config(workdir: Path, config: Any) -> None:
@@ -222,7 +249,7 @@ def _git_commit() -> str | None:
 
 def write_json(path: Path, content: Any) -> None:
   """Writes a JSON file whole or not at all."""
-  write_text(path, json.dumps(content, indent=2) + '\n')
+  replacing.write_text(path, json.dumps(content, indent=2) + '\n')
 
 
 def _plain(config: Any) -> dict[str, Any]:
