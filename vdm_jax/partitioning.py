@@ -149,25 +149,36 @@ def check_batch(batch_size: int, mesh: Mesh, accumulation: int = 1) -> None:
     )
 
 
-def batch_shard(mesh: Mesh) -> tuple[int, int]:
-  """`(index, count)` of the part of the global batch this process feeds: arguments of `data.build`.
+def batch_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
+  """The rows of the global batch that the devices of this process hold, increasing: `rows` of `data.build`.
 
-  Processes that share the rows of a batch (a tensor axis across hosts) get the same part.
+  They need not follow one another: a mesh follows the wires of a slice, and hosts are squares of it. Processes that
+  share rows (a tensor axis across hosts) each make them. Raises ValueError for a batch that does not split.
   """
-  rows = mesh.devices.reshape(-1, mesh.shape['tensor'])
-  mine = [i for i, row in enumerate(rows) if any(d.process_index == jax.process_index() for d in row)]
-  if len(rows) % len(mine) or mine != list(range(mine[0], mine[0] + len(mine))) or mine[0] % len(mine):
-    raise ValueError(
-      f'process {jax.process_index()} holds rows {mine} of the {len(rows)} of the batch: no even part. '
-      'Choose mesh.tensor so that it divides, or is a multiple of, the devices of a process.'
-    )
-  return mine[0] // len(mine), len(rows) // len(mine)
+  check_batch(batch_size, mesh)
+  parts, mine = _parts(mesh)
+  size = batch_size // parts
+  return tuple(part * size + row for part in mine for row in range(size))
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-  """This process's part of a batch (numpy, leading axis b / shard_count) as global arrays, split by row."""
-  sharding = batch_sharding(mesh)
-  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+  """The `batch_rows` of this process (numpy, in their order) as global arrays, split by row."""
+  sharding, (parts, mine) = batch_sharding(mesh), _parts(mesh)
+
+  def put(x: Any) -> jax.Array:
+    x = np.asarray(x)
+    # JAX would infer this shape itself, but only where all processes hold as many rows.
+    shape = (len(x) * parts // len(mine), *x.shape[1:])
+    return jax.make_array_from_process_local_data(sharding, x, shape)
+
+  return jax.tree.map(put, batch)
+
+
+def _parts(mesh: Mesh) -> tuple[int, list[int]]:
+  """Into how many parts the mesh splits a batch, and which of them are on devices of this process."""
+  parts = mesh.devices.reshape(-1, mesh.shape['tensor'])
+  mine = [i for i, part in enumerate(parts) if any(d.process_index == jax.process_index() for d in part)]
+  return len(parts), mine
 
 
 def _spec(mesh: Mesh | AbstractMesh, name: str, shape: tuple[int, ...], names: Any) -> PartitionSpec:
