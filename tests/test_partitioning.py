@@ -229,6 +229,15 @@ def test_the_hosts_of_a_slice_share_out_the_batch_as_its_wires_run(monkeypatch, 
   assert sorted(made) == list(range(2 * len(chips)))
 
 
+def test_a_mesh_across_the_wires_of_a_slice_is_refused():
+  with pytest.raises(ValueError) as error:
+    partitioning.make_mesh({'data': -1, 'tensor': 2}, chips_of('v4', 4, 4, 8))
+  assert str(error.value) == (
+    'mesh.data=-1 x mesh.fsdp=1 x mesh.tensor=2 does not follow the wires of this slice of 4 x 4 x 8 chips: make each '
+    'axis 1, one of these sizes, or a product of several.'
+  )
+
+
 def test_hosts_that_share_a_layer_make_the_same_rows(monkeypatch):
   """mesh.tensor=4 on v4:4x4x8: its lines of four chips cross two hosts."""
   mesh = partitioning.make_mesh({'data': -1, 'tensor': 4}, chips_of('v4', 4, 4, 8))

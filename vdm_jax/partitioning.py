@@ -42,8 +42,8 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     devices: what to arrange, `jax.devices()` by default.
 
   Raises:
-    ValueError: an unknown axis, a size that is neither positive nor -1, two sizes of -1, or a product that is
-      not the number of devices.
+    ValueError: an unknown axis, a size that is neither positive nor -1, two sizes of -1, a product that is not the
+      number of devices, or axes that do not follow the wires of a slice of TPUs.
   """
   devices = list(jax.devices() if devices is None else devices)
   for name, size in sizes.items():
@@ -72,7 +72,14 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
       f'{arithmetic} = {fixed} devices, but there are {len(devices)}. '
       f'Set one axis to -1 (the rest), or choose sizes whose product is {len(devices)}.'
     )
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  try:
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  except NotImplementedError as error:  # of TPUs alone
+    wires = [max(places) + 1 for places in zip(*(device.coords for device in devices), strict=True)]
+    raise ValueError(
+      f'{arithmetic} does not follow the wires of this slice of {" x ".join(map(str, wires))} chips: make each axis 1, '
+      'one of these sizes, or a product of several.'
+    ) from error
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
