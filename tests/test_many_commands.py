@@ -7,10 +7,12 @@ import re
 import sys
 
 import pytest
-from company import Company, free_port
+from company import REPOSITORY, Company, free_port
 
-from vdm_jax import checkpoints
-from vdm_jax.jobs.preflight import code_hash, differences
+from vdm_jax import checkpoints, partitioning
+from vdm_jax.benchmarks.train_step import load
+from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.jobs.preflight import code_hash, differences, preflight
 
 MAIN = [sys.executable, '-m', 'vdm_jax.main', '--config=configs/digits.py', '--config.data.batch_size=8']
 SENTENCE = (
@@ -109,6 +111,21 @@ def test_two_processes_train_by_the_command_with_previews_and_held_out_loss(tmp_
     keys = [key for key in one if key.startswith(('train/', 'heldout/'))]
     assert 'heldout/loss' in keys
     assert {key: one[key] for key in keys} == pytest.approx({key: two[key] for key in keys}, rel=1e-4)
+
+
+def test_the_preflight_refuses_a_batch_that_could_not_be_trained_on(tmp_path, monkeypatch):
+  config = load(f'{REPOSITORY}/configs/digits.py', ['data.batch_size=8', 'training.accumulation_steps=3'])
+  with pytest.raises(BadInput) as error:
+    preflight(config, str(tmp_path))
+  assert str(error.value) == (
+    'data.batch_size=8 does not split into mesh.data=1 x mesh.fsdp=1 x training.accumulation_steps=3 = 3 equal parts. '
+    'Use 6 or 9, or change the mesh.'
+  )
+  config.training.accumulation_steps = 1
+  assert preflight(config, str(tmp_path)) == 0
+  monkeypatch.setattr(partitioning, 'batch_rows', lambda mesh, size: (1, 0, *range(2, size)))
+  with pytest.raises(BadInput, match='^2 of the 8 rows of a batch arrive at other devices than they were made for: '):
+    preflight(config, str(tmp_path))
 
 
 FACTS = {'host': 'a', 'devices': 8, 'local_devices': 4, 'code': 'c0de', 'jax': '1', 'config': 'c0ff'}

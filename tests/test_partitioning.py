@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -148,43 +149,104 @@ def test_copies_of_the_parameters_inside_another_tree_lie_as_they_do():
 def test_each_device_holds_its_rows_of_the_batch_whatever_the_mesh():
   out = on_four_devices(
     'import numpy as np\n'
-    'from vdm_jax.partitioning import batch_shard, make_mesh, put_batch\n'
+    'from vdm_jax.partitioning import batch_rows, make_mesh, put_batch\n'
     "for sizes in ({'data': 4}, {'fsdp': 4}, {'data': 2, 'fsdp': 2}, {'data': 2, 'tensor': 2}):\n"
     '  mesh = make_mesh(sizes)\n'
     '  x = put_batch(np.arange(8.0)[:, None], mesh)\n'
     '  rows = sorted(np.ravel(s.data).astype(int).tolist() for s in x.addressable_shards)\n'
-    '  print(*batch_shard(mesh), rows)\n'
+    '  print(batch_rows(mesh, 8) == tuple(range(8)), rows)\n'
   )
-  quarters = '0 1 [[0, 1], [2, 3], [4, 5], [6, 7]]'
-  halves = '0 1 [[0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7]]'
+  quarters = 'True [[0, 1], [2, 3], [4, 5], [6, 7]]'
+  halves = 'True [[0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7]]'
   assert out.splitlines() == [quarters, quarters, quarters, halves]
 
 
 @pytest.mark.parametrize(
   ('processes', 'tensor', 'expected'),
   [
-    ([0, 0, 1, 1, 2, 2, 3, 3], 1, [(0, 4), (1, 4), (2, 4), (3, 4)]),
-    ([0, 0, 0, 0, 1, 1, 1, 1], 2, [(0, 2), (1, 2)]),
-    ([0, 0, 1, 1, 2, 2, 3, 3], 4, [(0, 2), (0, 2), (1, 2), (1, 2)]),  # two processes share each row
+    ([0, 0, 1, 1], 1, [(0, 1, 2, 3), (4, 5, 6, 7)]),
+    ([0, 1, 1, 0], 1, [(0, 1, 6, 7), (2, 3, 4, 5)]),
+    ([0, 0, 0, 0, 1, 1, 1, 1], 2, [(0, 1, 2, 3), (4, 5, 6, 7)]),
+    ([0, 0, 1, 1, 2, 2, 3, 3], 4, [(0, 1, 2, 3)] * 2 + [(4, 5, 6, 7)] * 2),  # two processes share each row
+    ([0, 1, 0, 1, 0, 1, 0, 1], 2, [tuple(range(8))] * 2),  # both hold a part of every row's layers
+    ([0, 0, 0, 1, 1, 1, 1, 1], 2, [(0, 1, 2, 3), (2, 3, 4, 5, 6, 7)]),  # unevenly
   ],
 )
 def test_processes_feed_the_rows_their_devices_hold(monkeypatch, processes, tensor, expected):
   devices = np.array([SimpleNamespace(process_index=p) for p in processes]).reshape(-1, 1, tensor)
-  mesh = SimpleNamespace(devices=devices, shape={'tensor': tensor})
-  for process, part in enumerate(expected):
+  shape = dict(zip(partitioning.AXES, devices.shape, strict=True))
+  for process, rows in enumerate(expected):
     monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
-    assert partitioning.batch_shard(mesh) == part
+    assert partitioning.batch_rows(SimpleNamespace(devices=devices, shape=shape), 8) == rows
 
 
-def test_a_process_without_an_even_part_of_the_batch_is_an_error(monkeypatch):
-  devices = np.array([SimpleNamespace(process_index=p) for p in (0, 0, 0, 1, 1, 1)]).reshape(3, 1, 2)
-  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What a mesh is laid out by."""
+
+  id: int
+  coords: tuple[int, int, int]
+  process_index: int
+  device_kind: str
+  platform: str = 'tpu'
+  core_on_chip: int = 0
+  client: None = None
+
+
+def chips_of(kind: str, *sizes: int) -> list[Chip]:
+  """The chips of a slice, numbered as libtpu does; its hosts are squares of four."""
+  chips = []
+  for number, (z, y, x) in enumerate(np.ndindex(sizes[::-1])):
+    host = x // 2 + sizes[0] // 2 * (y // 2 + sizes[1] // 2 * z)
+    chips.append(Chip(number, (x, y, z), host, f'TPU {kind}'))
+  return chips
+
+
+@pytest.mark.parametrize(
+  ('chips', 'sizes', 'first'),
+  [
+    (chips_of('v4', 4, 4, 8), {'data': -1}, (0, 8, 32, 40)),
+    (chips_of('v4', 4, 4, 8), {'data': -1, 'fsdp': 16}, (0, 1, 4, 5)),
+    (chips_of('v4', 4, 4, 8), {'fsdp': -1}, (0, 8, 32, 40)),
+    (chips_of('v4', 4, 4, 8), {'data': -1, 'fsdp': 4}, (0, 1, 32, 33)),
+    (chips_of('v4', 2, 2, 2), {'fsdp': -1}, (0, 2, 4, 6)),
+    (chips_of('v5', 4, 4, 4), {'data': -1}, (0, 4, 16, 20)),
+    (chips_of('v5 lite', 4, 8, 1), {'data': -1}, (0, 1, 8, 9)),
+  ],
+)
+def test_the_hosts_of_a_slice_share_out_the_batch_as_its_wires_run(monkeypatch, chips, sizes, first):
+  """The rows of the first host are those that libtpu's own devices gave."""
+  mesh = partitioning.make_mesh(sizes, chips)
+  holds = partitioning.batch_sharding(mesh).devices_indices_map((2 * len(chips),))
+  made = []
+  for host in range(len(chips) // 4):
+    monkeypatch.setattr(jax, 'process_index', lambda host=host: host)
+    rows = partitioning.batch_rows(mesh, 2 * len(chips))
+    assert set(rows) == {row for chip, (part,) in holds.items() if chip.process_index == host
+                         for row in range(part.start or 0, part.stop or len(chips))}  # fmt: skip
+    assert host or rows[::2] == tuple(2 * row for row in first)
+    made += rows
+  assert sorted(made) == list(range(2 * len(chips)))
+
+
+def test_a_mesh_across_the_wires_of_a_slice_is_refused():
   with pytest.raises(ValueError) as error:
-    partitioning.batch_shard(SimpleNamespace(devices=devices, shape={'tensor': 2}))
+    partitioning.make_mesh({'data': -1, 'tensor': 2}, chips_of('v4', 4, 4, 8))
   assert str(error.value) == (
-    'process 1 holds rows [1, 2] of the 3 of the batch: no even part. '
-    'Choose mesh.tensor so that it divides, or is a multiple of, the devices of a process.'
+    'mesh.data=-1 x mesh.fsdp=1 x mesh.tensor=2 does not follow the wires of this slice of 4 x 4 x 8 chips: make each '
+    'axis 1, one of these sizes, or a product of several.'
   )
+
+
+def test_hosts_that_share_a_layer_make_the_same_rows(monkeypatch):
+  """mesh.tensor=4 on v4:4x4x8: its lines of four chips cross two hosts."""
+  mesh = partitioning.make_mesh({'data': -1, 'tensor': 4}, chips_of('v4', 4, 4, 8))
+  made = []
+  for host in range(32):
+    monkeypatch.setattr(jax, 'process_index', lambda host=host: host)
+    made.append(partitioning.batch_rows(mesh, 32))
+  assert made[0] == (0, 8) and all(made.count(rows) == 2 for rows in made)
+  assert sorted(row for rows in made for row in rows) == [row for row in range(32) for _ in range(2)]
 
 
 def test_a_batch_comes_back_as_it_was_put():

@@ -42,8 +42,8 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     devices: what to arrange, `jax.devices()` by default.
 
   Raises:
-    ValueError: an unknown axis, a size that is neither positive nor -1, two sizes of -1, or a product that is
-      not the number of devices.
+    ValueError: an unknown axis, a size that is neither positive nor -1, two sizes of -1, a product that is not the
+      number of devices, or axes that do not follow the wires of a slice of TPUs.
   """
   devices = list(jax.devices() if devices is None else devices)
   for name, size in sizes.items():
@@ -72,7 +72,14 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
       f'{arithmetic} = {fixed} devices, but there are {len(devices)}. '
       f'Set one axis to -1 (the rest), or choose sizes whose product is {len(devices)}.'
     )
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  try:
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  except NotImplementedError as error:  # of TPUs alone
+    wires = [max(places) + 1 for places in zip(*(device.coords for device in devices), strict=True)]
+    raise ValueError(
+      f'{arithmetic} does not follow the wires of this slice of {" x ".join(map(str, wires))} chips: make each axis 1, '
+      'one of these sizes, or a product of several.'
+    ) from error
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -149,25 +156,36 @@ def check_batch(batch_size: int, mesh: Mesh, accumulation: int = 1) -> None:
     )
 
 
-def batch_shard(mesh: Mesh) -> tuple[int, int]:
-  """`(index, count)` of the part of the global batch this process feeds: arguments of `data.build`.
+def batch_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
+  """The rows of the global batch that the devices of this process hold, increasing: `rows` of `data.build`.
 
-  Processes that share the rows of a batch (a tensor axis across hosts) get the same part.
+  They need not follow one another: a mesh follows the wires of a slice, and hosts are squares of it. Processes that
+  share rows (a tensor axis across hosts) each make them. Raises ValueError for a batch that does not split.
   """
-  rows = mesh.devices.reshape(-1, mesh.shape['tensor'])
-  mine = [i for i, row in enumerate(rows) if any(d.process_index == jax.process_index() for d in row)]
-  if len(rows) % len(mine) or mine != list(range(mine[0], mine[0] + len(mine))) or mine[0] % len(mine):
-    raise ValueError(
-      f'process {jax.process_index()} holds rows {mine} of the {len(rows)} of the batch: no even part. '
-      'Choose mesh.tensor so that it divides, or is a multiple of, the devices of a process.'
-    )
-  return mine[0] // len(mine), len(rows) // len(mine)
+  check_batch(batch_size, mesh)
+  parts, mine = _parts(mesh)
+  size = batch_size // parts
+  return tuple(part * size + row for part in mine for row in range(size))
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-  """This process's part of a batch (numpy, leading axis b / shard_count) as global arrays, split by row."""
-  sharding = batch_sharding(mesh)
-  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+  """The `batch_rows` of this process (numpy, in their order) as global arrays, split by row."""
+  sharding, (parts, mine) = batch_sharding(mesh), _parts(mesh)
+
+  def put(x: Any) -> jax.Array:
+    x = np.asarray(x)
+    # JAX would infer this shape itself, but only where all processes hold as many rows.
+    shape = (len(x) * parts // len(mine), *x.shape[1:])
+    return jax.make_array_from_process_local_data(sharding, x, shape)
+
+  return jax.tree.map(put, batch)
+
+
+def _parts(mesh: Mesh) -> tuple[int, list[int]]:
+  """Into how many parts the mesh splits a batch, and which of them are on devices of this process."""
+  parts = mesh.devices.reshape(-1, mesh.shape['tensor'])
+  mine = [i for i, part in enumerate(parts) if any(d.process_index == jax.process_index() for d in part)]
+  return len(parts), mine
 
 
 def _spec(mesh: Mesh | AbstractMesh, name: str, shape: tuple[int, ...], names: Any) -> PartitionSpec:

@@ -71,12 +71,17 @@ def test_the_tables_show_what_the_rows_say():
     'ucf101 v4:4x4x8': {'why': PAPER, **DONE},
     'bair v4:2x2x1 x=1 y=2': {'why': PAPER, **DONE, 'fits': False, 'roofline': None},
     't2v_small v4:2x2x1': {'why': PAPER, 'failed': 'exit status 139: *** SIGSEGV'},
+    'bair v4:4x4x8': {'why': PAPER, **DONE, 'sampling': {'fits': True, 'peak_bytes_per_device': 2**30}},
+    'snap_unet_85m v4:4x4x8': {'why': PAPER, **DONE, 'sampling': {'fits': False, 'peak_bytes_per_device': 5 * 2**30}},
     'snap_fit_500m v4:2x2x1': {'why': LEVER, **DONE},
   }
   assert compile_table.markdown(entries, PAPER).splitlines()[2:] == [
     '| ucf101 | v4:4x4x8 | - | 128 | 3.0 of 4.0 | 5 | 0.25 | 0.125 | 0.05 | 20% | 75% |',
     '| bair | v4:2x2x1 | x=1, y=2 | 128 | 3.0 of 4.0: does not fit | 5 | - | - | - | - | - |',
     '| t2v_small | v4:2x2x1 | - | failed: exit status 139: *** SIGSEGV | - | - | - | - | - | - | - |',
+    '| bair | v4:4x4x8 | - | 128 | 3.0 of 4.0 | 5 | 0.25 | 0.125 | 0.05 | 20% | 75% |',
+    '| snap_unet_85m | v4:4x4x8 | - | 128 | 3.0 of 4.0; sampling 5.0 does not fit | 5 | 0.25 | 0.125 | 0.05 | 20% | '
+    '75% |',
   ]
 
 

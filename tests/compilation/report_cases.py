@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from vdm_jax import configuration, partitioning
 from vdm_jax.compilation import programs, report
 from vdm_jax.compilation.costs import costs
+from vdm_jax.compilation.flops import jaxpr_flops
 from vdm_jax.training import optimizer, state
 
 FIT = {
@@ -24,6 +25,12 @@ FIT = {
   'model.patch_size': (1, 4, 4), 'model.group_size': (2, 1, 1), 'model.patch_width': 16, 'model.latent_width': 16,
   'model.condition_width': 16, 'model.num_latents': 8, 'model.num_blocks': 2, 'model.num_global_layers': 1,
   'model.patch_head_width': 8, 'model.latent_head_width': 8, 'model.self_conditioning': False,
+}  # fmt: skip
+UNET = {
+  'data.num_frames': 2, 'data.height': 8, 'data.width': 8, 'data.channels': 1, 'model.num_classes': 2,
+  'model.base_channels': 8, 'model.channel_multipliers': (1, 2), 'model.num_blocks': 1, 'model.head_width': 8,
+  'model.attention_resolutions': (4,), 'model.embedding_width': 16, 'model.norm_groups': 4,
+  'sampling.guidance_weight': 2.0,
 }  # fmt: skip
 # About 1.4 GB per device of two.
 MANY = 2**14
@@ -83,6 +90,15 @@ def forward_on_fsdp(devices: list) -> dict[str, float]:
   return costs(text, 2)._asdict()
 
 
+def guided_sampling(devices: list) -> dict[str, float]:
+  """Costs of one guided sampling step of a U-Net, a video per device, and its model FLOPs."""
+  config = configuration.default()
+  config.update_from_flattened_dict(UNET)
+  program = programs.sampling_step(programs.build_model(config), config, partitioning.make_mesh({'data': 2}, devices))
+  text = program.traced.lower().compile().as_text()
+  return costs(text, 2)._asdict() | {'model_flops': jaxpr_flops(program.traced.jaxpr.jaxpr)}
+
+
 def main(which: str) -> dict[str, Any]:
   # The report comes first: it makes the devices.
   results = {'plain': report(fit(), 'gpu:1x2x80', sampling=which == 'every')}
@@ -92,7 +108,7 @@ def main(which: str) -> dict[str, Any]:
     return results
   devices = jax.devices()[:2]
   return results | {'state': state_bytes(devices), 'collectives': collectives(devices),
-                    'forward': forward_on_fsdp(devices)}  # fmt: skip
+                    'forward': forward_on_fsdp(devices), 'guided': guided_sampling(devices)}  # fmt: skip
 
 
 if __name__ == '__main__':

@@ -45,7 +45,7 @@ def test_the_report_counts_the_state_and_the_work(cases, shapes):
   assert (plain['parameter_bytes'], plain['ema_bytes']) == (4 * count, 4 * count)
   assert plain['optimizer_bytes'] == 2 * 4 * count + 4  # two moments, and the count of updates
   assert (plain['backend'], plain['mesh']) == ('cpu_estimate', {'data': 2, 'fsdp': 1, 'tensor': 1})
-  assert (plain['hbm_bytes_per_device'], plain['fits']) == (80 * 10**9, True)
+  assert (plain['hbm_bytes_per_device'], plain['fits']) == (73_600_000_000, True)
   assert plain['peak_bytes_per_device'] > 16 * count + plain['temporary_bytes']
   # The new state takes the place of the old; counters and sums are a few numbers more.
   assert 16 * count + 4 <= plain['donated_bytes'] < 16 * count + 1000
@@ -96,6 +96,14 @@ def test_fsdp_gathers_the_parameters_and_not_the_videos(cases, shapes):
   assert cases['forward']['flops'] == pytest.approx(flops / 2, rel=0.01)
 
 
+def test_guidance_splits_the_videos_over_the_devices_too(cases):
+  """The two branches are one network on both; one put behind the other, the videos would have to be gathered."""
+  found = cases['guided']
+  assert found['collective_bytes'] == 0
+  # XLA leaves out the taps on padding.
+  assert 0.35 * found['model_flops'] < found['flops'] < 0.5 * found['model_flops']
+
+
 def test_a_mesh_that_the_devices_do_not_fill_is_refused():
   with pytest.raises(ValueError, match='mesh.fsdp=3 x mesh.tensor=1: 1 devices are not a multiple of 3'):
     report(fit(mesh__fsdp=3), 'gpu:1x1x80')
@@ -114,7 +122,7 @@ def test_what_does_not_fit_comes_with_changes_that_do():
   changes = {entry['change']: entry for entry in full['suggestions']}
   assert {'--config.model.remat=block', '--config.mesh.data=1 --config.mesh.fsdp=2'} < set(changes)
   assert full['suggestions'][0]['fits']
-  assert all(entry['fits'] == (entry['peak_bytes_per_device'] <= 10**9) for entry in full['suggestions'])
+  assert all(entry['fits'] == (entry['peak_bytes_per_device'] <= 0.92 * 10**9) for entry in full['suggestions'])
   assert changes['--config.model.remat=block']['extra_flops'] > 0
   assert changes['--config.mesh.data=1 --config.mesh.fsdp=2']['extra_flops'] == 0
 

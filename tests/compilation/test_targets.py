@@ -54,7 +54,11 @@ def test_nodes_talk_over_the_network_and_gpus_of_one_node_do_not():
   a100 = GPUS['A100 80GB']
   assert one.link_rate == a100.link_rate and one._replace(nodes=2).link_rate == a100.network_rate
   unknown = open_target('gpu:1x1x32')
-  assert (unknown.chip, unknown.link_rate, unknown.memory) == (None, None, 32 * 10**9)
+  assert (unknown.chip, unknown.link_rate) == (None, None)
+
+
+def test_a_gpu_grants_what_the_launch_scripts_ask_for():
+  assert [open_target(f'gpu:1x1x{gb}').memory for gb in (32, 80)] == [29_440_000_000, 73_600_000_000]
 
 
 def test_this_machine_is_a_target():

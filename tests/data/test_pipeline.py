@@ -51,7 +51,7 @@ def test_shapes_types_and_range():
 HARD = {'num_digits': 1, 'random_start': True, 'bounce': True, 'colors': True}
 FIRST = {
   'plain': (configure(), {}, 2051551381),
-  'third host from step 5': (configure(), {'start': 5, 'shard_index': 1, 'shard_count': 3}, 1362754172),
+  'third host from step 5': (configure(), {'start': 5, 'rows': (2, 3)}, 1362754172),
   'hard': (configure(channels=3, num_frames=4, height=20, digits=HARD), {'seed': 3}, 2560602149),
   'held out': (
     configure(channels=3, num_frames=4, height=20, digits=HARD), {'seed': 3, 'split': 'test'}, 129326539
@@ -278,8 +278,8 @@ def test_every_epoch_shows_every_clip_once_in_a_new_order(folder):
     assert all(other != epoch.tolist() for epoch in epochs)
 
 
-@pytest.mark.parametrize('shard_count', [1, 2, 3])
-def test_resuming_at_any_step_equals_never_having_stopped(tmp_path, shard_count):
+@pytest.mark.parametrize('hosts', [[None], [(0, 3), (1, 2)], [(0, 1, 6, 7), (2, 4, 8, 10), (3, 5, 9, 11)]])
+def test_resuming_at_any_step_equals_never_having_stopped(tmp_path, hosts):
   """Every step of three epochs of 37 clips, in batches of four; three hosts, which cannot share four, take four each.
 
   What is resumed is one stream of elements, in which nothing depends on hosts or on the size of a batch.
@@ -289,7 +289,7 @@ def test_resuming_at_any_step_equals_never_having_stopped(tmp_path, shard_count)
   config = configure(
     name='array', path=str(tmp_path / 'a.npy'), frame_rate=8.0, train_on_all=True, num_images=1, text='none',
     labels=False, num_frames=2, flip=True, still_rate=0.4, frame_skip_max=2, height=4, width=4,
-    batch_size=4 if shard_count < 3 else 12,
+    batch_size=4 if len(hosts) < 3 else 12,
   )  # fmt: skip
   single = take(build(configure(**config.to_dict() | {'batch_size': 1})), 112)
   stream = [np.concatenate(parts) for parts in zip(*map(leaves, single), strict=True)]
@@ -297,23 +297,27 @@ def test_resuming_at_any_step_equals_never_having_stopped(tmp_path, shard_count)
   for epoch in shown.reshape(3, 37):
     assert sorted(epoch) == list(range(37))
   for step in range(112 // config.batch_size):
-    rows = slice(step * config.batch_size, (step + 1) * config.batch_size)
-    for index in range(shard_count):
-      batch = next(build(config, start=step, shard_index=index, shard_count=shard_count))
+    for rows in hosts:
+      batch = next(build(config, start=step, rows=rows))
+      places = step * config.batch_size + np.array(rows or range(config.batch_size))
       for leaf, expected in zip(leaves(batch), stream, strict=True):
-        np.testing.assert_array_equal(leaf, np.split(expected[rows], shard_count)[index])
+        np.testing.assert_array_equal(leaf, expected[places])
 
 
+@pytest.mark.parametrize('split', ['train', 'test'])
 @pytest.mark.parametrize('changes', [{}, {'still_rate': 0.4, 'frame_skip_max': 3, 'height': 20, 'pad_rows': 2}])
-def test_hosts_share_out_one_global_batch(changes):
+def test_hosts_make_any_rows_of_one_global_batch(changes, split):
+  """In blocks, interleaved, of unequal number, and the same rows twice."""
   config = configure(**changes)
-  whole = take(build(config), 4)
-  hosts = [take(build(config, shard_index=i, shard_count=3), 4) for i in range(3)]
-  for step, batch in enumerate(whole):
-    for leaf, *parts in zip(leaves(batch), *(leaves(host[step]) for host in hosts), strict=True):
-      assert parts[0].shape == (2, *leaf.shape[1:])
-      for i, part in enumerate(parts):
-        np.testing.assert_array_equal(part, leaf[2 * i : 2 * i + 2])
+  whole = take(build(config, split=split), 4)
+  for rows in ((0, 1), (2, 5), (1, 3, 4), (2, 5), (0, 1, 2, 3, 4, 5)):
+    host = take(build(config, split=split, rows=rows), 4)
+    held = data.held_out(config, Letters(), seed=0, num_batches=4, rows=rows) if split == 'test' else host
+    for step, batch in enumerate(whole):
+      for leaf, part, kept in zip(leaves(batch), leaves(host[step]), leaves(held[step]), strict=True):
+        assert part.shape == (len(rows), *leaf.shape[1:])
+        np.testing.assert_array_equal(part, leaf[list(rows)])
+        np.testing.assert_array_equal(kept, part)
 
 
 def test_seeds_and_splits_differ():
@@ -452,11 +456,14 @@ def test_closed_streams_stop_their_threads():
     ({'num_images': -1}, {}, 'data.num_images=-1, but it must be 0 or more.'),
     ({'channels': 2}, {}, 'data.channels=2, but it must be 1 (grey) or 3 (RGB).'),
     ({}, {'start': -1}, 'start=-1, but the first step is 0.'),
-    ({}, {'shard_index': 2, 'shard_count': 2}, 'shard_index=2 is not one of 2 shards; use 0 to 1.'),
-    (
-      {},
-      {'shard_index': 0, 'shard_count': 4},
-      'data.batch_size=6 cannot be shared out evenly to 4 hosts; use a multiple of 4.',
+    *(
+      (
+        {},
+        {'rows': rows},
+        f'rows={rows} are not rows of a batch of data.batch_size=6 in increasing order: give one or more of 0 to 5, '
+        'each once.',
+      )
+      for rows in ([4, 6], [-1, 2], [3, 1], [1, 1], [])
     ),
     (
       {'text': 'bert-large'},
@@ -594,13 +601,10 @@ def test_bad_clips_leave_the_stream_the_same_for_all_hosts_and_after_a_resume(tm
   lines = (state / 'quarantine.jsonl').read_text().splitlines()
   train = [name for name in data.Folder(root, 'train', num_frames=6).names if int(name[:2]) % 5 == 0]
   assert sorted(json.loads(line)['clip'] for line in lines) == train
-  for shard_count in (1, 3):
+  for rows in (range(6), (0, 4), (1, 2), (3, 5)):
     for start in (0, 5, 11):
-      for shard_index in range(shard_count):
-        where = {'start': start, 'shard_index': shard_index, 'shard_count': shard_count}
-        batch = next(build(config, quarantine=str(state), **where))
-        rows = slice(shard_index * 6 // shard_count, (shard_index + 1) * 6 // shard_count)
-        np.testing.assert_array_equal(batch.x, whole[start].x[rows])
+      batch = next(build(config, quarantine=str(state), start=start, rows=rows))
+      np.testing.assert_array_equal(batch.x, whole[start].x[list(rows)])
   assert (state / 'quarantine.jsonl').read_text().splitlines() == lines
   with pytest.raises(data.TooManyBadClips, match=r'^data.path=.*: [1-6] of 30 clips cannot be used, more than'):
     take(build(configure(**config.to_dict() | {'max_bad_share': 0.1})), 12)

@@ -11,7 +11,6 @@ import pytest
 from flax import linen as nn
 from networks.tiny import convolve, drawn, group_norm, jit, normal, says
 
-from vdm_jax.networks import layers
 from vdm_jax.networks.layers import Conv3x3, GroupNorm, dense, sinusoidal
 
 
@@ -63,6 +62,28 @@ def test_the_gradient_is_jaxs_own(stride, around):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize('axes', [(0, None), (None, 0), (0, 0), (2, None)])
+@pytest.mark.parametrize('stride', [1, 2])
+def test_copies_of_a_convolution_are_what_each_is_alone(stride, axes):
+  x, kernel = normal(2, 3, 6, 4, 3), normal(2, 3, 3, 3, 5, seed=1) / 5
+  shown = np.moveaxis(x, 0, 2) if axes[0] == 2 else x if axes[0] == 0 else x[0]
+
+  def both(convolution):
+    return lambda x, kernel: (convolution(x, kernel), *gradients(convolution)(x, kernel))
+
+  found = jax.vmap(both(ours(stride, 5)), axes)(shown, kernel if axes[1] == 0 else kernel[0])
+  for copy in range(2):
+    alone = both(native(stride))(x[copy if axes[0] is not None else 0], kernel[copy if axes[1] == 0 else 0])
+    for one, wanted in zip(found, alone, strict=True):
+      np.testing.assert_allclose(one[copy], wanted, atol=1e-5)
+
+
+def test_copies_of_copies_too():
+  x, kernel = normal(2, 4, 3, 6, 4, 3), normal(3, 3, 3, 5, seed=1) / 5
+  found = jax.vmap(jax.vmap(ours(1, 5), (0, None)), (0, None))(x, kernel)
+  np.testing.assert_allclose(found, native(1)(x.reshape(24, 6, 4, 3), kernel).reshape(found.shape), atol=1e-5)
+
+
 def test_the_gradient_of_other_platforms_is_jaxs_own_too(monkeypatch):
   monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *args, default, **platforms: default(*args))
   x, kernel = normal(2, 6, 4, 3), normal(3, 3, 3, 5, seed=1) / 5
@@ -74,7 +95,7 @@ def test_the_gradient_on_cpu_is_a_convolution_like_the_forward_one(monkeypatch):
   """Its kernel is laid out anew: inside a loop XLA's CPU backend runs the transposed layout many times slower."""
   chosen = []
   monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *args, default, cpu: chosen.append(cpu) or cpu(*args))
-  jax.grad(lambda x: layers._convolve(x, normal(3, 3, 3, 5)).sum())(normal(2, 6, 4, 3))
+  jax.grad(lambda x: ours(1, 5)(x, normal(3, 3, 3, 5)).sum())(normal(2, 6, 4, 3))
   traced = [
     jax.make_jaxpr(chosen[0])(normal(2, 6, 4, 5), normal(3, 3, 3, 5)),
     jax.make_jaxpr(native(1))(normal(2, 6, 4, 5), normal(3, 3, 5, 3)),

@@ -27,13 +27,15 @@ from vdm_jax.training import train
 workdir, steps, bad, pause = arguments[0], int(arguments[1]), int(arguments[2]), float(arguments[3])
 stall = float(arguments[4])
 with processes.joined(place, good=(0, 75)):
-  mesh = partitioning.make_mesh({'data': -1, 'fsdp': 2})
-  part, count = partitioning.batch_shard(mesh)
-  rows = standin.BATCH_SIZE // count
+  # Processes take turns along the mesh, as the hosts of a TPU slice do: none holds rows that follow one another.
+  places = sorted(jax.devices(), key=lambda device: (device.id % jax.local_device_count(), device.process_index))
+  mesh = partitioning.make_mesh({'data': -1, 'fsdp': 2}, places)
+  rows = list(partitioning.batch_rows(mesh, standin.BATCH_SIZE))
+  assert rows == list(range(standin.BATCH_SIZE))[index :: place.num_processes]
   def batches(start):
     for k, batch in enumerate(standin.batches(start), start):
       time.sleep(pause)
-      mine = jax.tree.map(lambda x: np.array(x[part * rows : (part + 1) * rows]), batch)
+      mine = jax.tree.map(lambda x: np.array(x[rows]), batch)
       if k >= bad and index == place.num_processes - 1:
         mine.x[-1, 0] = np.nan
       yield mine
@@ -41,7 +43,7 @@ with processes.joined(place, good=(0, 75)):
     num_steps=steps, checkpoint_every=3, log_every=2, schedule='constant', heldout_every=4, preview_every=4,
     stall_seconds=stall,
   )
-  heldout = [jax.tree.map(lambda x: x[part * rows : (part + 1) * rows], standin.make_batch(1000))]
+  heldout = [jax.tree.map(lambda x: x[rows], standin.make_batch(1000))]
   seen = []
   def preview(ema, step):
     seen.append(float(jax.jit(lambda x: x.sum(), out_shardings=partitioning.replicated(mesh))(ema['enter']['kernel'])))

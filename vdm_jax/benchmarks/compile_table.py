@@ -160,7 +160,7 @@ _HEADER = (
 
 
 def markdown(entries: dict[str, dict[str, Any]], why: str) -> str:
-  """The rows of one kind as a table; those that failed say so."""
+  """The rows of one kind as a table; those that failed say so, and those where a sampling step does not fit."""
   lines = [*_HEADER]
   for name, entry in entries.items():
     if entry['why'] == why:
@@ -174,6 +174,9 @@ def _cells(entry: dict[str, Any]) -> list[str]:
     return ['failed: ' + entry['failed'][:120], *['-'] * 7]
   gib = [entry[key] / 2**30 for key in ('peak_bytes_per_device', 'hbm_bytes_per_device')]
   memory = f'{gib[0]:.1f} of {gib[1]:.1f}' + ('' if entry['fits'] else ': does not fit')
+  sampling = entry.get('sampling')
+  if sampling and not sampling['fits']:
+    memory += f'; sampling {sampling["peak_bytes_per_device"] / 2**30:.1f} does not fit'
   cells = [str(entry['batch_size']), memory, f'{entry["flops_per_step"] / 1e12:.0f}']
   roof = entry['roofline']
   if roof is None:

@@ -12,7 +12,7 @@ class Chip(NamedTuple):
   """One device, bytes and rates per device."""
 
   flops: float  # per second, bfloat16, dense
-  memory: int  # bytes that a program may use
+  memory: int  # bytes: of a TPU those that a program may use, of a GPU all it has
   memory_rate: float  # bytes per second
   link_rate: float  # bytes per second to other devices of the node or slice, one way, all links together
   network_rate: float = math.inf  # bytes per second to other nodes, where that is another wire

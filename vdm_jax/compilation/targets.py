@@ -13,6 +13,9 @@ from jax.experimental import topologies
 
 from vdm_jax.compilation.chips import TPUS, Chip, chip_of, gpu_of_memory
 
+# The share of a GPU's memory that JAX takes as its pool where the launch scripts start it, which set
+# XLA_PYTHON_CLIENT_MEM_FRACTION; without them it takes 0.75. The rest is for the driver, cuDNN and NCCL.
+GPU_POOL = 0.92
 _DIMENSIONS = {'v4': 3, 'v5p': 3, 'v5e': 2, 'v6e': 2}
 _FORMS = 'v4:4x4x8 or v5p:2x2x1 (three sizes), v5e:4x4 or v6e:2x4 (two), gpu:<nodes>x<per node>x<GB>, or here'
 
@@ -24,7 +27,7 @@ class Target(NamedTuple):
   devices: Sequence[jax.Device]
   backend: str  # tpu, cpu_estimate, or this machine's platform
   chip: Chip | None
-  memory: int | None  # bytes per device that a program may use
+  memory: int | None  # bytes per device that a program may use: of a TPU what its compiler grants, of a GPU JAX's pool
   nodes: int = 1
 
   @property
@@ -39,7 +42,7 @@ def open_target(name: str) -> Target:
   """The devices of a topology: 'v4:4x4x8', 'gpu:1x8x80' (nodes, GPUs of each, GB of each) or 'here'.
 
   To be called before anything else uses JAX: but for 'here' it restricts JAX to the CPU, of which it makes as many
-  virtual devices as the nodes have GPUs.
+  virtual devices as the nodes have GPUs. Of the GB of a GPU a program may use the share GPU_POOL.
 
   Raises ValueError for a name that is none of these or a slice that the compiler does not know, RuntimeError where
   libtpu is not installed or JAX already has fewer devices.
@@ -88,9 +91,8 @@ def _gpus(name: str, nodes: int, per_node: int, gigabytes: int) -> Target:
         f'--topology={name} needs {count} virtual devices, but JAX already runs with {len(jax.devices("cpu"))}: '
         'compile in a process of its own.'
       ) from None
-  return Target(
-    name, jax.devices('cpu')[:count], 'cpu_estimate', gpu_of_memory(gigabytes), gigabytes * 10**9, nodes
-  )
+  memory = round(GPU_POOL * gigabytes * 10**9)
+  return Target(name, jax.devices('cpu')[:count], 'cpu_estimate', gpu_of_memory(gigabytes), memory, nodes)
 
 
 def _here() -> Target:

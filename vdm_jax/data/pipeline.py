@@ -1,8 +1,8 @@
 """From a source to batches, on Grain.
 
 The stream is one global sequence of elements, each a pure function of the seed and its index. Step k takes
-elements k * batch_size to (k + 1) * batch_size - 1, of which host i takes the i-th equal part. So a run
-resumes by its step number alone, on any number of hosts and workers.
+elements k * batch_size to (k + 1) * batch_size - 1, of which a host makes the rows that its devices hold. So a
+run resumes by its step number alone, on any hosts and workers.
 """
 
 from __future__ import annotations
@@ -42,14 +42,13 @@ def build(
   seed: int,
   split: str = 'train',
   start: int = 0,
-  shard_index: int = 0,
-  shard_count: int = 1,
+  rows: Sequence[int] | None = None,
   quarantine: str | Path | None = None,
 ) -> Iterator[Batch]:
-  """Endless batches of this host, from step `start` on.
+  """Endless batches of this host, from step `start` on: of each global batch its `rows`, increasing; None: all.
 
   `config` is the section `data`; `encode` turns captions into (tokens [n l] or [n l c], mask [n l]), and is
-  None exactly if data.text is 'none'. With b = batch_size / shard_count and n = 1 + num_images, x is float32
+  None exactly if data.text is 'none'. With b rows (all: batch_size) and n = 1 + num_images, x is float32
   [b t+n-1 h w c] in [-1, 1]; its last n - 1 frames are each a random frame of another clip of the same data set, or of
   `images` where these are given (joint training, VDM section 3.2). text [b n l] or [b n l c], text_mask bool [b n l]
   and label int32 [b n] belong to the video and to each image. With neither text nor labels, drop bool [b n] is False.
@@ -69,7 +68,7 @@ def build(
   """
   if start < 0:
     raise ValueError(f'start={start}, but the first step is 0.')
-  batches = _dataset(config, encode, seed, split, shard_index, shard_count, quarantine)
+  batches = _dataset(config, encode, seed, split, rows, quarantine)
   return deliver(batches, start, config.num_workers)
 
 
@@ -79,12 +78,11 @@ def held_out(
   *,
   seed: int,
   num_batches: int,
-  shard_index: int = 0,
-  shard_count: int = 1,
+  rows: Sequence[int] | None = None,
   quarantine: str | Path | None = None,
 ) -> list[Batch]:
   """The first `num_batches` batches of the test split, as `build` makes them: the same ones on every call."""
-  batches = _dataset(config, encode, seed, 'test', shard_index, shard_count, quarantine)
+  batches = _dataset(config, encode, seed, 'test', rows, quarantine)
   return [batches[k] for k in range(num_batches)]
 
 
@@ -98,7 +96,7 @@ def check(config: Any, *, seed: int) -> None:
   """Raises what `build` would raise, of either split, before any work: in a second or a few."""
   for split in ('train', 'test'):
     encode = None if config.text == 'none' else _no_text
-    _dataset(config, encode, seed, split, 0, 1, None)
+    _dataset(config, encode, seed, split, None, None)
 
 
 def _no_text(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -106,10 +104,10 @@ def _no_text(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _dataset(
-  config, encode, seed: int, split: str, shard_index: int, shard_count: int, quarantine: str | Path | None
+  config, encode, seed: int, split: str, rows: Sequence[int] | None, quarantine: str | Path | None
 ) -> grain.MapDataset:
   """Batches of one host by random access: element k is step k."""
-  _check(config, encode, shard_index, shard_count)
+  _check(config, encode, rows)
   source = sources.build(config, split, seed, quarantine)
   images = sources.build_images(config, split, seed, quarantine)
   if config.labels and mixture.agreed_classes([source, *filter(None, [images])]) is None:
@@ -139,10 +137,10 @@ def _dataset(
       clips = clips.map(_mark_image)
     read = functools.partial(_read_marked, read=read)
   elements = clips.random_map(read)
-  if shard_count > 1:
-    elements = _Rows(elements, config.batch_size, shard_index, shard_count)
+  if rows is not None:
+    elements = _Rows(elements, config.batch_size, rows)
   collate = functools.partial(_collate, encode=encode, labels=config.labels)
-  return elements.batch(config.batch_size // shard_count, drop_remainder=True, batch_fn=collate)
+  return elements.batch(config.batch_size if rows is None else len(rows), drop_remainder=True, batch_fn=collate)
 
 
 def _order(source: sources.Source, seed: int, split: str) -> grain.MapDataset:
@@ -177,21 +175,21 @@ def _derive(seed: int, number: int) -> int:
 
 
 class _Rows(grain.MapDataset):
-  """Of every `batch_size` elements in a row those of one of `count` equal parts."""
+  """Of every `batch_size` elements in a row those at `rows`."""
 
-  def __init__(self, parent: grain.MapDataset, batch_size: int, index: int, count: int):
+  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
     super().__init__(parent)
-    self._batch_size, self._rows, self._index, self._count = batch_size, batch_size // count, index, count
+    self._batch_size, self._rows = batch_size, tuple(rows)
 
   def __len__(self) -> int:
-    return len(self.parents[0]) // self._batch_size * self._rows
+    return len(self.parents[0]) // self._batch_size * len(self._rows)
 
   def __getitem__(self, place: int) -> _Element:
-    step, row = divmod(place, self._rows)
-    return self.parents[0][step * self._batch_size + self._index * self._rows + row]
+    step, which = divmod(place, len(self._rows))
+    return self.parents[0][step * self._batch_size + self._rows[which]]
 
 
-def _check(config, encode: Encode | None, shard_index: int, shard_count: int) -> None:
+def _check(config, encode: Encode | None, rows: Sequence[int] | None) -> None:
   for name, least in {
     'batch_size': 1,
     'num_frames': 1,
@@ -210,14 +208,10 @@ def _check(config, encode: Encode | None, shard_index: int, shard_count: int) ->
     )
   if config.channels not in (1, 3):
     raise ValueError(f'data.channels={config.channels}, but it must be 1 (grey) or 3 (RGB).')
-  if not 0 <= shard_index < shard_count:
+  if rows is not None and (not len(rows) or list(rows) != sorted({*rows} & {*range(config.batch_size)})):
     raise ValueError(
-      f'shard_index={shard_index} is not one of {shard_count} shards; use 0 to {shard_count - 1}.'
-    )
-  if config.batch_size % shard_count:
-    raise ValueError(
-      f'data.batch_size={config.batch_size} cannot be shared out evenly to {shard_count} hosts; '
-      f'use a multiple of {shard_count}.'
+      f'rows={list(rows)} are not rows of a batch of data.batch_size={config.batch_size} in increasing order: give '
+      f'one or more of 0 to {config.batch_size - 1}, each once.'
     )
   if (config.text == 'none') != (encode is None):
     given = 'no text function' if encode is None else 'a text function'

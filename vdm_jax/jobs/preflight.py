@@ -36,11 +36,13 @@ def preflight(config: ConfigDict, workdir: str) -> int:
   """Says in one sentence whether all processes may start; raises BadInput with the reasons why not.
 
   Compared are the number of devices, the code, JAX, and the configuration; the workdir must be writable from
-  everywhere and be the same folder; a sum over all devices must be right.
+  everywhere and be the same folder; the batch must split over the mesh, and the rows that each process makes must be
+  those that its devices take; a sum over all devices must be right.
   """
   started = time.perf_counter()
   facts = processes.exchange('facts', _facts(config), seconds=PREFLIGHT_SECONDS)
-  found = differences(facts) or processes.agreed(_try_folder(workdir)) or processes.agreed(_try_sum())
+  found = differences(facts) or processes.agreed(_try_folder(workdir))
+  found = found or processes.agreed(_try_batch(config)) or processes.agreed(_try_sum())
   if found:
     raise BadInput(*found)
   if jax.process_index() == 0:
@@ -119,6 +121,24 @@ def _appears(path: Path, text: str, seconds: float = 5.0) -> bool:
       return False
     time.sleep(0.1)
   return True
+
+
+def _try_batch(config: ConfigDict) -> list[str]:
+  """Whether the batch splits over the configuration's mesh, and its row k is row k on the devices."""
+  size = config.data.batch_size
+  try:
+    mesh = partitioning.make_mesh(config.mesh)
+    partitioning.check_batch(size, mesh, config.training.accumulation_steps)
+  except ValueError as error:
+    return [str(error)]
+  numbers = partitioning.put_batch(np.array(partitioning.batch_rows(mesh, size), np.int32), mesh)
+  misplaced = jax.jit(lambda x: jnp.sum(x != jnp.arange(size)), out_shardings=partitioning.replicated(mesh))(numbers)
+  if not misplaced:
+    return []
+  return [
+    f'{int(misplaced)} of the {size} rows of a batch arrive at other devices than they were made for: start every '
+    'process anew, so that all see the devices in the same order.'
+  ]
 
 
 def _try_sum() -> list[str]:

@@ -30,13 +30,13 @@ def train(config: ConfigDict, workdir: str) -> int:
   configuration.resolve(config, doctor.words(config))
   mesh = partitioning.make_mesh(config.mesh)
   model = models.build(config.model)
-  index, count = partitioning.batch_shard(mesh)
-  shard = {'seed': config.seed, 'shard_index': index, 'shard_count': count, 'quarantine': workdir}
+  rows = partitioning.batch_rows(mesh, config.data.batch_size)
+  own = {'seed': config.seed, 'rows': rows, 'quarantine': workdir}
 
   def batches(start: int) -> Iterator[Batch]:
-    return data.build(config.data, model.encode, start=start, **shard)
+    return data.build(config.data, model.encode, start=start, **own)
 
-  heldout = data.held_out(config.data, model.encode, num_batches=HELDOUT_BATCHES, **shard)
+  heldout = data.held_out(config.data, model.encode, num_batches=HELDOUT_BATCHES, **own)
   starts_from = config.training.first_stage if not checkpoints.steps(workdir) else ''
   starting_point = training.starting_point(config, model, mesh) if starts_from else None
   preview = _previews(model, config, workdir, mesh)

@@ -6,7 +6,8 @@ A kernel's axes are named for `vdm_jax.partitioning`'s table: 'embed' is the res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -60,7 +61,7 @@ class Conv3x3(nn.Module):
     kernel = self.param('kernel', named(self.kernel_init, None, None, *self.axes), (3, 3, x.shape[-1], self.features))
     bias = self.param('bias', named(zeros_init, self.axes[-1]), (self.features,))
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-    return (_convolve(x, kernel) if self.stride == 1 else _native(x, kernel, self.stride)) + bias
+    return _convolve(self.stride, x, kernel) + bias
 
 
 class GroupNorm(nn.Module):
@@ -105,30 +106,54 @@ def sinusoidal(position: Array, width: int, max_period: float = 1e4) -> Array:
   return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def _native(x: Array, kernel: Array, stride: int = 1) -> Array:
+def _native(stride: int, x: Array, kernel: Array) -> Array:
   return jax.lax.conv_general_dilated(x, kernel, (stride, stride), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
 
-def _flipped(dy: Array, kernel: Array) -> Array:
-  """The gradient w.r.t. x as a convolution of its own: the kernel turned by 180 degrees with its channels swapped."""
-  return _native(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+def _by_example(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+  """`function` of a batch `[n ...]` and a kernel, whose vmapped copies stay beside each other in the batch.
+
+  JAX would put all of the first copy before all of the second, an order in which a batch that is split over devices
+  has to be gathered (the two branches of classifier-free guidance).
+  """
+  mapped = jax.custom_batching.custom_vmap(function)
+
+  @mapped.def_vmap
+  def rule(copies: int, batched: Sequence[bool], x: Array, kernel: Array) -> tuple[Array, bool]:
+    if not batched[0] or batched[1]:
+      return jax.vmap(function, tuple(0 if axis else None for axis in batched))(x, kernel), True
+    y = mapped(x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), kernel)
+    return y.reshape(-1, copies, *y.shape[1:]).swapaxes(0, 1), True
+
+  return mapped
 
 
-@jax.custom_vjp
-def _convolve(x: Array, kernel: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _convolve(stride: int, x: Array, kernel: Array) -> Array:
   """`_native`, but with an input gradient that keeps its speed inside a loop on CPU (guidance in the sampler)."""
-  return _native(x, kernel)
+  return _by_example(functools.partial(_native, stride))(x, kernel)
 
 
-def _convolve_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-  return _native(x, kernel), (x, kernel)
+def _convolve_forward(stride: int, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+  return _by_example(functools.partial(_native, stride))(x, kernel), (x, kernel)
 
 
-def _convolve_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def _convolve_backward(stride: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
   x, kernel = residuals
-  native = jax.linear_transpose(lambda x: _native(x, kernel), x)
-  dx = jax.lax.platform_dependent(dy, kernel, cpu=_flipped, default=lambda dy, kernel: native(dy)[0])
-  (dkernel,) = jax.linear_transpose(lambda kernel: _native(x, kernel), kernel)(dy)
+
+  def native(dy: Array, kernel: Array) -> Array:
+    like_x = jax.ShapeDtypeStruct((len(dy), *x.shape[1:]), x.dtype)
+    return jax.linear_transpose(lambda x: _native(stride, x, kernel), like_x)(dy)[0]
+
+  def flipped(dy: Array, kernel: Array) -> Array:
+    """As a convolution of its own: the kernel turned by 180 degrees with its channels swapped."""
+    return _native(1, dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+
+  def input_gradient(dy: Array, kernel: Array) -> Array:
+    return jax.lax.platform_dependent(dy, kernel, cpu=flipped if stride == 1 else native, default=native)
+
+  dx = _by_example(input_gradient)(dy, kernel)
+  (dkernel,) = jax.linear_transpose(lambda kernel: _native(stride, x, kernel), kernel)(dy)
   return dx, dkernel
 
 
