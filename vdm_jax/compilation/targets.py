@@ -14,7 +14,7 @@ from jax.experimental import topologies
 from vdm_jax.compilation.chips import TPUS, Chip, chip_of, gpu_of_memory
 
 # The share of a GPU's memory that JAX takes as its pool where the launch scripts start it, which set
-# XLA_PYTHON_CLIENT_MEM_FRACTION; without them it takes 0.75. The rest is for the driver, cuDNN and NCCL.
+# XLA_CLIENT_MEM_FRACTION; without them it takes 0.75. The rest is for the driver, cuDNN and NCCL.
 GPU_POOL = 0.92
 _DIMENSIONS = {'v4': 3, 'v5p': 3, 'v5e': 2, 'v6e': 2}
 _FORMS = 'v4:4x4x8 or v5p:2x2x1 (three sizes), v5e:4x4 or v6e:2x4 (two), gpu:<nodes>x<per node>x<GB>, or here'
