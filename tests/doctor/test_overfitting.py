@@ -241,6 +241,7 @@ def test_captions_that_do_not_fit_are_named_and_keep_nothing_from_being_trained(
     minutes, run = lambda self, steps: 0.0, lambda self, rate, steps: trained.append(rate) or np.zeros(steps)
 
   monkeypatch.setattr(captions, 'examine', lambda config: (named, 'captions: 40 of 512 clips'))
+  monkeypatch.setattr(overfitting, 'measure_scale', lambda *inputs: overfitting.Scale(1.0, 0.0))
   monkeypatch.setattr(overfitting, 'Trainer', lambda *inputs: Quick())
   found = doctor.overfit(shipped('digits', {}))
   assert found.faults == [named] and trained == [1.0]
