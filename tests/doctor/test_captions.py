@@ -103,7 +103,8 @@ def test_the_share_that_words_explain_is_that_of_a_regression(clips):
   left = view - fitted @ np.linalg.lstsq(fitted, view, rcond=None)[0]
   exact = 1 - np.sum(left**2) / np.sum((view - view.mean(0)) ** 2)
   words = captions_of._words(clips[1][:100])
-  assert captions_of._explained(view, words, [np.arange(100)])[0] == pytest.approx(exact, rel=1e-9)
+  found = captions_of._explained([view, -view], words, np.arange(100)[None])
+  np.testing.assert_allclose(found, [[exact], [exact]], rtol=1e-9)
 
 
 def test_two_of_the_views_do_not_see_where_things_are():

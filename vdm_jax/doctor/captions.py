@@ -61,11 +61,12 @@ def judge(videos: np.ndarray, captions: Sequence[str], *, seed: int = 0) -> tupl
 def _alignment(videos: np.ndarray, words: np.ndarray, seed: int) -> tuple[float, float]:
   """The chance that shuffled captions explain as much of some view, and the most that these may explain of any."""
   rng = np.random.default_rng((seed, len(words)))
-  orders = [np.arange(len(words)), *(rng.permutation(len(words)) for _ in range(PERMUTATIONS))]
-  shares = [_explained(view, words, orders) for view in _views(videos) if np.ptp(view, axis=0).any()]
-  if not shares:
+  orders = np.stack([np.arange(len(words)), *(rng.permutation(len(words)) for _ in range(PERMUTATIONS))])
+  views = [view for view in _views(videos) if np.ptp(view, axis=0).any()]
+  if not views:
     return 1.0, 1.0
-  found, chance = np.array(shares)[:, 0], np.array(shares)[:, 1:]
+  shares = _explained(views, words, orders)
+  found, chance = shares[:, 0], shares[:, 1:]
   mean, deviation = chance.mean(1), chance.std(1)
   most = ((chance - mean[:, None]) / deviation[:, None]).max(0)
   likely = (1 + np.sum(most >= ((found - mean) / deviation).max())) / (1 + PERMUTATIONS)
@@ -109,9 +110,20 @@ def _words(captions: Sequence[str]) -> np.ndarray:
   return columns[:, strengths > 1e-6 * max(strengths[0], 1e-6)]
 
 
-def _explained(view: np.ndarray, words: np.ndarray, orders: Sequence[np.ndarray]) -> np.ndarray:
-  """The share of a view's variance that words explain, in each of some orders of the captions."""
+def _explained(views: Sequence[np.ndarray], words: np.ndarray, orders: np.ndarray) -> np.ndarray:
+  """`[views orders]`: the share of each view's variance that words explain, in some orders `[orders n]` of captions."""
+  strongest = [_strongest(view) for view in views]
+  starts = np.cumsum([0, *(part.shape[1] for part in strongest)])[:-1]
+  both = np.concatenate(strongest, axis=1)
+  explained = [
+    np.add.reduceat(np.square(np.tensordot(words[some], both, axes=(1, 0))).sum(1), starts, axis=1)
+    for some in np.array_split(orders, -(-len(orders) // 50))  # at once, as memory allows
+  ]
+  return np.concatenate(explained).T / np.array([[np.square(part).sum()] for part in strongest])
+
+
+def _strongest(view: np.ndarray) -> np.ndarray:
+  """`[n d]`: the coordinates of clips in the directions in which a view differs most."""
   features = view.reshape(len(view), -1).astype(np.float64)
   columns, strengths, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
-  strongest = (columns * strengths)[:, :DIRECTIONS]
-  return np.array([np.square(words[order].T @ strongest).sum() for order in orders]) / np.square(strongest).sum()
+  return (columns * strengths)[:, :DIRECTIONS]
