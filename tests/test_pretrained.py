@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 
 import jax
@@ -22,6 +23,22 @@ def test_there_are_models():
 
 
 @pytest.mark.parametrize('name', NAMES)
+def test_figures_of_a_cards_limits_are_its_scores(name):
+  card = pretrained.card(name)
+
+  def figures(scores):
+    for value in scores.values():
+      yield from figures(value) if isinstance(value, dict) else [value] if isinstance(value, float) else []
+
+  measured = list(figures(card['scores']))
+  said = re.findall(r'\d+\.\d+', card['limits'].replace('(chance is 0.1)', ''))
+  assert len(said) >= 2
+  for figure in said:
+    digits = len(figure.split('.')[1])
+    assert any(f'{value:.{digits}f}' == figure for value in measured), figure
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_a_model_is_what_its_card_says(name):
   card, run = pretrained.card(name), pretrained.PREFIX + name
   file = pretrained.located(run)
@@ -35,7 +52,9 @@ def test_a_model_is_what_its_card_says(name):
   assert [*model.video_shape] == card['video']
   assert checkpoints.latest_step(run) == card['step'] == config['training']['num_steps']
   assert config['seed'] == card['seed']
-  assert checkpoints.is_run(run) and card['license'] and card['data'] and card['scores']
+  assert checkpoints.is_run(run) and card['license'] and card['data']
+  assert card['scores'] and all(scores['run'] == run for scores in card['scores'].values())
+  assert card['limits'].endswith('.') and (card['commit'] or 'commit' in card['limits'])
   assert card['command'].startswith(f'python -m vdm_jax.main --config=configs/{name}.py')
   assert not (first := config['training']['first_stage']) or first.removeprefix(pretrained.PREFIX) in NAMES
 
@@ -89,7 +108,10 @@ def test_a_run_is_published_and_its_scores_join_the_card(run, tmp_path, monkeypa
   folder = tmp_path / 'pretrained'
   folder.mkdir()
   monkeypatch.setattr(pretrained, 'FOLDER', folder)
-  assert publisher.main([f'--workdir={run}', '--name=tiny']) == 0
+  assert publisher.main([f'--workdir={run}', '--name=tiny']) == publisher.BAD_INPUT
+  assert '--limits is missing: say in a sentence what tiny cannot do; its card holds it.' in capsys.readouterr().err
+  assert not list(folder.iterdir())
+  assert publisher.main([f'--workdir={run}', '--name=tiny', '--limits=It was not trained.']) == 0
   assert pretrained.names() == ('tiny',)
   _, exact = vdm_jax.load(run)
   _, shipped = vdm_jax.load('pretrained:tiny')
@@ -102,6 +124,9 @@ def test_a_run_is_published_and_its_scores_join_the_card(run, tmp_path, monkeypa
   assert publisher.main(['--name=tiny', f'--scores={scores}']) == 0
   card = pretrained.card('tiny')
   assert card['step'] == 12 and card['commit'] == 'abc' and card['scores']['digits']['digit'] == 0.5
+  assert card['limits'] == 'It was not trained.'
+  assert publisher.main(['--name=tiny', f'--scores={scores}', '--limits=It reads 0.50.']) == 0
+  assert pretrained.card('tiny') == card | {'limits': 'It reads 0.50.'}
   scores.write_text(json.dumps({'run': 'runs/other', 'protocol': 'digits'}))
   assert publisher.main(['--name=tiny', f'--scores={scores}']) == publisher.BAD_INPUT
   assert f"{scores} was measured on 'runs/other', not on pretrained:tiny." in capsys.readouterr().err

@@ -22,12 +22,14 @@ import sys
 from pathlib import Path
 
 repository = ''  # @param {type:"string"}
-# What pip installs from, such as git+https://HOST/OWNER/vdm_jax; empty: the package of that name.
+# What pip installs from, such as git+https://HOST/OWNER/vdm_jax.
 
 if 'google.colab' in sys.modules:
+  if not repository:
+    raise ValueError('repository is empty: write above what pip is to install from.')
   is_tpu = any(Path('/dev').glob('accel*')) or any(Path('/dev/vfio').glob('*'))
   extra = '[cuda12]' if shutil.which('nvidia-smi') else '[tpu]' if is_tpu else ''
-  package = f'vdm_jax{extra} @ {repository}' if repository else f'vdm_jax{extra}'
+  package = f'vdm_jax{extra} @ {repository}'
   subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', package], check=True)
 
 # %%

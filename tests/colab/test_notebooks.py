@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -115,6 +116,21 @@ def test_words_change_without_a_run_but_code_does_not(tmp_path, monkeypatch):
   (tmp_path / 'a.py').write_text('# %%\nx = 2\n')
   with pytest.raises(ValueError, match='the code of a is not what was run: leave out --text, and it will be'):
     execute.retell('a')
+
+
+@pytest.mark.parametrize('name', execute.NAMES)
+def test_on_colab_nothing_is_installed_but_what_is_named(name, monkeypatch):
+  first = next(cell.source for cell in source_cells(name) if cell.kind == 'code')
+  commands = []
+  monkeypatch.setitem(sys.modules, 'google.colab', types.ModuleType('google.colab'))
+  monkeypatch.setattr(subprocess, 'run', lambda command, check: commands.append(command))
+  with pytest.raises(ValueError, match='^repository is empty: write above what pip is to install from.$'):
+    exec(first, {})
+  assert commands == []
+  named = first.replace("repository = ''", "repository = 'git+https://example.org/us/vdm_jax'")
+  exec(named, {})
+  ((*_, package),) = commands
+  assert re.fullmatch(r'vdm_jax(\[(cuda12|tpu)\])? @ git\+https://example\.org/us/vdm_jax', package)
 
 
 @pytest.mark.parametrize(

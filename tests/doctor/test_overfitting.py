@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from vdm_jax import checkpoints, data, diffusion, doctor, partitioning
-from vdm_jax.doctor import overfitting
+from vdm_jax.doctor import captions, overfitting
 from vdm_jax.doctor.overfitting import Trainer
+from vdm_jax.doctor.symptoms import Fault
 from vdm_jax.training import optimizer, state
 from vdm_jax.types import Batch, Conditioning
 
@@ -217,20 +218,35 @@ def test_faulty_clips_are_named_before_any_training(tmp_path, spoil, size, name)
 
 @pytest.mark.usefixtures('untrained')
 def test_faults_of_settings_are_named_together(monkeypatch):
-  read = data.examples
+  class MixedUp(data.ExampleClips):
+    """Each clip has the caption of another one."""
 
-  def mixed_up(*inputs, **options):
-    found = read(*inputs, **options)
-    captions = np.random.default_rng(0).permutation([clip.caption for clip in found])
-    return [clip._replace(caption=str(caption)) for clip, caption in zip(found, captions, strict=True)]
+    def __getitem__(self, index):
+      return super().__getitem__(index)._replace(caption=super().__getitem__(index + 1000).caption)
 
-  monkeypatch.setattr(data, 'examples', mixed_up)
+  monkeypatch.setattr(data, 'ExampleClips', MixedUp)
   changes = {
     'model.parameterization': 'edm', 'model.sigma_data': 20.0, 'training.ema_decay': 0.99999,
     'training.ema_warmup': False,
   }  # fmt: skip
   found = doctor.overfit(shipped('digits', changes))
   assert [fault.name for fault in found.faults] == ['wrong sigma_data', 'frozen EMA', 'shuffled captions']
+
+
+def test_captions_that_do_not_fit_are_named_and_keep_nothing_from_being_trained(monkeypatch):
+  named = Fault('shuffled captions', 'they are.')
+  trained = []
+
+  class Quick:
+    minutes, run = lambda self, steps: 0.0, lambda self, rate, steps: trained.append(rate) or np.zeros(steps)
+
+  monkeypatch.setattr(captions, 'examine', lambda config: (named, 'captions: 40 of 512 clips'))
+  monkeypatch.setattr(overfitting, 'measure_scale', lambda *inputs: overfitting.Scale(1.0, 0.0))
+  monkeypatch.setattr(overfitting, 'Trainer', lambda *inputs: Quick())
+  found = doctor.overfit(shipped('digits', {}))
+  assert found.faults == [named] and trained == [1.0]
+  assert str(found).splitlines()[1] == 'captions: 40 of 512 clips'
+  assert str(found).splitlines()[-1] == 'problem: shuffled captions: they are.'
 
 
 def test_several_processes_are_refused(monkeypatch):

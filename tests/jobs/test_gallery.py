@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -33,6 +36,7 @@ VIDEO = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1)).astype(np.uint
 
 
 def gallery(folder, names, frame_rate=8.0, **asked):
+  folder.mkdir(exist_ok=True)
   stems = [f'{number:04d}{slug(name)}' for number, name in enumerate(names)]
   for stem in stems:
     write_video(VIDEO, folder / stem, frame_rate)
@@ -102,3 +106,66 @@ def test_a_page_of_something_else_is_not_replaced(tmp_path):
 def test_addresses_of_odd_file_names_stay_addresses():
   assert pages.url('a b#c?d&e"<f>%41.mp4') == './a%20b%23c%3Fd%26e%22%3Cf%3E%2541.mp4'
   assert pages.url('https://example.org/x') == './https%3A/example.org/x'
+
+
+# ---- in a browser ---------------------------------------------------------------------------------------------------
+
+RUNS = [
+  "<script>document.title = 'ran'</script>",
+  '"><img src=x onerror="document.title = \'ran\'">',
+  "\"><svg onload=\"document.title = 'ran'\">",
+]
+
+
+@pytest.fixture(scope='module')
+def browser():
+  """Opens a page in headless Chromium: the document as its scripts left it, and what the console said."""
+  named = (os.environ.get('CHROMIUM'), 'chromium', 'chromium-browser', 'google-chrome')
+  found = next(filter(None, (shutil.which(name) for name in named if name)), None)
+  if found is None:
+    pytest.skip('no chromium, chromium-browser or google-chrome on the PATH, and the variable CHROMIUM names none')
+
+  def visit(path, profile):
+    flags = [
+      '--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr', '--virtual-time-budget=5000',
+      '--dump-dom', f'--user-data-dir={profile}',
+    ]  # fmt: skip
+    done = subprocess.run([found, *flags, path.as_uri()], capture_output=True, text=True, check=True, timeout=120)
+    seen = path.with_name('seen.html')
+    seen.write_text(done.stdout, encoding='utf-8')
+    return Page(seen), re.findall(r'CONSOLE.*', done.stderr)
+
+  return visit
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_videos_and_runs_nothing_of_a_prompt(browser, tmp_path):
+  prompts = [*HOSTILE[:9], *RUNS]
+  seen, console = browser(gallery(tmp_path / 'out', prompts), tmp_path / 'profile')
+  assert console == []
+  assert seen.texts['title'] == ['12 videos'] and seen.texts['h2'] == prompts
+  assert [video['aria-label'] for video in seen.all('video')] == [f'{n}: {p}' for n, p in enumerate(prompts, 1)]
+  (button,) = seen.all('button')
+  assert 'hidden' not in button and seen.texts['button'] == ['Pause all'], 'the script of the page has not run'
+
+
+@pytest.mark.slow
+def test_in_a_browser_the_gif_takes_the_place_of_a_video_that_cannot_be_decoded(browser, tmp_path):
+  path = gallery(tmp_path / 'out', ['a "3"', 'b'])
+  broken = sorted(path.parent.glob('*.mp4'))[0]
+  broken.write_bytes(b'no video')
+  seen, console = browser(path, tmp_path / 'profile')
+  assert console == []
+  assert [video['aria-label'] for video in seen.all('video')] == ['2: b']
+  assert [image['alt'] for image in seen.all('img')] == ['1: a "3"']
+  assert seen.all('img')[0]['src'].endswith(f'{broken.stem}.gif')
+
+
+@pytest.mark.slow
+def test_a_browser_refuses_a_script_that_is_not_the_pages_own(browser, tmp_path):
+  """What the tests above would see if a prompt had become markup."""
+  path = gallery(tmp_path / 'out', ['a'])
+  path.write_text(path.read_text().replace('<main>', f'<main>{RUNS[0]}'))
+  seen, console = browser(path, tmp_path / 'profile')
+  assert seen.texts['title'] == ['1 video']
+  assert len(console) == 1 and 'Content Security Policy' in console[0]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from vdm_jax import checkpoints, configuration, data, models, partitioning
 from vdm_jax.diffusion import denoising_loss
-from vdm_jax.doctor import symptoms
+from vdm_jax.doctor import captions, symptoms
 from vdm_jax.doctor.checks import problems, words
 from vdm_jax.doctor.symptoms import Fault
 from vdm_jax.models import Model
@@ -26,7 +26,6 @@ from vdm_jax.types import Array, Batch, Carry, Conditioning, Network, Params
 
 CLIPS = 8
 STEPS = 400
-CAPTIONED = 128  # clips that are looked at with their captions
 # How much of the way must be gone from the loss of who knows only the clips' mean and spread to that of who knows the
 # clips. Training on all clips of the digits, the README's U-Net and FIT have both gone 0.55 of it after 400 steps.
 ENOUGH = 0.5
@@ -60,8 +59,9 @@ class Scale(NamedTuple):
 def overfit(config: ConfigDict, workdir: str | None = None, *, steps: int = STEPS) -> Findings:
   """Measures the clips of a configuration, then trains its network on eight of them; with a workdir, also its EMA.
 
-  What can be measured is measured first, and nothing is trained where that names a fault. Only the batch size, the
-  accumulation and the schedule of the learning rate are changed: constant after a short warm-up.
+  What can be measured is measured first, and nothing is trained where that names a fault, but for captions that do not
+  fit: eight clips are learnt with any. Only the batch size, the accumulation and the schedule of the learning rate are
+  changed: constant after a short warm-up.
 
   Raises ValueError for a configuration that `problems` finds wrong, and where several processes run.
   """
@@ -73,38 +73,35 @@ def overfit(config: ConfigDict, workdir: str | None = None, *, steps: int = STEP
   model = models.build(config.model)
   mesh = partitioning.make_mesh(config.mesh)
   batch = _eight(config, model, mesh)
-  faults, lines = measure(config, batch)
+  faults, line = measure(config, batch)
+  lines, unfit = [line], []
+  if config.data.text != 'none':
+    fault, said = captions.examine(config)
+    unfit, lines = [fault] if fault else [], [*lines, said]
   scale = None if faults else measure_scale(model, batch)
   if workdir is not None and not faults:
     faults += examine_checkpoint(model, config, workdir, batch, scale)
   if faults:
-    return Findings(faults, [*lines, 'not trained: mend what was found first'])
+    return Findings([*faults, *unfit], [*lines, 'not trained: mend what was found first'])
   trainer = Trainer(model, config, mesh, batch)
   if (minutes := trainer.minutes(steps)) > MAX_MINUTES and jax.default_backend() == 'cpu':
-    return Findings(faults, [
+    return Findings(unfit, [
       *lines, f'not trained: {steps} steps would take {minutes:.0f} minutes on this CPU. Run it on an accelerator, or '
       'give a smaller model, such as --config.model.base_channels=32.',
     ])  # fmt: skip
   fault, said = judge(trainer.run, scale, config.training.learning_rate, steps)
-  return Findings([fault] if fault else [], [*lines, said])
+  return Findings([*unfit, fault] if fault else unfit, [*lines, said])
 
 
-def measure(config: ConfigDict, batch: Batch) -> tuple[list[Fault], list[str]]:
-  """The faults that need no training, and what was looked at."""
+def measure(config: ConfigDict, batch: Batch) -> tuple[list[Fault], str]:
+  """The faults of clips and settings that need no training, and a line on the clips."""
   videos = np.asarray(batch.x)[:, : config.data.num_frames]
   found = [
     symptoms.wrong_range(videos), symptoms.wrong_axes(videos), symptoms.wrong_sigma_data(videos, config.model),
     symptoms.frozen_average(config.training, state.ema_decay(config.training)),
   ]  # fmt: skip
-  lines = [f'clips: {len(videos)}, from {videos.min():.3g} to {videos.max():.3g}, deviation {videos.std():.2g}']
-  if config.data.text != 'none':
-    clips = data.examples(config.data, 'train', seed=config.seed, count=CAPTIONED)
-    captions = [clip.caption for clip in clips]
-    found.append(symptoms.shuffled_captions(data.to_float(np.stack([clip.video for clip in clips])), captions))
-    lines.append(f'captions: {len(set(captions))} of {len(captions)} clips')
-    if len(captions) < 2 * len(set(captions)):
-      lines[-1] += ', too few clips for each to measure whether they fit'
-  return [fault for fault in found if fault], lines
+  line = f'clips: {len(videos)}, from {videos.min():.3g} to {videos.max():.3g}, deviation {videos.std():.2g}'
+  return [fault for fault in found if fault], line
 
 
 def measure_scale(model: Model, batch: Batch) -> Scale:

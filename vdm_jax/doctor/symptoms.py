@@ -1,8 +1,7 @@
-"""Faults of clips, captions and settings that can be measured without training: each function returns one, or None."""
+"""Faults of clips and settings that can be measured without training: each function returns one, or None."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +13,6 @@ EXCHANGED = 0.5
 FLAT = 0.05  # standard deviation of clips, in [-1, 1], that have hardly any contrast
 SIGMA_FACTOR = 3.0  # by which sigma_data may miss the data
 START_LEFT = 0.1  # share of the starting weights in the last average
-CERTAIN = 0.05  # chance at which shuffled captions would fit as well as these
-PERMUTATIONS = 2_000
 
 
 class Fault(NamedTuple):
@@ -74,31 +71,6 @@ def wrong_sigma_data(x: np.ndarray, model: Any) -> Fault | None:
   )
 
 
-def shuffled_captions(videos: np.ndarray, captions: Sequence[str], *, seed: int = 0) -> Fault | None:
-  """Whether clips `[n t h w c]` are more alike where their captions are, by a permutation test.
-
-  The measure is the alignment of two linear kernels, of pixels and of words (Gretton et al. 2005, HSIC). None where it
-  cannot tell: fewer than two captions, or fewer than two clips for each on the average.
-  """
-  distinct = len(set(captions))
-  if distinct < 2 or len(captions) < 2 * distinct:
-    return None
-  pixels = _kernel(_thumbnails(videos))
-  vocabulary = sorted({word for caption in captions for word in caption.lower().split()})
-  words = _kernel(np.array([[float(word in c.lower().split()) for word in vocabulary] for c in captions]))
-  rng = np.random.default_rng((seed, len(captions)))
-  orders = [rng.permutation(len(captions)) for _ in range(PERMUTATIONS)]
-  chance = np.array([np.vdot(pixels, words[order][:, order]) for order in orders])
-  likely = (1 + np.sum(chance >= np.vdot(pixels, words))) / (1 + PERMUTATIONS)
-  if likely < CERTAIN:
-    return None
-  return Fault(
-    'shuffled captions',
-    f'in {len(captions)} clips with {distinct} captions, those of similar captions are no more alike than chance has '
-    f'it (p = {likely:.2f}): check that each clip has its own caption.',
-  )
-
-
 def frozen_average(training: Any, decay: float) -> Fault | None:
   """Of the section `training` and its decay per update: whether the last average still holds the first weights."""
   updates = np.arange(1, max(2, training.num_steps), dtype=np.float64)
@@ -117,21 +89,3 @@ def _change(x: np.ndarray, axis: int) -> float:
   """How much brightness changes along an axis: the standard deviation of its slices' means, averaged over clips."""
   others = tuple(a for a in (1, 2, 3, 4) if a != axis)
   return float(np.mean(np.std(np.mean(x, axis=others), axis=1)))
-
-
-def _thumbnails(videos: np.ndarray, side: int = 8, frames: int = 4) -> np.ndarray:
-  """`[n d]`: a few frames of each video, in at most `side` x `side` means."""
-  videos = videos[:, np.linspace(0, videos.shape[1] - 1, min(frames, videos.shape[1])).round().astype(int)]
-  for axis in (2, 3):
-    edges = np.linspace(0, videos.shape[axis], min(side, videos.shape[axis]) + 1).astype(int)[:-1]
-    counts = np.diff([*edges, videos.shape[axis]]).reshape(-1, *[1] * (4 - axis))
-    videos = np.add.reduceat(videos, edges, axis=axis) / counts
-  return videos.reshape(len(videos), -1)
-
-
-def _kernel(features: np.ndarray) -> np.ndarray:
-  """`[n n]`: inner products of centred features, without those of a clip with itself."""
-  centred = features - features.mean(0)
-  kernel = centred @ centred.T
-  np.fill_diagonal(kernel, 0.0)
-  return kernel

@@ -1,11 +1,11 @@
 """Puts a trained run into the package: its weights in half precision, and its card.
 
-    python -m vdm_jax.pretrained --workdir=runs/digits --name=digits
+    python -m vdm_jax.pretrained --workdir=runs/digits --name=digits --limits="Shows single grey digits only."
     python -m vdm_jax.main --mode=evaluate --pretrained=digits --out=out/digits
-    python -m vdm_jax.pretrained --name=digits --scores=out/digits/digits.json
+    python -m vdm_jax.pretrained --name=digits --scores=out/digits/digits.json --limits="Shows ...; recall 0.17."
 
 The first command writes both files, the third adds to the card what the second measured of the weights as they are
-shipped. For those who publish models; nothing else needs it.
+shipped, and says anew what the model cannot do. For those who publish models; nothing else needs it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,15 @@ DATA = 'UCI optical recognition of handwritten digits, as scikit-learn ships the
 
 def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
+  if not (args.workdir or args.scores or args.limits):
+    _parser().error('one of --workdir, --scores and --limits is needed')
   try:
+    if args.workdir:
+      publish(args.workdir, args.name, limits=args.limits, first_stage=args.first_stage)
     if args.scores:
       add_scores(args.name, args.scores)
-    else:
-      publish(args.workdir, args.name, first_stage=args.first_stage)
+    if args.limits and not args.workdir:
+      _write(args.name, pretrained.card(args.name) | {'limits': args.limits})
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     return BAD_INPUT
@@ -43,8 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def publish(workdir: str, name: str, *, first_stage: str = '') -> None:
-  """Writes a run's weights and card; `first_stage` is a second stage's first, such as `pretrained:digits_fit`."""
+def publish(workdir: str, name: str, *, limits: str, first_stage: str = '') -> None:
+  """Writes a run's weights and card; `first_stage` is a second stage's first, such as `pretrained:digits_fit`.
+
+  Raises ValueError without `limits`, the sentence on what the model cannot do, and for a second stage without a first.
+  """
+  if not limits.strip():
+    raise ValueError(f'--limits is missing: say in a sentence what {name} cannot do; its card holds it.')
   config = checkpoints.read_config(workdir)
   if config['training']['first_stage'] and not first_stage:
     raise ValueError(f'{workdir} is a second stage: name the first as it is shipped, --first_stage=pretrained:NAME.')
@@ -69,6 +78,7 @@ def publish(workdir: str, name: str, *, first_stage: str = '') -> None:
     'video': [config['model'][key] for key in ('num_frames', 'height', 'width', 'channels')],
     'data': DATA,
     'license': 'Apache-2.0',
+    'limits': limits,
     'sha256': hashlib.sha256(file.read_bytes()).hexdigest(),
   })  # fmt: skip
 
@@ -90,9 +100,10 @@ def _write(name: str, card: dict[str, Any]) -> None:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog='python -m vdm_jax.pretrained', description=__doc__.splitlines()[0])
   parser.add_argument('--name', required=True, help='what the model is called, such as digits')
-  what = parser.add_mutually_exclusive_group(required=True)
-  what.add_argument('--workdir', help='folder of the run')
-  what.add_argument('--scores', help='record of an evaluation of the shipped weights, to add to the card')
+  what = parser.add_mutually_exclusive_group()
+  what.add_argument('--workdir', default='', help='folder of the run')
+  what.add_argument('--scores', default='', help='record of an evaluation of the shipped weights, to add to the card')
+  parser.add_argument('--limits', default='', help='a sentence on what the model cannot do, for the card')
   parser.add_argument('--first_stage', default='', help='of a second stage: its first, such as pretrained:digits_fit')
   return parser
 
