@@ -87,7 +87,7 @@ def test_the_tables_show_what_the_rows_say():
 
 def test_the_committed_rows_are_those_of_the_table_and_the_papers_hardware_suffices():
   kept, rows = json.loads(compile_table.RESULTS.read_text()), {row.name: row for row in ROWS}
-  assert set(kept) <= set(rows)
+  assert set(kept) == set(rows)
   for name, entry in kept.items():
     assert (entry['command'], entry['why']) == (rows[name].command, rows[name].why)
     assert (entry['exec_time_optimization_effort'] == -1) == bool(rows[name].environment)

@@ -46,8 +46,7 @@ class Row(NamedTuple):
 
   @property
   def environment(self) -> dict[str, str]:
-    slow = not (self.config.startswith('snap_fit') or self.topology.startswith('gpu'))
-    return _HASTE if self.haste or slow else {}
+    return _HASTE if self.haste or not self.config.startswith('snap_fit') else {}
 
   @property
   def command(self) -> str:
@@ -59,7 +58,6 @@ class Row(NamedTuple):
 
 
 PAPER, SMALLEST, LEVER = "the paper's hardware and batch", "the paper's batch on a small slice", 'lever'
-NODE = "the paper's batch on a node of eight A100s, an estimate that overstates"
 # A FIT of middle size, on which every lever is tried alone.
 MIDDLE = ('data.batch_size=32', 'model.num_blocks=4')
 
@@ -112,9 +110,6 @@ ROWS = (
   Row('snap_unet_85m', 'v4:2x2x1', (_parts(64),), SMALLEST),
   Row('snap_unet_85m', 'v5p:2x2x1', (_parts(32),), SMALLEST),
   Row('snap_fit_3b9', 'v4:4x4x8', (_parts(4),), PAPER),  # all 128 chips as one mesh.fsdp
-  Row('t2v_small', 'gpu:1x8x80', (_parts(8),), NODE),
-  Row('t2v_large', 'gpu:1x8x80', (_parts(16), *_fsdp(8)), NODE),
-  Row('snap_fit_500m', 'gpu:1x8x80', (_parts(64),), NODE),
 )  # fmt: skip
 
 
@@ -203,7 +198,7 @@ def main() -> None:
     return
   if not args.markdown:
     fill(args.out, [row for row in ROWS if args.only in row.name], args.again)
-  for why in (PAPER, SMALLEST, NODE, LEVER):
+  for why in (PAPER, SMALLEST, LEVER):
     print(f'\n{why[0].upper()}{why[1:]}:\n\n{markdown(_read(args.out), why)}')
 
 
