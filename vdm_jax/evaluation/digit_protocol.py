@@ -12,7 +12,7 @@ from vdm_jax import data
 from vdm_jax.data.digits import DIRECTIONS
 from vdm_jax.evaluation import neighbours
 from vdm_jax.evaluation.detail import detail
-from vdm_jax.evaluation.digits import WEIGHTS_PATH, Scores, accuracy, read_clips, score
+from vdm_jax.evaluation.digits import WEIGHTS_PATH, Scores, accuracy, parse_caption, read_clips, score_read
 from vdm_jax.evaluation.frechet import frechet_distance
 from vdm_jax.evaluation.motion import compare_motion, motion
 
@@ -49,27 +49,29 @@ def evaluate_digits(
     )
   prompts = CAPTIONS * REPEATS
   heldout, _ = example_clips(config, 'test', len(prompts))
-  real, captions = example_clips(config, 'train', len(prompts))
+  seen, captions = example_clips(config, 'train', len(prompts))
+  new, real = data.to_float(heldout), data.to_float(seen)
   videos = generate(prompts)
-  reference, read = read_clips(data.to_float(heldout)), read_clips(videos)
+  reference, read = read_clips(new), read_clips(videos)
   made, memorised = read.features, None
   if num_trained:
     train, _ = trained_clips(config, seed, min(num_trained, TRAINING_CLIPS))
     memorised = neighbours.memorisation(made, reference.features, read_clips(data.to_float(train)).features)
 
   def quality(videos: np.ndarray, captions: Sequence[str], read: Scores) -> dict[str, float | None]:
+    wanted = np.array([parse_caption(caption) for caption in captions])
     return {
-      **score(videos, captions, reference=reference.features),
+      **score_read(read, wanted, reference.features),
       'frechet_frames': frechet_distance(_frames(read), _frames(reference)),
       **neighbours.precision_recall(read.features, reference.features),
-      'detail': detail(videos, data.to_float(heldout)),
+      'detail': detail(videos, new),
     }
 
   return {
     'protocol': 'digits',
     'num_videos': len(prompts),
     **quality(videos, prompts, read),
-    'real': quality(data.to_float(real), captions, read_clips(data.to_float(real))),
+    'real': quality(real, captions, read_clips(real)),
     'scorer': accuracy(),
     'weights': hashlib.sha256(WEIGHTS_PATH.read_bytes()).hexdigest(),
     'diversity': {

@@ -132,7 +132,11 @@ def score(videos: Array, captions: Sequence[str], *, reference: Array | None = N
   wanted = np.array([parse_caption(caption) for caption in captions]).reshape(-1, 2)
   if len(wanted) != len(videos):
     raise ValueError(f'digit scorer: {len(videos)} videos but {len(captions)} captions; pass one caption per video.')
-  read = read_clips(videos)
+  return score_read(read_clips(videos), wanted, reference)
+
+
+def score_read(read: Scores, wanted: Array, reference: Array | None = None) -> dict[str, float]:
+  """`score` of clips that are read already, by the digit and direction int `[b 2]` that each is to show."""
   result = {
     'digit': float((read.digit == wanted[:, 0]).mean()),
     'direction': float((read.direction == wanted[:, 1]).mean()),

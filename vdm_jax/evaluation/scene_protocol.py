@@ -91,7 +91,9 @@ class _Judge:
     self.null = data.to_float(train[chosen])
     looked_at = np.union1d(np.arange(min(TRAINING_CLIPS, len(train))), chosen)
     self._said, self._new_clips = said * REPEATS, new
-    self._new, self._train = _read(new), _read(data.to_float(train[looked_at]))
+    readings = _read(new), _read(data.to_float(train[looked_at]))
+    self._clips, self._train_clips = map(clip_features, readings)
+    self._glyphs, self._train_glyphs = map(glyph_features, readings)
     self._motion = motion(data.to_uint8(new))
 
   def assess(self, videos: np.ndarray) -> dict[str, Any]:
@@ -101,21 +103,19 @@ class _Judge:
       name: shares.reshape(REPEATS, -1).mean(0) for name, shares in score(reading, self._said).items()
     }  # of each caption
     clips, glyphs = clip_features(reading), glyph_features(reading)
-    new, train = clip_features(self._new), clip_features(self._train)
-    new_glyphs = glyph_features(self._new)
     return {
       kind: {name: _mean(shares[part]) for name, shares in right.items()}
       for kind, part in zip(KINDS, (slice(0, CAPTIONS), slice(CAPTIONS, None)), strict=True)
     } | {
-      'frechet': frechet_distance(clips, new),
+      'frechet': frechet_distance(clips, self._clips),
       'diversity': {
         'pairwise_per_prompt': neighbours.mean_pairwise(clips, [self.prompts.index(prompt) for prompt in self.prompts]),
         'pairwise': neighbours.mean_pairwise(clips),
       },
-      'glyphs': neighbours.precision_recall(glyphs, new_glyphs),
+      'glyphs': neighbours.precision_recall(glyphs, self._glyphs),
       'memorisation': {
-        'clips': neighbours.memorisation(clips, new, train),
-        'glyphs': neighbours.memorisation(glyphs, new_glyphs, glyph_features(self._train)),
+        'clips': neighbours.memorisation(clips, self._clips, self._train_clips),
+        'glyphs': neighbours.memorisation(glyphs, self._glyphs, self._train_glyphs),
       },
       'motion': compare_motion(motion(data.to_uint8(videos)), self._motion),
       'detail': detail(videos, self._new_clips),
