@@ -1,6 +1,7 @@
-"""The animated grid of the README: what a model of the package makes of forty prompts.
+"""The animated grids of the README: what models of the package make of prompts from digit 0 to digit 9.
 
-    python -m vdm_jax.benchmarks.sample_grid --out=vdm_jax/benchmarks/results/samples.gif
+    python -m vdm_jax.benchmarks.sample_grid --model=digits --out=vdm_jax/benchmarks/results/samples.gif
+    python -m vdm_jax.benchmarks.sample_grid --model=scenes --out=vdm_jax/benchmarks/results/scenes.gif
 """
 
 from __future__ import annotations
@@ -9,21 +10,33 @@ import argparse
 from collections.abc import Sequence
 
 import vdm_jax
-from vdm_jax import checkpoints, data, generation
+from vdm_jax import checkpoints, data, generation, pretrained
 
-MODEL = 'pretrained:digits'
-DIRECTIONS = ('left', 'right', 'up', 'down')
+# Model -> the prompts of its rows; a column's digit is `digit`, and `other` is 9 minus it.
+ROWS = {
+  'digits': tuple(f'a {{digit}} moving {direction}' for direction in ('left', 'right', 'up', 'down')),
+  'scenes': (
+    'a red {digit} moving right slowly and a cyan {other} bouncing left',
+    'a yellow {digit} bouncing down and a magenta {other} moving up quickly',
+  ),
+}
+
+
+def prompts(model: str) -> list[str]:
+  """Of all cells, row by row, ten in each."""
+  return [row.format(digit=digit, other=9 - digit) for row in ROWS[model] for digit in range(10)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--out', required=True, help='GIF to write')
+  parser.add_argument('--model', choices=sorted(ROWS), default='digits')
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args(argv)
-  model, params = vdm_jax.load(MODEL)
-  sampling = checkpoints.read_config(MODEL)['sampling']
-  prompts = [f'a {digit} moving {direction}' for direction in DIRECTIONS for digit in range(10)]
-  videos = generation.make_generator(model, sampling)(params, prompts=prompts, seed=args.seed)
+  run = pretrained.PREFIX + args.model
+  model, params = vdm_jax.load(run)
+  sampling = checkpoints.read_config(run)['sampling']
+  videos = generation.make_generator(model, sampling)(params, prompts=prompts(args.model), seed=args.seed)
   data.write_gif(args.out, data.tile(videos, columns=10, frame_size=80), sampling['fps'])
 
 

@@ -1,0 +1,22 @@
+"""The grids of the README ask what their models know, and some of it they were never trained on."""
+
+from __future__ import annotations
+
+import pytest
+
+from vdm_jax import checkpoints, pretrained
+from vdm_jax.benchmarks import sample_grid
+from vdm_jax.data.digits import parse_caption, withheld
+
+
+@pytest.mark.parametrize('name', sample_grid.ROWS)
+def test_every_word_of_a_prompt_is_known(name):
+  words = checkpoints.read_config(pretrained.PREFIX + name)['model']['vocabulary']
+  prompts = sample_grid.prompts(name)
+  assert len(set(prompts)) == len(prompts) == 10 * len(sample_grid.ROWS[name])
+  assert set(' '.join(prompts).split()) <= set(words)
+
+
+def test_a_grid_of_scenes_asks_for_combinations_that_were_withheld():
+  unseen = [any(map(withheld, parse_caption(prompt))) for prompt in sample_grid.prompts('scenes')]
+  assert 4 <= sum(unseen) < len(unseen)
