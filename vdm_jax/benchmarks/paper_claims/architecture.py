@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 import vdm_jax
-from vdm_jax import checkpoints, configuration, data, partitioning, plots
+from vdm_jax import checkpoints, configuration, data, partitioning
 from vdm_jax.benchmarks import timing
 from vdm_jax.benchmarks.paper_claims import input_scaling, quality
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Row, Rows, Run, config_of
@@ -75,13 +76,11 @@ def timed(config: ConfigDict, workdir: str) -> dict[str, float]:
 
 
 def draw(path: Path, rows: Rows) -> None:
-  """Every seed's quality against what an evaluation costs."""
-  metrics = {
-    title: {name: [(row['evaluation_ms'], row[key], None) for row in seeds] for name, seeds in rows.items()}
-    for key, title in SCORES.items()
-    if key not in SPEED
-  }
-  plots.draw_sweep(path, metrics, x=SPEED['evaluation_ms'], log=True)
+  """Quality against what an evaluation costs, means over the seeds."""
+  cost = {name: statistics.fmean(row['evaluation_ms'] for row in seeds) for name, seeds in rows.items()}
+  points = {name: (name, cost[name]) for name in rows}
+  scores = {key: title for key, title in SCORES.items() if key not in SPEED}
+  quality.drawing(points, scores, x=SPEED['evaluation_ms'], log=True)(path, rows)
 
 
 FIT, UNET = 'FIT', 'U-Net'
