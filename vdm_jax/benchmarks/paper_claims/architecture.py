@@ -20,7 +20,7 @@ from vdm_jax.compilation.ideal import evaluation
 from vdm_jax.training import jit_train_step, optimizer, state
 
 REPEATS = 7  # of a timed call
-FIT_STEPS = 1_100  # as many CPU seconds as the U-Net's: twice as many videos each, at less than half the price
+FIT_STEPS = 1_100  # about the U-Net's CPU seconds: twice as many videos each, at less than half the price
 SPEED = {
   'training_ms': 'CPU ms per training video',
   'evaluation_ms': 'CPU ms per evaluation',
