@@ -21,11 +21,12 @@ def get_config() -> ConfigDict:
     scalars=('augmentation_logsnr',),
     patch_size=4,
     attention_resolutions=(8, 16),
+    parameterization='x',  # with v the 48 noisy values of a patch would have to pass through its 64 channels
     logsnr_shift=0.0,  # what is left to learn stands at low noise
   )
   config.training.update(
-    num_steps=1_500, first_stage='runs/scenes', accept_mismatch=True, log_every=20, checkpoint_every=250,
-    preview_every=500, heldout_every=500, warmup_steps=100, ema_decay=0.99,
+    num_steps=500, first_stage='runs/scenes', accept_mismatch=True, log_every=20, checkpoint_every=250,
+    preview_every=250, heldout_every=250, warmup_steps=50, ema_decay=0.99,
   )  # fmt: skip
   config.sampling.update(num_steps=12, augmentation=0.0)
   return config
