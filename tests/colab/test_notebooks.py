@@ -193,13 +193,14 @@ def small_models(tmp_path, monkeypatch):
   monkeypatch.setattr(pretrained, 'FOLDER', folder)
   words = ('a', 'moving', 'left', 'right', 'up', 'down', *map(str, range(10)))
   second = {'upsampling': 2, 'scalars': ('augmentation_logsnr',)}
-  for name, side, text, some in (
-    ('digits', 16, 'words', {}), ('digits_long', 16, 'none', {}),
-    ('digits_fit', 16, 'words', {}), ('digits_fit_upsampler', 32, 'words', second),
+  for name, side, channels, text, some in (
+    ('digits', 16, 1, 'words', {}), ('digits_long', 16, 1, 'none', {}),
+    ('digits_fit', 16, 1, 'words', {}), ('digits_fit_upsampler', 32, 1, 'words', second),
+    ('scenes', 16, 3, 'words', {}), ('scenes_upsampler', 32, 3, 'words', second),
   ):  # fmt: skip
     config = configuration.default()
     config.data.update(
-      num_frames=4, height=side, width=side, channels=1, text=text, text_length=4, vocabulary=words,
+      num_frames=4, height=side, width=side, channels=channels, text=text, text_length=4, vocabulary=words,
     )  # fmt: skip
     config.model.update(parameterization='v', **TINY_UNET, **some)
     params = draw(jax.eval_shape(models.build(config.model).init, jax.random.key(0)))
@@ -240,8 +241,10 @@ def test_the_code_for_prompts_and_guidance_runs(notebook_room, hasty_compiler, s
 @pytest.mark.slow
 def test_the_code_for_sampling_runs(notebook_room, hasty_compiler, small_models):
   defined = run('sample_t2v', SIZES['sample_t2v'])
-  check_shown(notebook_room, [5, *[4] * 4, 3, 5, 5])
+  check_shown(notebook_room, [5, *[4] * 4, 3, 5, 5, 4, 4])
   assert defined['small'].shape[2:] == (16, 16, 1) and defined['large'].shape[2:] == (32, 32, 1)
+  assert defined['scenes'].shape[2:] == (32, 32, 3)
+  assert sum('never trained on' in how for how in defined['seen']) == 2
   assert defined['long_videos'].shape == (3, 6, 16, 16, 1)
   assert data.read_video('out/0000.mp4').shape == (4, 128, 128, 3)
 
