@@ -3,8 +3,8 @@
     python -m vdm_jax.main --config=configs/scenes_upsampler.py --workdir=runs/scenes_upsampler
     python -m vdm_jax.main --mode=evaluate --workdir=runs/scenes_upsampler --protocol=scenes
 
-It starts from the weights of runs/scenes (configs/scenes.py), on patches of 4x4 pixels where that has 2x2. Sampling it
-samples both stages. 3,539,472 parameters.
+It starts from the weights of runs/scenes (configs/scenes.py), on patches of 4x4 pixels where that has 2x2, or of the
+package's with --config.training.first_stage=pretrained:scenes. Sampling it samples both stages. 3,539,472 parameters.
 """
 
 import pathlib

@@ -18,5 +18,5 @@ def test_every_word_of_a_prompt_is_known(name):
 
 
 def test_a_grid_of_scenes_asks_for_combinations_that_were_withheld():
-  unseen = [any(map(withheld, parse_caption(prompt))) for prompt in sample_grid.prompts('scenes')]
+  unseen = [any(map(withheld, parse_caption(prompt))) for prompt in sample_grid.prompts('scenes_upsampler')]
   assert 4 <= sum(unseen) < len(unseen)

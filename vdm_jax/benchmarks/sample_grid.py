@@ -1,7 +1,7 @@
 """The animated grids of the README: what models of the package make of prompts from digit 0 to digit 9.
 
     python -m vdm_jax.benchmarks.sample_grid --model=digits --out=vdm_jax/benchmarks/results/samples.gif
-    python -m vdm_jax.benchmarks.sample_grid --model=scenes --out=vdm_jax/benchmarks/results/scenes.gif
+    python -m vdm_jax.benchmarks.sample_grid --model=scenes_upsampler --out=vdm_jax/benchmarks/results/scenes.gif
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-import vdm_jax
-from vdm_jax import checkpoints, data, generation, pretrained
+from vdm_jax import checkpoints, data, pretrained
+from vdm_jax.jobs.run import open_generator, open_stages
 
 # Model -> the prompts of its rows; a column's digit is `digit`, and `other` is 9 minus it.
 ROWS = {
   'digits': tuple(f'a {{digit}} moving {direction}' for direction in ('left', 'right', 'up', 'down')),
-  'scenes': (
+  'scenes_upsampler': (
     'a red {digit} moving right slowly and a cyan {other} bouncing left',
     'a yellow {digit} bouncing down and a magenta {other} moving up quickly',
   ),
@@ -34,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args(argv)
   run = pretrained.PREFIX + args.model
-  model, params = vdm_jax.load(run)
-  sampling = checkpoints.read_config(run)['sampling']
-  videos = generation.make_generator(model, sampling)(params, prompts=prompts(args.model), seed=args.seed)
-  data.write_gif(args.out, data.tile(videos, columns=10, frame_size=80), sampling['fps'])
+  config = checkpoints.read_config(run)
+  generate = open_generator(open_stages(config, run), config['sampling'])
+  videos = generate(prompts=prompts(args.model), seed=args.seed)
+  data.write_gif(args.out, data.tile(videos, columns=10, frame_size=80), config['sampling']['fps'])
 
 
 if __name__ == '__main__':
