@@ -192,6 +192,7 @@ def small_models(tmp_path, monkeypatch):
   folder.mkdir()
   monkeypatch.setattr(pretrained, 'FOLDER', folder)
   words = ('a', 'moving', 'left', 'right', 'up', 'down', *map(str, range(10)))
+  words += ('and', 'bouncing', 'slowly', 'quickly', *data.digits.COLORS)
   second = {'upsampling': 2, 'scalars': ('augmentation_logsnr',)}
   for name, side, channels, text, some in (
     ('digits', 16, 1, 'words', {}), ('digits_long', 16, 1, 'none', {}),
@@ -200,7 +201,7 @@ def small_models(tmp_path, monkeypatch):
   ):  # fmt: skip
     config = configuration.default()
     config.data.update(
-      num_frames=4, height=side, width=side, channels=channels, text=text, text_length=4, vocabulary=words,
+      num_frames=4, height=side, width=side, channels=channels, text=text, text_length=13, vocabulary=words,
     )  # fmt: skip
     config.model.update(parameterization='v', **TINY_UNET, **some)
     params = draw(jax.eval_shape(models.build(config.model).init, jax.random.key(0)))
