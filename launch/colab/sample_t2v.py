@@ -163,7 +163,9 @@ def run_cascade(names, texts):
     stage_model, stage_params = vdm_jax.load(name)
     stage = generation.make_generator(stage_model, {**checkpoints.read_config(name)['sampling'], **changes})
     stages.append(lambda stage=stage, stage_params=stage_params, **conditions: stage(stage_params, **conditions))
-  return stages[0](prompts=texts, seed=seed), generation.make_cascade(*stages)(prompts=texts, seed=seed)
+  first, second = stages
+  videos = first(prompts=texts, seed=seed)
+  return videos, second(low_resolution=videos, prompts=texts, seed=seed)
 
 
 small, large = run_cascade(('pretrained:digits_fit', 'pretrained:digits_fit_upsampler'), prompts)
