@@ -1,4 +1,4 @@
-"""Starting several processes that meet, each with virtual devices of its own."""
+"""Starting processes with virtual devices: one alone, or several that meet."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ from vdm_jax import processes
 place = processes.meeting(*sys.argv[1:4], environment={})
 index, arguments = int(sys.argv[3]), sys.argv[4:]
 """
+
+
+def virtual(devices: int) -> dict[str, str]:
+  """The environment of a process that finds so many virtual devices, and the modules of the tests."""
+  paths = (REPOSITORY, REPOSITORY / 'tests', REPOSITORY / 'tests' / 'training')
+  flags = f'--xla_force_host_platform_device_count={devices} {os.environ.get("XLA_FLAGS", "")}'
+  return dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)), XLA_FLAGS=flags)
 
 
 def free_port() -> int:
@@ -46,13 +53,7 @@ class Company:
     environments: Sequence[Mapping[str, str]] | None = None,
   ):
     folder.mkdir(parents=True, exist_ok=True)
-    paths = (REPOSITORY, REPOSITORY / 'tests', REPOSITORY / 'tests' / 'training')
-    env = dict(
-      os.environ,
-      PYTHONPATH=os.pathsep.join(map(str, paths)),
-      # Compiling takes far longer than running anything this small.
-      XLA_FLAGS=f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0',
-    )
+    env = virtual(devices)
     self.logs = [folder / f'{i}.log' for i in range(len(commands))]
     self.processes = []
     for command, log, more in zip(commands, self.logs, environments or [{}] * len(commands), strict=True):

@@ -6,13 +6,23 @@ by a test inherit all of it.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from pathlib import Path
 
+from packaging.version import Version
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Compiling takes far longer than running anything this small, so code is neither optimized nor split for threads, and
+# where XLA still has its older emitter of loops, the quicker one to compile, that one is taken.
+_XLA_FLAGS = ['--xla_backend_optimization_level=0', '--xla_cpu_parallel_codegen_split_count=1']
+if Version(importlib.metadata.version('jaxlib')) < Version('0.11'):
+  _XLA_FLAGS.append('--xla_cpu_use_fusion_emitters=false')
 
 _DEFAULTS = {
   'JAX_PLATFORMS': 'cpu',
+  'XLA_FLAGS': ' '.join(_XLA_FLAGS),
   # Most of the time of a first run is compilation, so compiled programs are kept between runs.
   'JAX_COMPILATION_CACHE_DIR': str(REPOSITORY / '.jax_cache'),
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',

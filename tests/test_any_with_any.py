@@ -11,7 +11,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from networks.tiny import WORDS, jit
+from networks.tiny import WORDS
 from networks.tiny import make_config as make_unet_config
 
 from vdm_jax import configuration, models, partitioning
@@ -64,7 +64,7 @@ def trained(network, process, parameterization):
   model, mesh = models.build(config.model), partitioning.make_mesh({'data': 1}, jax.devices()[:1])
   rule = optimizer.build(config.training, model.logical_axes)
   current = state.create(model, rule, mesh, seed=0)
-  step = jit(make_train_step(model, rule, config.training, mesh))
+  step = jax.jit(make_train_step(model, rule, config.training, mesh))
   cond = model.condition(['two left', 'three right', 'two', 'three'], count=4, frame_rate=8.0, original_size=(8, 8))
   x = np.random.default_rng(0).uniform(-1, 1, (4, FRAMES, SIZE, SIZE, 3)).astype(np.float32)
   before, losses = jax.device_get(current.params), []
@@ -87,7 +87,7 @@ def test_any_with_any(network, process, parameterization, step):
 
   sampling = config.sampling.copy_and_resolve_references()
   sampling.update(STEPS[step])
-  sampler = jit(make_sampler(model, sampling))
+  sampler = jax.jit(make_sampler(model, sampling))
   cond = model.condition(['two left', 'three right'], frame_rate=8.0, original_size=(8, 8))
   keys = jax.random.split(jax.random.key(2), 2)
   videos = np.asarray(sampler(params, keys, cond))

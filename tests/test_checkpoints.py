@@ -21,13 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from company import Company, met
+from company import Company, met, virtual
 from jax.sharding import SingleDeviceSharding
 
 from vdm_jax import checkpoints, configuration, models
 from vdm_jax.checkpoints import Checkpointer
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 class State(NamedTuple):
@@ -443,10 +441,9 @@ for i, (sizes, count) in enumerate(meshes):
 
 def test_what_one_mesh_saved_every_other_restores_exactly(tmp_path):
   """F13."""
-  env = dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=4', PYTHONPATH=str(REPOSITORY))
   for mode in ('write', 'read'):
     command = [sys.executable, '-c', MESHES, str(tmp_path), mode]
-    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    run = subprocess.run(command, env=virtual(4), capture_output=True, text=True, timeout=200)
     assert run.returncode == 0, run.stdout + run.stderr
   assert run.stdout.split('\n')[:-1] == [f'{i} {j}' for i in range(5) for j in range(5)]
 

@@ -17,12 +17,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from company import REPOSITORY, virtual
 from PIL import Image
 
 import vdm_jax
 from vdm_jax import checkpoints, configuration, diffusion
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 TOY = {
   'model.base_channels': '8', 'model.channel_multipliers': '(1,)', 'model.attention_resolutions': '(8,)',
   'model.head_width': '4', 'model.norm_groups': '4', 'model.embedding_width': '16', 'model.embedding_layers': '1',
@@ -136,8 +136,7 @@ def test_class_labels_condition_as_text_does(tmp_path):
 
 
 def test_four_devices_train_and_sample_as_one_does(run, tmp_path):
-  devices = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
-  done = vdm(*toy(tmp_path, mesh__fsdp='2'), env=os.environ | devices)
+  done = vdm(*toy(tmp_path, mesh__fsdp='2'), env=virtual(4))
   assert done.returncode == 0, done.stderr
   assert "mesh {'data': 2, 'fsdp': 2, 'tensor': 1}" in done.stderr
   for one, four in zip(rows(run), rows(tmp_path), strict=True):

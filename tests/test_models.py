@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from networks.tiny import FRAMES, SIZE, WORDS, draw, jit, make_config, normal, says
+from networks.tiny import FRAMES, SIZE, WORDS, draw, make_config, normal, says
 
 from vdm_jax import diffusion, models, partitioning
 from vdm_jax.types import Conditioning
@@ -120,11 +120,11 @@ X = normal(3, FRAMES, SIZE, SIZE, 3)
 def test_the_denoiser_preconditions_the_network():
   model = build(process='input_scaled', parameterization='snap', sigma_in=4.0, sigma_data=0.5)
   params = draw(jax.eval_shape(model.init, jax.random.key(0)))
-  found, _ = jit(lambda params, z: model.denoiser(params)(z, LOGSNR, Conditioning(), None))(params, X)
+  found, _ = jax.jit(lambda params, z: model.denoiser(params)(z, LOGSNR, Conditioning(), None))(params, X)
   sigma = np.exp(-LOGSNR / 2)[:, None, None, None, None] / 4
   norm, mixed = np.sqrt(sigma**2 + 0.25), sigma**2 + 0.25 / 4
   scaled = X / np.sqrt(sigma**2 + 0.25 / 16)
-  apply = jit(lambda params, x: model.module.apply({'params': params}, x, LOGSNR, Conditioning())[0])
+  apply = jax.jit(lambda params, x: model.module.apply({'params': params}, x, LOGSNR, Conditioning())[0])
   np.testing.assert_allclose(found, 0.25 / mixed * X - sigma * 0.5 * norm / mixed * apply(params, scaled), atol=1e-4)
 
 
@@ -132,7 +132,7 @@ def test_dropout_needs_a_key_and_follows_it():
   model, params = words_model()
   cond = model.condition(['two left'] * 3)
 
-  @jit
+  @jax.jit
   def run(params, rng):
     plain, dropped = model.network(params), model.network(params, rng)
     return [network(X, LOGSNR, cond, None)[0] for network in (plain, plain, dropped, dropped)]

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from company import virtual
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vdm_jax import partitioning
 from vdm_jax.types import Batch, Conditioning
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-
 
 def on_four_devices(code: str) -> str:
-  env = dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=4', PYTHONPATH=str(REPOSITORY))
-  run = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, timeout=240)
+  run = subprocess.run([sys.executable, '-c', code], env=virtual(4), capture_output=True, text=True, timeout=240)
   assert run.returncode == 0, run.stdout + run.stderr
   return run.stdout
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vdm_jax.data.digits import glyphs
-from vdm_jax.evaluation import accuracy
+from vdm_jax.evaluation import accuracy, digit_training
 from vdm_jax.evaluation.digit_training import calibrated, draw, loss_fn, measure, train
 
 
@@ -39,7 +39,8 @@ def test_the_rough_half_keeps_its_digits_where_it_says():
   assert np.abs(frames).max() <= 1
 
 
-def test_training_is_deterministic_and_learns():
+def test_training_is_deterministic_and_learns(monkeypatch):
+  monkeypatch.setattr(digit_training, 'BATCH_SIZE', 64)
   one, two = train(40, seed=3), train(40, seed=3)
   jax.tree.map(np.testing.assert_array_equal, one, two)
   _, digits = glyphs('train')

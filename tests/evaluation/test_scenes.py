@@ -8,7 +8,7 @@ import pytest
 
 from vdm_jax import configuration, data
 from vdm_jax.data.digits import COLORS, DIRECTIONS, MOTIONS, Phrase, parse_caption, withheld
-from vdm_jax.evaluation import evaluate_scenes, scene_protocol
+from vdm_jax.evaluation import evaluate_scenes, scene_protocol, scene_training
 from vdm_jax.evaluation.scene_training import calibrated, clips, draw, measure, train
 from vdm_jax.evaluation.scenes import INKS, accuracy, clip_features, glyph_features, read_scenes, score, unmixed
 
@@ -109,7 +109,9 @@ def test_what_is_drawn_for_training_is_what_it_says():
     assert amount[y : y + 7, x : x + 7].min() > 0.99
 
 
-def test_training_the_reader_is_deterministic_and_learns():
+def test_training_the_reader_is_deterministic_and_learns(monkeypatch):
+  monkeypatch.setattr(scene_training, 'BATCH_SIZE', 64)
+  monkeypatch.setattr(scene_training, 'NUM_CLIPS', 100)
   one, two = train(30, seed=3), train(30, seed=3)
   jax.tree.map(np.testing.assert_array_equal, one, two)
   assert measure(calibrated(one), 40)['color_16'] > 0.7

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import draw, jit, normal, says
+from networks.tiny import draw, normal, says
 
 from vdm_jax import configuration, diffusion, models
 from vdm_jax.generation import make_cascade, make_generator, make_sampler, make_upsampler
@@ -52,7 +52,7 @@ def low_resolution():
 
 def test_padded_rows_are_cut_off():
   config, model, params = stage(second=False)
-  whole = jit(make_sampler(model, config.sampling))(
+  whole = jax.jit(make_sampler(model, config.sampling))(
     params,
     jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), jnp.arange(2)),
     model.condition(count=2, frame_rate=8.0, original_size=(8, 8)),
@@ -78,16 +78,16 @@ def test_the_second_stage_sees_the_noised_input_and_its_level(augmentation):
   sampling.augmentation = augmentation
   low = normal(2, 2, 8, 8, 3)
   cond = model.condition(count=2)
-  found = jit(make_upsampler(model, sampling))(params, KEYS, cond, low)
+  found = jax.jit(make_upsampler(model, sampling))(params, KEYS, cond, low)
 
   keys = diffusion.branch(KEYS, 2)
   logsnr = np.full(2, -2 * math.log(math.tan(max(augmentation * 1.570705527 + 4.53999297e-5, 0))), np.float32)
   noisy = diffusion.augment(low, 2, logsnr, diffusion.branch(keys, 2))
   by_hand = cond._replace(low_resolution=noisy, augmentation_logsnr=logsnr)
-  expected = jit(make_sampler(model, sampling))(params, keys, by_hand)
+  expected = jax.jit(make_sampler(model, sampling))(params, keys, by_hand)
   np.testing.assert_allclose(found, expected, atol=2e-3)
   told_otherwise = by_hand._replace(augmentation_logsnr=logsnr - 3)
-  assert np.abs(jit(make_sampler(model, sampling))(params, keys, told_otherwise) - expected).max() > 1e-2
+  assert np.abs(jax.jit(make_sampler(model, sampling))(params, keys, told_otherwise) - expected).max() > 1e-2
 
 
 def test_a_cascade_is_the_second_stage_on_the_videos_of_the_first():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import FRAMES, SIZE, WORDS, draw, jit, make_config, says
+from networks.tiny import FRAMES, SIZE, WORDS, draw, make_config, says
 
 from vdm_jax import diffusion, models, sampling
 from vdm_jax.generation.sampler import guidance_weight, guide, make_sampler, make_step, null_condition
@@ -44,7 +44,7 @@ COND = jax.tree.map(jnp.asarray, model().condition(PROMPTS))
 
 
 def draw_videos(config, keys=KEYS, cond=COND, of=None):
-  return np.asarray(jit(make_sampler(of or model(), config))(params(), keys, cond))
+  return np.asarray(jax.jit(make_sampler(of or model(), config))(params(), keys, cond))
 
 
 @functools.cache
@@ -60,7 +60,7 @@ def by_hand(config, process, weight):
   """DDIM in a Python loop, each branch of the guidance evaluated by itself; `weight` is one number per level."""
   of = model('input_scaled', 2.0) if config.grid == 'karras' else model()
   grid = of.grid(config.grid, config.num_steps, **{k: config[k] for k in ('sigma_min', 'sigma_max', 'rho')})
-  denoise = jit(lambda z, logsnr, cond: of.denoiser(params())(z, jnp.full(3, logsnr), cond, None)[0])
+  denoise = jax.jit(lambda z, logsnr, cond: of.denoiser(params())(z, jnp.full(3, logsnr), cond, None)[0])
   dropped = COND._replace(drop=jnp.ones((3, 1), bool))
   z = noise(process.sigma(grid[0]))
   for i, logsnr in enumerate(grid):
@@ -120,7 +120,7 @@ def test_every_setting_of_a_step_has_an_effect():
 
 
 def test_a_video_depends_on_its_key_and_condition_alone():
-  sampler = jit(make_sampler(model(), settings(gamma=0.3, langevin_delta=0.1, guidance_weight=1.5)))
+  sampler = jax.jit(make_sampler(model(), settings(gamma=0.3, langevin_delta=0.1, guidance_weight=1.5)))
 
   def run(keys, prompts):
     return np.asarray(sampler(params(), KEYS[np.array(keys)], jax.tree.map(lambda leaf: leaf[np.array(prompts)], COND)))

@@ -39,7 +39,7 @@ fi
 if [[ $name == python3 && " $* " == *' pip '* ]]; then mkdir -p .uv/bin && cp "$0" .uv/bin/uv; exit 0; fi
 if [[ $name == uv && $1 == venv && -e "$CALLS.lacking" ]]; then exit 2; fi
 if [[ $name == git && $1 == init ]]; then mkdir -p "${*: -1}"; fi
-if [[ $name == python3 ]]; then env | grep ^XLA_ > "$CALLS.memory"; fi
+if [[ $name == python3 ]]; then env | grep ^XLA_.*MEM > "$CALLS.memory"; fi
 if [[ $name == python3 && " $* " == *preflight* && -e "$CALLS.asked" ]]; then
   trap '' TERM
   kill -TERM "$PPID"

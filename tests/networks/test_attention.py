@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import FRAMES, SETTINGS, affine, drawn, group_norm, jit, normal, says, softmax
+from networks.tiny import FRAMES, SETTINGS, affine, drawn, group_norm, normal, says, softmax
 
 from vdm_jax.networks import FIT, UNet3D
 from vdm_jax.networks.attention import (
@@ -87,7 +87,7 @@ def test_temporal_attention_is_masked_relative_attention(kind, num_video, num_im
   layer = TemporalAttention(TABLE_FRAMES, HEAD_WIDTH, GROUPS, kind)
   variables = drawn(layer, x, num_video)
   expected = [attend_in_time(variables['params'], example, num_video) for example in x]
-  found = jit(lambda variables, x: layer.apply(variables, x, num_video))(variables, x)
+  found = jax.jit(lambda variables, x: layer.apply(variables, x, num_video))(variables, x)
   np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
@@ -115,7 +115,7 @@ def test_spatial_attention_stays_within_its_frame():
   q, k, v = queries_keys_values(variables['params'], x)
   attention = softmax(np.einsum('fpnd,fqnd->fnpq', q, k) / np.sqrt(HEAD_WIDTH))
   expected = leave(variables['params'], np.einsum('fnpq,fqnd->fpnd', attention, v), x)
-  np.testing.assert_allclose(jit(layer.apply)(variables, x), expected, atol=2e-5)
+  np.testing.assert_allclose(jax.jit(layer.apply)(variables, x), expected, atol=2e-5)
 
 
 CAPTIONS = normal(2, 3, 5, 6)  # two examples, each of a video and two images; tokens of width 6
@@ -134,7 +134,7 @@ def test_a_frames_pixels_attend_to_the_caption_of_its_segment():
     k, v = np.moveaxis(affine(params['key_value'], caption), 1, 0)
     for i, j, head in np.ndindex(out.shape[1:4]):
       out[n, i, j, head] = softmax(k[:, head] @ q[i, j, head] / np.sqrt(HEAD_WIDTH)) @ v[:, head]
-  found = jit(layer.apply)(variables, x, CAPTIONS, VALID, SEGMENTS)
+  found = jax.jit(layer.apply)(variables, x, CAPTIONS, VALID, SEGMENTS)
   np.testing.assert_allclose(found, leave(params, out, x), atol=2e-5)
 
 
@@ -161,10 +161,10 @@ def fused(monkeypatch):
 def test_fused_attention_is_asked_for_among_pixels_and_computes_the_same(fused):
   x, plain = normal(3, 2, 4, 8), SpatialAttention(HEAD_WIDTH, GROUPS)
   variables = drawn(plain, x)
-  expected = jit(plain.apply)(variables, x)
+  expected = jax.jit(plain.apply)(variables, x)
   assert fused == [], 'XLA has a way of its own'
   layer = SpatialAttention(HEAD_WIDTH, GROUPS, implementation='cudnn')
-  np.testing.assert_allclose(jit(layer.apply)(variables, x), expected, atol=2e-5)
+  np.testing.assert_allclose(jax.jit(layer.apply)(variables, x), expected, atol=2e-5)
   assert fused == [('cudnn', False, 'float32', HEAD_WIDTH)]
 
 
@@ -237,7 +237,7 @@ MASK = np.arange(5) < np.array([[[5], [3], [1]], [[2], [0], [4]]])
 @pytest.fixture(scope='module')
 def pool():
   variables = drawn(POOL, TOKENS, MASK)
-  return variables['params'], jit(lambda tokens, mask: POOL.apply(variables, tokens, mask))
+  return variables['params'], jax.jit(lambda tokens, mask: POOL.apply(variables, tokens, mask))
 
 
 def test_pooling_attends_from_the_mean_to_what_is_valid(pool):
@@ -273,7 +273,7 @@ def test_gradients_of_an_empty_caption_are_finite():
     variables = drawn(POOL, TOKENS, MASK)
     return POOL.apply(variables, tokens, jnp.zeros(MASK.shape, bool)).sum()
 
-  np.testing.assert_array_equal(jit(jax.grad(total))(TOKENS), 0)
+  np.testing.assert_array_equal(jax.jit(jax.grad(total))(TOKENS), 0)
 
 
 def test_the_pool_must_split_into_its_heads():

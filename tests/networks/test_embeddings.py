@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import affine, draw, drawn, jit, normal, says, swish
+from networks.tiny import affine, draw, drawn, normal, says, swish
 
 from vdm_jax.networks.embeddings import (
   NOISE_FEATURES,
@@ -123,7 +123,7 @@ FULL = Conditioning(text=TEXT, text_mask=TEXT != 0, label=np.array([[0, 1], [2, 
 @pytest.fixture(scope='module')
 def embed():
   variables = drawn(EMBEDDING, FULL)
-  return jit(lambda cond: EMBEDDING.apply(variables, cond))
+  return jax.jit(lambda cond: EMBEDDING.apply(variables, cond))
 
 
 def test_text_and_label_add(embed):
@@ -192,7 +192,7 @@ CAPTION = TextTokens(16, vocabulary_size=6, text_length=3)
 @pytest.fixture(scope='module')
 def caption():
   params = drawn(CAPTION, FULL, 2)['params']
-  return params, jit(lambda cond: CAPTION.apply({'params': params}, cond, 2))
+  return params, jax.jit(lambda cond: CAPTION.apply({'params': params}, cond, 2))
 
 
 def test_every_word_is_a_token(caption):
@@ -258,7 +258,7 @@ ORDER = ('logsnr', *NUMBERS, 'label', 'text')
 def condition_layer(noise_features):
   layer = ConditionTokens(32, NUMBERS, noise_features, True, vocabulary_size=6, text_length=3, num_classes=4)
   params = drawn(layer, LEVELS, EVERYTHING)['params']
-  return params, jit(lambda logsnr, cond: layer.apply({'params': params}, logsnr, cond))
+  return params, jax.jit(lambda logsnr, cond: layer.apply({'params': params}, logsnr, cond))
 
 
 def condition_tokens(cond=EVERYTHING, logsnr=LEVELS, noise_features='log'):

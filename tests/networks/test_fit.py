@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from networks.test_transformer import cross_attention, feed_forward, float64, layer_norm, transformer_layer
-from networks.tiny import affine, drawn, jit, normal, says
+from networks.tiny import affine, drawn, normal, says
 
 from vdm_jax.compilation import model_flops
 from vdm_jax.networks import FIT
@@ -81,7 +81,7 @@ def variables_of(fit):
 @functools.cache
 def forward(fit):
   """The network, compiled: (variables, x, logsnr, cond, carry) -> (output, carry)."""
-  return jit(fit.apply)
+  return jax.jit(fit.apply)
 
 
 def patches_of(fit):
@@ -115,7 +115,7 @@ def condition_tokens(fit):
   module = ConditionTokens(
     fit.condition_width, fit.scalars, fit.noise_features, fit.takes_text, num_classes=fit.num_classes
   )
-  return jit(module.apply)({'params': variables_of(fit)['params']['condition']}, logsnr, cond)
+  return jax.jit(module.apply)({'params': variables_of(fit)['params']['condition']}, logsnr, cond)
 
 
 def reference(fit, params, carry):
@@ -386,7 +386,7 @@ def test_videos_of_a_batch_do_not_mix():
 
 @functools.cache
 def initial(fit):
-  return nn.unbox(jit(fit.init)(jax.random.key(0), *inputs(fit)))
+  return nn.unbox(jax.jit(fit.init)(jax.random.key(0), *inputs(fit)))
 
 
 def test_no_carry_is_a_carry_of_zeros():
@@ -459,7 +459,7 @@ DROPPING = CASES['snap'].clone(dropout=0.5)
 
 @functools.cache
 def training():
-  return jit(
+  return jax.jit(
     lambda variables, key: DROPPING.apply(
       variables, *inputs(DROPPING), previous(DROPPING), train=True, rngs={'dropout': key}
     )
@@ -521,7 +521,7 @@ def gradient(remat):
     rngs = {'dropout': jax.random.key(4)}
     return jnp.square(fit.apply({'params': params | early}, x, logsnr, cond, train=True, rngs=rngs)[0]).mean()
 
-  return jit(jax.value_and_grad(total))(early)
+  return jax.jit(jax.value_and_grad(total))(early)
 
 
 @pytest.mark.parametrize('remat', REMAT[1:])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from networks.tiny import convolve, drawn, group_norm, jit, normal, says
+from networks.tiny import convolve, drawn, group_norm, normal, says
 
 from vdm_jax.networks.layers import Conv3x3, GroupNorm, dense, sinusoidal
 
@@ -45,7 +45,7 @@ def ours(stride, features):
 
 SURROUNDINGS = {
   'plain': lambda f: lambda x, kernel: jax.tree.map(lambda *a: jnp.stack(a), *map(f, x, kernel)),
-  'jit': lambda f: jit(lambda x, kernel: jax.tree.map(lambda *a: jnp.stack(a), *map(f, x, kernel))),
+  'jit': lambda f: jax.jit(lambda x, kernel: jax.tree.map(lambda *a: jnp.stack(a), *map(f, x, kernel))),
   'vmap': jax.vmap,
   'scan': lambda f: lambda x, kernel: jax.lax.map(lambda a: f(*a), (x, kernel)),
   'scanned vmap': lambda f: lambda x, k: jax.lax.map(lambda x: jax.vmap(f, (None, 0))(x, k), x),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from networks.tiny import affine, drawn, jit, normal, says, softmax
+from networks.tiny import affine, drawn, normal, says, softmax
 
 from vdm_jax.networks.transformer import CrossAttention, FeedForward, LayerNorm, SelfAttention, TransformerLayer
 
@@ -74,7 +74,7 @@ def transformer_layer(params, x):
 )
 def test_layers_are_their_equations(module, reference, inputs):
   variables = drawn(module, *inputs)
-  found = jit(module.apply)(variables, *inputs)
+  found = jax.jit(module.apply)(variables, *inputs)
   np.testing.assert_allclose(found, reference(float64(variables), *inputs), rtol=1e-5, atol=1e-5)
 
 
@@ -88,7 +88,7 @@ def test_cross_attention_is_as_wide_inside_as_the_narrower_side(x, other):
 
 def test_what_is_not_valid_has_no_influence():
   layer = CrossAttention(HEAD)
-  variables, apply = drawn(layer, WIDE, NARROW, VALID), jit(layer.apply)
+  variables, apply = drawn(layer, WIDE, NARROW, VALID), jax.jit(layer.apply)
   found = apply(variables, WIDE, NARROW, VALID)
   np.testing.assert_array_equal(apply(variables, WIDE, np.where(VALID[..., None], NARROW, 1e3), VALID), found)
   changed = apply(variables, WIDE, np.where(VALID[..., None], NARROW**2, NARROW), VALID)
@@ -97,7 +97,7 @@ def test_what_is_not_valid_has_no_influence():
 
 def test_gelu_is_the_exact_one():
   """The tanh approximation is off by up to 5e-4."""
-  apply = jit(FeedForward().apply)
+  apply = jax.jit(FeedForward().apply)
   params = {'norm': {'scale': jnp.zeros(1), 'bias': jnp.ones(1)}}
   params['expand'] = {'kernel': jnp.array([[-2.0, -0.7, 0.5, 2.2]]), 'bias': jnp.zeros(4)}
   for i, x in enumerate((-2.0, -0.7, 0.5, 2.2)):
@@ -109,7 +109,7 @@ def test_gelu_is_the_exact_one():
 @pytest.mark.parametrize('module', [CrossAttention(8), FeedForward()])
 def test_matrices_start_glorot_uniform_over_what_they_sum_and_none_is_zero(module):
   inputs = (normal(1, 2, 48), normal(1, 2, 32))[: 2 if isinstance(module, CrossAttention) else 1]
-  params = nn.unbox(jit(module.init)(jax.random.key(0), *inputs))['params']
+  params = nn.unbox(jax.jit(module.init)(jax.random.key(0), *inputs))['params']
   fans = {'query': (48, 32), 'key': (32, 32), 'value': (32, 32), 'out': (32, 48)}
   fans |= {'expand': (48, 192), 'contract': (192, 48)}
   for name in fans.keys() & params.keys():
@@ -127,7 +127,7 @@ def test_dropout_acts_between_the_two_products_of_the_feed_forward_alone():
   """With the second product zero nothing is left to drop; a hidden channel that it picks is kept and scaled, or not."""
   layer = TransformerLayer(HEAD, dropout=0.25)
   variables = drawn(layer, WIDE)
-  apply = jit(lambda variables, key: layer.apply(variables, WIDE, rngs={'dropout': key}))
+  apply = jax.jit(lambda variables, key: layer.apply(variables, WIDE, rngs={'dropout': key}))
   params, contract = float64(variables), variables['params']['feed_forward']['contract']
   before = self_attention(params['attention'], WIDE)
   hidden = gelu(affine(params['feed_forward']['expand'], layer_norm(params['feed_forward']['norm'], before)))
@@ -163,7 +163,7 @@ def test_parameters_stay_float32_in_bfloat16():
   variables = drawn(layer, WIDE)
   initial = jax.eval_shape(layer.init, jax.random.key(0), WIDE)
   assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype('float32')}
-  found = jit(layer.apply)(variables, jnp.asarray(WIDE, jnp.bfloat16))
+  found = jax.jit(layer.apply)(variables, jnp.asarray(WIDE, jnp.bfloat16))
   expected = transformer_layer(float64(variables), WIDE)
   assert found.dtype == jnp.bfloat16
   assert np.abs(np.float32(found) - expected).mean() < 0.02 * np.abs(expected).mean()

@@ -31,9 +31,6 @@ SETTINGS = {
 }
 WORDS = ('left', 'right', 'three', 'two')
 
-# Compiling takes far longer than running anything this small.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-
 
 def make_config(**changes: Any):
   """A configuration of the tiny network, locked; keys are dotted, with `__` for the dot."""
@@ -66,7 +63,7 @@ def drawn(module: nn.Module, *inputs: Any, seed: int = 0) -> dict[str, Any]:
 @functools.cache
 def forward(module: UNet3D):
   """The network, compiled: (variables, x, logsnr, cond) -> output."""
-  return jit(lambda variables, x, logsnr, cond: module.apply(variables, x, logsnr, cond)[0])
+  return jax.jit(lambda variables, x, logsnr, cond: module.apply(variables, x, logsnr, cond)[0])
 
 
 @contextlib.contextmanager

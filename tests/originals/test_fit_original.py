@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import jit
 from originals.fidelity import below, draw, load, named_leaves
 
 from vdm_jax.networks import FIT, embeddings
@@ -75,8 +74,8 @@ def compiled(name):
     return loss + (jnp.sum(latents * latents_weight) if fit.self_conditioning else 0.0), (out[:, 0], latents)
 
   if name in dict(WITH_GRADIENTS):
-    return jit(jax.grad(total, has_aux=True))
-  return jit(lambda *given: (None, total(*given)[1]))
+    return jax.jit(jax.grad(total, has_aux=True))
+  return jax.jit(lambda *given: (None, total(*given)[1]))
 
 
 @pytest.mark.parametrize('seed', SEEDS)

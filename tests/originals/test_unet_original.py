@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import jit
 from originals.fidelity import draw, load
 
 from vdm_jax.networks import UNet3D
@@ -36,7 +35,7 @@ def test_one_frame_is_an_image_of_the_original(resample, agrees):
     out, _ = network.apply({'params': params}, x, logsnr, Conditioning())
     return jnp.sum(out[:, 0] * given['weight']), out[:, 0]
 
-  gradient, out = jit(jax.grad(total, has_aux=True))(x)
+  gradient, out = jax.jit(jax.grad(total, has_aux=True))(x)
   what = f'U-Net, one frame, resampling by {resample}'
   agrees(out, given[f'{resample}/output'], 1e-5, what, REFERENCE, 'output')
   agrees(gradient[:, 0], given[f'{resample}/gradient'], 1e-5, what, REFERENCE, 'gradient of the input')
@@ -66,7 +65,7 @@ def test_temporal_attention_is_shaws(frames, agrees):
   layer, channels = TemporalAttention(FRAMES, WIDTH, norm_groups=2), HEADS * WIDTH
   x = np.random.RandomState(0).standard_normal((1, frames, 2, 1, channels)).astype(np.float32)
   params = draw(jax.eval_shape(lambda: layer.init(jax.random.key(0), x, frames))['params'], 0)
-  found = jit(lambda params, x: layer.apply({'params': params}, x, frames))(params, x)
+  found = jax.jit(lambda params, x: layer.apply({'params': params}, x, frames))(params, x)
 
   p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
   split = np.float64(x[0]).reshape(frames, 2, 2, channels // 2)  # two pixels, two groups of channels

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import draw, jit, normal
+from networks.tiny import draw, normal
 
 from vdm_jax.networks import FIT
 from vdm_jax.training import first_stage
@@ -81,7 +81,7 @@ def test_a_second_stage_starts_blind_to_its_low_resolution_input():
     output = SECOND.apply({'params': params}, x, logsnr, Conditioning(low_resolution=low))[0]
     return jnp.sum(output**2), output
 
-  run = jit(jax.grad(power, has_aux=True))
+  run = jax.jit(jax.grad(power, has_aux=True))
   gradient, output = run(params, low := normal(2, 2, 8, 8, 3, seed=3))
   np.testing.assert_array_equal(output, run(params, jnp.zeros_like(low))[1])
   assert np.abs(gradient['patch']['kernel'][12:]).max() > 1e-3

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+from company import virtual
 
 ON_FOUR = """
 import jax, numpy as np
@@ -55,9 +52,7 @@ for sizes in ({'data': 4}, {'fsdp': 4}, {'fsdp': 2, 'tensor': 2}):
 
 @pytest.mark.slow
 def test_losses_over_20_steps_agree():
-  env = dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=4')
-  env['PYTHONPATH'] = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / 'tests')))
-  result = subprocess.run([sys.executable, '-c', ON_FOUR], env=env, capture_output=True, text=True, timeout=280)
+  result = subprocess.run([sys.executable, '-c', ON_FOUR], env=virtual(4), capture_output=True, text=True, timeout=280)
   assert result.returncode == 0, result.stdout + result.stderr
   assert result.stdout.splitlines() == [
     "{'data': 4} (1, 1, 8, 32) (1, 1, 8, 32)",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from networks.tiny import jit, normal
+from networks.tiny import normal
 from standin import make_config
 
 from vdm_jax.networks import FIT
@@ -34,7 +34,7 @@ def boxed(rng):
 
 @functools.cache
 def start():
-  return nn.unbox(jit(boxed)(jax.random.key(0)))
+  return nn.unbox(jax.jit(boxed)(jax.random.key(0)))
 
 
 def rule(**changes):
@@ -72,7 +72,7 @@ def kind(name):
 def first_update():
   """Without clipping or decay; `(gradient, update)` by tensor."""
   built = rule(clip_norm=0.0, weight_decay=0.0)
-  updates, _ = jit(built.update)(gradients(0), built.init(start()), start(), jnp.int32(0))
+  updates, _ = jax.jit(built.update)(gradients(0), built.init(start()), start(), jnp.int32(0))
   return separate(gradients(0)), separate(updates)
 
 
@@ -80,7 +80,7 @@ def test_steps_equal_a_plain_loop_over_separate_layers():
   config = make_config(weight_decay=0.05).training
   built = rule(weight_decay=config.weight_decay)
   params, state = start(), built.init(start())
-  update = jit(built.update)
+  update = jax.jit(built.update)
   for step in range(STEPS):
     updates, state = update(gradients(step), state, params, jnp.int32(step))
     params = jax.tree.map(np.add, params, updates)
@@ -124,7 +124,7 @@ def test_the_norm_of_self_conditioning_leaves_zero():
     return jnp.square(out - target).mean()
 
   before = params['self_condition_norm']
-  gradient = jit(jax.grad(loss))(before)
+  gradient = jax.jit(jax.grad(loss))(before)
   built = optimizer.build(
     make_config(optimizer='lamb', schedule='constant', warmup_steps=1, learning_rate=RATE, clip_norm=0.0).training
   )

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from company import virtual
 
 LOSSES = """
 import json, sys
@@ -57,10 +54,8 @@ WIDE = [
 
 
 def curves(network, meshes, steps):
-  env = dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0')
-  env['PYTHONPATH'] = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / 'tests')))
   command = [sys.executable, '-c', LOSSES, json.dumps([network, meshes, steps])]
-  done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1700)
+  done = subprocess.run(command, env=virtual(8), capture_output=True, text=True, timeout=1700)
   assert done.returncode == 0, done.stdout + done.stderr
   return json.loads(done.stdout.splitlines()[-1])
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import draw, jit, normal
+from networks.tiny import draw, normal
 
 from vdm_jax import configuration, diffusion, models, partitioning
 from vdm_jax.training import make_train_step, optimizer, state
@@ -35,7 +35,7 @@ def make(parts=1, **changes):
   config.update_from_flattened_dict(FIT | changes | {'training.accumulation_steps': parts})
   model, mesh = models.build(config.model), partitioning.make_mesh({'data': 1}, jax.devices()[:1])
   rule = optimizer.build(config.training, model.logical_axes)
-  step = jit(make_train_step(model, rule, config.training, mesh))
+  step = jax.jit(make_train_step(model, rule, config.training, mesh))
   shapes = jax.eval_shape(lambda: state.create(model, rule, mesh, 0))
   start = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
   start = start._replace(params=draw(shapes.params))

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import standin
+from company import virtual
 from standin import make_batch, make_config, make_model
 
 from vdm_jax import partitioning
 from vdm_jax.training import make_heldout_loss, make_train_step, metrics, optimizer, state
 from vdm_jax.training.step import drop_conditions
 from vdm_jax.types import Conditioning
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run(config, steps=5, mesh=None, batch_of=make_batch, model=None):
@@ -240,17 +237,15 @@ def test_the_heldout_levels_are_quantiles_of_the_training_distribution():
 
 
 ON_FOUR = """
-import sys
-sys.path.insert(0, {folder!r})
 import jax, numpy as np
 import standin, test_step
 from vdm_jax.partitioning import make_mesh
 adam = standin.make_config(num_steps=20)
 lamb = standin.make_config(num_steps=20, optimizer='lamb', accumulation_steps=2)
-square = {{'data': 2, 'fsdp': 2}}
-meshes = [({{'data': 4}}, {{'fsdp': 4}}, square), (square, {{'fsdp': 2, 'tensor': 2}})]
+square = {'data': 2, 'fsdp': 2}
+meshes = [({'data': 4}, {'fsdp': 4}, square), (square, {'fsdp': 2, 'tensor': 2})]
 for config, sizes in zip((adam, lamb), meshes):
-  one = test_step.run(config, 20, make_mesh({{'data': 1}}, jax.devices()[:1]))
+  one = test_step.run(config, 20, make_mesh({'data': 1}, jax.devices()[:1]))
   for size in sizes:
     many = test_step.run(config, 20, make_mesh(size))
     for (a, measured_a), (b, measured_b) in zip(one, many, strict=True):
@@ -263,9 +258,7 @@ for config, sizes in zip((adam, lamb), meshes):
 
 def test_four_devices_train_as_one_does():
   """Plain and accumulated, over 20 steps, parameters, moments and averages."""
-  code = ON_FOUR.format(folder=str(Path(__file__).parent))
-  env = dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=4', PYTHONPATH=str(REPOSITORY))
-  result = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, timeout=280)
+  result = subprocess.run([sys.executable, '-c', ON_FOUR], env=virtual(4), capture_output=True, text=True, timeout=280)
   assert result.returncode == 0, result.stdout + result.stderr
   # Moments are split as their parameters are: [16 hidden, 32 pixels], 'mlp' on tensor and 'embed' on fsdp.
   assert result.stdout.splitlines() == [

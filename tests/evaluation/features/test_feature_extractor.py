@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from company import virtual
 
 from vdm_jax.evaluation.features import load
 from vdm_jax.evaluation.features.clip_image import square
 from vdm_jax.evaluation.features.extractor import Network, build
-
-REPOSITORY = Path(__file__).resolve().parent.parent.parent.parent
 
 
 def forward(params, rows):
@@ -109,8 +106,7 @@ for sizes, calls in (({'data': 4}, [8, 8]), ({'data': 2, 'tensor': 2}, [4, 4, 4]
 
 
 def test_four_devices_give_what_one_gives():
-  env = dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=4', PYTHONPATH=str(REPOSITORY))
-  run = subprocess.run([sys.executable, '-c', ON_FOUR], env=env, capture_output=True, text=True, timeout=200)
+  run = subprocess.run([sys.executable, '-c', ON_FOUR], env=virtual(4), capture_output=True, text=True, timeout=200)
   assert run.returncode == 0, run.stderr
 
 
