@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 from pathlib import Path
 
+import pytest
 from packaging.version import Version
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -44,3 +45,12 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
   # Each xdist worker takes its share of the cores: XLA reads NPROC, numpy and scikit-learn the others.
   for _name in ('NPROC', 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
     os.environ.setdefault(_name, str(_threads_per_worker()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """Keeps the tests of a file on one worker, so that what they share is made once; files go in their order."""
+  from xdist.scheduler import LoadFileScheduling
+
+  config.option.loadscopereorder = False
+  return LoadFileScheduling(config, log)
