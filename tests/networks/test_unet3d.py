@@ -25,7 +25,6 @@ from networks.tiny import (
   drawn,
   forward,
   group_norm,
-  jit,
   normal,
   says,
   swish,
@@ -197,7 +196,7 @@ def test_a_residual_block_is_its_definition(modulation, way):
   else:
     h = group_norm(params['norm_1'], h + modulated, 4)
   expected = affine(params['shortcut'], resample(x)) + convolve(params['conv_1'], swish(h))
-  found = jit(block.apply)({'params': params}, x, embedding, segments)
+  found = jax.jit(block.apply)({'params': params}, x, embedding, segments)
   np.testing.assert_allclose(found, expected, atol=5e-5)
 
 
@@ -210,7 +209,7 @@ def test_a_residual_block_starts_as_its_shortcut():
 
 def test_the_network_starts_at_zero():
   """Only the head is computed: compiling every initializer takes far longer than the rest of this file."""
-  head = jit(lambda rng: nn.unbox(PLAIN.init(rng, X[:1, :FRAMES], LOGSNR[:1], Conditioning()))['params']['head'])
+  head = jax.jit(lambda rng: nn.unbox(PLAIN.init(rng, X[:1, :FRAMES], LOGSNR[:1], Conditioning()))['params']['head'])
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(head(jax.random.key(0))))
 
 
@@ -473,7 +472,7 @@ def gradients(network, x=X, cond=COND):
     out, _ = network.apply(params, x, LOGSNR, cond, train=bool(network.dropout), rngs=rngs)
     return jnp.sum(out * normal(*x.shape, seed=2)), out
 
-  return jit(jax.grad(loss, has_aux=True))(variables(network))
+  return jax.jit(jax.grad(loss, has_aux=True))(variables(network))
 
 
 VARIANTS = {
