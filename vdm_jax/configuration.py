@@ -95,7 +95,7 @@ def _training() -> dict[str, Any]:
     'num_steps': 200_000,
     'log_every': 100,
     'checkpoint_every': 5_000,
-    'preview_every': 5_000,  # sample videos during training; 0: never
+    'preview_every': 5_000,  # sample videos during training; 0: at its end alone
     'heldout_every': 1_000,  # loss on held-out clips; 0: never
     'keep_checkpoints': 2,
     'stall_seconds': 1_800.0,  # a step, or the batch for it, that takes longer ends the run with a reason; 0: no limit
