@@ -15,9 +15,16 @@ def get_config() -> ConfigDict:
   config = configuration.default('unet3d')
 
   config.data.update(
-    name='digits', batch_size=4, num_frames=8, height=16, width=16, channels=1, num_images=8,
-    text='words', text_length=4,
-  )  # fmt: skip
+    name='digits',
+    batch_size=4,
+    num_frames=8,
+    height=16,
+    width=16,
+    channels=1,
+    num_images=8,
+    text='words',
+    text_length=4,
+  )
   config.model.update(
     parameterization='v',
     logsnr_shift=-2.0,  # small pictures show their content at high noise

@@ -16,9 +16,16 @@ from vdm_jax import configuration
 def get_config() -> ConfigDict:
   config = configuration.default('fit')
   config.data.update(
-    name='digits', batch_size=8, still_rate=0.125, num_frames=8, height=16, width=16, channels=1,
-    text='words', text_length=4,
-  )  # fmt: skip
+    name='digits',
+    batch_size=8,
+    still_rate=0.125,
+    num_frames=8,
+    height=16,
+    width=16,
+    channels=1,
+    text='words',
+    text_length=4,
+  )
   config.model.update(
     process='input_scaled',
     sigma_in=2.0,

@@ -23,9 +23,17 @@ from vdm_jax import configuration
 def get_config() -> ConfigDict:
   config = configuration.default('unet3d')
   config.data.update(
-    name='folder', path='', batch_size=16, num_frames=16, height=64, width=64, num_images=8,
-    text='words', text_length=32, num_workers=4,
-  )  # fmt: skip
+    name='folder',
+    path='',
+    batch_size=16,
+    num_frames=16,
+    height=64,
+    width=64,
+    num_images=8,
+    text='words',
+    text_length=32,
+    num_workers=4,
+  )
   config.model.update(
     parameterization='v',
     base_channels=64,

@@ -20,8 +20,14 @@ def get_config() -> ConfigDict:
   config.data.digits.update(num_digits=2, colors=True, motions=True, withhold=True)
   config.model.update(base_channels=64)
   config.training.update(
-    num_steps=8_000, log_every=100, checkpoint_every=1_000, preview_every=2_000, heldout_every=1_000,
-    learning_rate=1e-3, warmup_steps=300, ema_decay=0.999,
-  )  # fmt: skip
+    num_steps=8_000,
+    log_every=100,
+    checkpoint_every=1_000,
+    preview_every=2_000,
+    heldout_every=1_000,
+    learning_rate=1e-3,
+    warmup_steps=300,
+    ema_decay=0.999,
+  )
   config.sampling.update(num_steps=32)
   return config

@@ -25,9 +25,16 @@ def get_config() -> ConfigDict:
     logsnr_shift=0.0,  # what is left to learn stands at low noise
   )
   config.training.update(
-    num_steps=500, first_stage='runs/scenes', accept_mismatch=True, log_every=20, checkpoint_every=250,
-    preview_every=250, heldout_every=250, warmup_steps=50, ema_decay=0.99,
-  )  # fmt: skip
+    num_steps=500,
+    first_stage='runs/scenes',
+    accept_mismatch=True,
+    log_every=20,
+    checkpoint_every=250,
+    preview_every=250,
+    heldout_every=250,
+    warmup_steps=50,
+    ema_decay=0.99,
+  )
   # The small picture says nearly all: more evaluations and guidance add nothing.
   config.sampling.update(num_steps=4, guidance_weight=0.0, augmentation=0.0)
   return config

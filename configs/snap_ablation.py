@@ -29,11 +29,15 @@ CHANGES = {
   'group_8_frames': {'group_size': (8, 5, 4)},
   'latents_256': {'num_latents': 256},
   'local_layers': LOCAL,
-  'vanilla_fit': LOCAL | {
-    'patch_size': (2, 4, 4), 'group_size': (4, 5, 4), 'num_latents': 256, 'positions': 'group',
+  'vanilla_fit': LOCAL
+  | {
+    'patch_size': (2, 4, 4),
+    'group_size': (4, 5, 4),
+    'num_latents': 256,
+    'positions': 'group',
     'condition_read': 'after',
   },
-}  # fmt: skip
+}
 
 
 def get_config(row: str = 'ours') -> ConfigDict:

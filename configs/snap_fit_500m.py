@@ -23,9 +23,20 @@ from vdm_jax import configuration
 def get_config() -> ConfigDict:
   config = configuration.default('fit')
   config.data.update(
-    name='folder', path='data/captioned_videos', batch_size=4096, still_rate=0.5, num_frames=16, height=40, width=64,
-    pad_rows=2, frame_skip=1, frame_skip_max=6, text='t5-11b', text_path='data/t5-11b', text_length=77,
-  )  # fmt: skip
+    name='folder',
+    path='data/captioned_videos',
+    batch_size=4096,
+    still_rate=0.5,
+    num_frames=16,
+    height=40,
+    width=64,
+    pad_rows=2,
+    frame_skip=1,
+    frame_skip_max=6,
+    text='t5-11b',
+    text_path='data/t5-11b',
+    text_length=77,
+  )
   config.model.update(
     process='input_scaled',
     sigma_in=4.0,
@@ -61,7 +72,15 @@ def get_config() -> ConfigDict:
     self_condition_rate=0.9,
   )
   config.sampling.update(
-    num_steps=256, grid='karras', step='heun', guidance_weight=8.0, guidance_low=1.0, guidance_start=64,
-    threshold='dynamic', percentile=99.5, fps=24, original_size=(720, 1280),
-  )  # fmt: skip
+    num_steps=256,
+    grid='karras',
+    step='heun',
+    guidance_weight=8.0,
+    guidance_low=1.0,
+    guidance_start=64,
+    threshold='dynamic',
+    percentile=99.5,
+    fps=24,
+    original_size=(720, 1280),
+  )
   return config

@@ -31,9 +31,18 @@ def get_config(variant: str = 'skip1') -> ConfigDict:
     raise ValueError(f't2v_large.py:{variant} is unknown: choose one of {", ".join(skips)}.')
   config = configuration.default('unet3d')
   config.data.update(
-    name='folder', path='data/captioned_videos', batch_size=128, num_frames=16, height=64, width=64,
-    num_images=8, text='bert-large', text_path='data/bert-large-uncased', text_length=77, frame_skip=skips[variant],
-  )  # fmt: skip
+    name='folder',
+    path='data/captioned_videos',
+    batch_size=128,
+    num_frames=16,
+    height=64,
+    width=64,
+    num_images=8,
+    text='bert-large',
+    text_path='data/bert-large-uncased',
+    text_length=77,
+    frame_skip=skips[variant],
+  )
   config.model.update(
     parameterization='eps',
     base_channels=256,

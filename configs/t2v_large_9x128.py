@@ -20,9 +20,17 @@ from vdm_jax import configuration
 def get_config() -> ConfigDict:
   config = configuration.default('unet3d')
   config.data.update(
-    name='folder', path='data/captioned_videos', batch_size=128, num_frames=9, height=128, width=128,
-    num_images=7, text='bert-large', text_path='data/bert-large-uncased', text_length=77,
-  )  # fmt: skip
+    name='folder',
+    path='data/captioned_videos',
+    batch_size=128,
+    num_frames=9,
+    height=128,
+    width=128,
+    num_images=7,
+    text='bert-large',
+    text_path='data/bert-large-uncased',
+    text_length=77,
+  )
   config.model.update(
     parameterization='eps',
     base_channels=128,

@@ -26,9 +26,17 @@ def get_config(variant: str = 'images8') -> ConfigDict:
     raise ValueError(f't2v_small.py:{variant} is unknown: choose one of {", ".join(images)}.')
   config = configuration.default('unet3d')
   config.data.update(
-    name='folder', path='data/captioned_videos', batch_size=128, num_frames=16, height=64, width=64,
-    num_images=images[variant], text='bert-large', text_path='data/bert-large-uncased', text_length=77,
-  )  # fmt: skip
+    name='folder',
+    path='data/captioned_videos',
+    batch_size=128,
+    num_frames=16,
+    height=64,
+    width=64,
+    num_images=images[variant],
+    text='bert-large',
+    text_path='data/bert-large-uncased',
+    text_length=77,
+  )
   config.model.update(
     parameterization='eps',
     base_channels=128,

@@ -19,8 +19,14 @@ from vdm_jax import configuration
 def get_config() -> ConfigDict:
   config = configuration.default('unet3d')
   config.data.update(
-    name='folder', path='data/ucf101', batch_size=128, num_frames=16, height=64, width=64, num_images=8,
-    train_on_all=True
+    name='folder',
+    path='data/ucf101',
+    batch_size=128,
+    num_frames=16,
+    height=64,
+    width=64,
+    num_images=8,
+    train_on_all=True,
   )
   config.model.update(
     parameterization='eps',

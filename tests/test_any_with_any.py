@@ -21,15 +21,29 @@ from vdm_jax.types import Batch, Conditioning
 
 FRAMES, SIZE = 2, 8
 FIT = {
-  'data.num_frames': FRAMES, 'data.height': SIZE, 'data.width': SIZE, 'data.text_length': 3,
-  'model.patch_size': (1, 4, 4), 'model.group_size': (2, 1, 2), 'model.patch_width': 16, 'model.latent_width': 16,
-  'model.condition_width': 16, 'model.num_latents': 4, 'model.num_blocks': 2, 'model.num_global_layers': 1,
-  'model.patch_head_width': 8, 'model.latent_head_width': 8, 'training.self_condition_rate': 0.9,
+  'data.num_frames': FRAMES,
+  'data.height': SIZE,
+  'data.width': SIZE,
+  'data.text_length': 3,
+  'model.patch_size': (1, 4, 4),
+  'model.group_size': (2, 1, 2),
+  'model.patch_width': 16,
+  'model.latent_width': 16,
+  'model.condition_width': 16,
+  'model.num_latents': 4,
+  'model.num_blocks': 2,
+  'model.num_global_layers': 1,
+  'model.patch_head_width': 8,
+  'model.latent_head_width': 8,
+  'training.self_condition_rate': 0.9,
   'training.optimizer': 'lamb',
-}  # fmt: skip
+}
 PAIRS = (
-  ('variance_preserving', 'eps'), ('variance_preserving', 'v'), ('input_scaled', 'snap'), ('input_scaled', 'edm'),
-)  # fmt: skip
+  ('variance_preserving', 'eps'),
+  ('variance_preserving', 'v'),
+  ('input_scaled', 'snap'),
+  ('input_scaled', 'edm'),
+)
 STEPS = {
   'ancestral': {'step': 'ancestral', 'gamma': 0.3},
   'ddim': {'step': 'ddim'},
@@ -41,11 +55,19 @@ STEPS = {
 def make_config(network, process, parameterization):
   scaled = process == 'input_scaled'
   changes = {
-    'data.text': 'words', 'data.vocabulary': WORDS, 'data.batch_size': 4, 'model.process': process,
-    'model.parameterization': parameterization, 'model.sigma_in': 2.0 if scaled else 1.0,
-    'model.logsnr': 'lognormal' if scaled else 'cosine', 'training.warmup_steps': 1, 'training.learning_rate': 1e-2,
-    'sampling.num_steps': 4, 'sampling.grid': 'karras' if scaled else 'cosine', 'sampling.guidance_weight': 1.0,
-  }  # fmt: skip
+    'data.text': 'words',
+    'data.vocabulary': WORDS,
+    'data.batch_size': 4,
+    'model.process': process,
+    'model.parameterization': parameterization,
+    'model.sigma_in': 2.0 if scaled else 1.0,
+    'model.logsnr': 'lognormal' if scaled else 'cosine',
+    'training.warmup_steps': 1,
+    'training.learning_rate': 1e-2,
+    'sampling.num_steps': 4,
+    'sampling.grid': 'karras' if scaled else 'cosine',
+    'sampling.guidance_weight': 1.0,
+  }
   if network == 'unet3d':
     unet = {'channel_multipliers': (1,), 'attention_resolutions': (8,), 'num_frames': FRAMES}
     config = make_unet_config(**{f'model__{key}': value for key, value in unet.items()})

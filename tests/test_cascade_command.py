@@ -13,12 +13,23 @@ from test_main import rows, vdm
 from vdm_jax import checkpoints
 
 TOY = {
-  'model.patch_width': '16', 'model.latent_width': '16', 'model.condition_width': '16', 'model.num_latents': '8',
-  'model.num_blocks': '2', 'model.num_global_layers': '1', 'model.patch_head_width': '8',
+  'model.patch_width': '16',
+  'model.latent_width': '16',
+  'model.condition_width': '16',
+  'model.num_latents': '8',
+  'model.num_blocks': '2',
+  'model.num_global_layers': '1',
+  'model.patch_head_width': '8',
   'model.latent_head_width': '8',
-  'training.num_steps': '4', 'training.warmup_steps': '1', 'training.log_every': '2', 'training.checkpoint_every': '4',
-  'training.preview_every': '4', 'training.heldout_every': '0', 'data.batch_size': '4', 'sampling.num_steps': '2',
-}  # fmt: skip
+  'training.num_steps': '4',
+  'training.warmup_steps': '1',
+  'training.log_every': '2',
+  'training.checkpoint_every': '4',
+  'training.preview_every': '4',
+  'training.heldout_every': '0',
+  'data.batch_size': '4',
+  'sampling.num_steps': '2',
+}
 
 
 def train(config: str, workdir: Path, *arguments: str):
@@ -76,15 +87,21 @@ def test_the_augmentation_is_searched(stages):
 @pytest.mark.slow
 def test_what_cannot_be_started_is_refused_before_any_work(stages, tmp_path):
   first, second, _ = stages
-  wider = train('digits_fit_upsampler', tmp_path / 'a', f'--config.training.first_stage={first}',
-                '--config.model.num_latents=16')  # fmt: skip
+  wider = train(
+    'digits_fit_upsampler', tmp_path / 'a', f'--config.training.first_stage={first}', '--config.model.num_latents=16'
+  )
   assert wider.returncode == 2
   named = f'error: {first} does not fit this model in 1 tensors:\n  latents: [8, 16] there, [16, 16] here\n'
   assert named in wider.stderr
   assert checkpoints.steps(tmp_path / 'a') == []
-  accepted = train('digits_fit_upsampler', tmp_path / 'b', f'--config.training.first_stage={first}',
-                   '--config.model.num_latents=16', '--config.training.accept_mismatch=True',
-                   '--config.training.num_steps=2')  # fmt: skip
+  accepted = train(
+    'digits_fit_upsampler',
+    tmp_path / 'b',
+    f'--config.training.first_stage={first}',
+    '--config.model.num_latents=16',
+    '--config.training.accept_mismatch=True',
+    '--config.training.num_steps=2',
+  )
   assert accepted.returncode == 0, accepted.stderr
   fresh = accepted.stderr.split('fresh: ')[1].splitlines()[0].split(', ')
   assert 'latents' in fresh and len(fresh) == 5
@@ -102,13 +119,17 @@ def test_what_cannot_be_started_is_refused_before_any_work(stages, tmp_path):
     (('--fps=fast',), '--fps=fast is no frame rate: give frames per second, such as 24, or image.'),
     (('--fps=0',), '--fps=0 is no frame rate: give frames per second, such as 24, or image.'),
     (('--original_size=32',), '--original_size=32 is no size: give height and width in pixels, such as 720x1280.'),
-    (('--config.training.first_stage=runs/none',),
-     'training.first_stage=runs/none: runs/none has no config.json: name the workdir of a training run, or a weights '
-     'file.'),
-    (('--config.training.first_stage=',),
-     'a second stage makes videos out of those of its first: name that run with --config.training.first_stage=DIR.'),
+    (
+      ('--config.training.first_stage=runs/none',),
+      'training.first_stage=runs/none: runs/none has no config.json: name the workdir of a training run, or a weights '
+      'file.',
+    ),
+    (
+      ('--config.training.first_stage=',),
+      'a second stage makes videos out of those of its first: name that run with --config.training.first_stage=DIR.',
+    ),
   ],
-)  # fmt: skip
+)
 def test_what_cannot_be_sampled_is_refused(stages, arguments, message, tmp_path):
   _, second, _ = stages
   sample = ('--mode=sample', f'--workdir={second}', f'--out={tmp_path / "out"}', '--prompt=a 3 moving left')

@@ -180,9 +180,7 @@ def test_with_no_good_checkpoint_nothing_starts_from_scratch(tmp_path):
     flip(tmp_path / 'checkpoints' / str(step) / 'default' / '_METADATA')
   with pytest.warns(RuntimeWarning), pytest.raises(ValueError) as error:
     restore(tmp_path)
-  assert str(error.value).startswith(
-    f'no checkpoint under {tmp_path}/checkpoints is good: step 2: default/_METADATA'
-  )
+  assert str(error.value).startswith(f'no checkpoint under {tmp_path}/checkpoints is good: step 2: default/_METADATA')
   assert str(error.value).endswith('. Put a copy back, or delete the folder to start anew.')
   assert checkpoints.steps(tmp_path) == [1, 2]
 
@@ -196,9 +194,7 @@ def test_an_empty_or_foreign_folder_is_no_new_run(tmp_path, name):
         restore(tmp_path)
     else:
       restore(tmp_path)
-  expected = (
-    f"{tmp_path}/checkpoints holds ['{name}'], no checkpoint: move it away, or use another --workdir."
-  )
+  expected = f"{tmp_path}/checkpoints holds ['{name}'], no checkpoint: move it away, or use another --workdir."
   assert str(error.value) == expected or name == '7'
   assert name != '7' or 'step 7: manifest.json is missing' in str(error.value)
 
@@ -326,8 +322,13 @@ def test_what_a_save_fails_for_that_is_not_the_storage_is_not_swallowed(tmp_path
   [
     (OSError(errno.EIO, os.strerror(errno.EIO)), True),
     (TimeoutError('Timed out while waiting for async_write_complete barrier.'), True),
-    (ValueError('RESOURCE_EXHAUSTED: Error writing "a/0" in OCDBT database: Failed to write 5369856 bytes to file 4: '
-                "No space left on device [os_error_code='28']"), True),
+    (
+      ValueError(
+        'RESOURCE_EXHAUSTED: Error writing "a/0" in OCDBT database: Failed to write 5369856 bytes to file 4: '
+        "No space left on device [os_error_code='28']"
+      ),
+      True,
+    ),
     (ValueError("FAILED_PRECONDITION: Failed to open: Not a directory [os_error_code='20']"), True),
     (ValueError('Error writing "a/0": PERMISSION_DENIED: HTTP response code: 403'), True),
     (jax.errors.JaxRuntimeError('DEADLINE_EXCEEDED: GetKeyValue() timed out'), True),
@@ -336,7 +337,7 @@ def test_what_a_save_fails_for_that_is_not_the_storage_is_not_swallowed(tmp_path
     (ValueError('Checkpoint for step 3 already exists.'), False),
     (KeyError('ema'), False),
   ],
-)  # fmt: skip
+)
 def test_errors_of_the_storage_are_told_from_ours(error, storage):
   assert checkpoints._is_of_storage(error) is storage
 
@@ -455,9 +456,15 @@ def trained(tmp_path_factory):
   config = configuration.default()
   config.data.update(num_frames=2, height=8, width=8, channels=1)
   config.model.update(
-    base_channels=8, channel_multipliers=(1,), num_blocks=1, attention_resolutions=(), head_width=8,
-    embedding_width=8, embedding_layers=1, norm_groups=2,
-  )  # fmt: skip
+    base_channels=8,
+    channel_multipliers=(1,),
+    num_blocks=1,
+    attention_resolutions=(),
+    head_width=8,
+    embedding_width=8,
+    embedding_layers=1,
+    norm_groups=2,
+  )
   (workdir / 'config.json').write_text(json.dumps(config.to_dict()))
   params = jax.jit(models.build(config.model.to_dict()).init)(jax.random.key(5))
   ema = jax.tree.map(lambda x: x + 1, params)
@@ -517,9 +524,7 @@ def test_a_run_without_a_checkpoint_is_named(trained, tmp_path):
   shutil.copy(trained[0] / 'config.json', tmp_path)
   with pytest.raises(FileNotFoundError) as error:
     checkpoints.load(tmp_path)
-  assert str(error.value) == (
-    f'{tmp_path}/checkpoints holds no checkpoint: train first, or name another workdir.'
-  )
+  assert str(error.value) == (f'{tmp_path}/checkpoints holds no checkpoint: train first, or name another workdir.')
 
 
 def test_a_run_is_known_by_its_configuration(trained, tmp_path):

@@ -69,12 +69,14 @@ def test_overrides_reach_the_model_too():
   ('path', 'value', 'message'),
   [
     (
-      'training.learning_rat', 1.0,
+      'training.learning_rat',
+      1.0,
       'config.training.learning_rat is not a configuration key: did you mean config.training.learning_rate?',
     ),
     ('trainin', {}, 'config.trainin is not a configuration key: did you mean config.training?'),
     (
-      'data.digits.zzz', 1,
+      'data.digits.zzz',
+      1,
       'config.data.digits.zzz is not a configuration key: '
       'the keys here are bounce, clip_frames, colors, motions, num_digits, random_start, withhold.',
     ),
@@ -89,7 +91,7 @@ def test_overrides_reach_the_model_too():
     ('data.path', None, 'config.data.path=None is of type NoneType, not str.'),
     ('model.network', 'unet', "model.network='unet' is unknown: choose one of unet3d, fit. Did you mean 'unet3d'?"),
   ],
-)  # fmt: skip
+)
 def test_wrong_values_are_named(path, value, message):
   config = values()
   *sections, key = path.split('.')

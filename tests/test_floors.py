@@ -37,7 +37,16 @@ EDGES = {
   'training': {'types', 'partitioning', 'processes', 'replacing', 'diffusion', 'models', 'checkpoints'},
   'generation': {'types', 'partitioning', 'diffusion', 'sampling', 'models'},
   'evaluation': {
-    'types', 'partitioning', 'pages', 'replacing', 'diffusion', 'data', 'text', 'sampling', 'models', 'generation'
+    'types',
+    'partitioning',
+    'pages',
+    'replacing',
+    'diffusion',
+    'data',
+    'text',
+    'sampling',
+    'models',
+    'generation',
   },
 }
 # The roof sees every room. A room's `__main__.py` belongs to it. `__init__` is vdm_jax/__init__.py, whose names only

@@ -97,9 +97,7 @@ def test_the_scan_finds_what_it_is_for(source):
 
 
 def test_the_scan_leaves_the_harmless_alone():
-  assert (
-    dangers('np.load(f, allow_pickle=False)\nmodel.eval_shape(x)\njax.eval_shape(f)\nyaml.safe_load(f)') == []
-  )
+  assert dangers('np.load(f, allow_pickle=False)\nmodel.eval_shape(x)\njax.eval_shape(f)\nyaml.safe_load(f)') == []
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))
@@ -122,12 +120,10 @@ def test_every_folder_with_modules_is_a_package():
   assert [str(p) for p in {p.parent for p in SOURCES} if not (p / '__init__.py').exists()] == []
 
 
-def test_ruff_passes():
+@pytest.mark.parametrize('command', [['check', '--output-format=concise'], ['format', '--check']], ids=' '.join)
+def test_ruff_passes(command):
   run = subprocess.run(
-    [sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format=concise', '.'],
-    cwd=REPOSITORY,
-    capture_output=True,
-    text=True,
+    [sys.executable, '-m', 'ruff', *command, '--no-cache', '.'], cwd=REPOSITORY, capture_output=True, text=True
   )
   assert run.returncode == 0, run.stdout + run.stderr
 
@@ -173,22 +169,16 @@ def test_every_import_is_declared(folder):
   for path in sorted((REPOSITORY / folder).rglob('*.py')):
     for name in sorted(outside_imports(path)):
       package = canonical(COME_WITH.get(name, INDEX_NAMES.get(name, name)))
-      assert package in core | extras, (
-        f'{path} imports {name}, which neither requirements.txt nor setup.cfg names'
-      )
+      assert package in core | extras, f'{path} imports {name}, which neither requirements.txt nor setup.cfg names'
 
 
 def test_ci_runs_the_test_command_of_the_readme():
-  commands = [
-    line.strip() for line in (REPOSITORY / 'README.md').read_text().splitlines() if '-m pytest' in line
-  ]
+  commands = [line.strip() for line in (REPOSITORY / 'README.md').read_text().splitlines() if '-m pytest' in line]
   assert commands, 'README.md shows no test command'
   assert commands[0] in (REPOSITORY / '.ci' / 'run').read_text().splitlines()
 
 
-@pytest.mark.parametrize(
-  'script', sorted([REPOSITORY / '.ci' / 'run', *REPOSITORY.glob('launch/*.sh')]), ids=str
-)
+@pytest.mark.parametrize('script', sorted([REPOSITORY / '.ci' / 'run', *REPOSITORY.glob('launch/*.sh')]), ids=str)
 def test_shell_scripts_stop_at_the_first_error(script):
   assert 'set -euo pipefail' in script.read_text().splitlines()
   assert script.stat().st_mode & 0o111, f'{script} is not executable'

@@ -317,10 +317,19 @@ def test_a_video_that_was_deleted_is_made_again(runs, extended, tmp_path):
 
 
 FLAGS = (
-  '--prompt=a 3', '--label=4', '--num_videos=2', '--fps=12', '--original_size=72x128', '--num_frames=20',
-  '--init_video=test', '--init_frames=3', '--interpolate=4', '--low_resolution=runs/small', '--frame_rates=2,8,24',
+  '--prompt=a 3',
+  '--label=4',
+  '--num_videos=2',
+  '--fps=12',
+  '--original_size=72x128',
+  '--num_frames=20',
+  '--init_video=test',
+  '--init_frames=3',
+  '--interpolate=4',
+  '--low_resolution=runs/small',
+  '--frame_rates=2,8,24',
   '--overlap=5',
-)  # fmt: skip
+)
 READ = 'import sys; from absl import flags; from vdm_jax import main; flags.FLAGS(sys.argv); print(main._request())'
 
 

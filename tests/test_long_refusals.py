@@ -46,110 +46,229 @@ EXACT = 'The mp4 files that this library writes of small videos are enlarged; th
 # (run, request, message); FOLDER stands for the folder of runs and files.
 REFUSED = [
   # Flags that do not go together.
-  ('base', {'low_resolution': 'FOLDER/low.npy', 'init_video': 'FOLDER/clip.npy'},
-   '--low_resolution and --init_video are both given: give one of them.'),
-  ('base', {'low_resolution': 'FOLDER/low.npy', 'frame_rates': (2.0, 8.0)},
-   '--low_resolution and --frame_rates are both given: give one of them.'),
-  ('base', {'frame_rates': (2.0, 8.0), 'init_video': 'test'},
-   '--frame_rates and --init_video are both given: give one of them.'),
-  ('base', {'frame_rates': (2.0, 8.0), 'interpolate': 2},
-   '--frame_rates and --interpolate are both given: give one of them.'),
-  ('base', {'frame_rates': (2.0, 8.0), 'frame_rate': 8.0},
-   '--frame_rates and --fps are both given: give one of them.'),
-  ('base', {'prompts': ['a 3'], 'labels': [3], 'num_frames': 20},
-   '--prompt and --label are both given: give one of them.'),
-  ('base', {'init_video': 'test', 'init_frames': 3, 'prompts': ['a 3']},
-   CLIPS + 'are given with --init_frames, and leave out --prompt, --label and --interpolate.'),
-  ('base', {'init_video': 'test', 'init_frames': 3, 'interpolate': 2},
-   CLIPS + 'are given with --init_frames, and leave out --prompt, --label and --interpolate.'),
-  ('base', {'init_video': 'test'},
-   CLIPS + 'are given with --init_frames, and leave out --prompt, --label and --interpolate.'),
-  ('base', {'frame_rates': (2.0, 8.0)},
-   '--frame_rates needs the length of the video at the highest of them: give --num_frames.'),
-  ('base', {'interpolate': 3},
-   '--interpolate=3 needs frames to interpolate between: name their file with --init_video, or give --frame_rates to '
-   'make a video at several frame rates.'),
+  (
+    'base',
+    {'low_resolution': 'FOLDER/low.npy', 'init_video': 'FOLDER/clip.npy'},
+    '--low_resolution and --init_video are both given: give one of them.',
+  ),
+  (
+    'base',
+    {'low_resolution': 'FOLDER/low.npy', 'frame_rates': (2.0, 8.0)},
+    '--low_resolution and --frame_rates are both given: give one of them.',
+  ),
+  (
+    'base',
+    {'frame_rates': (2.0, 8.0), 'init_video': 'test'},
+    '--frame_rates and --init_video are both given: give one of them.',
+  ),
+  (
+    'base',
+    {'frame_rates': (2.0, 8.0), 'interpolate': 2},
+    '--frame_rates and --interpolate are both given: give one of them.',
+  ),
+  ('base', {'frame_rates': (2.0, 8.0), 'frame_rate': 8.0}, '--frame_rates and --fps are both given: give one of them.'),
+  (
+    'base',
+    {'prompts': ['a 3'], 'labels': [3], 'num_frames': 20},
+    '--prompt and --label are both given: give one of them.',
+  ),
+  (
+    'base',
+    {'init_video': 'test', 'init_frames': 3, 'prompts': ['a 3']},
+    CLIPS + 'are given with --init_frames, and leave out --prompt, --label and --interpolate.',
+  ),
+  (
+    'base',
+    {'init_video': 'test', 'init_frames': 3, 'interpolate': 2},
+    CLIPS + 'are given with --init_frames, and leave out --prompt, --label and --interpolate.',
+  ),
+  (
+    'base',
+    {'init_video': 'test'},
+    CLIPS + 'are given with --init_frames, and leave out --prompt, --label and --interpolate.',
+  ),
+  (
+    'base',
+    {'frame_rates': (2.0, 8.0)},
+    '--frame_rates needs the length of the video at the highest of them: give --num_frames.',
+  ),
+  (
+    'base',
+    {'interpolate': 3},
+    '--interpolate=3 needs frames to interpolate between: name their file with --init_video, or give --frame_rates to '
+    'make a video at several frame rates.',
+  ),
   ('base', {'init_frames': 3}, '--init_frames=3 counts given frames: give 1 or more, with --init_video.'),
   # Numbers.
-  ('base', {'init_frames': 0, 'init_video': 'FOLDER/clip.npy'},
-   '--init_frames=0 counts given frames: give 1 or more, with --init_video.'),
+  (
+    'base',
+    {'init_frames': 0, 'init_video': 'FOLDER/clip.npy'},
+    '--init_frames=0 counts given frames: give 1 or more, with --init_video.',
+  ),
   ('base', {'init_frames': 0}, '--init_frames=0 counts given frames: give 1 or more, with --init_video.'),
   ('base', {'num_frames': 0}, '--num_frames=0: ask for one frame or more.'),
   ('base', {'num_frames': -1, 'init_video': 'FOLDER/clip.npy'}, '--num_frames=-1: ask for one frame or more.'),
-  ('base', {'interpolate': 1, 'init_video': 'FOLDER/clip.npy'},
-   '--interpolate=1 raises no frame rate: give a factor of 2 or more.'),
-  ('base', {'interpolate': 0, 'low_resolution': 'FOLDER/low.npy'},
-   '--interpolate=0 raises no frame rate: give a factor of 2 or more.'),
+  (
+    'base',
+    {'interpolate': 1, 'init_video': 'FOLDER/clip.npy'},
+    '--interpolate=1 raises no frame rate: give a factor of 2 or more.',
+  ),
+  (
+    'base',
+    {'interpolate': 0, 'low_resolution': 'FOLDER/low.npy'},
+    '--interpolate=0 raises no frame rate: give a factor of 2 or more.',
+  ),
   ('base', {'num_frames': 20, 'overlap': 8}, 'overlap=8 must be below the 8 frames of a window: choose 1 to 7.'),
   ('base', {'overlap': 0}, 'overlap=0, but a window must see a frame of the one before: choose 1 to 7.'),
-  ('base', {'init_video': 'FOLDER/clip.npy', 'interpolate': 8},
-   'a factor of 8 cannot be interpolated with windows of 8 frames, which must hold two given frames: choose 2 to 7, '
-   'or interpolate several times.'),
-  ('base', {'init_video': 'FOLDER/clip.npy', 'interpolate': 4, 'overlap': 5},
-   'overlap=5 must be below the 8 frames of a window and leave room for the next known frame, 4 further on: choose 1 '
-   'to 4.'),
-  ('base', {'init_video': 'FOLDER/clip.npy', 'init_frames': 3, 'interpolate': 4, 'num_frames': 13},
-   'num_frames=13, but 3 frames at a factor of 4 span 9, and at most 3 more are extrapolated: choose 9 to 12.'),
-  ('base', {'low_resolution': 'FOLDER/low.npy', 'interpolate': 8},
-   'a temporal factor of 8 cannot be made with windows of 8 frames: choose 1 to 7.'),
-  ('base', {'low_resolution': 'FOLDER/low.npy', 'num_frames': 6},
-   'num_frames=6, but 5 frames at a factor of 1 span 5, and at most 0 more are extrapolated: choose 5 to 5.'),
-  ('base', {'frame_rates': (3.0, 8.0), 'num_frames': 20},
-   'frame rate 8 cannot follow 3: each must be a whole multiple of the one before, at most 7 times as high for '
-   'windows of 8 frames, such as 3, 6.'),
-  ('base', {'frame_rates': (2.0, 8.0), 'num_frames': 20, 'overlap': 5},
-   'overlap=5 must be below the 8 frames of a window and leave room for the next known frame, 4 further on: choose 1 '
-   'to 4.'),
+  (
+    'base',
+    {'init_video': 'FOLDER/clip.npy', 'interpolate': 8},
+    'a factor of 8 cannot be interpolated with windows of 8 frames, which must hold two given frames: choose 2 to 7, '
+    'or interpolate several times.',
+  ),
+  (
+    'base',
+    {'init_video': 'FOLDER/clip.npy', 'interpolate': 4, 'overlap': 5},
+    'overlap=5 must be below the 8 frames of a window and leave room for the next known frame, 4 further on: choose 1 '
+    'to 4.',
+  ),
+  (
+    'base',
+    {'init_video': 'FOLDER/clip.npy', 'init_frames': 3, 'interpolate': 4, 'num_frames': 13},
+    'num_frames=13, but 3 frames at a factor of 4 span 9, and at most 3 more are extrapolated: choose 9 to 12.',
+  ),
+  (
+    'base',
+    {'low_resolution': 'FOLDER/low.npy', 'interpolate': 8},
+    'a temporal factor of 8 cannot be made with windows of 8 frames: choose 1 to 7.',
+  ),
+  (
+    'base',
+    {'low_resolution': 'FOLDER/low.npy', 'num_frames': 6},
+    'num_frames=6, but 5 frames at a factor of 1 span 5, and at most 0 more are extrapolated: choose 5 to 5.',
+  ),
+  (
+    'base',
+    {'frame_rates': (3.0, 8.0), 'num_frames': 20},
+    'frame rate 8 cannot follow 3: each must be a whole multiple of the one before, at most 7 times as high for '
+    'windows of 8 frames, such as 3, 6.',
+  ),
+  (
+    'base',
+    {'frame_rates': (2.0, 8.0), 'num_frames': 20, 'overlap': 5},
+    'overlap=5 must be below the 8 frames of a window and leave room for the next known frame, 4 further on: choose 1 '
+    'to 4.',
+  ),
   # What is given.
-  ('base', {'init_video': 'FOLDER/clip.npy'},
-   'num_frames=8, but 12 frames are given: ask for more frames in all, or give fewer.'),
-  ('base', {'init_video': 'FOLDER/clip.npy', 'init_frames': 13, 'num_frames': 20},
-   '--init_frames=13, but FOLDER/clip.npy has 12 frames: give at most as many.'),
-  ('base', {'init_video': 'FOLDER/one.npy', 'interpolate': 2},
-   '1 frames are given, but interpolation needs two or more: give a longer clip.'),
-  ('base', {'init_video': 'test', 'init_frames': 33, 'num_frames': 40},
-   '--init_video=test --init_frames=33: 32 frames are too few: num_frames=33 with frame_skip=1 needs 33; ask for '
-   'fewer.'),
-  ('base', {'init_video': 'test', 'init_frames': 3, 'frame_rate': 4.0},
-   '--fps=4, but the test split has 8 frames per second: leave it out.'),
-  ('base', {'init_video': 'FOLDER/low.npy', 'num_frames': 20},
-   'FOLDER/low.npy: the frames are 8x8 (height x width), but 16x16 are needed: resize the array before it is saved. '
-   + EXACT),
-  ('base', {'init_video': 'FOLDER/none.mp4', 'num_frames': 20},
-   f'FOLDER/none.mp4: there is no such file; check the path, or give {ANYTHING}.'),
-  ('untold', {'init_video': 'FOLDER/ten.gif', 'num_frames': 20},
-   'FOLDER/ten.gif: the file has 10 frames per second, but 8 are wanted: give --config.sampling.fps=10, convert '
-   'the file, for example with `ffmpeg -i FOLDER/ten.gif -vf fps=8 OUT.mp4`, or give a .npy file, which tells no '
-   'rate.'),
-  ('base', {'init_video': 'FOLDER/ten.gif', 'frame_rate': 8.0, 'interpolate': 2},
-   'FOLDER/ten.gif: the file has 10 frames per second, but 4 are wanted: give --fps=20, convert the file, for '
-   'example with `ffmpeg -i FOLDER/ten.gif -vf fps=4 OUT.mp4`, or give a .npy file, which tells no rate.'),
-  ('base', {'low_resolution': 'FOLDER/clip.npy'},
-   '--low_resolution=FOLDER/clip.npy has frames of 16x16, which no whole factor makes 16x16: give one of 8x8, 4x4, '
-   '2x2.'),
-  ('base', {'low_resolution': 'FOLDER/odd.npy'},
-   '--low_resolution=FOLDER/odd.npy has frames of 5x8, which no whole factor makes 16x16: give one of 8x8, 4x4, 2x2.'),
-  ('small', {'low_resolution': 'FOLDER/base'},
-   '--low_resolution=FOLDER/base has frames of 16x16, which no whole factor makes 8x8: give one of 4x4, 2x2, 1x1.'),
-  ('base', {'low_resolution': 'FOLDER/second'},
-   '--low_resolution=FOLDER/second is a second stage: name a run that makes videos from noise alone.'),
-  ('base', {'low_resolution': 'FOLDER/rgb'},
-   '--low_resolution=FOLDER/rgb makes videos of channels=3, but this model of 1: name a run of as many.'),
-  ('base', {'low_resolution': 'FOLDER/empty'},
-   '--low_resolution=FOLDER/empty has no config.json: name the folder of a training run, or a file.'),
+  (
+    'base',
+    {'init_video': 'FOLDER/clip.npy'},
+    'num_frames=8, but 12 frames are given: ask for more frames in all, or give fewer.',
+  ),
+  (
+    'base',
+    {'init_video': 'FOLDER/clip.npy', 'init_frames': 13, 'num_frames': 20},
+    '--init_frames=13, but FOLDER/clip.npy has 12 frames: give at most as many.',
+  ),
+  (
+    'base',
+    {'init_video': 'FOLDER/one.npy', 'interpolate': 2},
+    '1 frames are given, but interpolation needs two or more: give a longer clip.',
+  ),
+  (
+    'base',
+    {'init_video': 'test', 'init_frames': 33, 'num_frames': 40},
+    '--init_video=test --init_frames=33: 32 frames are too few: num_frames=33 with frame_skip=1 needs 33; ask for '
+    'fewer.',
+  ),
+  (
+    'base',
+    {'init_video': 'test', 'init_frames': 3, 'frame_rate': 4.0},
+    '--fps=4, but the test split has 8 frames per second: leave it out.',
+  ),
+  (
+    'base',
+    {'init_video': 'FOLDER/low.npy', 'num_frames': 20},
+    'FOLDER/low.npy: the frames are 8x8 (height x width), but 16x16 are needed: resize the array before it is saved. '
+    + EXACT,
+  ),
+  (
+    'base',
+    {'init_video': 'FOLDER/none.mp4', 'num_frames': 20},
+    f'FOLDER/none.mp4: there is no such file; check the path, or give {ANYTHING}.',
+  ),
+  (
+    'untold',
+    {'init_video': 'FOLDER/ten.gif', 'num_frames': 20},
+    'FOLDER/ten.gif: the file has 10 frames per second, but 8 are wanted: give --config.sampling.fps=10, convert '
+    'the file, for example with `ffmpeg -i FOLDER/ten.gif -vf fps=8 OUT.mp4`, or give a .npy file, which tells no '
+    'rate.',
+  ),
+  (
+    'base',
+    {'init_video': 'FOLDER/ten.gif', 'frame_rate': 8.0, 'interpolate': 2},
+    'FOLDER/ten.gif: the file has 10 frames per second, but 4 are wanted: give --fps=20, convert the file, for '
+    'example with `ffmpeg -i FOLDER/ten.gif -vf fps=4 OUT.mp4`, or give a .npy file, which tells no rate.',
+  ),
+  (
+    'base',
+    {'low_resolution': 'FOLDER/clip.npy'},
+    '--low_resolution=FOLDER/clip.npy has frames of 16x16, which no whole factor makes 16x16: give one of 8x8, 4x4, '
+    '2x2.',
+  ),
+  (
+    'base',
+    {'low_resolution': 'FOLDER/odd.npy'},
+    '--low_resolution=FOLDER/odd.npy has frames of 5x8, which no whole factor makes 16x16: give one of 8x8, 4x4, 2x2.',
+  ),
+  (
+    'small',
+    {'low_resolution': 'FOLDER/base'},
+    '--low_resolution=FOLDER/base has frames of 16x16, which no whole factor makes 8x8: give one of 4x4, 2x2, 1x1.',
+  ),
+  (
+    'base',
+    {'low_resolution': 'FOLDER/second'},
+    '--low_resolution=FOLDER/second is a second stage: name a run that makes videos from noise alone.',
+  ),
+  (
+    'base',
+    {'low_resolution': 'FOLDER/rgb'},
+    '--low_resolution=FOLDER/rgb makes videos of channels=3, but this model of 1: name a run of as many.',
+  ),
+  (
+    'base',
+    {'low_resolution': 'FOLDER/empty'},
+    '--low_resolution=FOLDER/empty has no config.json: name the folder of a training run, or a file.',
+  ),
   # What the model cannot be asked for.
-  ('untold', {'num_frames': 20, 'frame_rate': 12.0},
-   '--fps has no effect: this model was trained without frame_interval in model.scalars. Leave it out.'),
-  ('base', {'num_frames': 20, 'original_size': (16, 16)},
-   '--original_size has no effect: this model was trained without resolution in model.scalars. Leave it out.'),
-  ('untold', {'num_frames': 20, 'frame_rates': (2.0, 8.0)},
-   '--frame_rates needs a model that is told the frame rate: this one was trained without frame_interval in '
-   'model.scalars. Use --init_video and --interpolate, with a model of the higher frame rate.'),
-  ('base', {'num_frames': 20, 'frame_rate': math.inf},
-   '--fps=image asks for one image, which has no further frames: leave it out, or the other flags.'),
-  ('second', {'low_resolution': 'FOLDER/low.npy'},
-   '--low_resolution is for a model without such an input: this one samples its own first stage.'),
-]  # fmt: skip
+  (
+    'untold',
+    {'num_frames': 20, 'frame_rate': 12.0},
+    '--fps has no effect: this model was trained without frame_interval in model.scalars. Leave it out.',
+  ),
+  (
+    'base',
+    {'num_frames': 20, 'original_size': (16, 16)},
+    '--original_size has no effect: this model was trained without resolution in model.scalars. Leave it out.',
+  ),
+  (
+    'untold',
+    {'num_frames': 20, 'frame_rates': (2.0, 8.0)},
+    '--frame_rates needs a model that is told the frame rate: this one was trained without frame_interval in '
+    'model.scalars. Use --init_video and --interpolate, with a model of the higher frame rate.',
+  ),
+  (
+    'base',
+    {'num_frames': 20, 'frame_rate': math.inf},
+    '--fps=image asks for one image, which has no further frames: leave it out, or the other flags.',
+  ),
+  (
+    'second',
+    {'low_resolution': 'FOLDER/low.npy'},
+    '--low_resolution is for a model without such an input: this one samples its own first stage.',
+  ),
+]
 
 
 def refusal(*arguments, **request) -> str:
@@ -185,29 +304,69 @@ def test_more_clips_than_the_test_split_has(folder, tmp_path, monkeypatch):
 
 # (run, changes, request, message)
 UNSUITABLE = [
-  ('base', {}, {'prompts': ['a 3']},
-   "prompts were given to a model without text (data.text='none'): leave them out, or give labels."),
-  ('base', {}, {'labels': [3]},
-   'labels were given to a model without classes (model.num_classes=0): leave them out, or give prompts.'),
-  ('base', {'sampling.conditioning': 'replacement', 'sampling.gamma': 0.1}, {},
-   "sampling.conditioning='replacement' with gamma=0.1 gives the given frames too much noise: set gamma=0, or "
-   "conditioning='redraw', which is exact for every gamma."),
-  ('base', {'sampling.conditioning': 'guess'}, {},
-   "sampling.conditioning='guess' is unknown: choose one of reconstruction, replacement, redraw."),
-  ('base', {'sampling.reconstruction_weight': 0.0}, {},
-   "sampling.reconstruction_weight=0.0 leaves conditioning='reconstruction' without guidance: give a positive weight "
-   "(VDM uses 9 and 50), or conditioning='replacement'."),
-  ('base', {'sampling.conditioning': 'replacement'}, {'low_resolution': 'FOLDER/low.npy', 'num_frames': None},
-   "sampling.conditioning='replacement' can hold frames, but not a smaller video: use conditioning='reconstruction'."),
-  ('base', {'sampling.step': 'ddim', 'sampling.gamma': 0.1}, {},
-   "sampling.gamma=0.1 has no effect on step='ddim': set it to 0, or sampling.step='ancestral'."),
-  ('second', {'training.first_stage': 'FOLDER/base', 'sampling.augmentation': 2.0}, {},
-   'sampling.augmentation=2.0 must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is noise alone.'),
-  ('second', {}, {},
-   'a second stage makes videos out of those of its first: name that run with --config.training.first_stage=DIR.'),
-  ('base', {}, {'low_resolution': 'FOLDER/small', 'num_frames': 8},
-   'FOLDER/small/checkpoints holds no checkpoint: train first, or name another workdir.'),
-]  # fmt: skip
+  (
+    'base',
+    {},
+    {'prompts': ['a 3']},
+    "prompts were given to a model without text (data.text='none'): leave them out, or give labels.",
+  ),
+  (
+    'base',
+    {},
+    {'labels': [3]},
+    'labels were given to a model without classes (model.num_classes=0): leave them out, or give prompts.',
+  ),
+  (
+    'base',
+    {'sampling.conditioning': 'replacement', 'sampling.gamma': 0.1},
+    {},
+    "sampling.conditioning='replacement' with gamma=0.1 gives the given frames too much noise: set gamma=0, or "
+    "conditioning='redraw', which is exact for every gamma.",
+  ),
+  (
+    'base',
+    {'sampling.conditioning': 'guess'},
+    {},
+    "sampling.conditioning='guess' is unknown: choose one of reconstruction, replacement, redraw.",
+  ),
+  (
+    'base',
+    {'sampling.reconstruction_weight': 0.0},
+    {},
+    "sampling.reconstruction_weight=0.0 leaves conditioning='reconstruction' without guidance: give a positive weight "
+    "(VDM uses 9 and 50), or conditioning='replacement'.",
+  ),
+  (
+    'base',
+    {'sampling.conditioning': 'replacement'},
+    {'low_resolution': 'FOLDER/low.npy', 'num_frames': None},
+    "sampling.conditioning='replacement' can hold frames, but not a smaller video: use conditioning='reconstruction'.",
+  ),
+  (
+    'base',
+    {'sampling.step': 'ddim', 'sampling.gamma': 0.1},
+    {},
+    "sampling.gamma=0.1 has no effect on step='ddim': set it to 0, or sampling.step='ancestral'.",
+  ),
+  (
+    'second',
+    {'training.first_stage': 'FOLDER/base', 'sampling.augmentation': 2.0},
+    {},
+    'sampling.augmentation=2.0 must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is noise alone.',
+  ),
+  (
+    'second',
+    {},
+    {},
+    'a second stage makes videos out of those of its first: name that run with --config.training.first_stage=DIR.',
+  ),
+  (
+    'base',
+    {},
+    {'low_resolution': 'FOLDER/small', 'num_frames': 8},
+    'FOLDER/small/checkpoints holds no checkpoint: train first, or name another workdir.',
+  ),
+]
 
 
 @pytest.mark.parametrize(
@@ -302,16 +461,24 @@ def test_samples_that_are_not_finite_end_it_and_what_was_made_stays(folder, tmp_
 @pytest.mark.parametrize(
   ('read', 'text', 'message'),
   [
-    *((jobs.read_frame_rates, text,
-       f'--frame_rates={text} is no list of frame rates: give the lowest first, such as 2,8,24.')
-      for text in ('2,x', '', '0,8', '2,inf')),
+    *(
+      (
+        jobs.read_frame_rates,
+        text,
+        f'--frame_rates={text} is no list of frame rates: give the lowest first, such as 2,8,24.',
+      )
+      for text in ('2,x', '', '0,8', '2,inf')
+    ),
     (jobs.read_frame_rate, '-1', '--fps=-1 is no frame rate: give frames per second, such as 24, or image.'),
     (jobs.read_size, '0x16', '--original_size=0x16 is no size: give height and width in pixels, such as 720x1280.'),
-    (jobs.read_prompts, 'none.txt',
-     "--prompt_file=none.txt cannot be read ([Errno 2] No such file or directory: 'none.txt'): give a UTF-8 text "
-     'file, one prompt a line.'),
+    (
+      jobs.read_prompts,
+      'none.txt',
+      "--prompt_file=none.txt cannot be read ([Errno 2] No such file or directory: 'none.txt'): give a UTF-8 text "
+      'file, one prompt a line.',
+    ),
   ],
-)  # fmt: skip
+)
 def test_text_that_is_no_value(read, text, message):
   with pytest.raises(jobs.BadInput, match=f'^{re.escape(message)}$'):
     read(text)

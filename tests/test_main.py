@@ -24,19 +24,27 @@ import vdm_jax
 from vdm_jax import checkpoints, configuration, diffusion
 
 TOY = {
-  'model.base_channels': '8', 'model.channel_multipliers': '(1,)', 'model.attention_resolutions': '(8,)',
-  'model.head_width': '4', 'model.norm_groups': '4', 'model.embedding_width': '16', 'model.embedding_layers': '1',
-  'data.num_images': '2', 'training.num_steps': '12', 'training.warmup_steps': '2', 'training.log_every': '3',
-  'training.checkpoint_every': '4', 'training.preview_every': '6', 'training.heldout_every': '6',
+  'model.base_channels': '8',
+  'model.channel_multipliers': '(1,)',
+  'model.attention_resolutions': '(8,)',
+  'model.head_width': '4',
+  'model.norm_groups': '4',
+  'model.embedding_width': '16',
+  'model.embedding_layers': '1',
+  'data.num_images': '2',
+  'training.num_steps': '12',
+  'training.warmup_steps': '2',
+  'training.log_every': '3',
+  'training.checkpoint_every': '4',
+  'training.preview_every': '6',
+  'training.heldout_every': '6',
   'sampling.num_steps': '3',
-}  # fmt: skip
+}
 
 HANGS = 240  # seconds; a cold machine under load takes less than half
 
 
-def vdm(
-  *arguments: str, env: Mapping[str, str] = os.environ, patience: float = HANGS
-) -> subprocess.CompletedProcess:
+def vdm(*arguments: str, env: Mapping[str, str] = os.environ, patience: float = HANGS) -> subprocess.CompletedProcess:
   """Runs the command; one that hangs fails the test with the stacks of its threads."""
   command = [sys.executable, '-X', 'faulthandler', '-m', 'vdm_jax.main', *arguments]
   pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
@@ -103,9 +111,15 @@ def test_sampling_writes_videos_and_warns_of_unseen_words(run, tmp_path):
   prompts = tmp_path / 'prompts.txt'
   prompts.write_text('a 5 moving up\n\n')
   done = vdm(
-    '--mode=sample', f'--workdir={run}', '--prompt=a 3 moving ../left', f'--prompt_file={prompts}', '--num_videos=2',
-    f'--out={tmp_path / "out"}', '--config.sampling.num_steps=4', '--seed=1',
-  )  # fmt: skip
+    '--mode=sample',
+    f'--workdir={run}',
+    '--prompt=a 3 moving ../left',
+    f'--prompt_file={prompts}',
+    '--num_videos=2',
+    f'--out={tmp_path / "out"}',
+    '--config.sampling.num_steps=4',
+    '--seed=1',
+  )
   assert done.returncode == 0, done.stderr
   assert (
     "warning: prompt 'a 3 moving ../left': the model has never seen '../left'; it reads each as the unknown word. "
@@ -190,21 +204,32 @@ def test_a_checkpoint_that_does_not_fit_is_refused(run, tmp_path):
 
 
 UNUSABLE = [
-  (['--config.training.learning_rat=3'], 'config.training.learning_rat is not a configuration key: '
-   'did you mean config.training.learning_rate?'),
-  (['--config.data.batch_size=abc'],
-   "flag --config.data.batch_size=abc: invalid literal for int() with base 10: 'abc'"),
+  (
+    ['--config.training.learning_rat=3'],
+    'config.training.learning_rat is not a configuration key: did you mean config.training.learning_rate?',
+  ),
+  (
+    ['--config.data.batch_size=abc'],
+    "flag --config.data.batch_size=abc: invalid literal for int() with base 10: 'abc'",
+  ),
   (['--workdr=x'], "Unknown command line flag 'workdr'. Did you mean: workdir ?"),
   (['left-over'], "'left-over' is not understood: every argument is a flag, such as --workdir=runs/digits."),
-  (['--config.training.accumulation_steps=3'], 'data.batch_size=4 does not split into mesh.data=1 x mesh.fsdp=1 x '
-   'training.accumulation_steps=3 = 3 equal parts. Use 3 or 6, or change the mesh.'),
+  (
+    ['--config.training.accumulation_steps=3'],
+    'data.batch_size=4 does not split into mesh.data=1 x mesh.fsdp=1 x '
+    'training.accumulation_steps=3 = 3 equal parts. Use 3 or 6, or change the mesh.',
+  ),
   (['--config.mesh.fsdp=2'], None),
-  (['--workdir=/dev/null/runs'], '--workdir=/dev/null/runs cannot be written to (Not a directory): '
-   'choose a folder of your own.'),
-  (['--config.sampling.churn=0.1'], "sampling.churn=0.1 has no effect on step='ancestral': set it to 0, or "
-   "sampling.step='heun'."),
+  (
+    ['--workdir=/dev/null/runs'],
+    '--workdir=/dev/null/runs cannot be written to (Not a directory): choose a folder of your own.',
+  ),
+  (
+    ['--config.sampling.churn=0.1'],
+    "sampling.churn=0.1 has no effect on step='ancestral': set it to 0, or sampling.step='heun'.",
+  ),
   (['--config.model.head_width=5'], None),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(('arguments', 'message'), UNUSABLE, ids=lambda value: value[0][:30] if value else '')
@@ -312,10 +337,17 @@ def _everything(folder: Path) -> dict[str, np.ndarray]:
 @pytest.mark.timeout(3600)
 def test_the_large_configuration_trains_on_digits(tmp_path):
   done = vdm(
-    '--config=configs/t2v_large.py', f'--workdir={tmp_path}', '--config.data.name=digits',
-    '--config.data.text=words', '--config.model.base_channels=32', '--config.data.batch_size=4',
-    '--config.training.num_steps=2', '--config.training.log_every=1', '--config.sampling.num_steps=2', patience=3000,
-  )  # fmt: skip
+    '--config=configs/t2v_large.py',
+    f'--workdir={tmp_path}',
+    '--config.data.name=digits',
+    '--config.data.text=words',
+    '--config.model.base_channels=32',
+    '--config.data.batch_size=4',
+    '--config.training.num_steps=2',
+    '--config.training.log_every=1',
+    '--config.sampling.num_steps=2',
+    patience=3000,
+  )
   assert done.returncode == 0, done.stderr
   assert [row['step'] for row in rows(tmp_path)] == [1, 2]
   assert os.path.getsize(tmp_path / 'samples/step_00000002.png')

@@ -92,11 +92,22 @@ def test_sampling_is_the_work_of_one_process(tmp_path):
 def test_two_processes_train_by_the_command_with_previews_and_held_out_loss(tmp_path):
   """The run they leave is that of one process: rows, checkpoints, and one set of samples."""
   toy = {
-    'model.base_channels': 8, 'model.channel_multipliers': '(1,)', 'model.attention_resolutions': '(8,)',
-    'model.head_width': 4, 'model.norm_groups': 4, 'model.embedding_width': 16, 'model.embedding_layers': 1,
-    'data.num_images': 2, 'training.num_steps': 6, 'training.warmup_steps': 2, 'training.log_every': 3,
-    'training.checkpoint_every': 3, 'training.preview_every': 3, 'training.heldout_every': 3, 'sampling.num_steps': 3,
-  }  # fmt: skip
+    'model.base_channels': 8,
+    'model.channel_multipliers': '(1,)',
+    'model.attention_resolutions': '(8,)',
+    'model.head_width': 4,
+    'model.norm_groups': 4,
+    'model.embedding_width': 16,
+    'model.embedding_layers': 1,
+    'data.num_images': 2,
+    'training.num_steps': 6,
+    'training.warmup_steps': 2,
+    'training.log_every': 3,
+    'training.checkpoint_every': 3,
+    'training.preview_every': 3,
+    'training.heldout_every': 3,
+    'sampling.num_steps': 3,
+  }
   options = [f'--config.{key}={value}' for key, value in toy.items()]
   with Company(tmp_path / 'logs', commands(f'--workdir={tmp_path / "two"}', *options), devices=2) as company:
     assert company.wait(800) == [0, 0], company.texts()

@@ -88,8 +88,10 @@ def test_sampling_grids_read_the_models_range_and_scale():
       "model.process='variance_exploding' is unknown: choose one of variance_preserving, input_scaled. "
       "Did you mean 'variance_preserving'?",
     ),
-    ({'parameterization': 'sanp'},
-     "model.parameterization='sanp' is unknown: choose one of eps, v, x, edm, snap. Did you mean 'snap'?"),
+    (
+      {'parameterization': 'sanp'},
+      "model.parameterization='sanp' is unknown: choose one of eps, v, x, edm, snap. Did you mean 'snap'?",
+    ),
     ({'logsnr': 'uniform'}, "model.logsnr='uniform' is unknown: choose one of cosine, lognormal."),
     (
       {'sigma_in': 4.0},
@@ -97,7 +99,7 @@ def test_sampling_grids_read_the_models_range_and_scale():
       "set model.process='input_scaled', or sigma_in=1.",
     ),
   ],
-)  # fmt: skip
+)
 def test_what_cannot_be_built_is_said(settings, message):
   with says(message):
     build(**settings)

@@ -218,8 +218,12 @@ def test_the_hosts_of_a_slice_share_out_the_batch_as_its_wires_run(monkeypatch, 
   for host in range(len(chips) // 4):
     monkeypatch.setattr(jax, 'process_index', lambda host=host: host)
     rows = partitioning.batch_rows(mesh, 2 * len(chips))
-    assert set(rows) == {row for chip, (part,) in holds.items() if chip.process_index == host
-                         for row in range(part.start or 0, part.stop or len(chips))}  # fmt: skip
+    assert set(rows) == {
+      row
+      for chip, (part,) in holds.items()
+      if chip.process_index == host
+      for row in range(part.start or 0, part.stop or len(chips))
+    }
     assert host or rows[::2] == tuple(2 * row for row in first)
     made += rows
   assert sorted(made) == list(range(2 * len(chips)))

@@ -92,9 +92,15 @@ def run(tmp_path):
   config = configuration.default()
   config.data.update(num_frames=2, height=8, width=8, channels=1)
   config.model.update(
-    base_channels=8, channel_multipliers=(1,), num_blocks=1, attention_resolutions=(), head_width=8,
-    embedding_width=8, embedding_layers=1, norm_groups=2,
-  )  # fmt: skip
+    base_channels=8,
+    channel_multipliers=(1,),
+    num_blocks=1,
+    attention_resolutions=(),
+    head_width=8,
+    embedding_width=8,
+    embedding_layers=1,
+    norm_groups=2,
+  )
   (workdir / 'config.json').write_text(json.dumps(config.to_dict()))
   environment = {'git_commit': 'abc', 'versions': {'jax': '1'}, 'devices': {'count': 1}}
   (workdir / 'env.json').write_text(json.dumps(environment))

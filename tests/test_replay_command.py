@@ -8,11 +8,20 @@ import pytest
 from test_main import vdm
 
 TOY = {
-  'model.base_channels': 8, 'model.channel_multipliers': '(1,)', 'model.attention_resolutions': '(8,)',
-  'model.head_width': 4, 'model.norm_groups': 4, 'model.embedding_width': 16, 'model.embedding_layers': 1,
-  'training.num_steps': 40, 'training.warmup_steps': 0, 'training.preview_every': 0, 'training.heldout_every': 0,
-  'training.checkpoint_every': 5, 'training.learning_rate': 1e30,
-}  # fmt: skip
+  'model.base_channels': 8,
+  'model.channel_multipliers': '(1,)',
+  'model.attention_resolutions': '(8,)',
+  'model.head_width': 4,
+  'model.norm_groups': 4,
+  'model.embedding_width': 16,
+  'model.embedding_layers': 1,
+  'training.num_steps': 40,
+  'training.warmup_steps': 0,
+  'training.preview_every': 0,
+  'training.heldout_every': 0,
+  'training.checkpoint_every': 5,
+  'training.learning_rate': 1e30,
+}
 
 
 @pytest.mark.slow

@@ -130,9 +130,7 @@ class Checkpointer:
       self._manager.reload()  # Orbax has forgotten the checkpoints that it was to delete after this one
     message = f'the checkpoint of step {self._step} could not be written to {self.directory}: {error}'
     if self._failures >= MAX_FAILURES:
-      raise OSError(
-        f'{message}. {self._failures} saves failed in a row: free space or mend the disk.'
-      ) from error
+      raise OSError(f'{message}. {self._failures} saves failed in a row: free space or mend the disk.') from error
     warnings.warn(f'{message}. Training goes on; the next save tries again.', RuntimeWarning, stacklevel=3)
 
   def _meet(self, *, key: str, timeout_ms: int) -> None:
@@ -296,20 +294,14 @@ def _newest_good(directory: Path, together: bool = False) -> tuple[int | None, l
     if together or (directory / str(step)).exists():  # else a training run has deleted it meanwhile
       damaged[step] = problem
       if index == 0:
-        warnings.warn(
-          f'checkpoint {directory / str(step)} is damaged: {problem}.', RuntimeWarning, stacklevel=3
-        )
+        warnings.warn(f'checkpoint {directory / str(step)} is damaged: {problem}.', RuntimeWarning, stacklevel=3)
   if damaged:
     raise ValueError(
       f'no checkpoint under {directory} is good: '
       + '; '.join(f'step {step}: {problem}' for step, problem in damaged.items())
       + '. Put a copy back, or delete the folder to start anew.'
     )
-  foreign = (
-    [f.name for f in directory.iterdir() if '.orbax-checkpoint-tmp' not in f.name]
-    if directory.is_dir()
-    else []
-  )
+  foreign = [f.name for f in directory.iterdir() if '.orbax-checkpoint-tmp' not in f.name] if directory.is_dir() else []
   if foreign:
     raise ValueError(f'{directory} holds {foreign}, no checkpoint: move it away, or use another --workdir.')
   return None, []
@@ -400,9 +392,7 @@ def _check_shapes(folder: Path, saved: Any, abstract: Any) -> None:
 def _read_weights(path: str | os.PathLike, abstract: Params) -> Params:
   tensors = weights.read(path)
   _check_shapes(Path(path), tensors, named(abstract))
-  return jax.tree_util.tree_map_with_path(
-    lambda p, x: jax.device_put(tensors[tensor_name(p)], x.sharding), abstract
-  )
+  return jax.tree_util.tree_map_with_path(lambda p, x: jax.device_put(tensors[tensor_name(p)], x.sharding), abstract)
 
 
 def named(tree: Any) -> dict[str, Any]:

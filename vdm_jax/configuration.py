@@ -60,7 +60,12 @@ def _data() -> dict[str, Any]:
     # digits: the embedded data's harder modes, and how many frames a clip has, of which windows of num_frames are cut
     # at random; 0: as many as a window spans
     'digits': {
-      'num_digits': 1, 'random_start': False, 'bounce': False, 'colors': False, 'motions': False, 'withhold': False,
+      'num_digits': 1,
+      'random_start': False,
+      'bounce': False,
+      'colors': False,
+      'motions': False,
+      'withhold': False,
       'clip_frames': 0,
     },
   }
@@ -68,9 +73,18 @@ def _data() -> dict[str, Any]:
 
 def _model(network: str, data: ConfigDict) -> dict[str, Any]:
   shared = (
-    'num_frames', 'height', 'width', 'pad_rows', 'channels', 'text', 'text_path', 'text_dtype', 'text_cache',
-    'text_length', 'vocabulary',
-  )  # fmt: skip
+    'num_frames',
+    'height',
+    'width',
+    'pad_rows',
+    'channels',
+    'text',
+    'text_path',
+    'text_dtype',
+    'text_cache',
+    'text_length',
+    'vocabulary',
+  )
   references = {name: data.get_ref(name) for name in shared}
   return {
     'network': network,

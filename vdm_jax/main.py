@@ -107,9 +107,7 @@ def _named_run(mode: str, workdir: str | None, name: str | None) -> str:
     return pretrained.PREFIX + name
   if workdir is None:
     shipped = f', or a model of the package: --pretrained={"|".join(pretrained.names())}' if mode in OF_A_MODEL else ''
-    raise jobs.BadInput(
-      f'--workdir is missing: name the folder of the run, such as --workdir=runs/digits{shipped}.'
-    )
+    raise jobs.BadInput(f'--workdir is missing: name the folder of the run, such as --workdir=runs/digits{shipped}.')
   return workdir
 
 

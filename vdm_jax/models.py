@@ -198,7 +198,7 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
   config = dict(config)
   if config['sigma_in'] != 1 and config['process'] != 'input_scaled':
     raise ValueError(
-      f"model.sigma_in={config['sigma_in']} has no effect on process={config['process']!r}: "
+      f'model.sigma_in={config["sigma_in"]} has no effect on process={config["process"]!r}: '
       "set model.process='input_scaled', or sigma_in=1."
     )
   encode = encode or text.build(
@@ -274,7 +274,7 @@ def _check_upsampling(config: Mapping[str, Any]) -> None:
     raise ValueError(f'data.pad_rows={config["pad_rows"]} in a second stage: its low-resolution input has no padding.')
   if (factor > 1) != ('augmentation_logsnr' in config['scalars']):
     raise ValueError(
-      f"model.upsampling={factor}, model.scalars={tuple(config['scalars'])}: a second stage, and only it, is told the "
+      f'model.upsampling={factor}, model.scalars={tuple(config["scalars"])}: a second stage, and only it, is told the '
       "noise level of its low-resolution input, so 'augmentation_logsnr' belongs to scalars where upsampling > 1."
     )
 

@@ -80,7 +80,7 @@ def text(value: Any) -> str:
 
 def url(path: str | PurePosixPath) -> str:
   """The address of a file below the page's folder, for a quoted attribute."""
-  return quote('./' + PurePosixPath(path).as_posix(), safe="/-._~")
+  return quote('./' + PurePosixPath(path).as_posix(), safe='/-._~')
 
 
 def table(rows: Mapping[str, Any]) -> str:

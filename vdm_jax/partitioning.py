@@ -48,13 +48,9 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
   devices = list(jax.devices() if devices is None else devices)
   for name, size in sizes.items():
     if name not in AXES:
-      raise ValueError(
-        f'mesh.{name} is not a mesh axis{_nearest(name, AXES)}: the axes are {", ".join(AXES)}.'
-      )
+      raise ValueError(f'mesh.{name} is not a mesh axis{_nearest(name, AXES)}: the axes are {", ".join(AXES)}.')
     if size < 1 and size != -1:
-      raise ValueError(
-        f'mesh.{name}={size} is no number of devices: give a positive number, or -1 for the rest.'
-      )
+      raise ValueError(f'mesh.{name}={size} is no number of devices: give a positive number, or -1 for the rest.')
   shape = [sizes.get(name, 1) for name in AXES]
   arithmetic = ' x '.join(f'mesh.{name}={size}' for name, size in zip(AXES, shape, strict=True))
   if shape.count(-1) > 1:

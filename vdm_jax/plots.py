@@ -103,9 +103,7 @@ def draw_plan(path: str | os.PathLike, windows: Sequence[PlannedWindow], *, num_
   _save(figure, path)
 
 
-def draw_curves(
-  path: str | os.PathLike, curves: Mapping[str, Sequence[Sequence[float]]], *, x: str, y: str
-) -> None:
+def draw_curves(path: str | os.PathLike, curves: Mapping[str, Sequence[Sequence[float]]], *, x: str, y: str) -> None:
   """Writes a PNG of named curves, each measured with several seeds: their mean, and a band from lowest to highest.
 
   `curves` has a list of equally long lists per name, against the numbers from 0 on; `x` and `y` name the axes. Raises

@@ -155,6 +155,7 @@ for conditioning in methods:
 # 3.4). Both are FITs: most of their work is done on a few latent tokens, which they carry from one evaluation to the
 # next. Heun's steps make them take two evaluations a step.
 
+
 # %%
 def run_cascade(names, texts):
   """The videos of the first of two models, and what the second makes of them."""

@@ -228,9 +228,12 @@ plt.show()
 
 # %%
 PARAMETERIZATIONS = {
-  'eps': diffusion.predict_eps, 'v': diffusion.predict_v, 'x': diffusion.predict_x,
-  'edm': diffusion.edm(sigma_data=0.5), 'snap': diffusion.snap(sigma_data=0.5),
-}  # fmt: skip
+  'eps': diffusion.predict_eps,
+  'v': diffusion.predict_v,
+  'x': diffusion.predict_x,
+  'edm': diffusion.edm(sigma_data=0.5),
+  'snap': diffusion.snap(sigma_data=0.5),
+}
 
 
 def ideal_network(process, parameterization, factor=1.0):
@@ -253,24 +256,33 @@ def check(process, parameterization):
   error = jnp.abs(denoiser(z, logsnr, None, None)[0] - exact(process)(z, logsnr, None, None)[0]).max()
   losses = [
     diffusion.denoising_loss(
-      ideal_network(process, parameterization, factor), x, None, jax.random.key(3),
-      process=process, parameterization=parameterization,
+      ideal_network(process, parameterization, factor),
+      x,
+      None,
+      jax.random.key(3),
+      process=process,
+      parameterization=parameterization,
       sample_logsnr=diffusion.cosine_sampler(logsnr_min=-8.0, logsnr_max=8.0),
     )[0]
     for factor in (0.5, 1.0, 1.5)
-  ]  # fmt: skip
+  ]
   return parameterization(process.alpha(jnp.float32(2.0)), process.sigma(jnp.float32(2.0))), error, losses
 
 
-print(f'{"process":<28}{"F":<6}' + ''.join(f'{name:>11}' for name in (*diffusion.Coefficients._fields, 'error'))
-      + '    loss at F/2, F, 3F/2')  # fmt: skip
+print(
+  f'{"process":<28}{"F":<6}'
+  + ''.join(f'{name:>11}' for name in (*diffusion.Coefficients._fields, 'error'))
+  + '    loss at F/2, F, 3F/2'
+)
 for process_name, process in PROCESSES.items():
   for name, parameterization in PARAMETERIZATIONS.items():
     coefficients, error, losses = check(process, parameterization)
     print(
-      f'{process_name:<28}{name:<6}' + ''.join(f'{float(value):>11.3f}' for value in coefficients)
-      + f'{float(error):>11.0e}    ' + ' '.join(f'{float(loss):.4f}' for loss in losses)
-    )  # fmt: skip
+      f'{process_name:<28}{name:<6}'
+      + ''.join(f'{float(value):>11.3f}' for value in coefficients)
+      + f'{float(error):>11.0e}    '
+      + ' '.join(f'{float(loss):.4f}' for loss in losses)
+    )
 
 # %% [markdown]
 # ## 4. Steps

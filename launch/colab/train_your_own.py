@@ -75,16 +75,44 @@ zip_file = ''  # @param {type:"string"}
 
 # %% tags=["parameters"]
 SMALL = {
-  'side': 16, 'frames': 8, 'batch': 4, 'images': 4, 'steps': 1_500, 'learning_rate': 2e-3,
-  'network': {'base_channels': 32, 'channel_multipliers': (1, 2), 'num_blocks': 1, 'attention_resolutions': (4, 8),
-              'head_width': 16, 'embedding_width': 128, 'embedding_layers': 2, 'norm_groups': 8, 'patch_size': 2,
-              'position_embedding': True},
-}  # fmt: skip
+  'side': 16,
+  'frames': 8,
+  'batch': 4,
+  'images': 4,
+  'steps': 1_500,
+  'learning_rate': 2e-3,
+  'network': {
+    'base_channels': 32,
+    'channel_multipliers': (1, 2),
+    'num_blocks': 1,
+    'attention_resolutions': (4, 8),
+    'head_width': 16,
+    'embedding_width': 128,
+    'embedding_layers': 2,
+    'norm_groups': 8,
+    'patch_size': 2,
+    'position_embedding': True,
+  },
+}
 LARGE = {
-  'side': 64, 'frames': 16, 'batch': 16, 'images': 8, 'steps': 50_000, 'learning_rate': 2e-4,
-  'network': {'base_channels': 64, 'channel_multipliers': (1, 2, 4), 'num_blocks': 2, 'attention_resolutions': (8, 16),
-              'head_width': 64, 'embedding_width': 512, 'embedding_layers': 2, 'dtype': 'bfloat16', 'remat': True},
-}  # fmt: skip
+  'side': 64,
+  'frames': 16,
+  'batch': 16,
+  'images': 8,
+  'steps': 50_000,
+  'learning_rate': 2e-4,
+  'network': {
+    'base_channels': 64,
+    'channel_multipliers': (1, 2, 4),
+    'num_blocks': 2,
+    'attention_resolutions': (8, 16),
+    'head_width': 64,
+    'embedding_width': 512,
+    'embedding_layers': 2,
+    'dtype': 'bfloat16',
+    'remat': True,
+  },
+}
 size = {'cpu': SMALL}.get(device, LARGE)
 
 # %% [markdown]
@@ -159,16 +187,29 @@ data.convert(source, converted, size=(size['side'], size['side']))
 words = [len(caption.split()) for caption in found.captions if caption]
 config = configuration.default('unet3d')
 config.data.update(
-  name='records', path=converted, batch_size=size['batch'], num_frames=size['frames'],
-  height=size['side'], width=size['side'], num_images=size['images'],
-  text='words' if words else 'none', text_length=max(words, default=1),
-)  # fmt: skip
+  name='records',
+  path=converted,
+  batch_size=size['batch'],
+  num_frames=size['frames'],
+  height=size['side'],
+  width=size['side'],
+  num_images=size['images'],
+  text='words' if words else 'none',
+  text_length=max(words, default=1),
+)
 config.model.update(parameterization='v', logsnr_shift=-2.0 if size['side'] < 64 else 0.0, **size['network'])
 config.training.update(
-  num_steps=size['steps'], learning_rate=size['learning_rate'], schedule='cosine', warmup_steps=size['steps'] // 20,
-  log_every=max(1, size['steps'] // 30), checkpoint_every=max(1, size['steps'] // 5), preview_every=size['steps'],
-  heldout_every=max(1, size['steps'] // 10), ema_decay=0.995 if device == 'cpu' else 0.9995, ema_warmup=True,
-)  # fmt: skip
+  num_steps=size['steps'],
+  learning_rate=size['learning_rate'],
+  schedule='cosine',
+  warmup_steps=size['steps'] // 20,
+  log_every=max(1, size['steps'] // 30),
+  checkpoint_every=max(1, size['steps'] // 5),
+  preview_every=size['steps'],
+  heldout_every=max(1, size['steps'] // 10),
+  ema_decay=0.995 if device == 'cpu' else 0.9995,
+  ema_warmup=True,
+)
 config.sampling.update(num_steps=32, guidance_weight=1.0 if words else 0.0)
 
 # %% [markdown]

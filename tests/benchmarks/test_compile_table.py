@@ -15,11 +15,19 @@ from vdm_jax.benchmarks.train_step import load
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DONE = {
-  'batch_size': 128, 'peak_bytes_per_device': 3 * 2**30, 'hbm_bytes_per_device': 4 * 2**30, 'fits': True,
+  'batch_size': 128,
+  'peak_bytes_per_device': 3 * 2**30,
+  'hbm_bytes_per_device': 4 * 2**30,
+  'fits': True,
   'flops_per_step': 5e12,
-  'roofline': {'compute_seconds': 0.25, 'memory_seconds': 0.125, 'collective_seconds': 0.05,
-               'collective_share': 0.2, 'mfu_bound': 0.75},
-}  # fmt: skip
+  'roofline': {
+    'compute_seconds': 0.25,
+    'memory_seconds': 0.125,
+    'collective_seconds': 0.05,
+    'collective_share': 0.2,
+    'mfu_bound': 0.75,
+  },
+}
 
 
 @pytest.mark.parametrize('row', ROWS, ids=lambda row: row.name)

@@ -11,11 +11,22 @@ from vdm_jax.compilation.ideal import evaluation_flops
 from vdm_jax.compilation.programs import build_model
 
 TINY = [
-  'data.num_frames=2', 'data.height=8', 'data.width=8', 'data.pad_rows=0', 'data.text_length=3', 'model.patch_width=16',
-  'model.latent_width=16', 'model.condition_width=16', 'model.group_size=[2,1,1]', 'model.num_latents=8',
-  'model.num_blocks=2', 'model.num_global_layers=1', 'model.patch_head_width=8', 'model.latent_head_width=8',
+  'data.num_frames=2',
+  'data.height=8',
+  'data.width=8',
+  'data.pad_rows=0',
+  'data.text_length=3',
+  'model.patch_width=16',
+  'model.latent_width=16',
+  'model.condition_width=16',
+  'model.group_size=[2,1,1]',
+  'model.num_latents=8',
+  'model.num_blocks=2',
+  'model.num_global_layers=1',
+  'model.patch_head_width=8',
+  'model.latent_head_width=8',
   'model.remat=none',
-]  # fmt: skip
+]
 
 
 def test_a_configuration_is_read_with_its_variant_and_changes():

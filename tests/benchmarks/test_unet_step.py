@@ -51,7 +51,7 @@ def test_a_command_is_read_as_json():
 def test_a_command_that_fails_or_leaves_a_time_out_is_an_error():
   with pytest.raises(ValueError, match='failed with exit status 3: no luck$'):
     unet_step.run_command(command('import sys; sys.stderr.write("no luck"); sys.exit(3)'))
-  source = command("print('{\"forward_seconds\": 1}')")
+  source = command('print(\'{"forward_seconds": 1}\')')
   message = (
     f'{source} must print JSON with the keys train_step_seconds, forward_seconds: train_step_seconds is missing.'
   )

@@ -24,9 +24,15 @@ from vdm_jax import checkpoints, configuration, data, doctor, models, pretrained
 FOLDER = Path(__file__).resolve().parents[2] / 'launch' / 'colab'
 MAX_BYTES = 1.5e6
 TINY_UNET = {
-  'base_channels': 8, 'channel_multipliers': (1,), 'num_blocks': 1, 'attention_resolutions': (), 'head_width': 8,
-  'embedding_width': 16, 'embedding_layers': 1, 'norm_groups': 2,
-}  # fmt: skip
+  'base_channels': 8,
+  'channel_multipliers': (1,),
+  'num_blocks': 1,
+  'attention_resolutions': (),
+  'head_width': 8,
+  'embedding_width': 16,
+  'embedding_layers': 1,
+  'norm_groups': 2,
+}
 # What the cell tagged `parameters` is followed by, in place of the sizes that it chose.
 SIZES = {
   'toy_2d': {'num_points': 200, 'budgets': (17, 33, 65), 'reference_points': 513, 'num_steps': 8},
@@ -195,14 +201,23 @@ def small_models(tmp_path, monkeypatch):
   words += ('and', 'bouncing', 'slowly', 'quickly', *data.digits.COLORS)
   second = {'upsampling': 2, 'scalars': ('augmentation_logsnr',)}
   for name, side, channels, text, some in (
-    ('digits', 16, 1, 'words', {}), ('digits_long', 16, 1, 'none', {}),
-    ('digits_fit', 16, 1, 'words', {}), ('digits_fit_upsampler', 32, 1, 'words', second),
-    ('scenes', 16, 3, 'words', {}), ('scenes_upsampler', 32, 3, 'words', second),
-  ):  # fmt: skip
+    ('digits', 16, 1, 'words', {}),
+    ('digits_long', 16, 1, 'none', {}),
+    ('digits_fit', 16, 1, 'words', {}),
+    ('digits_fit_upsampler', 32, 1, 'words', second),
+    ('scenes', 16, 3, 'words', {}),
+    ('scenes_upsampler', 32, 3, 'words', second),
+  ):
     config = configuration.default()
     config.data.update(
-      num_frames=4, height=side, width=side, channels=channels, text=text, text_length=13, vocabulary=words,
-    )  # fmt: skip
+      num_frames=4,
+      height=side,
+      width=side,
+      channels=channels,
+      text=text,
+      text_length=13,
+      vocabulary=words,
+    )
     config.model.update(parameterization='v', **TINY_UNET, **some)
     params = draw(jax.eval_shape(models.build(config.model).init, jax.random.key(0)))
     tensors = {key: np.asarray(value) for key, value in checkpoints.named(params).items()}

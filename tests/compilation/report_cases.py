@@ -1,6 +1,6 @@
 """Reports of tiny networks on virtual devices, as JSON. A process of its own, for it decides what JAX sees.
 
-    python report_cases.py plain | every
+python report_cases.py plain | every
 """
 
 from __future__ import annotations
@@ -21,17 +21,38 @@ from vdm_jax.compilation.flops import jaxpr_flops
 from vdm_jax.training import optimizer, state
 
 FIT = {
-  'data.num_frames': 2, 'data.height': 8, 'data.width': 8, 'data.channels': 1, 'data.batch_size': 8,
-  'model.patch_size': (1, 4, 4), 'model.group_size': (2, 1, 1), 'model.patch_width': 16, 'model.latent_width': 16,
-  'model.condition_width': 16, 'model.num_latents': 8, 'model.num_blocks': 2, 'model.num_global_layers': 1,
-  'model.patch_head_width': 8, 'model.latent_head_width': 8, 'model.self_conditioning': False,
-}  # fmt: skip
+  'data.num_frames': 2,
+  'data.height': 8,
+  'data.width': 8,
+  'data.channels': 1,
+  'data.batch_size': 8,
+  'model.patch_size': (1, 4, 4),
+  'model.group_size': (2, 1, 1),
+  'model.patch_width': 16,
+  'model.latent_width': 16,
+  'model.condition_width': 16,
+  'model.num_latents': 8,
+  'model.num_blocks': 2,
+  'model.num_global_layers': 1,
+  'model.patch_head_width': 8,
+  'model.latent_head_width': 8,
+  'model.self_conditioning': False,
+}
 UNET = {
-  'data.num_frames': 2, 'data.height': 8, 'data.width': 8, 'data.channels': 1, 'model.num_classes': 2,
-  'model.base_channels': 8, 'model.channel_multipliers': (1, 2), 'model.num_blocks': 1, 'model.head_width': 8,
-  'model.attention_resolutions': (4,), 'model.embedding_width': 16, 'model.norm_groups': 4,
+  'data.num_frames': 2,
+  'data.height': 8,
+  'data.width': 8,
+  'data.channels': 1,
+  'model.num_classes': 2,
+  'model.base_channels': 8,
+  'model.channel_multipliers': (1, 2),
+  'model.num_blocks': 1,
+  'model.head_width': 8,
+  'model.attention_resolutions': (4,),
+  'model.embedding_width': 16,
+  'model.norm_groups': 4,
   'sampling.guidance_weight': 2.0,
-}  # fmt: skip
+}
 # About 1.4 GB per device of two.
 MANY = 2**14
 
@@ -107,8 +128,12 @@ def main(which: str) -> dict[str, Any]:
     results['full'] = report(fit(data__batch_size=MANY), 'gpu:1x2x1', sampling=False)
     return results
   devices = jax.devices()[:2]
-  return results | {'state': state_bytes(devices), 'collectives': collectives(devices),
-                    'forward': forward_on_fsdp(devices), 'guided': guided_sampling(devices)}  # fmt: skip
+  return results | {
+    'state': state_bytes(devices),
+    'collectives': collectives(devices),
+    'forward': forward_on_fsdp(devices),
+    'guided': guided_sampling(devices),
+  }
 
 
 if __name__ == '__main__':

@@ -116,8 +116,10 @@ def test_a_slice_of_a_long_array_costs_the_slice():
   [
     ('%r = f32[80] all-reduce(%x), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add', 2 * BYTES * 3 / 4),
     ("%r = f32[80] all-reduce(%x), replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}, to_apply=%add", BYTES),
-    ("%r = f32[320] all-gather(%x), replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}, dimensions={0}",
-     3 * BYTES),
+    (
+      "%r = f32[320] all-gather(%x), replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}, dimensions={0}",
+      3 * BYTES,
+    ),
     ('%r = f32[640] all-gather(%x), replica_groups={}, dimensions={0}', 7 * BYTES),
     ('%r = f32[640] all-gather(%x), replica_groups=[1,8]<=[8], dimensions={0}', 7 * BYTES),
     ('%r = f32[40] reduce-scatter(%x), replica_groups=[4,2]<=[8], dimensions={0}, to_apply=%add', BYTES / 2),

@@ -136,8 +136,20 @@ def test_the_command_prints_one_object():
   printed = json.loads(done.stdout)
   assert printed['config'] == 'configs/digits_fit.py'
   assert printed['overrides'] == {'model.num_blocks': 1, 'data.batch_size': 4}
-  assert {'parameters', 'peak_bytes_per_device', 'hbm_bytes_per_device', 'fits', 'flops_per_step', 'compile_seconds',
-          'backend', 'sampling', 'roofline', 'versions', 'topology', 'mesh'} <= set(printed)  # fmt: skip
+  assert {
+    'parameters',
+    'peak_bytes_per_device',
+    'hbm_bytes_per_device',
+    'fits',
+    'flops_per_step',
+    'compile_seconds',
+    'backend',
+    'sampling',
+    'roofline',
+    'versions',
+    'topology',
+    'mesh',
+  } <= set(printed)
   refused = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
   assert refused.returncode == 2
   assert refused.stderr.strip() == (

@@ -10,9 +10,7 @@ import pytest
 from vdm_jax.compilation.chips import GPUS, TPUS, chip_of, gpu_of_memory
 from vdm_jax.compilation.targets import open_target
 
-FORMS = (
-  'v4:4x4x8 or v5p:2x2x1 (three sizes), v5e:4x4 or v6e:2x4 (two), gpu:<nodes>x<per node>x<GB>, or here'
-)
+FORMS = 'v4:4x4x8 or v5p:2x2x1 (three sizes), v5e:4x4 or v6e:2x4 (two), gpu:<nodes>x<per node>x<GB>, or here'
 
 
 @pytest.mark.parametrize('name', ['v4', 'v4:', 'v4:4x4', 'v5e:4x4x4', 'v4:4x0x8', 'v7:4x4x4', 'gpu:8x80', 'h100', ''])
@@ -67,12 +65,22 @@ def test_this_machine_is_a_target():
   assert (target.chip, target.memory) == (None, None)
 
 
-@pytest.mark.parametrize(('kind', 'chip'), [
-  ('TPU v4', TPUS['v4']), ('TPU v5 lite', TPUS['v5e']), ('TPU v5e', TPUS['v5e']), ('TPU v5', TPUS['v5p']),
-  ('TPU v5p', TPUS['v5p']), ('TPU v6 lite', TPUS['v6e']), ('NVIDIA A100-SXM4-40GB', GPUS['A100 40GB']),
-  ('NVIDIA A100-SXM4-80GB', GPUS['A100 80GB']), ('NVIDIA H100 80GB HBM3', GPUS['H100']),
-  ('NVIDIA H200', GPUS['H200']), ('cpu', None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('kind', 'chip'),
+  [
+    ('TPU v4', TPUS['v4']),
+    ('TPU v5 lite', TPUS['v5e']),
+    ('TPU v5e', TPUS['v5e']),
+    ('TPU v5', TPUS['v5p']),
+    ('TPU v5p', TPUS['v5p']),
+    ('TPU v6 lite', TPUS['v6e']),
+    ('NVIDIA A100-SXM4-40GB', GPUS['A100 40GB']),
+    ('NVIDIA A100-SXM4-80GB', GPUS['A100 80GB']),
+    ('NVIDIA H100 80GB HBM3', GPUS['H100']),
+    ('NVIDIA H200', GPUS['H200']),
+    ('cpu', None),
+  ],
+)
 def test_a_device_is_known_by_what_it_calls_itself(kind, chip):
   assert chip_of(kind) == chip
 

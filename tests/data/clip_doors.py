@@ -14,8 +14,11 @@ from vdm_jax import data
 def make_clip(number, num_frames=7, height=16, width=24):
   """uint8 [t h w 3] with few colours, so that a GIF holds them; pixels tell the clip and the frame."""
   rng = np.random.default_rng(number)
-  return rng.integers(0, 8, (num_frames, height, width, 3)).astype(np.uint8) * np.uint8([9, 30, 2]) * (rng.random(
-    (num_frames, height, width, 1)) < 0.4).astype(np.uint8)  # fmt: skip
+  return (
+    rng.integers(0, 8, (num_frames, height, width, 3)).astype(np.uint8)
+    * np.uint8([9, 30, 2])
+    * (rng.random((num_frames, height, width, 1)) < 0.4).astype(np.uint8)
+  )
 
 
 def encode(path, video, codec, pixel_format, **options):
@@ -109,9 +112,7 @@ def prepare_tfds(folder, dataset, splits, *, bair=False):
       black = np.zeros(shape, np.uint8)
       for i, clip in enumerate(clips):
         if bair:
-          yield (
-            str(i), [{'image_main': png(f), 'image_aux1': png(black), 'action': np.zeros(4, 'f4')} for f in clip]
-          )  # fmt: skip
+          yield (str(i), [{'image_main': png(f), 'image_aux1': png(black), 'action': np.zeros(4, 'f4')} for f in clip])
         else:
           yield str(i), {'video': [png(frame) for frame in clip], 'label': i % 3}
 

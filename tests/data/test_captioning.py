@@ -84,8 +84,9 @@ def test_missing_captions_are_filled_in_and_none_is_replaced(clips, capsys):
   (clips / '2.txt').write_text('corrected')
   assert data.Folder(clips, 'train', num_frames=1, train_on_all=True).caption(2) == 'corrected'
   assert run(capsys, clips, '--captioner=describer:numbers')[:2] == (
-    0, f'{clips}: 0 captions made by describer:numbers, 0 clips left without one\n'
-  )  # fmt: skip
+    0,
+    f'{clips}: 0 captions made by describer:numbers, 0 clips left without one\n',
+  )
   command.main(['inspect', str(clips), '--num_frames=1', '--sheet='])
   shown = capsys.readouterr().out
   assert '\n  2 by given\n  4 by describer:describe\nlabels: none' in shown
@@ -152,8 +153,9 @@ def test_it_goes_on_where_it_was_killed(clips):
   after = data.Folder(clips, 'train', num_frames=1, train_on_all=True)
   assert file.read_bytes().startswith(whole)
   assert [after.caption(i) for i in range(1, 6)] == [
-    *(expected(i) for i in range(1, 1 + done)), *(f'now {n}' for n in range(1, 6 - done))
-  ]  # fmt: skip
+    *(expected(i) for i in range(1, 1 + done)),
+    *(f'now {n}' for n in range(1, 6 - done)),
+  ]
 
 
 def test_two_at_once_are_refused(clips):

@@ -91,8 +91,7 @@ def test_captions_are_true(mode, split):
       paths
       for paths in explanations(clip.video, stacks)
       if all(
-        moves_as_said(path, direction, mode['bounce'])
-        for path, (*_, direction) in zip(paths, phrases, strict=True)
+        moves_as_said(path, direction, mode['bounce']) for path, (*_, direction) in zip(paths, phrases, strict=True)
       )
     ]
     assert true, clip.caption
@@ -120,9 +119,7 @@ def test_the_plain_path_is_the_formula(num_frames):
       offsets = offsets[::-1]
     centre = [4] * num_frames
     expected = (
-      zip(centre, offsets, strict=True)
-      if direction in ('left', 'right')
-      else zip(offsets, centre, strict=True)
+      zip(centre, offsets, strict=True) if direction in ('left', 'right') else zip(offsets, centre, strict=True)
     )
     assert box_path(clip).tolist() == [list(corner) for corner in expected]
     seen.add(direction)
@@ -155,9 +152,7 @@ def test_a_clip_is_a_function_of_seed_split_and_index(mode):
   for i in (7, 0, 2**20 - 1, 7):
     np.testing.assert_array_equal(source[i].video, twin[np.int64(i)].video)
     assert source[i].caption == twin[i].caption
-  videos = [
-    digits(split, seed, **mode)[i].video for split in ('train', 'test') for seed in (3, 4) for i in (0, 1)
-  ]
+  videos = [digits(split, seed, **mode)[i].video for split in ('train', 'test') for seed in (3, 4) for i in (0, 1)]
   assert len({video.tobytes() for video in videos}) == len(videos)
 
 
@@ -221,9 +216,10 @@ def test_a_caption_says_what_is_parsed_from_it():
     'a bouncing red 3 moving up': [Phrase(3, 'up', 'red')],
     'a 3 bouncing right': [Phrase(3, 'right', None, 'bouncing')],
     'a cyan 9 moving down slowly and a blue 0 bouncing up': [
-      Phrase(9, 'down', 'cyan', 'slowly'), Phrase(0, 'up', 'blue', 'bouncing'),
+      Phrase(9, 'down', 'cyan', 'slowly'),
+      Phrase(0, 'up', 'blue', 'bouncing'),
     ],
-  }  # fmt: skip
+  }
   assert {caption: list(parse_caption(caption)) for caption in said} == said
   with pytest.raises(ValueError, match="^digits: 'a fish' of the caption 'a 3 moving up and a fish' is not understood"):
     parse_caption('a 3 moving up and a fish')

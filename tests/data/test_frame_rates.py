@@ -51,9 +51,17 @@ def test_frames_are_the_nearest_in_time(clips, target, skip):
 
 def test_a_batch_has_one_frame_rate(clips):
   config = configure(
-    name='folder', path=str(clips), text='none', labels=False, train_on_all=True, num_frames=4, frame_skip_max=2,
-    target_frame_rate=12.0, width=24, max_bad_share=0.0,
-  )  # fmt: skip
+    name='folder',
+    path=str(clips),
+    text='none',
+    labels=False,
+    train_on_all=True,
+    num_frames=4,
+    frame_skip_max=2,
+    target_frame_rate=12.0,
+    width=24,
+    max_bad_share=0.0,
+  )
   batches = take(build(config), 8)
   levels = np.concatenate([batch.x[:, :4].mean(axis=(2, 3, 4)) for batch in batches])
   intervals = np.concatenate([batch.cond.frame_interval for batch in batches])
@@ -99,9 +107,7 @@ def test_slow_clips_are_unusable_and_inspect_counts_windows_at_the_rate(clips, c
   with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
     source.check(0)
   found, _ = inspect(str(clips), num_frames=16, target_frame_rate=30.0, max_bad_share=0.5)
-  assert found.short == [
-    f'{clips}/{rate}.mp4: {rate} frames per second, too few for 30' for rate in (24, 25)
-  ]
+  assert found.short == [f'{clips}/{rate}.mp4: {rate} frames per second, too few for 30' for rate in (24, 25)]
   assert sum(found.windows.values()) == (45 - 15) + (90 - 30)
   (source,) = (data.Folder(clips, 'train', num_frames=40, target_frame_rate=30.0, train_on_all=True),)
   with pytest.raises(ValueError, match='60.mp4 has 90 frames, but data.num_frames=46 with 30 of its 60 frames per s'):
@@ -116,10 +122,8 @@ def test_slow_clips_are_unusable_and_inspect_counts_windows_at_the_rate(clips, c
 
 
 def test_digits_have_one_frame_rate():
-  message = (
-    "data.target_frame_rate=4.0 has no meaning for data.name='digits', which has one frame rate; set it to 0."
-  )
+  message = "data.target_frame_rate=4.0 has no meaning for data.name='digits', which has one frame rate; set it to 0."
   with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
     build(configure(target_frame_rate=4.0))
-  with pytest.raises(ValueError, match=r"^data.target_frame_rate=-1.0, but it must be frames per second, or 0 for "):
+  with pytest.raises(ValueError, match=r'^data.target_frame_rate=-1.0, but it must be frames per second, or 0 for '):
     build(configure(target_frame_rate=-1.0))

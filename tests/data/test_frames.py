@@ -68,9 +68,7 @@ def test_errors(tmp_path):
   with raises(f'{clip}: frame 3 is missing; number the frames in steps of one, or remove the folder.'):
     read(clip)
   write(clip, ['01.png'])
-  with raises(
-    f'{clip}: 01.png and 1.png have one number; number the frames in steps of one, or remove the folder.'
-  ):
+  with raises(f'{clip}: 01.png and 1.png have one number; number the frames in steps of one, or remove the folder.'):
     read(clip)
   (clip / '01.png').unlink()
   (clip / '4.png').unlink()
@@ -81,9 +79,7 @@ def test_errors(tmp_path):
   with raises(f'{clip}/3.png: cannot be decoded as a picture (OSError); replace or remove the file.'):
     read(clip, num_frames=3)
   (clip / '3.png').write_text('no picture')
-  with raises(
-    f'{clip}/3.png: cannot be decoded as a picture (UnidentifiedImageError); replace or remove the file.'
-  ):
+  with raises(f'{clip}/3.png: cannot be decoded as a picture (UnidentifiedImageError); replace or remove the file.'):
     read(clip, num_frames=3)
   Image.fromarray(np.zeros((4, 6), np.uint16)).save(clip / '3.png')
   with raises(f'{clip}/3.png: has pixels of type I;16, but eight bits per colour are read; convert it.'):
@@ -94,9 +90,7 @@ def test_errors(tmp_path):
   ):
     read(clip, max_bytes=143)
   write(tmp_path / 'none', [])
-  with raises(
-    f'{tmp_path}/none: is not a folder of numbered pictures (.png, .jpg, .jpeg, .webp, .bmp); remove it.'
-  ):
+  with raises(f'{tmp_path}/none: is not a folder of numbered pictures (.png, .jpg, .jpeg, .webp, .bmp); remove it.'):
     read(tmp_path / 'none')
 
 

@@ -57,8 +57,12 @@ def test_files_of_several_folders_are_relative_to_theirs(tmp_path):
 @pytest.mark.parametrize('test_split', ['test', 'val', 'valid', 'validation', 'validate'])
 def test_folders_of_splits_and_of_classes(tmp_path, test_split):
   """As Kinetics is laid out."""
-  names = [f'{split}/{label}/{i}.npy' for split, many in (('train', 12), (test_split, 3))
-           for label in ('bee keeping', 'abseiling') for i in range(many)]  # fmt: skip
+  names = [
+    f'{split}/{label}/{i}.npy'
+    for split, many in (('train', 12), (test_split, 3))
+    for label in ('bee keeping', 'abseiling')
+    for i in range(many)
+  ]
   fill(tmp_path, *names)
   train, test = (folder(tmp_path, split, train_on_all=False) for split in ('train', 'test'))
   assert train.names == sorted(name for name in names if name.startswith('train/'))

@@ -63,10 +63,21 @@ def places(tmp_path_factory):
 
 def mixed(places, weights=('1', '3'), **changes):
   specs = [f'folder:{places[name]}={weight}' for name, weight in zip(('few', 'many'), weights, strict=True)]
-  return configure(**{
-    'name': 'mixture', 'mixture': specs, 'frame_rate': 8.0, 'train_on_all': True, 'labels': False, 'num_frames': 2,
-    'height': 4, 'width': 4, 'batch_size': 4, 'num_images': 1,
-  } | changes)  # fmt: skip
+  return configure(
+    **{
+      'name': 'mixture',
+      'mixture': specs,
+      'frame_rate': 8.0,
+      'train_on_all': True,
+      'labels': False,
+      'num_frames': 2,
+      'height': 4,
+      'width': 4,
+      'batch_size': 4,
+      'num_images': 1,
+    }
+    | changes
+  )
 
 
 def shown(batch):
@@ -110,9 +121,7 @@ def test_a_mixed_stream_is_the_same_on_all_hosts_and_after_a_resume(places, chan
 
 def test_the_held_out_clips_are_those_of_each_data_set(places):
   config = mixed(places, train_on_all=False)
-  held = {
-    int(name[:3]) for part in ('few', 'many') for name in data.Folder(places[part], 'test', num_frames=1).names
-  }
+  held = {int(name[:3]) for part in ('few', 'many') for name in data.Folder(places[part], 'test', num_frames=1).names}
   train, test = (
     {int(level) for batch in take(build(config, split=split), 24) for level in shown(batch)[:, 0]}
     for split in ('train', 'test')
@@ -297,9 +306,16 @@ def test_pictures(tmp_path):
 
 def test_a_model_of_images_trains_on_pictures(places):
   config = configure(
-    name='pictures', path=str(places['photos']), num_frames=1, num_images=0, labels=False, train_on_all=True,
-    batch_size=7, height=8, width=6,
-  )  # fmt: skip
+    name='pictures',
+    path=str(places['photos']),
+    num_frames=1,
+    num_images=0,
+    labels=False,
+    train_on_all=True,
+    batch_size=7,
+    height=8,
+    width=6,
+  )
   for batch in itertools.islice(build(config), 2):
     assert sorted(shown(batch)[:, 0]) == [*range(200, 207)]
     assert (batch.cond.frame_interval == 0).all()

@@ -53,10 +53,8 @@ FIRST = {
   'plain': (configure(), {}, 2051551381),
   'third host from step 5': (configure(), {'start': 5, 'rows': (2, 3)}, 1362754172),
   'hard': (configure(channels=3, num_frames=4, height=20, digits=HARD), {'seed': 3}, 2560602149),
-  'held out': (
-    configure(channels=3, num_frames=4, height=20, digits=HARD), {'seed': 3, 'split': 'test'}, 129326539
-  ),
-}  # fmt: skip
+  'held out': (configure(channels=3, num_frames=4, height=20, digits=HARD), {'seed': 3, 'split': 'test'}, 129326539),
+}
 
 
 def checksum(batches):
@@ -175,9 +173,7 @@ def test_a_larger_skip_of_digits_covers_more_of_the_way():
 
 
 def test_padding_is_around_the_video_and_its_images():
-  padded, bare = (
-    next(build(configure(height=height, width=24, pad_rows=rows))) for height, rows in ((28, 3), (22, 0))
-  )
+  padded, bare = (next(build(configure(height=height, width=24, pad_rows=rows))) for height, rows in ((28, 3), (22, 0)))
   np.testing.assert_array_equal(padded.x, np.pad(bare.x, ((0, 0), (0, 0), (3, 3), (0, 0), (0, 0)), 'edge'))
   np.testing.assert_array_equal(padded.cond.resolution, np.full((6, 2), (22, 24), np.float32))
   np.testing.assert_array_equal(padded.cond.label, bare.cond.label)
@@ -204,9 +200,7 @@ def test_resolution_and_interval_belong_to_the_video(tmp_path):
   for batch in take(build(config), 3):
     assert batch.cond.resolution.dtype == batch.cond.frame_interval.dtype == np.float32
     shown = [sizes[read_back(tokens[0])] for tokens in batch.cond.text]
-    for (*size, fps), resolution, interval in zip(
-      shown, batch.cond.resolution, batch.cond.frame_interval, strict=True
-    ):
+    for (*size, fps), resolution, interval in zip(shown, batch.cond.resolution, batch.cond.frame_interval, strict=True):
       assert resolution.tolist() == size
       assert interval == pytest.approx(1 / fps, rel=0.02)
 
@@ -267,9 +261,7 @@ def test_captions_of_a_folder_follow_their_clips(folder):
 def test_every_epoch_shows_every_clip_once_in_a_new_order(folder):
   config = configure(name='folder', path=folder, batch_size=1, num_images=0, labels=False)
   names = data.Folder(folder, 'train', num_frames=8).names
-  epochs = np.array([clip_numbers(batch)[0, 0] for batch in take(build(config), 3 * len(names))]).reshape(
-    3, -1
-  )
+  epochs = np.array([clip_numbers(batch)[0, 0] for batch in take(build(config), 3 * len(names))]).reshape(3, -1)
   for epoch in epochs:
     assert sorted(epoch) == [int(name[:2]) for name in names]
   assert len({tuple(epoch) for epoch in epochs}) == 3
@@ -287,10 +279,21 @@ def test_resuming_at_any_step_equals_never_having_stopped(tmp_path, hosts):
   levels = 6 * np.arange(37)[:, None] + np.arange(3)  # tell the clip and the frame
   np.save(tmp_path / 'a.npy', np.uint8(levels)[..., None, None, None].repeat(4, 2).repeat(4, 3))
   config = configure(
-    name='array', path=str(tmp_path / 'a.npy'), frame_rate=8.0, train_on_all=True, num_images=1, text='none',
-    labels=False, num_frames=2, flip=True, still_rate=0.4, frame_skip_max=2, height=4, width=4,
+    name='array',
+    path=str(tmp_path / 'a.npy'),
+    frame_rate=8.0,
+    train_on_all=True,
+    num_images=1,
+    text='none',
+    labels=False,
+    num_frames=2,
+    flip=True,
+    still_rate=0.4,
+    frame_skip_max=2,
+    height=4,
+    width=4,
     batch_size=4 if len(hosts) < 3 else 12,
-  )  # fmt: skip
+  )
   single = take(build(configure(**config.to_dict() | {'batch_size': 1})), 112)
   stream = [np.concatenate(parts) for parts in zip(*map(leaves, single), strict=True)]
   shown = np.rint((stream[0][:111, 0].mean(axis=(1, 2, 3)) + 1) * 127.5).astype(int) // 6
@@ -321,9 +324,7 @@ def test_hosts_make_any_rows_of_one_global_batch(changes, split):
 
 
 def test_seeds_and_splits_differ():
-  streams = [
-    next(build(configure(), seed=seed, split=split)) for seed in (0, 1) for split in ('train', 'test')
-  ]
+  streams = [next(build(configure(), seed=seed, split=split)) for seed in (0, 1) for split in ('train', 'test')]
   for left, right in itertools.combinations(streams, 2):
     assert (left.x != right.x).any(axis=(1, 2, 3, 4)).all()
 
@@ -494,8 +495,7 @@ def test_closed_streams_stop_their_threads():
     (
       {'digits': {'num_digits': 2}},
       {},
-      "data.labels=True, but the clips of data.name='digits' with these settings have no labels; "
-      'set it to False.',
+      "data.labels=True, but the clips of data.name='digits' with these settings have no labels; set it to False.",
     ),
   ],
 )
@@ -546,9 +546,7 @@ def test_batches_are_windows_of_longer_clips():
 
 @pytest.mark.parametrize(('clip_frames', 'changes', 'span'), [(7, {}, 8), (21, {'frame_skip': 3}, 22)])
 def test_clips_shorter_than_a_window_are_refused(clip_frames, changes, span):
-  message = (
-    f'data.digits.clip_frames={clip_frames}, but a window spans {span} frames; use {span} or more, or 0.'
-  )
+  message = f'data.digits.clip_frames={clip_frames}, but a window spans {span} frames; use {span} or more, or 0.'
   with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
     sources.build(configure(digits=LONG | {'clip_frames': clip_frames}, **changes), 'train', 0)
 
@@ -576,9 +574,7 @@ def test_examples_are_unpadded_and_at_the_smallest_skip(folder):
 
 def test_import_stays_light():
   """Reading a configuration or sampling must not wait for scikit-learn or FFmpeg."""
-  code = (
-    "import sys, vdm_jax.data; print([m for m in ('sklearn', 'scipy', 'av', 'flax') if m in sys.modules])"
-  )
+  code = "import sys, vdm_jax.data; print([m for m in ('sklearn', 'scipy', 'av', 'flax') if m in sys.modules])"
   shown = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
   assert shown.strip() == '[]'
 
@@ -613,9 +609,12 @@ def test_bad_clips_leave_the_stream_the_same_for_all_hosts_and_after_a_resume(tm
 def test_train_on_all_adds_the_clips_of_the_test_split(folder):
   config = configure(name='folder', path=folder, batch_size=37, num_images=0, labels=False)
   shown = {
-    (split, on_all): sorted(clip_numbers(next(build(configure(**config.to_dict() | {'train_on_all': on_all}),
-      split=split)))[:, 0]) for split in ('train', 'test') for on_all in (False, True)
-  }  # fmt: skip
+    (split, on_all): sorted(
+      clip_numbers(next(build(configure(**config.to_dict() | {'train_on_all': on_all}), split=split)))[:, 0]
+    )
+    for split in ('train', 'test')
+    for on_all in (False, True)
+  }
   assert shown['train', True] == list(range(37))
   assert shown['test', True] == shown['test', False]
   assert set(shown['train', False]) == set(range(37)) - set(shown['test', False])

@@ -27,8 +27,11 @@ def clips(tmp_path_factory):
   """A hundred clips of five frames, whose pixels tell the clip and the frame."""
   root = tmp_path_factory.mktemp('clips')
   for i in range(100):
-    data.write_mp4(root / f'{i:02}.mp4', (2 * i + 8 * np.arange(5, dtype=np.uint8))[:, None, None, None].repeat(
-      16, 1).repeat(16, 2), fps=8)  # fmt: skip
+    data.write_mp4(
+      root / f'{i:02}.mp4',
+      (2 * i + 8 * np.arange(5, dtype=np.uint8))[:, None, None, None].repeat(16, 1).repeat(16, 2),
+      fps=8,
+    )
     (root / f'{i:02}.txt').write_text(f'number {i}')
   return root
 
@@ -78,7 +81,7 @@ KINDS = {
   'playlist': lambda path, good: path.write_text('#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n'),
   'list of files': lambda path, good: path.write_text('ffconcat version 1.0\nfile 50.mp4\n'),
   'forbidden': lambda path, good: path.write_bytes(b'forbidden'),
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -87,9 +87,7 @@ def test_errors():
     sheets.contact_sheet([clip(0)], ['a', 'b'])
   with pytest.raises(
     ValueError,
-    match=re.escape(
-      'tile: the videos have the sizes [(8, 8), (16, 16)]; give one or more videos of one size.'
-    ),
+    match=re.escape('tile: the videos have the sizes [(8, 8), (16, 16)]; give one or more videos of one size.'),
   ):
     sheets.tile([clip(0), clip(0, side=8)])
 

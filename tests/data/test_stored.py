@@ -26,11 +26,27 @@ def folder_of(suffix, root):
 
 
 def configure(**changes):
-  return ConfigDict({
-    'name': 'folder', 'path': '', 'mixture': (), 'images': (), 'target_frame_rate': 0.0, 'num_frames': 3,
-    'height': 16, 'width': 24, 'channels': 3, 'frame_skip': 2, 'frame_skip_max': 0, 'frame_rate': 8.0,
-    'train_on_all': True, 'max_bad_share': 0.0, 'pad_rows': 0, 'flip': False,
-  } | changes)  # fmt: skip
+  return ConfigDict(
+    {
+      'name': 'folder',
+      'path': '',
+      'mixture': (),
+      'images': (),
+      'target_frame_rate': 0.0,
+      'num_frames': 3,
+      'height': 16,
+      'width': 24,
+      'channels': 3,
+      'frame_skip': 2,
+      'frame_skip_max': 0,
+      'frame_rate': 8.0,
+      'train_on_all': True,
+      'max_bad_share': 0.0,
+      'pad_rows': 0,
+      'flip': False,
+    }
+    | changes
+  )
 
 
 def store(door, root):

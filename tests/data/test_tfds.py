@@ -94,9 +94,7 @@ def test_errors(tmp_path, prepared):
   for file in prepared['ucf101'].glob('ucf101-*'):
     (tmp_path / file.name).write_bytes(file.read_bytes())
   write(splits=[info['splits'][0] | {'shardLengths': ['9']}, info['splits'][1]])
-  with raises(
-    ValueError, f'data.path={path!r} holds 10 clips, but dataset_info.json says 12; prepare it again.'
-  ):
+  with raises(ValueError, f'data.path={path!r} holds 10 clips, but dataset_info.json says 12; prepare it again.'):
     data.Tfds(tmp_path, 'train', num_frames=2)
   write(splits=None)
   with pytest.raises(ValueError, match=r'dataset_info.json cannot be read \(.*\); prepare the data again.$'):

@@ -254,8 +254,7 @@ def test_errors_of_reading(tmp_path):
   path.write_text('I am a text file that somebody has renamed.')
   with raises(
     ValueError,
-    f'{path}: cannot be decoded as a video (Invalid data found when processing input); '
-    're-encode or remove the file.',
+    f'{path}: cannot be decoded as a video (Invalid data found when processing input); re-encode or remove the file.',
   ):
     video_io.read_video(path)
   video_io.write_mp4(path, numbered(8), fps=8)
@@ -265,8 +264,7 @@ def test_errors_of_reading(tmp_path):
     video_io.read_video(path, start=8)
   with raises(
     ValueError,
-    f'{path}: start=0, num_frames=0, frame_skip=1 name no frames; '
-    'start must be 0 or more, the others 1 or more.',
+    f'{path}: start=0, num_frames=0, frame_skip=1 name no frames; start must be 0 or more, the others 1 or more.',
   ):
     video_io.read_video(path, num_frames=0)
 

@@ -72,9 +72,7 @@ def test_what_cannot_be_told_is_no_fault(clips):
   """Few clips, many words or nothing to see: chance is not refuted, and nothing is named."""
   videos, captions = clips_of('digit somewhere', count=24)
   fault, said = judge(videos, shuffled(captions))
-  assert fault is None and re.fullmatch(
-    r'captions: \d+ of 24 clips; whether they fit cannot be told \(p = .*\)', said
-  )
+  assert fault is None and re.fullmatch(r'captions: \d+ of 24 clips; whether they fit cannot be told \(p = .*\)', said)
   videos, captions = clips
   fault, said = judge(videos[:10], shuffled(captions[:10]))
   assert fault is None and said.endswith('too few clips for so many words to measure whether they fit')

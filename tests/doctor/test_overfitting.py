@@ -137,9 +137,7 @@ def test_two_clips_at_high_noise_are_told_apart_as_the_closed_form_says(model):
   """Clips +m and -m: the posterior mean is m tanh(alpha <m, z> / sigma^2), here integrated on a grid."""
   logsnr, pixels = -4.0, 2 * 2 * 2
   alpha, sigma = math.sqrt(1 / (1 + math.exp(4))), math.sqrt(1 / (1 + math.exp(-4)))
-  fixed = model._replace(
-    sample_logsnr=lambda rng, count: jnp.full(count, logsnr), parameterization=diffusion.predict_x
-  )
+  fixed = model._replace(sample_logsnr=lambda rng, count: jnp.full(count, logsnr), parameterization=diffusion.predict_x)
   m = np.ones((1, 2, 2, 2, 1), np.float32)
   found = overfitting.measure_scale(fixed, Batch(np.concatenate([m, -m] * 64), Conditioning()))
   noise = np.linspace(-8, 8, 4001)
@@ -195,9 +193,12 @@ def clips(tmp_path, spoil):
   found = data.examples(shipped('digits', {}).data, 'train', seed=0, count=32)
   np.save(tmp_path / 'clips.npy', spoil(np.stack([clip.video for clip in found])))
   return {
-    'data.name': 'array', 'data.path': str(tmp_path / 'clips.npy'), 'data.frame_rate': 8.0, 'data.text': 'none',
+    'data.name': 'array',
+    'data.path': str(tmp_path / 'clips.npy'),
+    'data.frame_rate': 8.0,
+    'data.text': 'none',
     'data.num_images': 0,
-  }  # fmt: skip
+  }
 
 
 @pytest.mark.usefixtures('untrained')
@@ -226,9 +227,11 @@ def test_faults_of_settings_are_named_together(monkeypatch):
 
   monkeypatch.setattr(data, 'ExampleClips', MixedUp)
   changes = {
-    'model.parameterization': 'edm', 'model.sigma_data': 20.0, 'training.ema_decay': 0.99999,
+    'model.parameterization': 'edm',
+    'model.sigma_data': 20.0,
+    'training.ema_decay': 0.99999,
     'training.ema_warmup': False,
-  }  # fmt: skip
+  }
   found = doctor.overfit(shipped('digits', changes))
   assert [fault.name for fault in found.faults] == ['wrong sigma_data', 'frozen EMA', 'shuffled captions']
 

@@ -11,9 +11,15 @@ from vdm_jax.evaluation import prompts
 
 # Class names of UCF101 at both ends of the list, and where alphabetical order depends on who sorts.
 PLACES = {
-  'ApplyEyeMakeup': 0, 'BlowDryHair': 12, 'BlowingCandles': 13, 'Hammering': 34, 'HammerThrow': 35, 'JumpingJack': 46,
-  'JumpRope': 47, 'YoYo': 100,
-}  # fmt: skip
+  'ApplyEyeMakeup': 0,
+  'BlowDryHair': 12,
+  'BlowingCandles': 13,
+  'Hammering': 34,
+  'HammerThrow': 35,
+  'JumpingJack': 46,
+  'JumpRope': 47,
+  'YoYo': 100,
+}
 
 
 def test_every_class_of_ucf101_has_one_prompt_of_its_own():
@@ -31,10 +37,17 @@ def _spelled(name: str) -> str:
 
 # Classes whose prompt shares no stem with their name.
 RENAMED = {
-  'Archery': 'bow', 'Biking': 'bicycle', 'CricketShot': 'batting', 'FloorGymnastics': 'gymnast', 'PoleVault': 'bar',
-  'Punch': 'boxing', 'Nunchucks': 'nunchuck', 'MilitaryParade': 'soldiers', 'BlowDryHair': 'dryer',
+  'Archery': 'bow',
+  'Biking': 'bicycle',
+  'CricketShot': 'batting',
+  'FloorGymnastics': 'gymnast',
+  'PoleVault': 'bar',
+  'Punch': 'boxing',
+  'Nunchucks': 'nunchuck',
+  'MilitaryParade': 'soldiers',
+  'BlowDryHair': 'dryer',
   'Skijet': 'jetski',
-}  # fmt: skip
+}
 
 
 def test_a_prompt_belongs_to_its_class():
@@ -68,12 +81,17 @@ def test_novel_views_are_every_template_with_every_object():
 
 def test_all_limitations_that_a_prompt_can_provoke_are_probed():
   assert set(prompts.groups('failure_probes')) == {
-    'text rendering', 'object count', 'positional understanding', 'stylization', 'negation', 'block artifacts',
-  }  # fmt: skip
+    'text rendering',
+    'object count',
+    'positional understanding',
+    'stylization',
+    'negation',
+    'block artifacts',
+  }
 
 
 def test_another_name_is_refused_with_the_right_ones():
-  message = 'there are no prompts \'ucf\': choose one of diversity, failure_probes, novel_views, ucf101.'
+  message = "there are no prompts 'ucf': choose one of diversity, failure_probes, novel_views, ucf101."
   with pytest.raises(ValueError, match=f'^{message}$'):
     prompts.read('ucf')
   with pytest.raises(ValueError, match='^there are no prompts'):

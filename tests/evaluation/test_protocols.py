@@ -62,10 +62,12 @@ def test_features_are_computed_once_for_each_network_and_size_and_taken_as_the_m
       return type('Features', (), {'pool': rows, 'logits': 2 * rows})()
 
   metrics = (
-    Metric('a', 'frechet', 'net', frames='mean'), Metric('b', 'inception', 'net', 'logits', frames='first'),
-    Metric('c', 'frechet', 'net', frames='each'), Metric('d', 'frechet', 'net', frames='mean', size=(2, 4)),
+    Metric('a', 'frechet', 'net', frames='mean'),
+    Metric('b', 'inception', 'net', 'logits', frames='first'),
+    Metric('c', 'frechet', 'net', frames='each'),
+    Metric('d', 'frechet', 'net', frames='mean', size=(2, 4)),
     Metric('e', 'frechet', 'net', frames='mean'),
-  )  # fmt: skip
+  )
   videos = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 6, 3)).astype(np.uint8)
   found = extract(metrics, {'net': Fake()}, videos)
   assert calls == [(3, 5, 4, 6, 3), (3, 5, 2, 4, 3)]
@@ -84,9 +86,11 @@ def test_other_ranges_sizes_frames_and_dtypes_are_refused_and_never_converted():
   for bad, message in (
     (clip.astype(np.float32), 'samples are float32; a protocol measures uint8, 0 ... 255.'),
     (clip[0], 'samples have shape (4, 8, 8, 3); a protocol measures [n t h w c], one or more.'),
-    (clip[:, :3, :, :6], 'samples have 3 frames, not 4, 6 columns, not 8; they are measured as they are, and never '
-     'resized.'),
-  ):  # fmt: skip
+    (
+      clip[:, :3, :, :6],
+      'samples have 3 frames, not 4, 6 columns, not 8; they are measured as they are, and never resized.',
+    ),
+  ):
     with pytest.raises(ValueError) as error:
       check_clips(bad, (4, 8, 8, 3), 'samples')
     assert str(error.value) == message
@@ -98,9 +102,13 @@ def test_other_ranges_sizes_frames_and_dtypes_are_refused_and_never_converted():
 
 def record(**changes):
   return {
-    'protocol': 'vdm-t2v-4096', 'metrics': {'fvd': {'test': {'value': 50.0, 'spread': 3.0}}},
-    'weights': {'i3d': 'abc'}, 'counts': {'samples': 4096, 'test': 4096}, 'references': {'test': 7}, 'step': 1,
-  } | changes  # fmt: skip
+    'protocol': 'vdm-t2v-4096',
+    'metrics': {'fvd': {'test': {'value': 50.0, 'spread': 3.0}}},
+    'weights': {'i3d': 'abc'},
+    'counts': {'samples': 4096, 'test': 4096},
+    'references': {'test': 7},
+    'step': 1,
+  } | changes
 
 
 def test_records_of_one_protocol_compare_with_the_spread_of_the_difference():

@@ -177,17 +177,21 @@ def test_real_clips_are_right_and_new_and_training_clips_are_neither(section, sm
 
 def test_the_best_answer_has_most_phrases_right_then_most_parts_whatever_the_order():
   wanted = parse_caption('a red 3 moving left slowly and a blue 7 bouncing up')
-  others = [parse_caption(caption) for caption in (
-    'a red 3 moving left quickly and a green 7 bouncing up',  # color, digit, direction
-    'a blue 7 bouncing up and a green 1 moving down slowly',  # a phrase, named the other way round
-    'a red 7 bouncing up and a blue 3 moving left slowly',  # the colors are exchanged
-    'a blue 7 bouncing up and a red 4 moving left slowly',  # a phrase, and all but the digit of the other
-  )]
+  others = [
+    parse_caption(caption)
+    for caption in (
+      'a red 3 moving left quickly and a green 7 bouncing up',  # color, digit, direction
+      'a blue 7 bouncing up and a green 1 moving down slowly',  # a phrase, named the other way round
+      'a red 7 bouncing up and a blue 3 moving left slowly',  # the colors are exchanged
+      'a blue 7 bouncing up and a red 4 moving left slowly',  # a phrase, and all but the digit of the other
+    )
+  ]
   assert scene_protocol.best_answers([wanted], others).tolist() == [[3, 1]]
 
 
 def test_what_is_wrong_twice_of_one_prompt_is_one_piece_of_evidence(section, small):
   """Standard errors are over captions: one repetition right and one wrong of each leaves no spread."""
+
   def generate(prompts):
     source = data.Digits(split='test', seed=2, num_frames=16, channels=3, num_digits=2, colors=True, motions=True)
     videos = [source.showing(parse_caption(prompt), i).video for i, prompt in enumerate(prompts)]

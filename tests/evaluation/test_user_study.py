@@ -178,17 +178,22 @@ def test_other_refusals_of_make(both, tmp_path, capsys):
     ({'voter': 6}, 'FILE names no voter from 1 to 5: let the page save it again.'),
     ({'voter': True}, 'FILE names no voter from 1 to 5: let the page save it again.'),
     ({'answers': {}}, 'FILE names no voter from 1 to 5: let the page save it again.'),
-    ({'answers': [[4, 'motion quality', 'a']]},
-     "FILE has an answer that is none, [4, 'motion quality', 'a']: let the page save it again."),
-    ({'answers': [[0, 'taste', 'a']]},
-     "FILE has an answer that is none, [0, 'taste', 'a']: let the page save it again."),
-    ({'answers': [[0, ['x'], 'a']]},
-     "FILE has an answer that is none, [0, ['x'], 'a']: let the page save it again."),
-    ({'answers': [[0, 'motion quality', 'c']]},
-     "FILE has an answer that is none, [0, 'motion quality', 'c']: let the page save it again."),
+    (
+      {'answers': [[4, 'motion quality', 'a']]},
+      "FILE has an answer that is none, [4, 'motion quality', 'a']: let the page save it again.",
+    ),
+    (
+      {'answers': [[0, 'taste', 'a']]},
+      "FILE has an answer that is none, [0, 'taste', 'a']: let the page save it again.",
+    ),
+    ({'answers': [[0, ['x'], 'a']]}, "FILE has an answer that is none, [0, ['x'], 'a']: let the page save it again."),
+    (
+      {'answers': [[0, 'motion quality', 'c']]},
+      "FILE has an answer that is none, [0, 'motion quality', 'c']: let the page save it again.",
+    ),
     ({'answers': ['x' * 100]}, f'FILE has an answer that is none, {"x" * 80}: let the page save it again.'),
   ],
-)  # fmt: skip
+)
 def test_foreign_answers_are_refused(study, tmp_path, capsys, change, message):
   (file,) = vote(study, tmp_path, lambda left, right: 0, voters=[1])
   file.write_text(change if isinstance(change, str) else json.dumps(json.loads(file.read_text()) | change))

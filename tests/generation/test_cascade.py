@@ -16,15 +16,30 @@ from vdm_jax.generation import make_cascade, make_generator, make_sampler, make_
 from vdm_jax.generation.sampler import repeat_edges
 
 FIT = {
-  'data.num_frames': 2, 'model.patch_size': (1, 4, 4), 'model.group_size': (2, 1, 1), 'model.patch_width': 8,
-  'model.latent_width': 8, 'model.condition_width': 16, 'model.num_latents': 12, 'model.num_blocks': 1,
-  'model.num_global_layers': 1, 'model.patch_head_width': 4, 'model.latent_head_width': 4, 'sampling.num_steps': 3,
-  'model.process': 'input_scaled', 'model.parameterization': 'snap', 'sampling.grid': 'karras', 'sampling.step': 'heun',
-}  # fmt: skip
+  'data.num_frames': 2,
+  'model.patch_size': (1, 4, 4),
+  'model.group_size': (2, 1, 1),
+  'model.patch_width': 8,
+  'model.latent_width': 8,
+  'model.condition_width': 16,
+  'model.num_latents': 12,
+  'model.num_blocks': 1,
+  'model.num_global_layers': 1,
+  'model.patch_head_width': 4,
+  'model.latent_head_width': 4,
+  'sampling.num_steps': 3,
+  'model.process': 'input_scaled',
+  'model.parameterization': 'snap',
+  'sampling.grid': 'karras',
+  'sampling.step': 'heun',
+}
 SECOND = {
-  'data.height': 16, 'data.width': 16, 'model.upsampling': 2, 'model.group_size': (2, 2, 2),
+  'data.height': 16,
+  'data.width': 16,
+  'model.upsampling': 2,
+  'model.group_size': (2, 2, 2),
   'model.scalars': ('frame_interval', 'resolution', 'augmentation_logsnr'),
-}  # fmt: skip
+}
 FIRST = {'data.height': 12, 'data.width': 8, 'data.pad_rows': 2}
 KEYS = jax.random.split(jax.random.key(3), 2)
 
@@ -147,12 +162,18 @@ def test_asking_a_model_that_is_not_told_is_refused():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'height': 16}, 'the first stage makes 2 frames of 12x8x3, which the second would upsample by 2, but the second '
-     'makes 2 of 16x16x3: name the run it is made for.'),
-    ({'text': 'words'}, "model.text is 'words' in the first stage and 'none' in the second: both see the same prompts "
-     'or labels, so give it to both or to neither.'),
+    (
+      {'height': 16},
+      'the first stage makes 2 frames of 12x8x3, which the second would upsample by 2, but the second '
+      'makes 2 of 16x16x3: name the run it is made for.',
+    ),
+    (
+      {'text': 'words'},
+      "model.text is 'words' in the first stage and 'none' in the second: both see the same prompts "
+      'or labels, so give it to both or to neither.',
+    ),
   ],
-)  # fmt: skip
+)
 def test_stages_of_different_sizes_or_captions_make_no_cascade(changes, message):
   first, second = (stage(number)[0].model.to_dict() for number in (False, True))
   models.check_cascade(first, second)
@@ -182,14 +203,20 @@ def test_what_does_not_go_together_is_said():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'upsampling': 3}, 'model.upsampling=3, but frames are 16x16: choose a number that divides both, or 1 for a model '
-     'without low-resolution input.'),
-    ({'upsampling': 1}, "model.upsampling=1, model.scalars=('frame_interval', 'resolution', 'augmentation_logsnr'): a "
-     "second stage, and only it, is told the noise level of its low-resolution input, so 'augmentation_logsnr' belongs "
-     'to scalars where upsampling > 1.'),
+    (
+      {'upsampling': 3},
+      'model.upsampling=3, but frames are 16x16: choose a number that divides both, or 1 for a model '
+      'without low-resolution input.',
+    ),
+    (
+      {'upsampling': 1},
+      "model.upsampling=1, model.scalars=('frame_interval', 'resolution', 'augmentation_logsnr'): a "
+      'second stage, and only it, is told the noise level of its low-resolution input, so '
+      "'augmentation_logsnr' belongs to scalars where upsampling > 1.",
+    ),
     ({'pad_rows': 2}, 'data.pad_rows=2 in a second stage: its low-resolution input has no padding.'),
   ],
-)  # fmt: skip
+)
 def test_settings_of_a_second_stage_are_checked(changes, message):
   with says(message):
     models.build(stage(second=True)[0].model.to_dict() | changes)

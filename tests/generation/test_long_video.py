@@ -188,9 +188,7 @@ def test_a_second_stage_is_told_the_frames_of_its_window():
     np.testing.assert_allclose(cond.low_resolution[0, :, 0, 0, 0], np.array(window.frames) / 20, atol=1e-4)
   (over,) = extension(5, 8, overlap=4).windows
   held = long_video.upsampling_conditions(base, model, settings(augmentation=0.0), small, 5)
-  np.testing.assert_allclose(
-    held(over, np.zeros(1, int), keys(0, 1)).low_resolution[0, 4:, 0, 0, 0], 0.2, atol=1e-4
-  )
+  np.testing.assert_allclose(held(over, np.zeros(1, int), keys(0, 1)).low_resolution[0, 4:, 0, 0, 0], 0.2, atol=1e-4)
   noisy = long_video.upsampling_conditions(base, model, settings(augmentation=0.5), small, 14)
   drawn = [noisy(window, np.zeros(1, int), keys(0, 1, i)).low_resolution for i, window in enumerate(2 * [over])]
   assert np.abs(drawn[0] - drawn[1]).max() > 0.1

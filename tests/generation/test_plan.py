@@ -99,7 +99,9 @@ def test_a_hierarchy_fills_level_after_level(rates, num_frames):
   check(plan, 8, 1)
   strides = [round(rates[-1] / rate) for rate in rates]
   assert [s for s, _ in itertools.groupby(w.stride for w in plan.windows)] == [
-    s for s in strides if s == strides[0] or num_frames > s  # a level that would have one frame makes nothing new
+    s
+    for s in strides
+    if s == strides[0] or num_frames > s  # a level that would have one frame makes nothing new
   ]
   lowest = [w for w in plan.windows if w.stride == strides[0]]
   if len(rates) > 1 and len(lowest) > 2:

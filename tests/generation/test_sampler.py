@@ -29,9 +29,14 @@ def settings(**changes):
 @functools.cache
 def model(process='variance_preserving', sigma_in=1.0):
   config = make_config(
-    data__text='words', data__vocabulary=WORDS, model__process=process, model__sigma_in=sigma_in,
-    model__parameterization='v', model__channel_multipliers=(1,), model__attention_resolutions=(),
-  )  # fmt: skip
+    data__text='words',
+    data__vocabulary=WORDS,
+    model__process=process,
+    model__sigma_in=sigma_in,
+    model__parameterization='v',
+    model__channel_multipliers=(1,),
+    model__attention_resolutions=(),
+  )
   return models.build(config.model)
 
 
@@ -168,7 +173,8 @@ def test_weights_are_numbers_unless_they_oscillate():
   ('changes', 'message'),
   [
     (
-      {'step': 'hean'}, "sampling.step='hean' is unknown: choose one of ancestral, ddim, heun. Did you mean 'heun'?",
+      {'step': 'hean'},
+      "sampling.step='hean' is unknown: choose one of ancestral, ddim, heun. Did you mean 'heun'?",
     ),
     ({'grid': 'linear'}, "sampling.grid='linear' is unknown: choose one of cosine, karras."),
     (
@@ -180,7 +186,8 @@ def test_weights_are_numbers_unless_they_oscillate():
       "sampling.gamma=0.3 has no effect on step='ddim': set it to 0, or sampling.step='ancestral'.",
     ),
     (
-      {'churn': 0.2}, "sampling.churn=0.2 has no effect on step='ancestral': set it to 0, or sampling.step='heun'.",
+      {'churn': 0.2},
+      "sampling.churn=0.2 has no effect on step='ancestral': set it to 0, or sampling.step='heun'.",
     ),
     (
       {'step': 'heun', 'churn_min': 0.1},
@@ -195,7 +202,7 @@ def test_weights_are_numbers_unless_they_oscillate():
     ({'gamma': 2.0}, 'gamma=2.0 must be in [0, 1]: it interpolates between two variances. VDM uses 0 to 0.3.'),
     ({'num_steps': 1}, 'num_points=1: a grid holds both of its ends, so it needs at least 2 points.'),
   ],
-)  # fmt: skip
+)
 def test_settings_that_do_not_go_together_are_refused(changes, message):
   with says(message):
     make_sampler(model(), settings(**changes))

@@ -11,10 +11,35 @@ from urllib.parse import unquote, urlsplit
 
 # Elements of a page that was not meddled with; a prompt that became markup would bring others, or more scripts.
 KNOWN = {
-  'html', 'head', 'meta', 'link', 'title', 'style', 'body', 'header', 'main', 'section', 'h1', 'h2', 'p', 'div',
-  'figure', 'figcaption', 'span', 'a', 'video', 'img', 'button', 'details', 'summary', 'table', 'tr', 'th', 'td',
+  'html',
+  'head',
+  'meta',
+  'link',
+  'title',
+  'style',
+  'body',
+  'header',
+  'main',
+  'section',
+  'h1',
+  'h2',
+  'p',
+  'div',
+  'figure',
+  'figcaption',
+  'span',
+  'a',
+  'video',
+  'img',
+  'button',
+  'details',
+  'summary',
+  'table',
+  'tr',
+  'th',
+  'td',
   'script',
-}  # fmt: skip
+}
 VOID = {'meta', 'link', 'img', 'input'}
 LOADS = ('src', 'href', 'poster', 'data', 'srcset', 'action', 'formaction', 'data-gif')
 

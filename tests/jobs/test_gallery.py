@@ -113,7 +113,7 @@ def test_addresses_of_odd_file_names_stay_addresses():
 RUNS = [
   "<script>document.title = 'ran'</script>",
   '"><img src=x onerror="document.title = \'ran\'">',
-  "\"><svg onload=\"document.title = 'ran'\">",
+  '"><svg onload="document.title = \'ran\'">',
 ]
 
 
@@ -127,9 +127,14 @@ def browser():
 
   def visit(path, profile):
     flags = [
-      '--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr', '--virtual-time-budget=5000',
-      '--dump-dom', f'--user-data-dir={profile}',
-    ]  # fmt: skip
+      '--headless',
+      '--no-sandbox',
+      '--disable-gpu',
+      '--enable-logging=stderr',
+      '--virtual-time-budget=5000',
+      '--dump-dom',
+      f'--user-data-dir={profile}',
+    ]
     done = subprocess.run([found, *flags, path.as_uri()], capture_output=True, text=True, check=True, timeout=120)
     seen = path.with_name('seen.html')
     seen.write_text(done.stdout, encoding='utf-8')

@@ -18,15 +18,28 @@ from vdm_jax.jobs import draws, feature_files, sweeps
 from vdm_jax.jobs.batches import fill
 
 RUN = {
-  'data.num_frames': 4, 'data.channels': 3, 'data.digits.bounce': False, 'data.digits.clip_frames': 8,
-  'model.scalars': (), 'sampling.num_steps': 2, 'sampling.conditioning': 'replacement',
-}  # fmt: skip
+  'data.num_frames': 4,
+  'data.channels': 3,
+  'data.digits.bounce': False,
+  'data.digits.clip_frames': 8,
+  'model.scalars': (),
+  'sampling.num_steps': 2,
+  'sampling.conditioning': 'replacement',
+}
 FVD, SCORE = Metric('fvd', 'frechet', 'i3d', 'logits'), Metric('is', 'inception', 'i3d', 'logits')
 SMALL = Protocol(
-  name='small', source='a test', task='unconditional',
-  metrics=(FVD, SCORE, Metric('fid', 'frechet', 'inception', frames='each')), references=('train', 'test'),
-  height=16, width=16, num_frames=4, num_samples=21, num_references=26, training_clips=26,
-)  # fmt: skip
+  name='small',
+  source='a test',
+  task='unconditional',
+  metrics=(FVD, SCORE, Metric('fid', 'frechet', 'inception', frames='each')),
+  references=('train', 'test'),
+  height=16,
+  width=16,
+  num_frames=4,
+  num_samples=21,
+  num_references=26,
+  training_clips=26,
+)
 ASKED = jobs.Asked(protocol='small', features='random', batch_size=8)
 WEIGHTS = 'random:0 of a test'
 
@@ -117,9 +130,15 @@ def test_a_killed_measurement_goes_on_to_the_same_record_bit_for_bit(run, networ
 def test_predictions_begin_with_frames_of_the_reference_and_real_clips_are_a_floor(run, networks, tmp_path):
   workdir = shutil.copytree(run, tmp_path / 'run')
   predict = SMALL._replace(
-    name='predict', task='prediction', given_frames=2, metrics=(FVD,), references=('test',), training_clips=0,
-    num_samples=16, num_references=8,
-  )  # fmt: skip
+    name='predict',
+    task='prediction',
+    given_frames=2,
+    metrics=(FVD,),
+    references=('test',),
+    training_clips=0,
+    num_samples=16,
+    num_references=8,
+  )
   evaluate(workdir, predict)
   reference, *samples = networks.seen
   assert len(samples) == 2
@@ -140,9 +159,14 @@ def test_a_sweep_measures_each_value_against_one_reference_and_tabulates_it(run,
   workdir = shutil.copytree(run, tmp_path / 'run')
   published = (Figure('fvd', 'test', 5.0, None, 'a table', (('sampling.num_steps', 3), ('data.frame_skip', 1))),)
   swept = SMALL._replace(
-    name='swept', metrics=(FVD,), references=('test',), training_clips=0, num_steps=(2, 3), sweep_samples=8,
+    name='swept',
+    metrics=(FVD,),
+    references=('test',),
+    training_clips=0,
+    num_steps=(2, 3),
+    sweep_samples=8,
     published=published,
-  )  # fmt: skip
+  )
   evaluate(workdir, swept, sweep='steps')
   assert len(networks.seen) == 1 + 2
   found = json.loads((workdir / 'evaluation/swept_steps.json').read_text())
@@ -152,8 +176,9 @@ def test_a_sweep_measures_each_value_against_one_reference_and_tabulates_it(run,
   with open(workdir / 'evaluation/swept_steps.csv', newline='') as file:
     rows = list(csv.DictReader(file))
   assert [(row['series'], row['num_steps'], row['published']) for row in rows] == [
-    ('ancestral', '2', ''), ('ancestral', '3', '5.0')
-  ]  # fmt: skip
+    ('ancestral', '2', ''),
+    ('ancestral', '3', '5.0'),
+  ]
   assert [float(row['value']) for row in rows] == values
   assert (workdir / 'evaluation/swept_steps.png').stat().st_size > 1000
 

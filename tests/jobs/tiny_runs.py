@@ -18,17 +18,32 @@ CLIP = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 1)).astype(np.uint
 STEP = 3  # of the checkpoint
 BLOCK = 8  # frames of a window
 TINY = {
-  'data.num_frames': BLOCK, 'data.height': 16, 'data.width': 16, 'data.channels': 1, 'data.digits.bounce': True,
-  'data.digits.clip_frames': 32, 'model.base_channels': 8, 'model.channel_multipliers': (1,), 'model.num_blocks': 1,
-  'model.attention_resolutions': (), 'model.head_width': 8, 'model.norm_groups': 4, 'model.embedding_width': 16,
-  'model.embedding_layers': 1, 'model.patch_size': 2, 'model.parameterization': 'v',
-  'model.scalars': ('frame_interval',), 'sampling.num_steps': 4,
-}  # fmt: skip
+  'data.num_frames': BLOCK,
+  'data.height': 16,
+  'data.width': 16,
+  'data.channels': 1,
+  'data.digits.bounce': True,
+  'data.digits.clip_frames': 32,
+  'model.base_channels': 8,
+  'model.channel_multipliers': (1,),
+  'model.num_blocks': 1,
+  'model.attention_resolutions': (),
+  'model.head_width': 8,
+  'model.norm_groups': 4,
+  'model.embedding_width': 16,
+  'model.embedding_layers': 1,
+  'model.patch_size': 2,
+  'model.parameterization': 'v',
+  'model.scalars': ('frame_interval',),
+  'sampling.num_steps': 4,
+}
 SMALL = {'data.height': 8, 'data.width': 8, 'model.scalars': ()}
 SECOND = {
-  'data.height': 32, 'data.width': 32, 'model.upsampling': 2,
+  'data.height': 32,
+  'data.width': 32,
+  'model.upsampling': 2,
   'model.scalars': ('frame_interval', 'augmentation_logsnr'),
-}  # fmt: skip
+}
 
 
 def make_run(workdir: Path, changes: dict[str, Any] | None = None, *, weights: bool = True, seed: int = 0) -> Path:

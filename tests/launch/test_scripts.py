@@ -126,10 +126,15 @@ def test_a_dry_run_of_resume_says_on_what_each_command_depends(calls):
   )
   printed = [line.split("'")[9] if line.startswith("'") else line for line in done.stdout.splitlines()]
   assert printed == [
-    '# Only where the slice is PREEMPTED, TERMINATED or STOPPED:', 'delete', '# Only then, or where there is no slice:',
-    'create', '# Where it is READY, or was made anew; the first command does nothing where the library is installed:',
-    'ssh', 'ssh', 'ssh',
-  ]  # fmt: skip
+    '# Only where the slice is PREEMPTED, TERMINATED or STOPPED:',
+    'delete',
+    '# Only then, or where there is no slice:',
+    'create',
+    '# Where it is READY, or was made anew; the first command does nothing where the library is installed:',
+    'ssh',
+    'ssh',
+    'ssh',
+  ]
 
 
 def test_one_process_drives_all_gpus_after_a_preflight(calls, tmp_path):
@@ -143,8 +148,9 @@ def test_several_processes_share_the_gpus_and_meet(calls, tmp_path):
   started = [line for line in lines(calls) if 'python3' in line and 'preflight' not in line]
   common = f'python3 [-m] [vdm_jax.main] [--config=c.py] [--workdir={tmp_path}] [--coordinator=localhost:1234]'
   assert sorted(started) == [
-    f'{common} [--num_processes=2] [--process_id=0] gpus=0,1', f'{common} [--num_processes=2] [--process_id=1] gpus=2,3'
-  ]  # fmt: skip
+    f'{common} [--num_processes=2] [--process_id=0] gpus=0,1',
+    f'{common} [--num_processes=2] [--process_id=1] gpus=2,3',
+  ]
   assert sum('preflight' in line for line in lines(calls)) == 2
 
 
@@ -243,9 +249,15 @@ def test_a_job_is_submitted_with_a_task_per_gpu_and_asks_to_be_told_before_its_e
   launch('slurm.sh', '--nodes=2', '--gpus=4', '--partition=big', '--config=c.py', f'--workdir={workdir}')
   (call,) = lines(calls)
   for option in (
-    'nodes=2', 'ntasks-per-node=4', 'gpus-per-node=4', 'partition=big', 'requeue', 'signal=TERM@120', 'job-name=t2v',
+    'nodes=2',
+    'ntasks-per-node=4',
+    'gpus-per-node=4',
+    'partition=big',
+    'requeue',
+    'signal=TERM@120',
+    'job-name=t2v',
     'cpus-per-task=8',
-  ):  # fmt: skip
+  ):
     assert f' [--{option}]' in call
   assert call.endswith(f'slurm.sh] [--inside] [{LAUNCH}] [--config=c.py] [--workdir={workdir}] gpus=')
   assert workdir.is_dir(), 'sbatch does not make the folder of its log'
@@ -359,8 +371,13 @@ def test_a_worker_gets_a_python_that_the_library_runs_on(calls, bare):
   launch(*create)
   done = [line.split(' gpus=')[0] for line in lines(calls) if re.match('(python3|uv|git) ', line)]
   assert [line.split(']')[0] for line in done] == [
-    'git [init', 'python3 [-m', 'uv [venv', 'git [fetch', 'git [checkout', 'uv [pip',
-  ]  # fmt: skip
+    'git [init',
+    'python3 [-m',
+    'uv [venv',
+    'git [fetch',
+    'git [checkout',
+    'uv [pip',
+  ]
   (version,) = re.findall(r'\[--python] \[([\d.]+)]', done[2])
   assert version in SpecifierSet(setup['options']['python_requires'])
   assert '[--python] [.venv/bin/python] [-e] [.[tpu]]' in done[5]

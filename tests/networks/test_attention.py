@@ -27,10 +27,23 @@ HEAD_WIDTH, GROUPS, TABLE_FRAMES = 4, 2, 4
 def tiny_fit(**settings):
   """Shapes of a FIT's parameters: nothing is computed."""
   fit = FIT(
-    num_frames=2, height=8, width=8, patch_size=(1, 4, 4), group_size=(2, 2, 1), patch_width=16, latent_width=16,
-    condition_width=16, num_latents=4, num_blocks=1, num_global_layers=1, num_local_layers=1, patch_head_width=4,
-    latent_head_width=8, scalars=(), **settings,
-  )  # fmt: skip
+    num_frames=2,
+    height=8,
+    width=8,
+    patch_size=(1, 4, 4),
+    group_size=(2, 2, 1),
+    patch_width=16,
+    latent_width=16,
+    condition_width=16,
+    num_latents=4,
+    num_blocks=1,
+    num_global_layers=1,
+    num_local_layers=1,
+    patch_head_width=4,
+    latent_head_width=8,
+    scalars=(),
+    **settings,
+  )
   return traced(fit, 2)
 
 

@@ -23,21 +23,39 @@ from vdm_jax.types import Conditioning
 # Snap's networks (Table 8).
 BASE = {'num_frames': 16, 'height': 40, 'width': 64, 'takes_text': True}
 LARGE = BASE | {
-  'patch_width': 1024, 'latent_width': 3072, 'condition_width': 1024, 'num_latents': 768, 'patch_head_width': 64,
+  'patch_width': 1024,
+  'latent_width': 3072,
+  'condition_width': 1024,
+  'num_latents': 768,
+  'patch_head_width': 64,
   'latent_head_width': 128,
-}  # fmt: skip
+}
 UPSAMPLER = LARGE | {
-  'height': 288, 'width': 512, 'group_size': (16, 18, 16), 'takes_low_resolution': True, 'positions': 'axial',
-}  # fmt: skip
+  'height': 288,
+  'width': 512,
+  'group_size': (16, 18, 16),
+  'takes_low_resolution': True,
+  'positions': 'axial',
+}
 ALL_SCALARS = ('frame_interval', 'resolution', 'augmentation_logsnr')
 LETTERS, TEXT_WIDTH = 77, 1024
 
 # Two frames of 4 x 6 patches in 2 x 2 groups of 2 x 3.
 TINY = {
-  'num_frames': 2, 'height': 8, 'width': 12, 'patch_size': (1, 2, 2), 'group_size': (2, 2, 3), 'patch_width': 16,
-  'latent_width': 24, 'condition_width': 16, 'num_latents': 8, 'num_blocks': 2, 'num_global_layers': 2,
-  'patch_head_width': 8, 'latent_head_width': 12,
-}  # fmt: skip
+  'num_frames': 2,
+  'height': 8,
+  'width': 12,
+  'patch_size': (1, 2, 2),
+  'group_size': (2, 2, 3),
+  'patch_width': 16,
+  'latent_width': 24,
+  'condition_width': 16,
+  'num_latents': 8,
+  'num_blocks': 2,
+  'num_global_layers': 2,
+  'patch_head_width': 8,
+  'latent_head_width': 12,
+}
 CASES = {
   'snap': FIT(**TINY, takes_text=True),
   'vanilla': FIT(
@@ -47,9 +65,11 @@ CASES = {
   'narrow latents': FIT(**TINY | {'latent_width': 12, 'patch_head_width': 4, 'latent_head_width': 6, 'num_blocks': 1}),
   'groups in time': FIT(
     **TINY | {'num_frames': 4, 'patch_size': (2, 2, 2), 'group_size': (1, 4, 3)},
-    self_conditioning=False, num_local_layers=2, positions='group',
+    self_conditioning=False,
+    num_local_layers=2,
+    positions='group',
   ),
-}  # fmt: skip
+}
 SMALLEST = TINY | {'scalars': (), 'self_conditioning': False}
 
 
@@ -104,8 +124,10 @@ def position_of(fit, params, place):
   if fit.positions == 'group':
     return params['position_embedding'][tuple(np.mod(place, fit.group_size))]
   t, h, w = place
-  return params['frame_position_embedding'][t] + params['row_position_embedding'][h] + (
-    params['column_position_embedding'][w]
+  return (
+    params['frame_position_embedding'][t]
+    + params['row_position_embedding'][h]
+    + (params['column_position_embedding'][w])
   )
 
 
@@ -186,9 +208,7 @@ def abstract_inputs(fit):
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
   video = spec(1, fit.num_frames, fit.height, fit.width, fit.channels)
-  cond = Conditioning(
-    text=spec(1, 1, LETTERS, TEXT_WIDTH), low_resolution=video if fit.takes_low_resolution else None
-  )
+  cond = Conditioning(text=spec(1, 1, LETTERS, TEXT_WIDTH), low_resolution=video if fit.takes_low_resolution else None)
   return video, spec(1), cond
 
 
@@ -307,9 +327,7 @@ def permute(grid, order, rows, columns):
     grid[..., j * rows : (j + 1) * rows, k * columns : (k + 1) * columns, :] for j, k in np.ndindex(down, across)
   ]
   moved = [blocks[i] for i in order]
-  return np.concatenate(
-    [np.concatenate(moved[j * across : (j + 1) * across], axis=-2) for j in range(down)], axis=-3
-  )
+  return np.concatenate([np.concatenate(moved[j * across : (j + 1) * across], axis=-2) for j in range(down)], axis=-3)
 
 
 @pytest.mark.parametrize(

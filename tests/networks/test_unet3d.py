@@ -123,8 +123,12 @@ def test_the_switches_have_their_sizes(name, strided, added):
 
 # Attention is at widths 32, 16 and 8 of frames of 40x64.
 SNAP_UNET = SNAP | {
-  'height': 40, 'embedding_width': 768, 'embedding_layers': 2, 'relative_positions': 'none', 'takes_text': True
-}  # fmt: skip
+  'height': 40,
+  'embedding_width': 768,
+  'embedding_layers': 2,
+  'relative_positions': 'none',
+  'takes_text': True,
+}
 SNAP_SIZES = {
   '85M': {'base_channels': 128, 'channel_multipliers': (1, 2, 2, 3)},
   '284M': {'base_channels': 192, 'channel_multipliers': (1, 2, 3, 4)},
@@ -162,9 +166,7 @@ def test_every_parameter_names_its_axes_and_large_ones_are_split(settings):
   assert sum(jax.tree.leaves(shards)) < 1.2 * count(shapes) / 32
 
 
-@pytest.mark.parametrize(
-  'settings', [{'num_classes': 4}, {'vocabulary_size': 6}, {'relative_positions': 'bias'}, SNAP]
-)
+@pytest.mark.parametrize('settings', [{'num_classes': 4}, {'vocabulary_size': 6}, {'relative_positions': 'bias'}, SNAP])
 def test_the_axes_of_the_other_parameters_fit_the_table(settings):
   network = dataclasses.replace(NETWORK, position_embedding=True, resample='conv', **settings)
   cond = jax.tree.map(lambda leaf: leaf[:1], first(COND, 1))
@@ -345,8 +347,10 @@ def test_drop_alone_says_how_many_images_there_are(network):
 
 def test_a_caption_is_attended_to_after_every_spatial_attention_and_not_pooled():
   params = variables(CROSS)['params']
-  after = {suffix: {name.removesuffix(suffix) for name in params if name.endswith(suffix)}
-           for suffix in ('_space', '_text', '_time')}  # fmt: skip
+  after = {
+    suffix: {name.removesuffix(suffix) for name in params if name.endswith(suffix)}
+    for suffix in ('_space', '_text', '_time')
+  }
   assert after['_text'] == after['_space'] == after['_time'] and 'middle' in after['_text']
   assert set(params['condition']) == {'label_embedding'}
   untold = variables(dataclasses.replace(PLAIN, text_conditioning='cross_attention'))
@@ -486,8 +490,10 @@ VARIANTS = {
 def test_no_parameter_is_dead(variant):
   cond = COND._replace(frame_interval=NUMBERS.frame_interval, resolution=NUMBERS.resolution)
   found, _ = gradients(dataclasses.replace(NETWORK, **VARIANTS[variant]), cond=cond)
-  sizes = {jax.tree_util.keystr(path, simple=True, separator='/'): np.abs(leaf).max()
-           for path, leaf in jax.tree_util.tree_leaves_with_path(found['params'])}  # fmt: skip
+  sizes = {
+    jax.tree_util.keystr(path, simple=True, separator='/'): np.abs(leaf).max()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(found['params'])
+  }
   # A constant added to all keys cancels in the softmax.
   assert sizes.pop('condition/pool/key/bias', 0) < 1e-3
   assert {name: size for name, size in sizes.items() if not size > 1e-3} == {}
@@ -520,44 +526,62 @@ ERRORS = [
   ({'modulation': 'scale'}, (4, 8, 8), 0, "modulation='scale' is unknown: choose one of ('film', 'add')."),
   ({'resample': 'pool'}, (4, 8, 8), 0, "resample='pool' is unknown: choose one of ('residual', 'conv')."),
   (
-    {'relative_positions': 'shaw'}, (4, 8, 8), 0,
+    {'relative_positions': 'shaw'},
+    (4, 8, 8),
+    0,
     "relative_positions='shaw' is unknown: choose one of ('keys_values', 'keys', 'bias', 'none').",
   ),
   (
-    {'text_conditioning': 'add'}, (4, 8, 8), 0,
+    {'text_conditioning': 'add'},
+    (4, 8, 8),
+    0,
     "text_conditioning='add' is unknown: choose one of ('pool', 'cross_attention').",
   ),
   (
-    {'scalars': ('frame_interval', 'fps')}, (4, 8, 8), 0,
+    {'scalars': ('frame_interval', 'fps')},
+    (4, 8, 8),
+    0,
     "model.scalars has 'fps', which is unknown: choose among frame_interval, resolution, augmentation_logsnr.",
   ),
   (
-    {'takes_low_resolution': True}, (4, 8, 8), 0,
+    {'takes_low_resolution': True},
+    (4, 8, 8),
+    0,
     'this network needs a low-resolution video: model.upsampling says which.',
   ),
   (
-    {}, (4, 7, 8), 0,
+    {},
+    (4, 7, 8),
+    0,
     'frames of 7x8 do not halve 1 times in patches of 1: height and width must be multiples of 2.',
   ),
   (
-    {'patch_size': 2, 'channel_multipliers': (1, 2, 3)}, (4, 8, 12), 0,
+    {'patch_size': 2, 'channel_multipliers': (1, 2, 3)},
+    (4, 8, 12),
+    0,
     'frames of 8x12 do not halve 2 times in patches of 2: height and width must be multiples of 8.',
   ),
   (
-    {}, (5, 8, 8), 0,
+    {},
+    (5, 8, 8),
+    0,
     'x has 5 frames, 0 of them appended images: 5 video frames, but the network was built for 1 to num_frames=4. '
     'Sample longer videos block by block.',
   ),
   (
-    {}, (2, 8, 8), 2,
+    {},
+    (2, 8, 8),
+    2,
     'x has 2 frames, 2 of them appended images: 0 video frames, but the network was built for 1 to num_frames=4. '
     'Sample longer videos block by block.',
   ),
   (
-    {'head_width': 3}, (4, 8, 8), 0,
+    {'head_width': 3},
+    (4, 8, 8),
+    0,
     '16 channels do not split into heads of head_width=3: choose one of [1, 2, 4, 8, 16].',
   ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(('settings', 'shape', 'images', 'message'), ERRORS)
@@ -573,11 +597,12 @@ def test_what_does_not_fit_is_said(settings, shape, images, message):
   [
     (False, 0, 'this network takes no low-resolution video: model.upsampling says which.'),
     (
-      True, 2,
+      True,
+      2,
       '2 appended images were given with a low-resolution video, which has none: set data.num_images=0.',
     ),
   ],
-)  # fmt: skip
+)
 def test_a_low_resolution_video_that_does_not_fit_is_refused(takes, images, message):
   network, low = dataclasses.replace(PLAIN, takes_low_resolution=takes), X[:, :FRAMES]
   cond = Conditioning(drop=np.zeros((2, 1 + images), bool), low_resolution=low)

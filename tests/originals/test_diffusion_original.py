@@ -95,9 +95,15 @@ def test_the_losses(kind, agrees, draws):
   g = dpm()
   draws(diffusion.loss, [g['loss_eps']])
   _, aux = diffusion.denoising_loss(
-    network, g['loss_x'], SIGN[DPM], jax.random.key(0), process=PROCESS, weight=WEIGHTS[kind],
-    parameterization=PREDICT[kind.split('/')[0]], sample_logsnr=lambda rng, n: jnp.asarray(g['loss_logsnr']),
-  )  # fmt: skip
+    network,
+    g['loss_x'],
+    SIGN[DPM],
+    jax.random.key(0),
+    process=PROCESS,
+    weight=WEIGHTS[kind],
+    parameterization=PREDICT[kind.split('/')[0]],
+    sample_logsnr=lambda rng, n: jnp.asarray(g['loss_logsnr']),
+  )
   agrees(aux['per_example'], g[f'loss/{kind}'], 1e-6, 'denoising_loss', DPM, f'loss on {kind.replace("/", ", ")}')
 
 
@@ -132,9 +138,14 @@ def test_edm_loss(agrees, draws, monkeypatch):
   draws(diffusion.loss, [g['eps']])
   monkeypatch.setattr(jax.random, 'normal', lambda rng, shape: jnp.asarray(g['levels']))
   _, aux = diffusion.denoising_loss(
-    network, g['x'], SIGN[EDM], jax.random.key(0), process=EDM_PROCESS, parameterization=diffusion.edm(0.5),
+    network,
+    g['x'],
+    SIGN[EDM],
+    jax.random.key(0),
+    process=EDM_PROCESS,
+    parameterization=diffusion.edm(0.5),
     sample_logsnr=diffusion.lognormal_sampler(mean=-1.2, std=1.2),
-  )  # fmt: skip
+  )
   agrees(aux['per_example'], g['loss'], 1e-6, 'edm, denoising_loss', EDM, 'loss, EDMLoss')
 
 

@@ -20,11 +20,24 @@ from vdm_jax.types import Conditioning
 REFERENCE = 'google-research/pix2seq, FITDenoiser'
 # A head of the condition read is as wide there as one of the global layers, here as one of the other cross attentions.
 VANILLA = {
-  'num_frames': 1, 'height': 8, 'width': 8, 'patch_size': (1, 2, 2), 'group_size': (1, 2, 2), 'patch_width': 8,
-  'latent_width': 16, 'condition_width': 16, 'num_latents': 8, 'num_blocks': 2, 'patch_head_width': 4,
-  'latent_head_width': 4, 'cross_feed_forward': False, 'condition_read': 'after', 'positions': 'group', 'scalars': (),
+  'num_frames': 1,
+  'height': 8,
+  'width': 8,
+  'patch_size': (1, 2, 2),
+  'group_size': (1, 2, 2),
+  'patch_width': 8,
+  'latent_width': 16,
+  'condition_width': 16,
+  'num_latents': 8,
+  'num_blocks': 2,
+  'patch_head_width': 4,
+  'latent_head_width': 4,
+  'cross_feed_forward': False,
+  'condition_read': 'after',
+  'positions': 'group',
+  'scalars': (),
   'takes_text': True,
-}  # fmt: skip
+}
 CASES = {
   'plain': FIT(**VANILLA, num_global_layers=2, self_conditioning=False),
   'carried': FIT(**VANILLA, num_global_layers=2),

@@ -16,9 +16,15 @@ from vdm_jax.networks.attention import TemporalAttention
 from vdm_jax.types import Conditioning
 
 SETTINGS = {
-  'num_frames': 1, 'base_channels': 32, 'channel_multipliers': (1, 2), 'num_blocks': 1, 'attention_resolutions': (4,),
-  'head_width': 16, 'embedding_width': 24, 'embedding_layers': 2,
-}  # fmt: skip
+  'num_frames': 1,
+  'base_channels': 32,
+  'channel_multipliers': (1, 2),
+  'num_blocks': 1,
+  'attention_resolutions': (4,),
+  'head_width': 16,
+  'embedding_width': 24,
+  'embedding_layers': 2,
+}
 REFERENCE = 'google-research, diffusion_distillation/unet.py'
 
 

@@ -62,9 +62,7 @@ def test_who_sends_no_pulse_is_named_with_what_it_was_at():
 def test_a_watch_has_a_positive_bound_or_none():
   with pytest.raises(ValueError) as error, processes.watched(-1.0):
     pass
-  assert str(error.value) == (
-    'a part of the work cannot take -1.0 seconds: give a positive number, or 0 for no watch.'
-  )
+  assert str(error.value) == ('a part of the work cannot take -1.0 seconds: give a positive number, or 0 for no watch.')
 
 
 # Process 1 stops at its fourth step in the way that it is told; the others meet it at every step.

@@ -35,9 +35,7 @@ def sentence_pieces() -> tokenizers.Tokenizer:
     tokenizers.models.Unigram([(piece, -float(i > 2)) for i, piece in enumerate(SENTENCE_PIECES)], unk_id=2)
   )
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-  tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-    single='$A </s>', special_tokens=[('</s>', 1)]
-  )
+  tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single='$A </s>', special_tokens=[('</s>', 1)])
   return tokenizer
 
 

@@ -42,7 +42,8 @@ def test_the_doctor_asks_for_the_cache_and_then_for_nothing(config, capsys):
   assert jobs.embed(config) == 0
   told = capsys.readouterr().err.splitlines()
   assert told[-2:] == [
-    f'{folder}: 41 captions, 41 encoded now, complete', f'train with --config.data.text_cache={folder}'
+    f'{folder}: 41 captions, 41 encoded now, complete',
+    f'train with --config.data.text_cache={folder}',
   ]
   assert doctor.problems(config) == []
   config.data.digits.num_digits = 2

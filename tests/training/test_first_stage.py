@@ -15,14 +15,26 @@ from vdm_jax.training import first_stage
 from vdm_jax.types import Conditioning
 
 TINY = {
-  'num_frames': 2, 'patch_size': (1, 2, 2), 'patch_width': 8, 'latent_width': 16, 'condition_width': 16,
-  'num_latents': 8, 'num_blocks': 2, 'num_global_layers': 1, 'patch_head_width': 4, 'latent_head_width': 4,
-}  # fmt: skip
+  'num_frames': 2,
+  'patch_size': (1, 2, 2),
+  'patch_width': 8,
+  'latent_width': 16,
+  'condition_width': 16,
+  'num_latents': 8,
+  'num_blocks': 2,
+  'num_global_layers': 1,
+  'patch_head_width': 4,
+  'latent_head_width': 4,
+}
 FIRST = FIT(height=4, width=4, group_size=(2, 1, 2), **TINY)
 SECOND = FIT(
-  height=8, width=8, group_size=(2, 2, 4), takes_low_resolution=True,
-  scalars=('frame_interval', 'resolution', 'augmentation_logsnr'), **TINY,
-)  # fmt: skip
+  height=8,
+  width=8,
+  group_size=(2, 2, 4),
+  takes_low_resolution=True,
+  scalars=('frame_interval', 'resolution', 'augmentation_logsnr'),
+  **TINY,
+)
 
 
 def condition(network, batch):

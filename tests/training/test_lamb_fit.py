@@ -20,10 +20,21 @@ from vdm_jax.types import Conditioning
 STEPS, RATE = 20, 0.01
 BLOCKS, LAYERS = 2, 3
 NETWORK = FIT(
-  num_frames=2, height=4, width=8, patch_size=(1, 2, 2), group_size=(2, 2, 2), patch_width=8, latent_width=12,
-  condition_width=16, num_latents=4, num_blocks=BLOCKS, num_global_layers=LAYERS, patch_head_width=4,
-  latent_head_width=6, scalars=(),
-)  # fmt: skip
+  num_frames=2,
+  height=4,
+  width=8,
+  patch_size=(1, 2, 2),
+  group_size=(2, 2, 2),
+  patch_width=8,
+  latent_width=12,
+  condition_width=16,
+  num_latents=4,
+  num_blocks=BLOCKS,
+  num_global_layers=LAYERS,
+  patch_head_width=4,
+  latent_head_width=6,
+  scalars=(),
+)
 INPUTS = normal(2, 2, 4, 8, 3), np.array([-1.0, 2.0], np.float32), Conditioning()
 CARRY = normal(2, 4, 12, seed=1)
 
@@ -48,9 +59,7 @@ def gradients(step):
   leaves, structure = jax.tree.flatten(start())
   rng = np.random.default_rng((7, step))
   scale = 10.0 ** rng.uniform(-3, 1)
-  return structure.unflatten(
-    [(scale * (0.3 + rng.standard_normal(leaf.shape))).astype(np.float32) for leaf in leaves]
-  )
+  return structure.unflatten([(scale * (0.3 + rng.standard_normal(leaf.shape))).astype(np.float32) for leaf in leaves])
 
 
 def separate(tree):

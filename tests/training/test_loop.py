@@ -44,9 +44,7 @@ def call(workdir, config, batches=standin.batches, **arguments):
 
 def rows_of(workdir):
   rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-  return [
-    {key: value for key, value in row.items() if not key.startswith(('time/', 'memory/'))} for row in rows
-  ]
+  return [{key: value for key, value in row.items() if not key.startswith(('time/', 'memory/'))} for row in rows]
 
 
 def assert_same(a, b):
@@ -378,9 +376,7 @@ def test_killed_at_random_instants_equals_uninterrupted(tmp_path):
   rng = random.Random(0)
   kills, steps = 0, []
   while True:
-    with subprocess.Popen(
-      [*command, tmp_path / 'killed'], env=env, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([*command, tmp_path / 'killed'], env=env, stderr=subprocess.PIPE, text=True) as process:
       # From its first words on, so that the instants fall into restoring, training and saving.
       process.stderr.readline()
       try:
@@ -406,9 +402,7 @@ def test_a_killed_run_resumes_from_its_last_save(tmp_path):
   """One kill for the quick tests; the slow one has many."""
   code = RUN.format(folder=str(Path(__file__).parent), num_steps=100_000)
   env = dict(os.environ, PYTHONPATH=str(REPOSITORY))
-  with subprocess.Popen(
-    [sys.executable, '-c', code, tmp_path], env=env, stderr=subprocess.DEVNULL
-  ) as process:
+  with subprocess.Popen([sys.executable, '-c', code, tmp_path], env=env, stderr=subprocess.DEVNULL) as process:
     deadline = time.monotonic() + 100
     while not checkpoints.steps(tmp_path) and time.monotonic() < deadline:
       time.sleep(0.02)

@@ -65,9 +65,7 @@ def alone(workdir, steps):
     num_steps=steps, checkpoint_every=3, log_every=2, schedule='constant', heldout_every=4, preview_every=4
   )
   mesh = partitioning.make_mesh({'data': -1})
-  return train(
-    make_model(config), config, workdir, mesh=mesh, batches=standin.batches, heldout=[make_batch(1000)]
-  )
+  return train(make_model(config), config, workdir, mesh=mesh, batches=standin.batches, heldout=[make_batch(1000)])
 
 
 def rows_of(workdir: Path) -> list[dict]:

@@ -48,9 +48,13 @@ print(json.dumps([train(network, sizes, devices, steps) for sizes, devices in me
 """
 ONE = ({'data': 1}, 1)
 WIDE = [
-  ONE, ({'data': 2, 'fsdp': 2}, 4), ({'data': 2, 'fsdp': 2, 'tensor': 2}, 8), ({'fsdp': 8}, 8), ({'data': 8}, 8),
+  ONE,
+  ({'data': 2, 'fsdp': 2}, 4),
+  ({'data': 2, 'fsdp': 2, 'tensor': 2}, 8),
+  ({'fsdp': 8}, 8),
+  ({'data': 8}, 8),
   ({'data': 4, 'tensor': 2}, 8),
-]  # fmt: skip
+]
 
 
 def curves(network, meshes, steps):

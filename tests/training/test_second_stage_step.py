@@ -17,12 +17,26 @@ from vdm_jax.training.step import _loss, with_low_resolution
 from vdm_jax.types import Batch, Conditioning
 
 FIT = {
-  'data.num_frames': 2, 'data.height': 8, 'data.width': 4, 'model.patch_size': (1, 2, 2), 'model.group_size': (2, 2, 1),
-  'model.patch_width': 8, 'model.latent_width': 8, 'model.condition_width': 16, 'model.num_latents': 4,
-  'model.num_blocks': 1, 'model.num_global_layers': 1, 'model.patch_head_width': 4, 'model.latent_head_width': 4,
-  'model.process': 'input_scaled', 'model.parameterization': 'snap', 'model.logsnr': 'lognormal',
-  'training.self_condition_rate': 0.9, 'training.warmup_steps': 1, 'training.condition_drop_rate': 0.0,
-}  # fmt: skip
+  'data.num_frames': 2,
+  'data.height': 8,
+  'data.width': 4,
+  'model.patch_size': (1, 2, 2),
+  'model.group_size': (2, 2, 1),
+  'model.patch_width': 8,
+  'model.latent_width': 8,
+  'model.condition_width': 16,
+  'model.num_latents': 4,
+  'model.num_blocks': 1,
+  'model.num_global_layers': 1,
+  'model.patch_head_width': 4,
+  'model.latent_head_width': 4,
+  'model.process': 'input_scaled',
+  'model.parameterization': 'snap',
+  'model.logsnr': 'lognormal',
+  'training.self_condition_rate': 0.9,
+  'training.warmup_steps': 1,
+  'training.condition_drop_rate': 0.0,
+}
 SECOND = {'model.upsampling': 2, 'model.scalars': ('frame_interval', 'resolution', 'augmentation_logsnr')}
 X = normal(4, 2, 8, 4, 3)
 

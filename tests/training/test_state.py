@@ -25,9 +25,7 @@ def test_a_run_is_born_a_pure_function_of_its_seed_with_the_average_equal_to_the
   jax.tree.map(np.testing.assert_array_equal, first.params, first.ema)
   assert not np.array_equal(first.params['enter']['kernel'], other.params['enter']['kernel'])
   assert int(first.step) == int(first.updates) == 0
-  assert all(
-    x.dtype == jnp.float32 for x in jax.tree.leaves((first.params, first.ema, first.opt_state[1].mu))
-  )
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((first.params, first.ema, first.opt_state[1].mu)))
 
 
 def test_the_abstract_state_is_the_state_without_its_numbers():

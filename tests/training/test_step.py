@@ -65,9 +65,7 @@ def test_two_runs_of_one_seed_are_equal_bit_for_bit_and_seeds_differ():
 def test_every_step_draws_anew():
   losses = {
     float(measured['loss'])
-    for _, measured in run(
-      make_config(learning_rate=0.0, weight_decay=0.0), 6, batch_of=lambda k: make_batch(0)
-    )
+    for _, measured in run(make_config(learning_rate=0.0, weight_decay=0.0), 6, batch_of=lambda k: make_batch(0))
   }
   assert len(losses) == 6
 
@@ -123,9 +121,7 @@ def test_a_bad_batch_changes_nothing_and_the_next_good_one_counts(where):
 
   def batch_of(k):
     batch = make_batch(k)
-    return (
-      batch._replace(x=batch.x * np.float32({'loss': np.nan, 'gradient': 1e6}[where])) if k == 2 else batch
-    )
+    return batch._replace(x=batch.x * np.float32({'loss': np.nan, 'gradient': 1e6}[where])) if k == 2 else batch
 
   config = make_config(log_every=100)
   history = run(config, 4, batch_of=batch_of, model=Poisoned(make_model(config)))

@@ -77,10 +77,18 @@ ROWS = (
   Row('ucf101', 'v4:4x4x8', (), PAPER),
   Row('t2v_large', 'v4:4x4x8', (), PAPER),
   Row('kinetics600', 'v4:4x8x8', (), PAPER),
-  *(Row('snap_fit_500m', 'v4:2x2x1', (*MIDDLE, *change), LEVER) for change in (
-    (), ('model.remat=none',), ('model.remat=block',), (_parts(4),), ('model.dtype=float32',), _fsdp(4),
-    ('mesh.data=-1', 'mesh.tensor=4'),
-  )),
+  *(
+    Row('snap_fit_500m', 'v4:2x2x1', (*MIDDLE, *change), LEVER)
+    for change in (
+      (),
+      ('model.remat=none',),
+      ('model.remat=block',),
+      (_parts(4),),
+      ('model.dtype=float32',),
+      _fsdp(4),
+      ('mesh.data=-1', 'mesh.tensor=4'),
+    )
+  ),
   Row('bair', 'v4:4x4x8', ('model.remat=True',), LEVER),
   Row('snap_fit_500m', 'v4:4x4x8', (_parts(8),), PAPER),
   Row('snap_fit_3b9_upsampler', 'v4:4x4x4', (_parts(5), *_fsdp(16)), PAPER, haste=True),
@@ -110,7 +118,7 @@ ROWS = (
   Row('snap_unet_85m', 'v4:2x2x1', (_parts(64),), SMALLEST),
   Row('snap_unet_85m', 'v5p:2x2x1', (_parts(32),), SMALLEST),
   Row('snap_fit_3b9', 'v4:4x4x8', (_parts(4),), PAPER),  # all 128 chips as one mesh.fsdp
-)  # fmt: skip
+)
 
 
 def fill(path: Path, rows: Sequence[Row], again: str) -> None:

@@ -166,9 +166,7 @@ def posterior_gain(covariance: np.ndarray, alpha: float, sigma: float) -> np.nda
   return alpha * np.linalg.solve(alpha**2 * covariance + sigma**2 * np.eye(len(covariance)), covariance)
 
 
-def given(
-  problem: Problem, by_z: np.ndarray, by_y: np.ndarray, scale: float = 1.0
-) -> tuple[np.ndarray, np.ndarray]:
+def given(problem: Problem, by_z: np.ndarray, by_y: np.ndarray, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
   """The same matrices, but for given elements `scale y` whatever z is."""
   seen = problem.seen[:, None]
   return np.where(seen, 0.0, by_z), np.where(seen, scale * problem.measure.T, by_y)

@@ -68,10 +68,17 @@ def _picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def settings(path: Path, batch_size: int, num_frames: int, size: tuple[int, int]) -> ConfigDict:
   """The section `data` for a folder without captions."""
   config = configuration.default('unet3d').data
-  config.update({
-    'name': 'folder', 'path': str(path), 'batch_size': batch_size, 'num_frames': num_frames, 'height': size[0],
-    'width': size[1], 'text': 'none',
-  })  # fmt: skip
+  config.update(
+    {
+      'name': 'folder',
+      'path': str(path),
+      'batch_size': batch_size,
+      'num_frames': num_frames,
+      'height': size[0],
+      'width': size[1],
+      'text': 'none',
+    }
+  )
   return config
 
 
@@ -169,9 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   with tempfile.TemporaryDirectory() as folder:
     if args.path is None:
-      synthesise(
-        Path(folder), args.clips, size=tuple(args.file_size), num_frames=args.file_frames, crf=args.crf
-      )
+      synthesise(Path(folder), args.clips, size=tuple(args.file_size), num_frames=args.file_frames, crf=args.crf)
       for file, copy in itertools.product(sorted(Path(folder).iterdir()), range(1, NAMES)):
         os.link(file, file.with_stem(f'{file.stem}_{copy}'))
     path = args.path or Path(folder)

@@ -43,9 +43,15 @@ def main(argv: Sequence[str] | None = None) -> None:
   for num_frames in [args.num_frames[0], *args.num_frames]:
     with tempfile.TemporaryDirectory() as folder:
       command = [
-        sys.executable, '-m', 'vdm_jax.main', '--mode=sample', f'--workdir={args.workdir}', f'--out={folder}',
-        f'--num_frames={num_frames}', *flags,
-      ]  # fmt: skip
+        sys.executable,
+        '-m',
+        'vdm_jax.main',
+        '--mode=sample',
+        f'--workdir={args.workdir}',
+        f'--out={folder}',
+        f'--num_frames={num_frames}',
+        *flags,
+      ]
       peaks[num_frames] = peak_resident_set(command)
   report = {
     'command': timing.command('long_memory', argv),

@@ -1,7 +1,7 @@
 """The animated grids of the README: what models of the package make of prompts from digit 0 to digit 9.
 
-    python -m vdm_jax.benchmarks.sample_grid --model=digits --out=vdm_jax/benchmarks/results/samples.gif
-    python -m vdm_jax.benchmarks.sample_grid --model=scenes_upsampler --out=vdm_jax/benchmarks/results/scenes.gif
+python -m vdm_jax.benchmarks.sample_grid --model=digits --out=vdm_jax/benchmarks/results/samples.gif
+python -m vdm_jax.benchmarks.sample_grid --model=scenes_upsampler --out=vdm_jax/benchmarks/results/scenes.gif
 """
 
 from __future__ import annotations

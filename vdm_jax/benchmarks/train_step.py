@@ -80,8 +80,7 @@ def measure(config: ConfigDict, size: int, repeats: int) -> dict[str, Any]:
 def rates(
   seconds: dict[str, float], size: int, flops: float, self_condition_rate: float, peak: float | None
 ) -> dict[str, float | None]:
-  """Milliseconds per video and the share of `peak` FLOP/s; `flops` are those of one evaluation of the batch.
-  """
+  """Milliseconds per video and the share of `peak` FLOP/s; `flops` are those of one evaluation of the batch."""
   work = {'train_step': step_evaluations(self_condition_rate) * flops, 'evaluation': flops}
   result: dict[str, float | None] = {}
   for name, time in seconds.items():

@@ -62,9 +62,7 @@ def compile_program(program: Program, target: Target) -> Compiled:
   peak = _peak(memory)
   fits = None if target.memory is None else peak <= target.memory
   spent = costs(executable.as_text(), len(target.devices))
-  return Compiled(
-    peak, fits, memory.temp_size_in_bytes, memory.alias_size_in_bytes, flops, again, *seconds, spent
-  )
+  return Compiled(peak, fits, memory.temp_size_in_bytes, memory.alias_size_in_bytes, flops, again, *seconds, spent)
 
 
 def _peak(memory: Any) -> int:

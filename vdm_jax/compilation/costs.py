@@ -15,9 +15,24 @@ from vdm_jax.compilation.hlo import Computation, Instruction, Program, Shape, pa
 
 # Instructions that move nothing themselves.
 _FREE = {
-  'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'partition-id', 'replica-id', 'domain',
-  'while', 'conditional', 'call', 'async-start', 'async-update', 'opt-barrier', 'add-dependency', 'get-dimension-size',
-}  # fmt: skip
+  'parameter',
+  'constant',
+  'tuple',
+  'get-tuple-element',
+  'bitcast',
+  'after-all',
+  'partition-id',
+  'replica-id',
+  'domain',
+  'while',
+  'conditional',
+  'call',
+  'async-start',
+  'async-update',
+  'opt-barrier',
+  'add-dependency',
+  'get-dimension-size',
+}
 _NO_OPERATION = ('AllocateBuffer', 'AssumeGatherIndicesInBound', 'Sharding')
 # Bytes that a device sends for each byte of its operand, by the number n of devices that take part: a ring's.
 _SENT: dict[str, Callable[[int], float]] = {
@@ -202,8 +217,13 @@ def _window(attributes: str) -> list[tuple[list, int | tuple[int, int]]]:
   def numbers(name: str) -> list[int]:
     return [int(value.split('_')[0]) for value in given[name].split('x')] if name in given else []
 
-  return [(numbers('size'), 1), (numbers('stride'), 1), (numbers('pad'), 0), (numbers('lhs_dilate'), 1),
-          (numbers('rhs_dilate'), 1)]  # fmt: skip
+  return [
+    (numbers('size'), 1),
+    (numbers('stride'), 1),
+    (numbers('pad'), 0),
+    (numbers('lhs_dilate'), 1),
+    (numbers('rhs_dilate'), 1),
+  ]
 
 
 @functools.cache
@@ -234,9 +254,12 @@ def _trips(loop: Instruction, computation: Computation, program: Program) -> int
   if test.opcode == 'fusion':  # its operands are those of the comparison inside, by their parameters' numbers
     inner = program.computations[test.called()['calls']]
     test = inner.instructions[inner.root]
-    operands = [operands[int(inner.instructions[_source(name, inner)].argument)]
-                if inner.instructions[_source(name, inner)].opcode == 'parameter' else name
-                for name in test.operands]  # fmt: skip
+    operands = [
+      operands[int(inner.instructions[_source(name, inner)].argument)]
+      if inner.instructions[_source(name, inner)].opcode == 'parameter'
+      else name
+      for name in test.operands
+    ]
     constants = condition.instructions | {k: v for k, v in inner.instructions.items() if v.opcode == 'constant'}
   else:
     constants = condition.instructions

@@ -103,7 +103,6 @@ def _keys(shape: tuple[int, ...], sharding: NamedSharding) -> jax.ShapeDtypeStru
   return jax.ShapeDtypeStruct(shape, jax.random.key(0).dtype, sharding=sharding)
 
 
-
 def _size(dtype: Any) -> int:
   """Bytes of an element; a random key is two words."""
   return 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize

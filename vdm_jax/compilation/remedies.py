@@ -21,9 +21,15 @@ def suggestions(config: ConfigDict, target: Target, now: Compiled, state_bytes: 
   Each is compiled: `change` is its arguments, `peak_bytes_per_device` and `fits` what the compiler says of it,
   `extra_flops` what it computes more per step. Those that fit come first, the cheapest before.
   """
-  changes = [change for change in (
-    remat(config), micro_batches(config, target, now, state_bytes), split_parameters(config, target, now, state_bytes)
-  ) if change]  # fmt: skip
+  changes = [
+    change
+    for change in (
+      remat(config),
+      micro_batches(config, target, now, state_bytes),
+      split_parameters(config, target, now, state_bytes),
+    )
+    if change
+  ]
   tried = [_try(config, change, target, now) for change in changes]
   if len(changes) > 1 and not any(entry['fits'] for entry in tried):
     tried.append(_try(config, {key: value for change in changes for key, value in change.items()}, target, now))

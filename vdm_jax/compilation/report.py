@@ -81,15 +81,21 @@ def sampling_report(model: Model, config: ConfigDict, mesh: Mesh, target: Target
 
 
 def _bytes(state: TrainState, compiled: Compiled, target: Target) -> dict[str, Any]:
-  sizes = {name: programs.bytes_per_device(getattr(state, field)) for name, field in (
-    ('parameter_bytes', 'params'), ('optimizer_bytes', 'opt_state'), ('ema_bytes', 'ema'))}  # fmt: skip
-  return sizes | {
-    'temporary_bytes': compiled.temporary_bytes,
-    'donated_bytes': compiled.donated_bytes,
-    'peak_bytes_per_device': compiled.peak_bytes,
-    'hbm_bytes_per_device': target.memory,
-    'fits': compiled.fits,
-  } | ({'compiler_says': compiled.message} if compiled.message else {})
+  sizes = {
+    name: programs.bytes_per_device(getattr(state, field))
+    for name, field in (('parameter_bytes', 'params'), ('optimizer_bytes', 'opt_state'), ('ema_bytes', 'ema'))
+  }
+  return (
+    sizes
+    | {
+      'temporary_bytes': compiled.temporary_bytes,
+      'donated_bytes': compiled.donated_bytes,
+      'peak_bytes_per_device': compiled.peak_bytes,
+      'hbm_bytes_per_device': target.memory,
+      'fits': compiled.fits,
+    }
+    | ({'compiler_says': compiled.message} if compiled.message else {})
+  )
 
 
 def _work(compiled: Compiled, target: Target) -> dict[str, Any]:

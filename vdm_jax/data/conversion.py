@@ -42,13 +42,16 @@ def convert(
   """
   destination = pathlib.Path(destination)
   count = math.ceil(len(source) / clips_per_shard)
-  _prepare(destination, {
-    'format': FORMAT,
-    'source': os.path.abspath(source.path),
-    'clips': _fingerprint(source),
-    'size': None if size is None else list(size),
-    'num_shards': count,
-  })  # fmt: skip
+  _prepare(
+    destination,
+    {
+      'format': FORMAT,
+      'source': os.path.abspath(source.path),
+      'clips': _fingerprint(source),
+      'size': None if size is None else list(size),
+      'num_shards': count,
+    },
+  )
   quarantine = Quarantine(source.path, source.total, max_bad_share, destination)
   for number, (file, index) in enumerate(records.shard_files(destination, count)):
     if not index.exists():

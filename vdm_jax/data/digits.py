@@ -150,8 +150,7 @@ class Digits:
       raise ValueError(f'digits: num_frames is {self.num_frames}; use 1 or more.')
     if min(self.height, self.width) < MIN_SIDE:
       raise ValueError(
-        f'digits: the size is {self.height}x{self.width}, too small to read a digit; '
-        f'use sides of {MIN_SIDE} or more.'
+        f'digits: the size is {self.height}x{self.width}, too small to read a digit; use sides of {MIN_SIDE} or more.'
       )
     if self.channels not in (1, 3):
       raise ValueError(f'digits: channels is {self.channels}; use 1 (grey) or 3 (RGB).')

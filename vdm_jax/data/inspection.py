@@ -190,8 +190,11 @@ def _histogram(title: str, values: Sequence) -> list[str]:
     return [f'{title}: none']
   if len(counts) <= BINS or isinstance(values[0], str):
     bars = [(str(round(value, 3) if isinstance(value, float) else value), count) for value, count in counts.items()]
-    bars = sorted(bars, key=lambda bar: -bar[1])[:BINS] if isinstance(values[0], str) else sorted(
-      bars, key=lambda bar: float(bar[0]))  # fmt: skip
+    bars = (
+      sorted(bars, key=lambda bar: -bar[1])[:BINS]
+      if isinstance(values[0], str)
+      else sorted(bars, key=lambda bar: float(bar[0]))
+    )
   else:
     numbers, edges = np.histogram(values, BINS)
     bars = [(f'{low:.4g} to {high:.4g}', int(n)) for low, high, n in zip(edges, edges[1:], numbers, strict=False)]

@@ -64,9 +64,15 @@ def encode(windows: Iterable[Clip], name: str, split: str) -> bytes:
   for clip in windows:
     frames += [_png(frame) for frame in clip.video]
   header = Header(
-    name, split, clip.caption, clip.label, clip.frame_rate, tuple(map(int, clip.resolution)), clip.video.shape[1:3],
+    name,
+    split,
+    clip.caption,
+    clip.label,
+    clip.frame_rate,
+    tuple(map(int, clip.resolution)),
+    clip.video.shape[1:3],
     tuple(len(frame) for frame in frames),
-  )  # fmt: skip
+  )
   text = json.dumps(header._asdict()).encode()
   return b''.join([MAGIC, _LENGTH.pack(len(text)), text, *frames])
 
@@ -157,9 +163,7 @@ class Records(Stored):
       raise ValueError(f'{where} {error}; convert the data anew.') from error
     if header.name != clip.name:
       raise ValueError(f'{where}: its record is of {header.name}; convert the data anew.')
-    return decode_frames(
-      record, where, start=start, num_frames=num_frames, frame_skip=frame_skip, max_bytes=max_bytes
-    )
+    return decode_frames(record, where, start=start, num_frames=num_frames, frame_skip=frame_skip, max_bytes=max_bytes)
 
   def _caption(self, place: int) -> str:
     return self._clips[place].caption

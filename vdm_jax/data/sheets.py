@@ -29,9 +29,7 @@ def contact_sheet(
   a video may be a memory-mapped file of any length. Raises ValueError if the numbers of videos and captions differ.
   """
   if len(videos) != len(captions) or not len(videos):
-    raise ValueError(
-      f'contact_sheet: {len(videos)} videos and {len(captions)} captions; give each video one caption.'
-    )
+    raise ValueError(f'contact_sheet: {len(videos)} videos and {len(captions)} captions; give each video one caption.')
   rows = []
   for video, caption in zip(videos, captions, strict=True):
     video = np.asarray(video)
@@ -55,8 +53,7 @@ def tile(videos: Sequence, *, columns: int | None = None, frame_size: int = 64) 
   length = max(len(video) for video in videos)
   columns = columns or math.ceil(math.sqrt(len(videos)))
   cells = [
-    _frame_with_gap(enlarge(video, frame_size)[np.minimum(np.arange(length), len(video) - 1)])
-    for video in videos
+    _frame_with_gap(enlarge(video, frame_size)[np.minimum(np.arange(length), len(video) - 1)]) for video in videos
   ]
   cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
   rows = [np.concatenate(cells[i : i + columns], axis=2) for i in range(0, len(cells), columns)]

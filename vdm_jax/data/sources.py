@@ -60,9 +60,7 @@ def build(config: Any, split: str, seed: int, quarantine: str | Path | None = No
   names = ('digits', *_STORED, 'mixture')
   if config.name not in names:
     nearest = difflib.get_close_matches(config.name, names, n=1, cutoff=0.0)[0]
-    raise ValueError(
-      f'data.name={config.name!r} is unknown; the nearest is {nearest!r}, all are {", ".join(names)}.'
-    )
+    raise ValueError(f'data.name={config.name!r} is unknown; the nearest is {nearest!r}, all are {", ".join(names)}.')
   for key in ('frame_rate', 'target_frame_rate'):
     if config[key] < 0:
       raise ValueError(f'data.{key}={config[key]}, but it must be frames per second, or 0 for {_NO_RATE[key]}.')

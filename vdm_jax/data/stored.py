@@ -183,9 +183,7 @@ class Stored:
         'remove the clip, or lower data.num_frames, data.frame_skip or data.frame_skip_max.'
       )
     if num_frames > 1 and not rate:
-      raise ValueError(
-        f'{name} does not tell its frame rate; re-encode or remove the file, or set data.frame_rate.'
-      )
+      raise ValueError(f'{name} does not tell its frame rate; re-encode or remove the file, or set data.frame_rate.')
     return info._replace(frame_rate=rate), skip
 
   def _info(self, place: int) -> VideoInfo:

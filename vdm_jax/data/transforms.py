@@ -11,9 +11,7 @@ from PIL import Image
 def to_float(video: np.ndarray) -> np.ndarray:
   """uint8 0 ... 255 to float32 -1 ... 1, any shape; the inverse of `to_uint8`."""
   if video.dtype != np.uint8:
-    raise ValueError(
-      f'to_float: pixels are {video.dtype}, but uint8 0 ... 255 is needed; convert them first.'
-    )
+    raise ValueError(f'to_float: pixels are {video.dtype}, but uint8 0 ... 255 is needed; convert them first.')
   return video.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
@@ -27,9 +25,7 @@ def to_uint8(video) -> np.ndarray:
     raise ValueError(f'to_uint8: pixels are {video.dtype}, but floats in -1 ... 1 are needed.')
   if not np.isfinite(video).all():
     bad = int((~np.isfinite(video)).sum())
-    raise ValueError(
-      f'to_uint8: {bad} of {video.size} pixels are not finite; check the sampler, not the file.'
-    )
+    raise ValueError(f'to_uint8: {bad} of {video.size} pixels are not finite; check the sampler, not the file.')
   scaled = (video.astype(np.float32) + np.float32(1)) * np.float32(127.5)
   return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 

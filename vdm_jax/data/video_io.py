@@ -81,9 +81,7 @@ def read_video(
   wanted = frame_numbers(start, num_frames, frame_skip)
   if not wanted or wanted[-1] >= available:
     last = wanted[-1] if wanted else start
-    raise ValueError(
-      f'{path}: frame {last} is needed, but the video has {available} frames; use a longer video.'
-    )
+    raise ValueError(f'{path}: frame {last} is needed, but the video has {available} frames; use a longer video.')
   if max_bytes is not None:
     check_bytes(path, num_frames, *index.info.resolution, max_bytes)
   clock = Clock(path, max_seconds)
@@ -92,9 +90,7 @@ def read_video(
     if video is None:
       video = _decode(path, index, wanted, clock, seek=False)
   if video is None:
-    raise ValueError(
-      f'{path}: frames {start} to {wanted[-1]} cannot be decoded; re-encode or remove the file.'
-    )
+    raise ValueError(f'{path}: frames {start} to {wanted[-1]} cannot be decoded; re-encode or remove the file.')
   return video
 
 
@@ -138,8 +134,7 @@ def as_frames(video) -> np.ndarray:
 def _check_shape(shape: tuple[int, ...]) -> None:
   if len(shape) != 4 or shape[-1] not in (1, 3) or 0 in shape:
     raise ValueError(
-      f'video: the shape is {shape}, but [frames, height, width, 1 or 3 channels] is needed; '
-      'pass one video at a time.'
+      f'video: the shape is {shape}, but [frames, height, width, 1 or 3 channels] is needed; pass one video at a time.'
     )
 
 
@@ -279,9 +274,7 @@ def _decoding(path: str | os.PathLike):
     ) from error
 
 
-def _encode(
-  path, frames: Iterator[np.ndarray], fps: float, container_format, codec, pixel_format, to_frame, options
-):
+def _encode(path, frames: Iterator[np.ndarray], fps: float, container_format, codec, pixel_format, to_frame, options):
   import av
 
   if not (math.isfinite(fps) and fps > 0):

@@ -78,9 +78,11 @@ def _views(videos: np.ndarray) -> list[np.ndarray]:
   small = _shrunk(videos)
   grey = small.mean(-1)
   return [
-    _shrunk(videos, frames=4, side=8), _amplitudes(grey, (2, 3)).mean(1), _amplitudes(grey, (1, 2, 3)),
+    _shrunk(videos, frames=4, side=8),
+    _amplitudes(grey, (2, 3)).mean(1),
+    _amplitudes(grey, (1, 2, 3)),
     small.mean((1, 2, 3)),
-  ]  # fmt: skip
+  ]
 
 
 def _shrunk(videos: np.ndarray, frames: int = 8, side: int = 32) -> np.ndarray:

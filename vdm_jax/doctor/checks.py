@@ -66,7 +66,7 @@ def words(config: ConfigDict) -> tuple[str, ...]:
   if not (found := data.vocabulary(config.data)):
     raise ValueError(
       "data.text='words', but no clip has a caption: add clip.txt beside clip.mp4, make captions with `python -m "
-      "vdm_jax.data caption`, or set --config.data.text=none."
+      'vdm_jax.data caption`, or set --config.data.text=none.'
     )
   return found
 
@@ -173,8 +173,10 @@ def report(config: ConfigDict) -> str:
     return '\n'.join([*lines, *(f'problem: {problem}' for problem in found)])
   model = models.build(configuration.resolve(config.copy_and_resolve_references(), words(config)).model)
   shape = 'x'.join(str(size) for size in model.video_shape)
-  return '\n'.join([
-    *lines,
-    f'model: {config.model.network}, {parameters(model):,} parameters, videos of {shape}',
-    'no problem found',
-  ])  # fmt: skip
+  return '\n'.join(
+    [
+      *lines,
+      f'model: {config.model.network}, {parameters(model):,} parameters, videos of {shape}',
+      'no problem found',
+    ]
+  )

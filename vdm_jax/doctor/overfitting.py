@@ -85,10 +85,14 @@ def overfit(config: ConfigDict, workdir: str | None = None, *, steps: int = STEP
     return Findings([*faults, *unfit], [*lines, 'not trained: mend what was found first'])
   trainer = Trainer(model, config, mesh, batch)
   if (minutes := trainer.minutes(steps)) > MAX_MINUTES and jax.default_backend() == 'cpu':
-    return Findings(unfit, [
-      *lines, f'not trained: {steps} steps would take {minutes:.0f} minutes on this CPU. Run it on an accelerator, or '
-      'give a smaller model, such as --config.model.base_channels=32.',
-    ])  # fmt: skip
+    return Findings(
+      unfit,
+      [
+        *lines,
+        f'not trained: {steps} steps would take {minutes:.0f} minutes on this CPU. Run it on an accelerator, or '
+        'give a smaller model, such as --config.model.base_channels=32.',
+      ],
+    )
   fault, said = judge(trainer.run, scale, config.training.learning_rate, steps)
   return Findings([*unfit, fault] if fault else unfit, [*lines, said])
 
@@ -97,9 +101,11 @@ def measure(config: ConfigDict, batch: Batch) -> tuple[list[Fault], str]:
   """The faults of clips and settings that need no training, and a line on the clips."""
   videos = np.asarray(batch.x)[:, : config.data.num_frames]
   found = [
-    symptoms.wrong_range(videos), symptoms.wrong_axes(videos), symptoms.wrong_sigma_data(videos, config.model),
+    symptoms.wrong_range(videos),
+    symptoms.wrong_axes(videos),
+    symptoms.wrong_sigma_data(videos, config.model),
     symptoms.frozen_average(config.training, state.ema_decay(config.training)),
-  ]  # fmt: skip
+  ]
   line = f'clips: {len(videos)}, from {videos.min():.3g} to {videos.max():.3g}, deviation {videos.std():.2g}'
   return [fault for fault in found if fault], line
 
@@ -117,9 +123,7 @@ def measure_scale(model: Model, batch: Batch) -> Scale:
     distance = jnp.sum(jnp.square(z[:, None] - alpha[:, None] * x), (2, 3, 4, 5))
     return jnp.einsum('bn,nthwc->bthwc', jax.nn.softmax(-distance / (2 * sigma[:, :1, 0, 0, 0] ** 2)), x)
 
-  return Scale(
-    *(loss_of(model, _as_network(model, estimate), batch) for estimate in (from_moments, from_memory))
-  )
+  return Scale(*(loss_of(model, _as_network(model, estimate), batch) for estimate in (from_moments, from_memory)))
 
 
 def loss_of(model: Model, network: Network, batch: Batch) -> float:
@@ -132,9 +136,14 @@ def loss_of(model: Model, network: Network, batch: Batch) -> float:
       keys = jax.random.split(rng, len(batch.x))
       cond = batch.cond if model.upsampling == 1 else with_low_resolution(batch, model.upsampling, keys)
       return denoising_loss(
-        network, batch.x, cond, keys, process=model.process, parameterization=model.parameterization,
+        network,
+        batch.x,
+        cond,
+        keys,
+        process=model.process,
+        parameterization=model.parameterization,
         sample_logsnr=lambda _, count: model.sample_logsnr(jax.random.fold_in(rng, 1), count),
-      )[0]  # fmt: skip
+      )[0]
 
     return jnp.mean(jax.lax.map(one, jax.random.split(jax.random.key(0), repeats)))
 
@@ -210,9 +219,7 @@ def judge(
   ), said
 
 
-def examine_checkpoint(
-  model: Model, config: ConfigDict, workdir: str, batch: Batch, scale: Scale
-) -> list[Fault]:
+def examine_checkpoint(model: Model, config: ConfigDict, workdir: str, batch: Batch, scale: Scale) -> list[Fault]:
   """What is wrong with the EMA weights of a run: none, the first ones, or no better than none."""
   if not (steps := checkpoints.steps(workdir)):
     return [Fault('untrained checkpoint', f'{workdir} has no checkpoint: train first.')]
@@ -222,20 +229,24 @@ def examine_checkpoint(
   mesh = partitioning.make_mesh(config.mesh)
   first = state.create(model, optimizer.build(config.training, model.logical_axes), mesh, config.seed).params
   if _distance(ema, first) < 1e-3:
-    return [Fault(
-      'frozen EMA',
-      f'the average of the weights in {workdir}, step {steps[-1]:,}, is still that of the start: lower '
-      'training.ema_decay, or set training.ema_warmup.',
-    )]  # fmt: skip
+    return [
+      Fault(
+        'frozen EMA',
+        f'the average of the weights in {workdir}, step {steps[-1]:,}, is still that of the start: lower '
+        'training.ema_decay, or set training.ema_warmup.',
+      )
+    ]
   with jax.set_mesh(mesh):
     loss = loss_of(model, model.network(ema), batch)
   if scale.way(loss) > 0:
     return []
-  return [Fault(
-    'untrained checkpoint',
-    f'the loss of {workdir}, step {steps[-1]:,}, on clips it was trained on is {loss:.3g}, no better than the '
-    f'{scale.blank:.3g} of an estimate by mean and deviation alone: train longer, or on these clips.',
-  )]  # fmt: skip
+  return [
+    Fault(
+      'untrained checkpoint',
+      f'the loss of {workdir}, step {steps[-1]:,}, on clips it was trained on is {loss:.3g}, no better than the '
+      f'{scale.blank:.3g} of an estimate by mean and deviation alone: train longer, or on these clips.',
+    )
+  ]
 
 
 def _for_eight(config: ConfigDict, steps: int) -> ConfigDict:
@@ -243,9 +254,12 @@ def _for_eight(config: ConfigDict, steps: int) -> ConfigDict:
   configuration.resolve(config, words(config))
   training = config.training
   training.update(
-    schedule='constant', warmup_steps=min(training.warmup_steps, steps // 10), accumulation_steps=1, first_stage='',
+    schedule='constant',
+    warmup_steps=min(training.warmup_steps, steps // 10),
+    accumulation_steps=1,
+    first_stage='',
     accept_mismatch=False,
-  )  # fmt: skip
+  )
   return config
 
 
@@ -288,7 +302,5 @@ def _scaled(rule: Optimizer) -> Optimizer:
 def _distance(tree: Params, other: Params) -> float:
   """The norm of the difference over that of `other`."""
   leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(other)]
-  apart = sum(
-    np.sum(np.square(np.asarray(a) - b)) for a, b in zip(jax.tree.leaves(tree), leaves, strict=True)
-  )
+  apart = sum(np.sum(np.square(np.asarray(a) - b)) for a, b in zip(jax.tree.leaves(tree), leaves, strict=True))
   return float(np.sqrt(apart / sum(np.sum(np.square(leaf)) for leaf in leaves)))

@@ -101,11 +101,13 @@ def table(found: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> str:
   def row(name: str, cell: Any) -> str:
     return f'| {name} | ' + ' | '.join(cell(found[column]) for column in columns) + ' |'
 
-  return '\n'.join([
-    f'| % for {names[0]} over {names[1]} | ' + ' | '.join(columns) + ' |',
-    '|---' * (len(columns) + 1) + '|',
-    row('of votes', lambda figure: f'{figure["share"]:.1f}'),
-    row('95 % interval', lambda figure: f'{figure["low"]:.1f} to {figure["high"]:.1f}'),
-    row('of pairs, by majority', lambda figure: f'{figure["pairs_won"]:.1f}'),
-    row('votes', lambda figure: str(figure['votes'])),
-  ])  # fmt: skip
+  return '\n'.join(
+    [
+      f'| % for {names[0]} over {names[1]} | ' + ' | '.join(columns) + ' |',
+      '|---' * (len(columns) + 1) + '|',
+      row('of votes', lambda figure: f'{figure["share"]:.1f}'),
+      row('95 % interval', lambda figure: f'{figure["low"]:.1f} to {figure["high"]:.1f}'),
+      row('of pairs, by majority', lambda figure: f'{figure["pairs_won"]:.1f}'),
+      row('votes', lambda figure: str(figure['votes'])),
+    ]
+  )

@@ -39,19 +39,24 @@ def _table(
 
 
 _T2V_COLUMNS = [
-  ('fvd', ('train', 'test')), ('fid_avg', ('train', 'test')), ('is_avg', ('splits_1', 'splits_10')),
-  ('fid_first', ('train', 'test')), ('is_first', ('splits_1', 'splits_10')),
-]  # fmt: skip
+  ('fvd', ('train', 'test')),
+  ('fid_avg', ('train', 'test')),
+  ('is_avg', ('splits_1', 'splits_10')),
+  ('fid_first', ('train', 'test')),
+  ('is_first', ('splits_1', 'splits_10')),
+]
 # The paper prints 1 + w as guidance weights 1, 2 and 5.
 _T2V_PUBLISHED = _table(
-  f'{VDM}, Table 4', _T2V_COLUMNS,
+  f'{VDM}, Table 4',
+  _T2V_COLUMNS,
   [
     ({'data.num_images': 0}, (202.28, 205.42, 37.52, 37.40, 7.91, 7.58, 41.14, 40.87, 9.23, 8.74)),
     ({'data.num_images': 4}, (68.11, 70.74, 18.62, 18.42, 9.02, 8.53, 22.54, 22.19, 10.58, 9.91)),
     ({'data.num_images': 8}, (57.84, 60.72, 15.57, 15.44, 9.32, 8.82, 19.25, 18.98, 10.81, 10.12)),
   ],
 ) + _table(
-  f'{VDM}, Table 5', _T2V_COLUMNS,
+  f'{VDM}, Table 5',
+  _T2V_COLUMNS,
   [
     ({'data.frame_skip': skip, 'sampling.guidance_weight': weight}, values)
     for skip, weight, values in (
@@ -63,11 +68,12 @@ _T2V_PUBLISHED = _table(
       (4, 4.0, (185.89, 176.82, 11.82, 11.78, 13.73, 12.59, 16.59, 16.44, 16.24, 14.62)),
     )
   ],
-)  # fmt: skip
+)
 
 _SNAP_COLUMNS = [('fid', ('test',)), ('fvd', ('test',)), ('clipsim', ('mean',))]
 _INTERNAL_PUBLISHED = _table(
-  f'{SNAP}, Table 2', _SNAP_COLUMNS,
+  f'{SNAP}, Table 2',
+  _SNAP_COLUMNS,
   [
     ({'model': 'U-Net 85M'}, (8.21, 45.94, 0.2319)),
     ({'model': 'U-Net 284M'}, (4.90, 23.76, 0.2391)),
@@ -75,7 +81,8 @@ _INTERNAL_PUBLISHED = _table(
     ({'model': 'FIT 3.9B'}, (2.51, 12.31, 0.2579)),
   ],
 ) + _table(
-  f'{SNAP}, Table 3', _SNAP_COLUMNS,
+  f'{SNAP}, Table 3',
+  _SNAP_COLUMNS,
   [
     ({'model.sigma_data': 0.5, 'model.sigma_in': 1.0}, (6.58, 39.95, 0.2370)),
     ({'model.sigma_data': 0.5, 'model.sigma_in': 4.0}, (4.03, 31.00, 0.2449)),
@@ -83,7 +90,7 @@ _INTERNAL_PUBLISHED = _table(
     ({'data.still_rate': 0.0}, (3.50, 24.88, 0.2469)),
     ({'model.sigma_data': 1.0, 'model.sigma_in': 4.0}, (3.07, 27.79, 0.2459)),
   ],
-)  # fmt: skip
+)
 
 _UCF101 = Protocol(
   name='vdm-ucf101-c3d-10k',
@@ -91,7 +98,9 @@ _UCF101 = Protocol(
   task='unconditional',
   metrics=(Metric('fid', 'frechet', 'c3d'), Metric('is', 'inception', 'c3d', 'logits'), FVD),
   references=('train',),
-  height=64, width=64, num_frames=16,
+  height=64,
+  width=64,
+  num_frames=16,
   num_samples=10_000,
   num_references=None,
   published=(
@@ -102,7 +111,7 @@ _UCF101 = Protocol(
   notes='The model is trained on all 13,320 clips (data.train_on_all), one window of each is the reference. Open in '
   'the paper: the layer of the FID, here fc7 as in the code it names; windows per clip; what its spreads are '
   'of. FVD is measured besides: the paper gives none.',
-)  # fmt: skip
+)
 
 _KINETICS = Protocol(
   name='vdm-kinetics600-50k',
@@ -110,7 +119,10 @@ _KINETICS = Protocol(
   task='prediction',
   metrics=(FVD, Metric('is', 'inception', 'i3d', 'logits')),
   references=('test',),
-  height=64, width=64, num_frames=16, given_frames=5,
+  height=64,
+  width=64,
+  num_frames=16,
+  given_frames=5,
   num_samples=50_000,
   num_references=50_000,
   training_clips=10_000,
@@ -123,7 +135,7 @@ _KINETICS = Protocol(
   notes='One random window of each of 50,000 clips of the test split, drawn without replacement, is both what samples '
   'continue and the reference. Samples are the 5 given frames and the 11 predicted ones. Open in the paper: the '
   'number of splits of the Inception Score.',
-)  # fmt: skip
+)
 
 _T2V = Protocol(
   name='vdm-t2v-4096',
@@ -137,7 +149,9 @@ _T2V = Protocol(
     Metric('is_first', 'inception', 'inception', 'logits', frames='first'),
   ),
   references=('train', 'test'),
-  height=64, width=64, num_frames=16,
+  height=64,
+  width=64,
+  num_frames=16,
   num_samples=4096,
   num_references=4096,
   training_clips=4096,
@@ -146,7 +160,7 @@ _T2V = Protocol(
   published=_T2V_PUBLISHED,
   notes='Captions are those of the test split. Open in the paper: which captions, and how many clips the references '
   'have. Averages over frames are of activations: logits for the Inception Score, before the softmax.',
-)  # fmt: skip
+)
 
 _SNAP_SIZES = ((288, 288), (288, 512))
 _ZERO_SHOT = {'height': 288, 'width': 512, 'num_frames': 16, 'references': ('test',), 'frame_rate': 24.0}
@@ -166,15 +180,13 @@ _SNAP_UCF101 = Protocol(
   published=tuple(
     Figure(f'{metric}_{size}', variant, value, None, f'{SNAP}, Table 4')
     for size, values in (('288x288', (260.1, 39.0, 38.89)), ('512x288', (200.2, 28.1, 38.89)))
-    for (metric, variant), value in zip(
-      (('fvd', 'test'), ('fid', 'test'), ('is', 'splits_10')), values, strict=True
-    )
+    for (metric, variant), value in zip((('fvd', 'test'), ('fid', 'test'), ('is', 'splits_10')), values, strict=True)
   ),
   notes='The square videos are the centre of the wide ones. Classes are those of clips drawn from the reference. Open '
   'in the paper: the split of the reference (the test split of the data here), the network and frames of FID (each '
   'frame by InceptionV3), and the network of the Inception Score (C3D).',
   **_ZERO_SHOT,
-)  # fmt: skip
+)
 
 _SNAP_MSRVTT = Protocol(
   name='snap-msrvtt-59800',
@@ -198,25 +210,36 @@ _SNAP_MSRVTT = Protocol(
   notes='One sample for each of the 20 captions of the 2,990 test clips. Open in the paper: the variant of CLIP '
   '(ViT-B/32 here), and the frames of CLIP-FID (each counts).',
   **_ZERO_SHOT,
-)  # fmt: skip
+)
 
 _SNAP_INTERNAL = Protocol(
   name='snap-internal-50k',
   source=f'{SNAP}, sections 4.2, 4.3 and C.1, Tables 2, 3, Figs. 5, 6',
   task='captions',
   metrics=(
-    Metric('fid', 'frechet', 'inception', frames='each'), FVD,
+    Metric('fid', 'frechet', 'inception', frames='each'),
+    FVD,
     Metric('clipsim', 'similarity', CLIP, frames='each'),
   ),
   references=('test',),
-  height=36, width=64, num_frames=16,
+  height=36,
+  width=64,
+  num_frames=16,
   num_samples=50_000,
   num_references=50_000,
   training_clips=10_000,
   guidance_weights=SNAP_WEIGHTS,
   guidance_sampling=(
-    ('step', 'heun'), ('num_steps', 40), ('gamma', 0.0), ('churn', 0.0), ('churn_noise', 1.0), ('churn_min', 0.0),
-    ('churn_max', 0.0), ('langevin_delta', 0.0), ('guidance_low', 0.0), ('guidance_start', 0),
+    ('step', 'heun'),
+    ('num_steps', 40),
+    ('gamma', 0.0),
+    ('churn', 0.0),
+    ('churn_noise', 1.0),
+    ('churn_min', 0.0),
+    ('churn_max', 0.0),
+    ('langevin_delta', 0.0),
+    ('guidance_low', 0.0),
+    ('guidance_start', 0),
   ),
   num_steps=STEPS,
   samplers=('ddim', 'heun', 'ancestral'),
@@ -225,7 +248,7 @@ _SNAP_INTERNAL = Protocol(
   notes='For the data of the run, as the paper is for its own: figures of other data do not compare. Open in the '
   'paper: the size of the reference; frames of FID (each counts); the variant of CLIP (ViT-B/32); the steps and '
   'samplers of Fig. 6, which are drawn but not listed.',
-)  # fmt: skip
+)
 
 PROTOCOLS: dict[str, Protocol] = {
   protocol.name: protocol
@@ -237,7 +260,11 @@ PROTOCOLS: dict[str, Protocol] = {
       task='prediction',
       metrics=(FVD,),
       references=('test',),
-      height=64, width=64, num_frames=16, given_frames=1, window='first',
+      height=64,
+      width=64,
+      num_frames=16,
+      given_frames=1,
+      window='first',
       num_samples=25_600,
       num_references=256,
       training_clips=10_000,
@@ -254,7 +281,9 @@ PROTOCOLS: dict[str, Protocol] = {
       task='captions',
       metrics=(Metric('frechet', 'frechet', DIGIT_SCORER),),
       references=('test',),
-      height=0, width=0, num_frames=0,
+      height=0,
+      width=0,
+      num_frames=0,
       num_samples=120,
       num_references=120,
       training_clips=1000,
@@ -269,7 +298,9 @@ PROTOCOLS: dict[str, Protocol] = {
       task='captions',
       metrics=(Metric('frechet', 'frechet', SCENE_READER),),
       references=('test',),
-      height=0, width=0, num_frames=0,
+      height=0,
+      width=0,
+      num_frames=0,
       num_samples=256,
       num_references=256,
       training_clips=2000,
@@ -294,7 +325,9 @@ PROTOCOLS: dict[str, Protocol] = {
       task='unconditional',
       metrics=(FVD._replace(network='i3d-stylegan-v'),),
       references=('train',),
-      height=256, width=256, num_frames=16,
+      height=256,
+      width=256,
+      num_frames=16,
       num_samples=2048,
       num_references=2048,
       training_clips=2048,
@@ -302,4 +335,4 @@ PROTOCOLS: dict[str, Protocol] = {
       'data set and are not listed here.',
     ),
   )
-}  # fmt: skip
+}

@@ -68,9 +68,8 @@ def evaluate_scenes(
     'protocol': 'scenes',
     'num_videos': len(judge.prompts),
     'rows': rows,
-    'metrics': {
-      name: {kind: rows['model'][kind][name] for kind in KINDS} for name in rows['model']['seen']
-    } | {'frechet': {'test': {'value': rows['model']['frechet'], 'spread': None}}},
+    'metrics': {name: {kind: rows['model'][kind][name] for kind in KINDS} for name in rows['model']['seen']}
+    | {'frechet': {'test': {'value': rows['model']['frechet'], 'spread': None}}},
     'null_clips': judge.null_clips,
     'reader': accuracy(),
     'weights': hashlib.sha256(WEIGHTS_PATH.read_bytes()).hexdigest(),
@@ -161,10 +160,12 @@ def _is_unseen(phrases: Sequence[Phrase]) -> bool:
 def _parts(said: Sequence[Sequence[Phrase]]) -> np.ndarray:
   """The parts of n captions of p phrases as numbers, the color first: int [n p 4]."""
   colors = list(COLORS)
-  return np.array([
-    [(colors.index(p.color), p.digit, DIRECTIONS.index(p.direction), MOTIONS.index(p.motion)) for p in phrases]
-    for phrases in said
-  ])
+  return np.array(
+    [
+      [(colors.index(p.color), p.digit, DIRECTIONS.index(p.direction), MOTIONS.index(p.motion)) for p in phrases]
+      for phrases in said
+    ]
+  )
 
 
 def _mean(shares: np.ndarray) -> dict[str, float]:

@@ -95,12 +95,14 @@ def measure(weights: Weights, num_clips: int = NUM_CLIPS, *, seed: int = 0) -> d
     videos, captions = clips('test', num_clips, side, seed=seed)
     reading = read_scenes(videos, weights=weights)
     right = score(reading, captions)
-    right['absent'] = np.array([
-      reading.present[row, index] < 0.5
-      for row, phrases in enumerate(captions)
-      for index, color in enumerate(COLORS)
-      if color not in {phrase.color for phrase in phrases}
-    ])
+    right['absent'] = np.array(
+      [
+        reading.present[row, index] < 0.5
+        for row, phrases in enumerate(captions)
+        for index, color in enumerate(COLORS)
+        if color not in {phrase.color for phrase in phrases}
+      ]
+    )
     found |= {f'{name}_{side}': round(float(values.mean()), 4) for name, values in right.items()}
   return found | {'clips': num_clips}
 

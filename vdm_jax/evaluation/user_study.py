@@ -67,18 +67,23 @@ def make(folders: Sequence[str], out: str, *, names: Sequence[str], votes: int =
       shutil.copyfile(path, target / 'page' / files[-1][letter])
   study = f'{rng.integers(1 << 62):016x}'
   content = {
-    'format': FORMAT, 'study': study, 'questions': QUESTIONS,
+    'format': FORMAT,
+    'study': study,
+    'questions': QUESTIONS,
     'pairs': [{'prompt': shown[0].prompt, **names} for shown, names in zip(pairs, files, strict=True)],
     # Which file is on the left: the page knows letters alone, not methods.
-    'ballots': [
-      [[int(p), 'ab'[int(left[voter, p] != first[p])]] for p in order] for voter, order in enumerate(orders)
-    ],
-  }  # fmt: skip
+    'ballots': [[[int(p), 'ab'[int(left[voter, p] != first[p])]] for p in order] for voter, order in enumerate(orders)],
+  }
   write_text(target / 'page' / 'index.html', ballot_page.page(content))
   key = {
-    'format': FORMAT, 'study': study, 'names': list(names), 'seed': seed, 'votes': votes, 'a': first.tolist(),
+    'format': FORMAT,
+    'study': study,
+    'names': list(names),
+    'seed': seed,
+    'votes': votes,
+    'a': first.tolist(),
     'videos': [[str(one.path) for one in shown] for shown in pairs],
-  }  # fmt: skip
+  }
   write_text(target / 'key.json', json.dumps(key, indent=1) + '\n')
   return len(pairs)
 
@@ -151,9 +156,14 @@ def read_key(study: str) -> dict[str, Any]:
   key = _read(path, 'is not the key of a study: name the folder that `make` wrote')
   names, first, votes = key.get('names'), key.get('a'), key.get('votes')
   if not (
-    isinstance(names, list) and len(names) == ballots.METHODS and isinstance(first, list) and set(first) <= {0, 1}
-    and first and isinstance(votes, int) and isinstance(key.get('seed'), int)
-  ):  # fmt: skip
+    isinstance(names, list)
+    and len(names) == ballots.METHODS
+    and isinstance(first, list)
+    and set(first) <= {0, 1}
+    and first
+    and isinstance(votes, int)
+    and isinstance(key.get('seed'), int)
+  ):
     raise ValueError(f'{path} is not as `make` wrote it: put the original back.')
   return key
 

@@ -8,6 +8,18 @@ from vdm_jax.generation.plan import Plan, Window, extension, hierarchy, interpol
 from vdm_jax.generation.sampler import Sampler, make_sampler
 
 __all__ = [
-  'Generate', 'Observed', 'Plan', 'Sampler', 'Window', 'extension', 'hierarchy', 'interpolation', 'make_cascade',
-  'make_generator', 'make_long_generator', 'make_sampler', 'make_upsampler', 'super_resolution',
-]  # fmt: skip
+  'Generate',
+  'Observed',
+  'Plan',
+  'Sampler',
+  'Window',
+  'extension',
+  'hierarchy',
+  'interpolation',
+  'make_cascade',
+  'make_generator',
+  'make_long_generator',
+  'make_sampler',
+  'make_upsampler',
+  'super_resolution',
+]

@@ -53,8 +53,6 @@ def make_corruption(model: Model, config: Mapping[str, Any]) -> Callable[[Array,
   return corrupt
 
 
-def make_cascade(
-  first: Callable[..., np.ndarray], second: Callable[..., np.ndarray]
-) -> Callable[..., np.ndarray]:
+def make_cascade(first: Callable[..., np.ndarray], second: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
   """Two generators of `make_generator`, their parameters bound, as one: `generate(**conditions) -> videos`."""
   return lambda **conditions: second(low_resolution=first(**conditions), **conditions)

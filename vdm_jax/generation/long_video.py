@@ -100,9 +100,19 @@ def make_long_generator(
       model, config, prompts=prompts, labels=labels, count=count, frame_rate=frame_rate, original_size=original_size
     )
     work = fill(
-      plan, sample_window, params, frames, conditions, model=model, count=count, seed=seed, first=first, rows=rows,
-      batch_size=batch_size, low=None if low is None else InMemory(np.asarray(low, np.float32)),
-    )  # fmt: skip
+      plan,
+      sample_window,
+      params,
+      frames,
+      conditions,
+      model=model,
+      count=count,
+      seed=seed,
+      first=first,
+      rows=rows,
+      batch_size=batch_size,
+      low=None if low is None else InMemory(np.asarray(low, np.float32)),
+    )
     for _ in work:
       pass
     return frames.videos
@@ -157,9 +167,7 @@ def make_conditions(
 
   @functools.cache
   def of_all(stride: int) -> Conditioning:
-    return model.condition(
-      prompts, labels, count=count, frame_rate=frame_rate / stride, original_size=original_size
-    )
+    return model.condition(prompts, labels, count=count, frame_rate=frame_rate / stride, original_size=original_size)
 
   of_all(1)  # raises before any work
   return lambda window, videos, keys: jax.tree.map(lambda leaf: leaf[videos], of_all(window.stride))

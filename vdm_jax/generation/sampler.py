@@ -61,9 +61,12 @@ def make_sampler(model: Model, config: Mapping[str, Any]) -> Sampler:
 def make_stages(model: Model, config: Mapping[str, Any]) -> Stages:
   """The parts of `make_sampler`'s sampler, which here also keeps to an observation. Raises as `make_sampler` does."""
   logsnrs = model.grid(
-    config['grid'], config['num_steps'],
-    sigma_min=config['sigma_min'], sigma_max=config['sigma_max'], rho=config['rho'],
-  )  # fmt: skip
+    config['grid'],
+    config['num_steps'],
+    sigma_min=config['sigma_min'],
+    sigma_max=config['sigma_max'],
+    rho=config['rho'],
+  )
   step, process, pad_rows = make_step(model, config), model.process, model.config['pad_rows']
   weight = guidance_weight(logsnrs, config)
   threshold = _threshold(config)
@@ -95,9 +98,7 @@ def make_stages(model: Model, config: Mapping[str, Any]) -> Stages:
     taken = step if observed is None else make_step(model, config, hold)
     return sampling.advance(denoiser, taken, logsnrs, state, branch(keys, 1), cond, start, stop)
 
-  def finish(
-    params: Params, keys: Array, cond: Conditioning, observed: Observed | None, state: State
-  ) -> Array:
+  def finish(params: Params, keys: Array, cond: Conditioning, observed: Observed | None, state: State) -> Array:
     x = sampling.finish(make_denoiser(params, cond, observed), logsnrs, state, cond)
     return x if observed is None else jnp.where(observed.mask, observed.frames, x)
 
@@ -130,9 +131,7 @@ def null_condition(cond: Conditioning) -> Conditioning:
   return cond._replace(drop=jnp.ones(segmented.shape[:2], bool))
 
 
-def make_step(
-  model: Model, config: Mapping[str, Any], hold: Callable[[Step], Step] = lambda step: step
-) -> Step:
+def make_step(model: Model, config: Mapping[str, Any], hold: Callable[[Step], Step] = lambda step: step) -> Step:
   """The step that `sampling.step` names, with Langevin correction where `langevin_delta` is positive.
 
   `hold` is done to the step, and again to the corrected one.

@@ -12,7 +12,24 @@ from vdm_jax.jobs.sweeps import SWEEPS
 from vdm_jax.jobs.train import STOPPED, train
 
 __all__ = [
-  'PREFLIGHT_SECONDS', 'PROTOCOLS', 'STOPPED', 'SWEEPS', 'Asked', 'BadInput', 'Request', 'compile_ahead', 'embed',
-  'evaluate', 'examine', 'preflight', 'read_frame_rate', 'read_frame_rates', 'read_host', 'read_prompts',
-  'read_size', 'replay', 'sample', 'train',
-]  # fmt: skip
+  'PREFLIGHT_SECONDS',
+  'PROTOCOLS',
+  'STOPPED',
+  'SWEEPS',
+  'Asked',
+  'BadInput',
+  'Request',
+  'compile_ahead',
+  'embed',
+  'evaluate',
+  'examine',
+  'preflight',
+  'read_frame_rate',
+  'read_frame_rates',
+  'read_host',
+  'read_prompts',
+  'read_size',
+  'replay',
+  'sample',
+  'train',
+]

@@ -79,9 +79,7 @@ def references(
   return found
 
 
-def draw(
-  protocol: Protocol, clips: ExampleClips, count: int, *, seed: tuple[int, ...], from_end: bool = False
-) -> Draw:
+def draw(protocol: Protocol, clips: ExampleClips, count: int, *, seed: tuple[int, ...], from_end: bool = False) -> Draw:
   """`count` random clips; `from_end` draws those that come last otherwise."""
   rng = np.random.default_rng(seed)
   if protocol.replacement:

@@ -63,9 +63,12 @@ def evaluate(config: ConfigDict, workdir: str, asked: Asked, protocol: Protocol 
     sweeps.write(folder, name, asked.sweep, found, protocol, config.data.frame_skip)
   best, _ = min(found, key=lambda pair: _distance(pair[1], protocol))
   record = {
-    'run': workdir, 'sweep': sweeps.SWEEPS[asked.sweep], 'best': best.value, 'best_sampler': best.series,
+    'run': workdir,
+    'sweep': sweeps.SWEEPS[asked.sweep],
+    'best': best.value,
+    'best_sampler': best.series,
     'records': [record for _, record in found],
-  }  # fmt: skip
+  }
   return _report(record, folder, name)
 
 
@@ -73,13 +76,9 @@ def _check(asked: Asked) -> None:
   if asked.protocol in OFFLINE:
     for flag in ('features', 'prompt_file', 'limit'):
       if getattr(asked, flag) is not None:
-        raise BadInput(
-          f'--{flag} is not read by --protocol={asked.protocol}, which brings all it needs: leave it out.'
-        )
+        raise BadInput(f'--{flag} is not read by --protocol={asked.protocol}, which brings all it needs: leave it out.')
     if asked.real_vs_real:
-      raise BadInput(
-        f'--real_vs_real is part of every record of --protocol={asked.protocol}, as `real`: leave it out.'
-      )
+      raise BadInput(f'--real_vs_real is part of every record of --protocol={asked.protocol}, as `real`: leave it out.')
   if asked.sweep and asked.real_vs_real:
     raise BadInput('--sweep and --real_vs_real are both given, but real clips have no settings: give one of them.')
 
@@ -96,9 +95,14 @@ def _offline(config: ConfigDict, workdir: str, asked: Asked) -> Measure:
     def resumable(prompts: Sequence[str]) -> np.ndarray:
       size, prompts = asked.batch_size, list(prompts)
       job = {
-        'step': step, 'seed': config.seed, 'sampling': dict(sampling), 'prompts': prompts, 'batch_size': size,
-        'model': config.model.to_dict(), 'first': config.training.first_stage,
-      }  # fmt: skip
+        'step': step,
+        'seed': config.seed,
+        'sampling': dict(sampling),
+        'prompts': prompts,
+        'batch_size': size,
+        'model': config.model.to_dict(),
+        'first': config.training.first_stage,
+      }
 
       def make(number: int) -> dict[str, np.ndarray]:
         some = prompts[number * size : (number + 1) * size]

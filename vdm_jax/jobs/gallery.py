@@ -72,9 +72,7 @@ def check_page(folder: str | Path) -> None:
     raise BadInput(f'{Path(folder) / PAGE} is a page of something else: choose another --out, or move it away.')
 
 
-def write_gallery(
-  folder: Path, stems: Sequence[str], names: Sequence[str], *, settings: Mapping[str, Any]
-) -> Path:
+def write_gallery(folder: Path, stems: Sequence[str], names: Sequence[str], *, settings: Mapping[str, Any]) -> Path:
   """Writes `index.html` and `videos.jsonl` to the folder of some videos, and returns the page.
 
   `stems` are the names of the videos' files without their endings, `names` what each shows, '' where nothing was asked

@@ -52,8 +52,11 @@ def sample_long(config: ConfigDict, workdir: str, out: str, request: Request) ->
   print(task.plan)
   folder, started = Path(out), time.perf_counter()
   asked = {
-    'prompts': task.prompts, 'labels': task.labels, 'seed': config.seed, 'original_size': request.original_size,
-  }  # fmt: skip
+    'prompts': task.prompts,
+    'labels': task.labels,
+    'seed': config.seed,
+    'original_size': request.original_size,
+  }
   parts = _parts(config, workdir, folder, task, request)
   tools = [_tools(part, task, asked) for part in parts]
   progress = [Progress(part.folder, _record(part, task, asked)) for part in parts]
@@ -83,9 +86,14 @@ def _parts(config: ConfigDict, workdir: str, folder: Path, task: Task, request: 
   if task.low_run is not None:
     path = request.low_resolution
     low = Part(
-      load(task.low_run, path), path, checkpoints.latest_step(path), folder / 'low_resolution', task.low_plan,
-      task.frame_rate / task.low_factor, None,
-    )  # fmt: skip
+      load(task.low_run, path),
+      path,
+      checkpoints.latest_step(path),
+      folder / 'low_resolution',
+      task.low_plan,
+      task.frame_rate / task.low_factor,
+      None,
+    )
     return [low, final]
   if not before:
     return [final]
@@ -102,16 +110,18 @@ def _parts(config: ConfigDict, workdir: str, folder: Path, task: Task, request: 
 def _record(part: Part, task: Task, asked: dict[str, Any]) -> dict[str, Any]:
   """All that a part's videos depend on, ready for JSON."""
   return asked | {
-    'plan': part.plan, 'frame_rate': part.frame_rate, 'workdir': str(pretrained.located(part.workdir).resolve()),
-    'checkpoint_step': part.step, 'model': part.stage.model.config,
-    'sampling': configuration.to_dict(part.stage.sampling), 'given': _checksum(part.given),
+    'plan': part.plan,
+    'frame_rate': part.frame_rate,
+    'workdir': str(pretrained.located(part.workdir).resolve()),
+    'checkpoint_step': part.step,
+    'model': part.stage.model.config,
+    'sampling': configuration.to_dict(part.stage.sampling),
+    'given': _checksum(part.given),
     'low_resolution': _checksum(task.low),
-  }  # fmt: skip
+  }
 
 
-def _tools(
-  part: Part, task: Task, asked: dict[str, Any]
-) -> tuple[long_video.SampleWindow, long_video.Conditions]:
+def _tools(part: Part, task: Task, asked: dict[str, Any]) -> tuple[long_video.SampleWindow, long_video.Conditions]:
   """What samples a part's windows, and their conditions. Raises BadInput for what does not go together."""
   model, _, sampling = part.stage
   try:
@@ -119,9 +129,14 @@ def _tools(
       cascade.make_corruption(model, sampling)  # raises; what it makes needs the first stage's videos
     sample_window = long_video.make_window_sampler(model, sampling, low_resolution=part.observes)
     conditions = long_video.make_conditions(
-      model, sampling, prompts=task.prompts, labels=task.labels, count=len(task.names),
-      frame_rate=part.frame_rate, original_size=asked['original_size'],
-    )  # fmt: skip
+      model,
+      sampling,
+      prompts=task.prompts,
+      labels=task.labels,
+      count=len(task.names),
+      frame_rate=part.frame_rate,
+      original_size=asked['original_size'],
+    )
   except ValueError as error:
     raise BadInput(str(error)) from error
   return sample_window, conditions
@@ -154,10 +169,20 @@ def _make(
     windows, steps = long_video.num_windows(plan, count, BATCH_SIZE), sampling['num_steps'] - 1
     with tqdm(total=windows * steps, initial=progress.done * steps, unit='step', desc=part.folder.name) as bar:
       for done in long_video.fill(
-        plan, sample_window, params, store, conditions, model=model, count=count, seed=seed,
-        batch_size=BATCH_SIZE, low=before if part.observes else None, second_stage=second_stage, skip=progress.done,
+        plan,
+        sample_window,
+        params,
+        store,
+        conditions,
+        model=model,
+        count=count,
+        seed=seed,
+        batch_size=BATCH_SIZE,
+        low=before if part.observes else None,
+        second_stage=second_stage,
+        skip=progress.done,
         report=bar.update,
-      ):  # fmt: skip
+      ):
         progress.save(done)
         bar.set_postfix_str(f'window {done} of {windows}')
   except (ValueError, FloatingPointError) as error:

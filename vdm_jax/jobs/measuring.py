@@ -29,9 +29,19 @@ from vdm_jax.jobs.run import Stage, make_generator, open_generator, open_stages
 CHECKSUM = 'checksum'
 # Of the section `data`: what clips look like.
 LOOKS = (
-  'name', 'path', 'mixture', 'frame_rate', 'target_frame_rate', 'frame_skip', 'height', 'width', 'channels', 'pad_rows',
-  'train_on_all', 'digits',
-)  # fmt: skip
+  'name',
+  'path',
+  'mixture',
+  'frame_rate',
+  'target_frame_rate',
+  'frame_skip',
+  'height',
+  'width',
+  'channels',
+  'pad_rows',
+  'train_on_all',
+  'digits',
+)
 
 Sample = Callable[[np.ndarray], np.ndarray]  # numbers of samples int [b], consecutive -> videos uint8 [b t h w c]
 
@@ -102,9 +112,19 @@ def prepare(config: ConfigDict, workdir: str, protocol: Protocol, asked: Asked) 
     raise BadInput(f'--protocol={protocol.name} gives a model frames, which a second stage alone cannot continue.')
   step = checkpoints.latest_step(workdir) if stages else 0
   return Setup(
-    protocol, asked, config, asked.folder(workdir) / protocol.name, step, networks, embed,
-    looked_at, conditions, real, stages, mesh,
-  )  # fmt: skip
+    protocol,
+    asked,
+    config,
+    asked.folder(workdir) / protocol.name,
+    step,
+    networks,
+    embed,
+    looked_at,
+    conditions,
+    real,
+    stages,
+    mesh,
+  )
 
 
 def measured(setup: Setup, sampling: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,9 +194,13 @@ def _samples(setup: Setup, sampling: Mapping[str, Any]) -> Batches:
   if setup.real is not None:
     return _fill(setup, 'real', {}, setup.real, cond.count, functools.partial(_clips, setup, setup.real, cond=cond))
   job = {
-    'step': setup.step, 'model': setup.stages[-1].model.config, 'sampling': _plain(dict(sampling)),
-    'first': setup.config.training.first_stage, 'prompts': cond.prompts, 'labels': cond.labels,
-  }  # fmt: skip
+    'step': setup.step,
+    'model': setup.stages[-1].model.config,
+    'sampling': _plain(dict(sampling)),
+    'first': setup.config.training.first_stage,
+    'prompts': cond.prompts,
+    'labels': cond.labels,
+  }
   sample = _sampler(setup, sampling)
   return _fill(setup, 'samples', job, cond.given, cond.count, lambda at: _measured(setup, sample(at), at, cond))
 
@@ -186,16 +210,24 @@ def _fill(
 ) -> Batches:
   size, protocol = setup.asked.batch_size, setup.protocol
   job = {
-    'protocol': protocol.name, 'count': count, 'batch_size': size, 'seed': setup.config.seed,
+    'protocol': protocol.name,
+    'count': count,
+    'batch_size': size,
+    'seed': setup.config.seed,
     'features': [metric.features for metric in protocol.metrics],
     'weights': {name: network.weights for name, network in setup.networks.items()},
     'data': {name: _plain(setup.config.data[name]) for name in LOOKS},
-    'draw': None if drawn is None else drawn.record, **job,
-  }  # fmt: skip
+    'draw': None if drawn is None else drawn.record,
+    **job,
+  }
   return fill(
-    setup.folder, name, job, count,
-    lambda number: make(np.arange(number * size, min((number + 1) * size, count))), batch_size=size,
-  )  # fmt: skip
+    setup.folder,
+    name,
+    job,
+    count,
+    lambda number: make(np.arange(number * size, min((number + 1) * size, count))),
+    batch_size=size,
+  )
 
 
 def _clips(setup: Setup, drawn: Draw, positions: np.ndarray, *, cond: Conditions | None) -> Arrays:

@@ -38,9 +38,13 @@ def sample(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
   started = time.perf_counter()
   try:
     videos = generate(
-      prompts=prompts, labels=labels, count=None if prompts or labels else request.count, seed=config.seed,
-      frame_rate=request.frame_rate, original_size=request.original_size,
-    )  # fmt: skip
+      prompts=prompts,
+      labels=labels,
+      count=None if prompts or labels else request.count,
+      seed=config.seed,
+      frame_rate=request.frame_rate,
+      original_size=request.original_size,
+    )
   except (ValueError, FloatingPointError) as error:
     raise BadInput(str(error)) from error
   rate, stems = request.frame_rate or config.sampling.fps, []

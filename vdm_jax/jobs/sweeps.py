@@ -55,12 +55,19 @@ def write(
 ) -> None:
   """`NAME.csv` with a row for each figure, and `NAME.png` with a plot for each metric."""
   rows = [
-    (point.series, point.value, metric, variant, figure['value'], figure['spread'],
-     _published(protocol, sweep, metric, variant, point, skip))
+    (
+      point.series,
+      point.value,
+      metric,
+      variant,
+      figure['value'],
+      figure['spread'],
+      _published(protocol, sweep, metric, variant, point, skip),
+    )
     for point, record in found
     for metric, variants in figures_of(record).items()
     for variant, figure in variants.items()
-  ]  # fmt: skip
+  ]
   text = io.StringIO()
   table = csv.writer(text, lineterminator='\n')
   table.writerow([SWEEPS[sweep] if column == 'x' else column for column in COLUMNS])

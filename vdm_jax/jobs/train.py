@@ -43,10 +43,16 @@ def train(config: ConfigDict, workdir: str) -> int:
   if jax.process_index() == 0:
     print(f'{doctor.parameters(model):,} parameters, mesh {dict(mesh.shape)}', file=sys.stderr)
   state = training.train(
-    model, config, workdir, mesh=mesh, batches=batches,
-    heldout=heldout if config.training.heldout_every else None, preview=preview, starting_point=starting_point,
+    model,
+    config,
+    workdir,
+    mesh=mesh,
+    batches=batches,
+    heldout=heldout if config.training.heldout_every else None,
+    preview=preview,
+    starting_point=starting_point,
     ideal_step_seconds=ideal_step_seconds(model, config, heldout[0]),
-  )  # fmt: skip
+  )
   if int(state.step) < config.training.num_steps:
     return STOPPED
   every = config.training.preview_every
@@ -68,9 +74,7 @@ def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh) -> Cal
   names = prompts or [f'class {label}' for label in labels or ()] or [''] * len(clips)
 
   def preview(ema: Params, step: int) -> None:
-    videos = generate(
-      ema, prompts=prompts, labels=labels, count=len(clips), seed=config.seed, low_resolution=low
-    )
+    videos = generate(ema, prompts=prompts, labels=labels, count=len(clips), seed=config.seed, low_resolution=low)
     if jax.process_index() == 0:
       write_together(videos, names, Path(workdir) / 'samples' / f'step_{step:08d}', config.sampling.fps)
 

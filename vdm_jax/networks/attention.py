@@ -158,7 +158,7 @@ def check_attention(implementation: str, dtype: str) -> None:
     return
   if dtype != 'bfloat16':
     raise ValueError(
-      f"model.attention={implementation!r} computes in bfloat16, but model.dtype={dtype!r}: set "
+      f'model.attention={implementation!r} computes in bfloat16, but model.dtype={dtype!r}: set '
       '--config.model.dtype=bfloat16, or --config.model.attention=xla.'
     )
   if (where := jax.default_backend()) != 'gpu' or 'rocm' in jax.devices()[0].client.platform_version:

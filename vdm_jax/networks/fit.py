@@ -134,9 +134,16 @@ class FIT(nn.Module):
     layout = self.layout()
     self._check(x, cond)
     condition, valid = ConditionTokens(
-      self.condition_width, self.scalars, self.noise_features, self.takes_text, self.vocabulary_size, self.text_length,
-      self.num_classes, self.dtype, name='condition',
-    )(logsnr, cond)  # fmt: skip
+      self.condition_width,
+      self.scalars,
+      self.noise_features,
+      self.takes_text,
+      self.vocabulary_size,
+      self.text_length,
+      self.num_classes,
+      self.dtype,
+      name='condition',
+    )(logsnr, cond)
     # Where parameters are split over the devices that split the batch, the compiler may otherwise gather the batch.
     condition = constrain(condition, 'batch')
     tokens = constrain(self._tokens(x, cond, layout), 'batch')
@@ -145,9 +152,18 @@ class FIT(nn.Module):
     dropout = self.dropout if train else 0.0
     block = nn.remat(Block, prevent_cse=False) if self.remat == 'block' else Block
     blocks = _scanned(block, self.num_blocks, inputs=2)(
-      self.num_global_layers, self.num_local_layers, self.patch_head_width, self.latent_head_width,
-      self.cross_feed_forward, self.condition_read, dropout, self.remat, self.dtype, self.attention, name='blocks',
-    )  # fmt: skip
+      self.num_global_layers,
+      self.num_local_layers,
+      self.patch_head_width,
+      self.latent_head_width,
+      self.cross_feed_forward,
+      self.condition_read,
+      dropout,
+      self.remat,
+      self.dtype,
+      self.attention,
+      name='blocks',
+    )
     (tokens, latents), _ = blocks((tokens, latents), condition, valid)
     if self.num_local_layers:
       tokens = _local_layers(self, dropout, 'final_layers', self.remat != 'none')(tokens)
@@ -163,9 +179,7 @@ class FIT(nn.Module):
       if len(getattr(self, name)) != 3 or min(getattr(self, name)) < 1:
         raise ValueError(f'model.{name}={getattr(self, name)} must be three positive sizes: frames, rows, columns.')
     sizes = (('data.num_frames', self.num_frames), ('data.height', self.height), ('data.width', self.width))
-    grid = [
-      _divide(name, size, f'model.patch_size[{i}]', self.patch_size[i]) for i, (name, size) in enumerate(sizes)
-    ]
+    grid = [_divide(name, size, f'model.patch_size[{i}]', self.patch_size[i]) for i, (name, size) in enumerate(sizes)]
     groups = [
       _divide(f'{name} in patches', tokens, f'model.group_size[{i}]', self.group_size[i])
       for i, ((name, _), tokens) in enumerate(zip(sizes, grid, strict=True))
@@ -180,8 +194,12 @@ class FIT(nn.Module):
     for name, least in (('num_blocks', 1), ('num_global_layers', 1), ('num_local_layers', 0)):
       if getattr(self, name) < least:
         raise ValueError(f'model.{name}={getattr(self, name)}, but it must be {least} or more.')
-    for name, allowed in (('positions', POSITIONS), ('condition_read', CONDITION_READS), ('remat', REMAT),
-                          ('noise_features', tuple(NOISE_FEATURES))):  # fmt: skip
+    for name, allowed in (
+      ('positions', POSITIONS),
+      ('condition_read', CONDITION_READS),
+      ('remat', REMAT),
+      ('noise_features', tuple(NOISE_FEATURES)),
+    ):
       if getattr(self, name) not in allowed:
         raise ValueError(f'model.{name}={getattr(self, name)!r} is unknown: choose one of {", ".join(allowed)}.')
     check_scalars(self.scalars)
@@ -255,9 +273,7 @@ class Block(nn.Module):
   attention: str
 
   @nn.compact
-  def __call__(
-    self, state: tuple[Array, Array], condition: Array, valid: Array
-  ) -> tuple[tuple[Array, Array], None]:
+  def __call__(self, state: tuple[Array, Array], condition: Array, valid: Array) -> tuple[tuple[Array, Array], None]:
     tokens, latents = (constrain(part, 'batch') for part in state)
     groups = tokens.shape[1]
     if self.num_local_layers:

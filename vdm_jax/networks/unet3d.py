@@ -132,9 +132,9 @@ class UNet3D(nn.Module):
           h = spatial(TextAttention)(*settings, self.dtype, name=f'{name}_text')(h, *text, segments)
       if listed or self.temporal_everywhere:
         h = rearrange(h, '(b f) h w c -> b f h w c', f=frames)
-        h = TemporalAttention(
-          self.num_frames, *settings, self.relative_positions, self.dtype, name=f'{name}_time'
-        )(h, num_video)
+        h = TemporalAttention(self.num_frames, *settings, self.relative_positions, self.dtype, name=f'{name}_time')(
+          h, num_video
+        )
         h = rearrange(h, 'b f h w c -> (b f) h w c')
       return h
 
@@ -196,9 +196,12 @@ class UNet3D(nn.Module):
 
   def _check(self, x: Array, cond: Conditioning) -> int:
     """The number of video frames in x; raises ValueError where sizes do not fit the network."""
-    for name, allowed in (('modulation', MODULATIONS), ('resample', RESAMPLES),
-                          ('relative_positions', RELATIVE_POSITIONS),
-                          ('text_conditioning', TEXT_CONDITIONINGS)):  # fmt: skip
+    for name, allowed in (
+      ('modulation', MODULATIONS),
+      ('resample', RESAMPLES),
+      ('relative_positions', RELATIVE_POSITIONS),
+      ('text_conditioning', TEXT_CONDITIONINGS),
+    ):
       if getattr(self, name) not in allowed:
         raise ValueError(f'{name}={getattr(self, name)!r} is unknown: choose one of {allowed}.')
     check_scalars(self.scalars)

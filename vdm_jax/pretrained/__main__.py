@@ -63,24 +63,27 @@ def publish(workdir: str, name: str, *, limits: str, first_stage: str = '') -> N
   file, step = pretrained.FOLDER / f'{name}{pretrained.SUFFIX}', checkpoints.latest_step(workdir)
   weights.write(file, tensors, config, step, DTYPE)
   environment = json.loads((Path(workdir) / 'env.json').read_text(encoding='utf-8'))
-  _write(name, {
-    'name': name,
-    'command': f'python -m vdm_jax.main --config=configs/{name}.py --workdir=runs/{name} --seed={config["seed"]}',
-    'seed': config['seed'],
-    'step': step,
-    'version': vdm_jax.__version__,
-    'commit': environment['git_commit'],
-    'jax': environment['versions']['jax'],
-    'device': environment['devices'],
-    'network': config['model']['network'],
-    'parameters': sum(value.size for value in tensors.values()),
-    'weights': f'exponential moving average, {DTYPE}',
-    'video': [config['model'][key] for key in ('num_frames', 'height', 'width', 'channels')],
-    'data': DATA,
-    'license': 'Apache-2.0',
-    'limits': limits,
-    'sha256': hashlib.sha256(file.read_bytes()).hexdigest(),
-  })  # fmt: skip
+  _write(
+    name,
+    {
+      'name': name,
+      'command': f'python -m vdm_jax.main --config=configs/{name}.py --workdir=runs/{name} --seed={config["seed"]}',
+      'seed': config['seed'],
+      'step': step,
+      'version': vdm_jax.__version__,
+      'commit': environment['git_commit'],
+      'jax': environment['versions']['jax'],
+      'device': environment['devices'],
+      'network': config['model']['network'],
+      'parameters': sum(value.size for value in tensors.values()),
+      'weights': f'exponential moving average, {DTYPE}',
+      'video': [config['model'][key] for key in ('num_frames', 'height', 'width', 'channels')],
+      'data': DATA,
+      'license': 'Apache-2.0',
+      'limits': limits,
+      'sha256': hashlib.sha256(file.read_bytes()).hexdigest(),
+    },
+  )
 
 
 def add_scores(name: str, path: str) -> None:

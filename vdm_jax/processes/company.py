@@ -41,9 +41,12 @@ def joined(place: Meeting | None, *, good: Sequence[int] = (0,), patience: float
     return
   try:
     jax.distributed.initialize(
-      place.coordinator, place.num_processes, place.process_id, initialization_timeout=round(patience),
+      place.coordinator,
+      place.num_processes,
+      place.process_id,
+      initialization_timeout=round(patience),
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-    )  # fmt: skip
+    )
   except RuntimeError as error:
     raise ConnectionError(
       f'the processes have not met within {patience:.0f} s at {place.coordinator or "the address that JAX found"}: '

@@ -57,8 +57,9 @@ def leave(first: dict[str, Any]) -> NoReturn:
   """Follows the process that failed first."""
   _end_soon(first['status'])
   lost = first['status'] == LOST
-  print('error: ' + (first['reason'] if lost else f'process {first["process"]} failed: {first["reason"]}'),
-        file=sys.stderr)  # fmt: skip
+  print(
+    'error: ' + (first['reason'] if lost else f'process {first["process"]} failed: {first["reason"]}'), file=sys.stderr
+  )
   if lost:
     faulthandler.dump_traceback(sys.stderr)
   client = distributed.global_state.client

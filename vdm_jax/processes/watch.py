@@ -51,9 +51,9 @@ def stalled(places: Mapping[int, Place], names: Mapping[int, str]) -> str | None
   return f'this process is stuck: {lasting}.'
 
 
-def silent(silences: Mapping[int, float], places: Mapping[int, Place], names: Mapping[int, str], patience: float) -> (
-  str | None
-):  # fmt: skip
+def silent(
+  silences: Mapping[int, float], places: Mapping[int, Place], names: Mapping[int, str], patience: float
+) -> str | None:
   """Says who has sent no pulse for longer than `patience` seconds, and what it was at; None where all have."""
   gone = [i for i, seconds in silences.items() if seconds > patience]
   if not gone:

@@ -12,6 +12,19 @@ from vdm_jax.sampling.sample import advance, begin, finish, sample
 from vdm_jax.sampling.steps import ancestral, ddim, heun, langevin_corrected, redraw
 
 __all__ = [
-  'advance', 'ancestral', 'begin', 'classifier_free', 'clip', 'ddim', 'dynamic_threshold', 'finish', 'heun',
-  'langevin_corrected', 'oscillating', 'reconstruction', 'redraw', 'replacement', 'sample',
-]  # fmt: skip
+  'advance',
+  'ancestral',
+  'begin',
+  'classifier_free',
+  'clip',
+  'ddim',
+  'dynamic_threshold',
+  'finish',
+  'heun',
+  'langevin_corrected',
+  'oscillating',
+  'reconstruction',
+  'redraw',
+  'replacement',
+  'sample',
+]

@@ -32,8 +32,7 @@ class BertLayer(nn.Module):
     norm = functools.partial(LayerNorm, epsilon=config.layer_norm_eps, dtype=self.dtype)
 
     query, key, value = (
-      dense(config.hidden_size, name=name)(x).reshape(*x.shape[:2], heads, -1)
-      for name in ('query', 'key', 'value')
+      dense(config.hidden_size, name=name)(x).reshape(*x.shape[:2], heads, -1) for name in ('query', 'key', 'value')
     )
     attended = attend(query, key, value, mask, scale=1 / math.sqrt(query.shape[-1]))
     x = norm(name='attention_norm')(x + dense(config.hidden_size, name='attention_output')(attended))

@@ -102,6 +102,4 @@ BERT = Family(
   origin='Download them from {repository} on the Hugging Face hub into one folder',
 )
 
-PUBLISHED = {
-  'bert-large': Published('bert-large', BERT, 'google-bert/bert-large-uncased', {'hidden_size': 1024})
-}
+PUBLISHED = {'bert-large': Published('bert-large', BERT, 'google-bert/bert-large-uncased', {'hidden_size': 1024})}

@@ -37,8 +37,7 @@ class ClipLayer(nn.Module):
 
     y = norm(name='attention_norm')(x)
     query, key, value = (
-      dense(config.hidden_size, name=name)(y).reshape(*x.shape[:2], heads, -1)
-      for name in ('query', 'key', 'value')
+      dense(config.hidden_size, name=name)(y).reshape(*x.shape[:2], heads, -1) for name in ('query', 'key', 'value')
     )
     attended = attend(query, key, value, mask, scale=1 / math.sqrt(query.shape[-1]), bias=bias)
     x = x + dense(config.hidden_size, name='attention_output')(attended)
@@ -111,7 +110,5 @@ class Clip(FrozenEncoder):
       projection = weights[PROJECTION].read().astype(np.float32)
     shape = (self.config.projection_dim, self.config.hidden_size)
     if projection.shape != shape:
-      raise ValueError(
-        f'{self.path}: tensor {PROJECTION} has shape {projection.shape}, {CONFIG} asks for {shape}'
-      )
+      raise ValueError(f'{self.path}: tensor {PROJECTION} has shape {projection.shape}, {CONFIG} asks for {shape}')
     return projection

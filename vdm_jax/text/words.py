@@ -37,14 +37,10 @@ class Words:
     if self.length < 1:
       raise ValueError(f'data.text_length={self.length} holds no word; it must be at least 1')
     if not self.vocabulary:
-      raise ValueError(
-        "data.vocabulary is empty, so data.text='words' knows no word; list the words of your captions"
-      )
+      raise ValueError("data.vocabulary is empty, so data.text='words' knows no word; list the words of your captions")
     for word in self.vocabulary:
       if word.lower().split() != [word]:
-        raise ValueError(
-          f'data.vocabulary has {word!r}, which is not one lower-case word; captions never contain it'
-        )
+        raise ValueError(f'data.vocabulary has {word!r}, which is not one lower-case word; captions never contain it')
     if len(self._ids) < len(self.vocabulary):
       twice = next(word for i, word in enumerate(self.vocabulary) if word in self.vocabulary[:i])
       raise ValueError(f'data.vocabulary has {twice!r} twice; list every word once')

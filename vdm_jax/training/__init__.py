@@ -7,6 +7,14 @@ from vdm_jax.training.run_folder import InUse
 from vdm_jax.training.step import jit_train_step, make_gradient, make_heldout_loss, make_train_step
 
 __all__ = [
-  'Damaged', 'InUse', 'Replay', 'jit_train_step', 'make_gradient', 'make_heldout_loss', 'make_train_step', 'replay',
-  'starting_point', 'train',
-]  # fmt: skip
+  'Damaged',
+  'InUse',
+  'Replay',
+  'jit_train_step',
+  'make_gradient',
+  'make_heldout_loss',
+  'make_train_step',
+  'replay',
+  'starting_point',
+  'train',
+]

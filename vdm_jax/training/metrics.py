@@ -77,9 +77,7 @@ def row(sums: dict[str, Any]) -> dict[str, float]:
   accepted = sums['steps'] - sums['skipped']
   means = {}
   if accepted:
-    means = {
-      f'train/{name}': float(sums[name] / accepted) for name in ('loss', 'gradient_norm', 'update_norm')
-    }
+    means = {f'train/{name}': float(sums[name] / accepted) for name in ('loss', 'gradient_norm', 'update_norm')}
   return means | {
     **{f'train/{name}': float(sums[name]) for name in LAST},
     'train/skipped_steps': int(sums['skipped']),

@@ -111,9 +111,7 @@ def put_whole(batch: Batch, mesh: Mesh) -> Batch:
   return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), batch)
 
 
-def diagnose(
-  model: Model, training: Any, mesh: Mesh, current: state.TrainState, batch: Batch, key: Array
-) -> list[str]:
+def diagnose(model: Model, training: Any, mesh: Mesh, current: state.TrainState, batch: Batch, key: Array) -> list[str]:
   """What is not finite in a step, in the order in which it is computed: the first is the cause of the others.
 
   Batch, state, the outputs of the network's layers (the first), losses of examples, gradients.

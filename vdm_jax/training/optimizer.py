@@ -125,12 +125,9 @@ def _scale_by_trust_ratio(logical_axes: Any) -> optax.GradientTransformation:
 
 def _stacked_axes(logical_axes: Any) -> dict[str, tuple[int, ...]]:
   """Which axes of each named tensor run over layers."""
-  leaves = jax.tree_util.tree_leaves_with_path(
-    logical_axes, is_leaf=lambda x: x is None or isinstance(x, tuple)
-  )
+  leaves = jax.tree_util.tree_leaves_with_path(logical_axes, is_leaf=lambda x: x is None or isinstance(x, tuple))
   return {
-    jax.tree_util.keystr(path): tuple(i for i, a in enumerate(axes or ()) if a == LAYERS)
-    for path, axes in leaves
+    jax.tree_util.keystr(path): tuple(i for i, a in enumerate(axes or ()) if a == LAYERS) for path, axes in leaves
   }
 
 

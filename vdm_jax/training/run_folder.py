@@ -22,11 +22,26 @@ from vdm_jax import checkpoints, processes, replacing
 
 # What may differ between the starts of one run; a name ending in '.' is a whole section.
 MAY_CHANGE = (
-  'training.num_steps', 'training.checkpoint_every', 'training.preview_every', 'training.heldout_every',
-  'training.keep_checkpoints', 'training.stall_seconds', 'training.spike_factor', 'training.tensorboard',
-  'training.first_stage', 'sampling.', 'mesh.', 'data.path', 'data.text_path', 'data.text_cache', 'data.num_workers',
-  'data.max_bad_share', 'model.text_path', 'model.text_cache', 'model.attention',
-)  # fmt: skip
+  'training.num_steps',
+  'training.checkpoint_every',
+  'training.preview_every',
+  'training.heldout_every',
+  'training.keep_checkpoints',
+  'training.stall_seconds',
+  'training.spike_factor',
+  'training.tensorboard',
+  'training.first_stage',
+  'sampling.',
+  'mesh.',
+  'data.path',
+  'data.text_path',
+  'data.text_cache',
+  'data.num_workers',
+  'data.max_bad_share',
+  'model.text_path',
+  'model.text_cache',
+  'model.attention',
+)
 
 
 LOCK = 'run.lock'
@@ -46,9 +61,7 @@ def prepare(workdir: str | os.PathLike) -> Path:
   Raises ValueError for a URL, and OSError naming the reason when nothing can be written there.
   """
   if '://' in str(workdir):
-    raise ValueError(
-      f'--workdir={workdir} is a URL: mount the bucket (gcsfuse, s3fs) and name the mounted folder.'
-    )
+    raise ValueError(f'--workdir={workdir} is a URL: mount the bucket (gcsfuse, s3fs) and name the mounted folder.')
   path = Path(workdir).absolute()
   try:
     path.mkdir(parents=True, exist_ok=True)
@@ -80,8 +93,7 @@ def lock(workdir: Path) -> Iterator[None]:
     if text and not _is_stale(path, text):
       holder = json.loads(text)
       raise InUse(
-        f'{workdir} is in use by process {holder["pid"]} on {holder["host"]}: '
-        'stop that job, or use another --workdir.'
+        f'{workdir} is in use by process {holder["pid"]} on {holder["host"]}: stop that job, or use another --workdir.'
       )
     _rewrite(file, json.dumps(mine))
   stop = threading.Event()
@@ -136,9 +148,7 @@ def check_same_run(workdir: Path, config: Any) -> None:
   """
   if not (workdir / 'config.json').exists():
     if checkpoints.steps(workdir):
-      raise ValueError(
-        f'{workdir} has checkpoints but no config.json: put the file back, or use another --workdir.'
-      )
+      raise ValueError(f'{workdir} has checkpoints but no config.json: put the file back, or use another --workdir.')
     return
   saved, wanted = (_flatten(c) for c in (checkpoints.read_config(workdir), _plain(config)))
   different = [

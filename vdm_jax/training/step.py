@@ -128,9 +128,7 @@ def drop_conditions(cond: Conditioning, rng: Array, rate: float) -> Conditioning
   return cond._replace(drop=drop if cond.drop is None else drop | cond.drop)
 
 
-def make_gradient(
-  model: Model, training: Any, mesh: Mesh
-) -> Callable[..., tuple[Array, dict[str, Array], Params]]:
+def make_gradient(model: Model, training: Any, mesh: Mesh) -> Callable[..., tuple[Array, dict[str, Array], Params]]:
   """`(params, batch, rng) -> (loss, {'per_example', 'logsnr'}, gradients)` of a global batch."""
   parts = training.accumulation_steps
   wants_dropout = bool(model.config.get('dropout', 0))

@@ -15,10 +15,18 @@ RESULTS = Path(runner.__file__).parents[1] / 'results' / 'paper_claims'
 
 def make(measure, arms):
   return Claim(
-    name='toy', source='Table 0', says='more is better', setting='none', cost='nothing', arms=arms, baseline='less',
-    scores={'error': 'error'}, judged=(Comparison('more', 'less', 'error', 'lower'),), measure=measure,
+    name='toy',
+    source='Table 0',
+    says='more is better',
+    setting='none',
+    cost='nothing',
+    arms=arms,
+    baseline='less',
+    scores={'error': 'error'},
+    judged=(Comparison('more', 'less', 'error', 'lower'),),
+    measure=measure,
     draw=lambda path, rows: None,
-  )  # fmt: skip
+  )
 
 
 class Measure:

@@ -55,9 +55,14 @@ def test_a_linear_network_has_the_variance_of_its_noise(images):
     return lambda x, logsnr, cond, carry: (jnp.broadcast_to(params, x.shape), carry)
 
   linear = SimpleNamespace(
-    network=network, process=model.process, parameterization=model.parameterization,
-    sample_logsnr=model.sample_logsnr, config=model.config, upsampling=1, encode=None,
-  )  # fmt: skip
+    network=network,
+    process=model.process,
+    parameterization=model.parameterization,
+    sample_logsnr=model.sample_logsnr,
+    config=model.config,
+    upsampling=1,
+    encode=None,
+  )
   found = Moments(gradients(linear, picture, config, seed=0, count=20))
   frames = config.data.batch_size * (8 + images)
   assert frames == 96

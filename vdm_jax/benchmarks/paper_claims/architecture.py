@@ -36,9 +36,7 @@ def fit() -> ConfigDict:
   shared = ('process', 'sigma_in', 'parameterization', 'logsnr', 'lognormal_mean', 'lognormal_std')
   config.model.update({key: unet.model[key] for key in shared})
   # As many tokens as in digits_fit.py, 128.
-  config.model.update(
-    patch_size=(2, 16, 16), group_size=(8, 2, 2), patch_width=128, patch_head_width=32, num_blocks=2
-  )
+  config.model.update(patch_size=(2, 16, 16), group_size=(8, 2, 2), patch_width=128, patch_head_width=32, num_blocks=2)
   config.training.update(num_steps=FIT_STEPS, ema_half_life=100.0)
   return config
 

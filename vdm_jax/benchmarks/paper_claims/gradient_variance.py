@@ -113,9 +113,7 @@ def _moments(workdir: str, images: int, stream: int, logsnr: float | None) -> Mo
 def partly_trained() -> ConfigDict:
   """The README's model, early: its digits cannot be told yet."""
   config = config_of('digits')
-  config.training.update(
-    num_steps=400, checkpoint_every=400, preview_every=400, heldout_every=0, schedule='constant'
-  )
+  config.training.update(num_steps=400, checkpoint_every=400, preview_every=400, heldout_every=0, schedule='constant')
   config.sampling.update(num_steps=2)  # of the preview, that nobody needs
   return config
 

@@ -37,9 +37,14 @@ def _config(sigma_in: float, still_rate: float) -> ConfigDict:
   # 8x8 pixels a patch make this size cheap enough for 25 runs. So small a network cannot carry the noise of a patch to
   # its output, as the snap parameterization asks: it predicts x.
   config.model.update(
-    process='input_scaled', parameterization='x', sigma_in=sigma_in, logsnr='lognormal',
-    lognormal_mean=LOGNORMAL_MEAN, logsnr_shift=0.0, patch_size=8,
-  )  # fmt: skip
+    process='input_scaled',
+    parameterization='x',
+    sigma_in=sigma_in,
+    logsnr='lognormal',
+    lognormal_mean=LOGNORMAL_MEAN,
+    logsnr_shift=0.0,
+    patch_size=8,
+  )
   config.training.num_steps = NUM_STEPS
   return config
 
