@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from vdm_jax import configuration, models, partitioning, pretrained, processes, weights
+from vdm_jax import configuration, models, partitioning, pretrained, runtime, weights
 from vdm_jax.types import Params
 
 FOLDER = 'checkpoints'
@@ -106,7 +106,7 @@ class Checkpointer:
     if jax.process_index() == 0:
       for step in damaged:
         _move_aside(self.directory / str(step))
-    processes.exchange('moved aside', damaged)  # before anybody lists the folder again
+    runtime.exchange('moved aside', damaged)  # before anybody lists the folder again
     self._manager.reload()
     return None if chosen is None else _restore(self.directory / str(chosen), abstract, added)
 
@@ -140,7 +140,7 @@ class Checkpointer:
     """
     own = self._own_fingerprints() if 'async_write_complete' in key else {}
     while True:
-      met = processes.exchange(f'saving {self.directory.parent.name}', [key, own], seconds=timeout_ms / 1000)
+      met = runtime.exchange(f'saving {self.directory.parent.name}', [key, own], seconds=timeout_ms / 1000)
       failed = [str(i) for i, (other, _) in enumerate(met) if other != key]
       if not failed:
         break
@@ -282,12 +282,12 @@ def _newest_good(directory: Path, together: bool = False) -> tuple[int | None, l
   while True:
     step = max((step for step in _listed(directory) if step not in damaged), default=None)
     if together:
-      step = processes.exchange('newest checkpoint', step)[0]
+      step = runtime.exchange('newest checkpoint', step)[0]
     if step is None:
       break
     problems = [_damage(directory / str(step), index, count)]
     if together:
-      problems = processes.exchange('damage', problems[0], seconds=READ_SECONDS)
+      problems = runtime.exchange('damage', problems[0], seconds=READ_SECONDS)
     problem = next(filter(None, problems), None)
     if problem is None:
       return step, list(damaged)

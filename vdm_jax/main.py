@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from vdm_jax import checkpoints, configuration, data, jobs, pretrained, processes, training
+from vdm_jax import checkpoints, configuration, data, jobs, pretrained, runtime, training
 from vdm_jax.jobs import command
 
 MODES = ('train', 'sample', 'evaluate', 'compile', 'doctor', 'preflight', 'replay')
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
   except (jobs.BadInput, data.TooManyBadClips, training.InUse, FloatingPointError) as error:
     command.refuse(error.args)
   except training.Damaged as error:
-    command.refuse(error.args, processes.LOST)
+    command.refuse(error.args, runtime.LOST)
 
 
 def _run(config: ConfigDict) -> int:
@@ -144,9 +144,9 @@ def _define_config(argv: Sequence[str]) -> None:
   command.define_values(configuration.from_dict(config), 'Changes to the configuration of the run.', argv)
 
 
-def _meeting(argv: Sequence[str]) -> processes.Meeting | None:
+def _meeting(argv: Sequence[str]) -> runtime.Meeting | None:
   mode = command.peek(argv, 'mode') or 'train'
-  place = processes.meeting(*(command.peek(argv, name) for name in ('coordinator', 'num_processes', 'process_id')))
+  place = runtime.meeting(*(command.peek(argv, name) for name in ('coordinator', 'num_processes', 'process_id')))
   if place is not None and mode not in JOINT:
     raise jobs.BadInput(f'--mode={mode} is the work of one process: start it once, without --coordinator.')
   return place
@@ -155,10 +155,10 @@ def _meeting(argv: Sequence[str]) -> processes.Meeting | None:
 def run() -> None:
   """Entry point of `python -m vdm_jax.main` and of the `vdm_jax` command."""
   argv = sys.argv[1:]
-  patience = jobs.PREFLIGHT_SECONDS if command.peek(argv, 'mode') == 'preflight' else processes.MEETING_SECONDS
+  patience = jobs.PREFLIGHT_SECONDS if command.peek(argv, 'mode') == 'preflight' else runtime.MEETING_SECONDS
   with contextlib.ExitStack() as stack:
     try:
-      stack.enter_context(processes.joined(_meeting(argv), good=(0, jobs.STOPPED), patience=patience))
+      stack.enter_context(runtime.joined(_meeting(argv), good=(0, jobs.STOPPED), patience=patience))
       _define_config(argv)
     except (jobs.BadInput, ValueError, OSError) as error:
       command.refuse(error.args)

@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from vdm_jax import configuration
-from vdm_jax.replacing import replacing
+from vdm_jax.runtime.atomic_files import replacing
 
 DTYPES = ('float32', 'float16')
 

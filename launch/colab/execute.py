@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vdm_jax.replacing import replacing
+from vdm_jax.runtime.atomic_files import replacing
 
 HERE = Path(__file__).resolve().parent
 NAMES = ('toy_2d', 'sample_t2v', 'train_your_own')

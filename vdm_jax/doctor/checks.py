@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, configuration, data, generation, models, partitioning, processes, text
+from vdm_jax import checkpoints, configuration, data, generation, models, partitioning, runtime, text
 from vdm_jax.models import Model
 from vdm_jax.training import first_stage, optimizer, run_folder, state
 
@@ -23,7 +23,7 @@ def problems(config: ConfigDict, workdir: str | Path | None = None) -> list[str]
   Each entry names the setting, the reason and the remedy. No weights are made and nothing is compiled. `workdir` is
   created. Of several processes each looks for itself, and all return the same list.
   """
-  return processes.agreed(_problems(config, workdir))
+  return runtime.agreed(_problems(config, workdir))
 
 
 def _problems(config: ConfigDict, workdir: str | Path | None) -> list[str]:

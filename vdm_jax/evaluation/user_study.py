@@ -27,7 +27,7 @@ import numpy as np
 from vdm_jax.data import metadata
 from vdm_jax.evaluation import ballot_page, ballots
 from vdm_jax.evaluation.ballots import QUESTIONS, VOTES, Vote
-from vdm_jax.replacing import write_text
+from vdm_jax.runtime.atomic_files import write_text
 
 BAD_INPUT = 2  # exit status
 KINDS = ('.mp4', '.webm', '.gif')  # what browsers play; of one video in several kinds the first is taken

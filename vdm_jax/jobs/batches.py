@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from vdm_jax.jobs.arguments import BadInput
-from vdm_jax.replacing import replacing, write_text
+from vdm_jax.runtime.atomic_files import replacing, write_text
 
 Arrays = dict[str, np.ndarray]
 

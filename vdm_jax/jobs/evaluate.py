@@ -23,7 +23,7 @@ from vdm_jax.jobs.batches import digest, fill
 from vdm_jax.jobs.files import writable
 from vdm_jax.jobs.measuring import Asked
 from vdm_jax.jobs.run import open_run
-from vdm_jax.replacing import write_text
+from vdm_jax.runtime.atomic_files import write_text
 
 Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # of a section `sampling`
 # Protocols that bring their networks and their clips: (generate, section `data`, seed=, num_trained=) -> record.

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from vdm_jax import pages
 from vdm_jax.jobs.arguments import BadInput
-from vdm_jax.replacing import write_text
+from vdm_jax.runtime.atomic_files import write_text
 
 PAGE, LIST = 'index.html', 'videos.jsonl'
 KINDS = ('.mp4', '.gif', '.png', '.npy')

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import vdm_jax
-from vdm_jax import configuration, partitioning, processes
+from vdm_jax import configuration, partitioning, runtime
 from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.training import run_folder
 
@@ -40,9 +40,9 @@ def preflight(config: ConfigDict, workdir: str) -> int:
   those that its devices take; a sum over all devices must be right.
   """
   started = time.perf_counter()
-  facts = processes.exchange('facts', _facts(config), seconds=PREFLIGHT_SECONDS)
-  found = differences(facts) or processes.agreed(_try_folder(workdir))
-  found = found or processes.agreed(_try_batch(config)) or processes.agreed(_try_sum())
+  facts = runtime.exchange('facts', _facts(config), seconds=PREFLIGHT_SECONDS)
+  found = differences(facts) or runtime.agreed(_try_folder(workdir))
+  found = found or runtime.agreed(_try_batch(config)) or runtime.agreed(_try_sum())
   if found:
     raise BadInput(*found)
   if jax.process_index() == 0:
@@ -101,13 +101,13 @@ def _try_folder(workdir: str) -> list[str]:
       path.write_text(token)
   except (OSError, ValueError) as error:
     problems.append(str(error))
-  written = processes.exchange('token', token, seconds=PREFLIGHT_SECONDS)[0]
+  written = runtime.exchange('token', token, seconds=PREFLIGHT_SECONDS)[0]
   if not problems and not _appears(path, written):
     problems.append(
       f'--workdir={workdir} on {socket.gethostname()} is not the folder that process 0 writes to: name one on a file '
       'system that all hosts share.'
     )
-  processes.exchange('seen', True, seconds=PREFLIGHT_SECONDS)
+  runtime.exchange('seen', True, seconds=PREFLIGHT_SECONDS)
   if jax.process_index() == 0:
     path.unlink(missing_ok=True)
   return problems

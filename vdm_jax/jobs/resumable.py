@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vdm_jax.jobs.arguments import BadInput
-from vdm_jax.replacing import write_text
+from vdm_jax.runtime.atomic_files import write_text
 
 
 class Progress:

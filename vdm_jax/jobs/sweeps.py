@@ -14,7 +14,7 @@ from vdm_jax import plots
 from vdm_jax.evaluation.protocol import Protocol
 from vdm_jax.evaluation.records import figures_of
 from vdm_jax.jobs.arguments import BadInput
-from vdm_jax.replacing import write_text
+from vdm_jax.runtime.atomic_files import write_text
 
 AUGMENTATIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 SWEEPS = {'guidance': 'guidance_weight', 'steps': 'num_steps', 'augmentation': 'augmentation'}  # key of `sampling`

@@ -22,7 +22,7 @@ import numpy as np
 
 import vdm_jax
 from vdm_jax import checkpoints, pretrained, weights
-from vdm_jax.replacing import write_text
+from vdm_jax.runtime.atomic_files import write_text
 
 BAD_INPUT = 2  # exit status
 DTYPE = 'float16'

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from vdm_jax.replacing import replacing, write_text
+from vdm_jax.runtime.atomic_files import replacing, write_text
 from vdm_jax.text import cache, fingerprint
 from vdm_jax.text.cache import RECORD, STORED, Record
 from vdm_jax.text.frozen import FrozenEncoder

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vdm_jax import partitioning, processes
+from vdm_jax import partitioning, runtime
 from vdm_jax.checkpoints import Checkpointer
 from vdm_jax.models import Model
 from vdm_jax.training import metrics, nonfinite, optimizer, record, run_folder, state
@@ -102,7 +102,7 @@ def train(
     writer = record.Rows(path, resumed=int(start.step), tensorboard=training.tensorboard)
     stack.callback(writer.close)
     examples = config.data.batch_size / mesh.size
-    note = stack.enter_context(processes.watched(training.stall_seconds, SLOW))
+    note = stack.enter_context(runtime.watched(training.stall_seconds, SLOW))
     recorder = _Recorder(training, writer, on_row, record.Stopwatch(examples, ideal_step_seconds), note)
     heldout_loss = make_heldout_loss(model, training, heldout, mesh) if heldout else None
     step = jit_train_step(model, rule, training, mesh, layout)
@@ -113,7 +113,7 @@ def train(
     def compile_step(current: state.TrainState, batch: Batch) -> Advance:
       compiled = step.lower(current, partitioning.put_batch(batch, mesh), key).compile()
       # Nobody starts before all can: collectives wait for a slower compiler no longer than half a minute on CPU.
-      processes.exchange('compiled', True, seconds=COMPILE_SECONDS)
+      runtime.exchange('compiled', True, seconds=COMPILE_SECONDS)
       return lambda current, batch: compiled(current, partitioning.put_batch(batch, mesh), key)
 
     guard = _Guard(path, config, model, mesh)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from vdm_jax import checkpoints, partitioning
 from vdm_jax.models import Model
-from vdm_jax.replacing import replacing
+from vdm_jax.runtime.atomic_files import replacing
 from vdm_jax.training import optimizer, run_folder, state
 from vdm_jax.training.step import jit_train_step, make_gradient
 from vdm_jax.types import Array, Batch, Conditioning, Params

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from vdm_jax.replacing import write_text
+from vdm_jax.runtime.atomic_files import write_text
 
 
 class Rows:

@@ -18,7 +18,8 @@ from typing import Any
 
 import jax
 
-from vdm_jax import checkpoints, processes, replacing
+from vdm_jax import checkpoints, runtime
+from vdm_jax.runtime import atomic_files
 
 # What may differ between the starts of one run; a name ending in '.' is a whole section.
 MAY_CHANGE = (
@@ -112,7 +113,7 @@ def lock(workdir: Path) -> Iterator[None]:
 def sweep(workdir: Path) -> None:
   """Removes what killed runs left half written; to be called while holding the lock."""
   for folder in (workdir, workdir / 'samples', *workdir.glob('nonfinite/*')):
-    replacing.sweep(folder)
+    atomic_files.sweep(folder)
 
 
 def leave_out(workdir: Path, step: int) -> None:
@@ -127,7 +128,7 @@ def left_out(workdir: Path, step: int) -> bool:
   if jax.process_index() == 0:
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
       found = json.loads((workdir / LEFT_OUT).read_text())['step']
-  return processes.exchange('left out', found)[0] == step
+  return runtime.exchange('left out', found)[0] == step
 
 
 def made_up(workdir: Path) -> None:
@@ -259,7 +260,7 @@ def _git_commit() -> str | None:
 
 def write_json(path: Path, content: Any) -> None:
   """Writes a JSON file whole or not at all."""
-  replacing.write_text(path, json.dumps(content, indent=2) + '\n')
+  atomic_files.write_text(path, json.dumps(content, indent=2) + '\n')
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -4,8 +4,8 @@ A collective waits for every process, so one that stops early, or goes on no mor
 good. `company` lets the first to fail end all of them with its reason; `watch` finds the one that is late or gone.
 """
 
-from vdm_jax.processes.company import MEETING_SECONDS, agreed, exchange, joined, watched
-from vdm_jax.processes.ending import LOST
-from vdm_jax.processes.place import Meeting, meeting
+from vdm_jax.runtime.process_group import MEETING_SECONDS, agreed, exchange, joined, watched
+from vdm_jax.runtime.rendezvous import Meeting, meeting
+from vdm_jax.runtime.shutdown import LOST
 
 __all__ = ['LOST', 'MEETING_SECONDS', 'Meeting', 'agreed', 'exchange', 'joined', 'meeting', 'watched']

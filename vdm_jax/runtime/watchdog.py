@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from vdm_jax.processes import ending
+from vdm_jax.runtime import shutdown
 
 PULSES = 'vdm_jax/pulse/'
 PULSE_SECONDS = 2.0
@@ -127,7 +127,7 @@ class Watch:
     deadline = time.monotonic() + patience + 2 * PULSE_SECONDS
     while time.monotonic() < deadline:
       if found := self.verdict(time.monotonic(), patience):
-        return ending.LOST, f'{found} {self.remedy}'.rstrip()
+        return shutdown.LOST, f'{found} {self.remedy}'.rstrip()
       time.sleep(TICK_SECONDS)
     return 1, reason
 
@@ -153,15 +153,15 @@ class Watch:
     print(f'error: {reason}', file=sys.stderr)
     faulthandler.dump_traceback(sys.stderr)
     if self._client is not None and not alone:
-      ending.end_all(ending.LOST, reason)
-    ending.stop(ending.LOST)
+      shutdown.end_all(shutdown.LOST, reason)
+    shutdown.stop(shutdown.LOST)
 
   def _talk(self) -> None:
     due = 0.0
     while not self._over.wait(TICK_SECONDS):
-      first = ending.failure()
+      first = shutdown.failure()
       if first is not None and first['process'] != self.index:
-        ending.leave(first)
+        shutdown.leave(first)
       if time.monotonic() >= due:
         due = time.monotonic() + PULSE_SECONDS
         try:

@@ -9,8 +9,8 @@ import time
 import pytest
 from company import Company, met
 
-from vdm_jax import processes
-from vdm_jax.processes import Meeting
+from vdm_jax import runtime
+from vdm_jax.runtime import Meeting
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from vdm_jax.processes import Meeting
   ],
 )
 def test_where_processes_meet_comes_from_flags_or_the_environment(flags, environment, expected):
-  assert processes.meeting(*flags, environment=environment) == expected
+  assert runtime.meeting(*flags, environment=environment) == expected
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_where_processes_meet_comes_from_flags_or_the_environment(flags, environ
 )
 def test_flags_that_do_not_go_together_are_named(flags, message):
   with pytest.raises(ValueError) as error:
-    processes.meeting(*flags, environment={})
+    runtime.meeting(*flags, environment={})
   assert str(error.value) == message
 
 
 def test_a_process_alone_has_only_itself_to_talk_to():
-  assert processes.exchange('anything', {'a': 1}) == [{'a': 1}]
-  assert processes.agreed(['one', 'two', 'one']) == ['one', 'two']
-  with processes.joined(None):
+  assert runtime.exchange('anything', {'a': 1}) == [{'a': 1}]
+  assert runtime.agreed(['one', 'two', 'one']) == ['one', 'two']
+  with runtime.joined(None):
     pass
 
 
@@ -145,7 +145,7 @@ def test_the_others_end_when_one_is_killed(tmp_path, killed):
     company.processes[1 - killed].wait(60)
     assert time.monotonic() - started < 20
     # Process 0 takes the coordination service with it, at which JAX aborts.
-    assert company.processes[1 - killed].returncode == (processes.LOST if killed else -signal.SIGABRT)
+    assert company.processes[1 - killed].returncode == (runtime.LOST if killed else -signal.SIGABRT)
     text = company.texts()[1 - killed]
   reason = r'error: process 1 \(\S+, pid \d+\) of 2 has not been heard of for \d+ s' if killed else 'leader task was'
   assert re.search(reason, text), text

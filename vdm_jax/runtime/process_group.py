@@ -14,9 +14,9 @@ from typing import Any
 import jax
 from jax._src import distributed  # the coordination service's keys have no public door
 
-from vdm_jax.processes import ending
-from vdm_jax.processes.place import Meeting
-from vdm_jax.processes.watch import HEARTBEAT_SECONDS, SILENT_SECONDS, Watch
+from vdm_jax.runtime import shutdown
+from vdm_jax.runtime.rendezvous import Meeting
+from vdm_jax.runtime.watchdog import HEARTBEAT_SECONDS, SILENT_SECONDS, Watch
 
 MEETING_SECONDS = 300.0  # for all processes to start
 EXCHANGE_SECONDS = 600.0  # for all processes to say something
@@ -52,7 +52,7 @@ def joined(place: Meeting | None, *, good: Sequence[int] = (0,), patience: float
       f'the processes have not met within {patience:.0f} s at {place.coordinator or "the address that JAX found"}: '
       f'start all of them with the same --coordinator and --num_processes, and let its port through. ({error})'
     ) from error
-  watch = Watch(ending.index(), ending.count(), distributed.global_state.client)
+  watch = Watch(shutdown.index(), shutdown.count(), distributed.global_state.client)
   watch.start()
   _watches.append(watch)
   try:
@@ -61,15 +61,15 @@ def joined(place: Meeting | None, *, good: Sequence[int] = (0,), patience: float
   except SystemExit as error:
     status = _status(error)
     if status not in good:
-      ending.end_all(status, '; '.join(getattr(error, 'messages', ())) or f'exit status {status}')
+      shutdown.end_all(status, '; '.join(getattr(error, 'messages', ())) or f'exit status {status}')
   except BaseException as error:
     traceback.print_exc()
     status, reason = 1, f'{type(error).__name__}: {error}'
     if _OF_OTHERS.match(str(error)):  # of a collective, perhaps: then another is the cause
       status, reason = watch.cause(reason)
-    if status == ending.LOST:
+    if status == shutdown.LOST:
       print(f'error: {reason}', file=sys.stderr)
-    ending.end_all(status, reason)
+    shutdown.end_all(status, reason)
   exchange('parting', status)
   watch.close()
   _watches.remove(watch)
@@ -114,10 +114,10 @@ def exchange(name: str, value: Any, *, seconds: float = EXCHANGE_SECONDS) -> lis
     return [value]
   turn = _turns[name] = _turns.get(name, 0) + 1
   key = f'vdm_jax/{name}/{turn}'
-  client.key_value_set(f'{key}/{ending.index()}', json.dumps(value))
+  client.key_value_set(f'{key}/{shutdown.index()}', json.dumps(value))
   found: dict[int, Any] = {}
   deadline = time.monotonic() + seconds
-  everybody = range(ending.count())
+  everybody = range(shutdown.count())
   for other in everybody:
     left = max(deadline - time.monotonic(), 0.1)
     with contextlib.suppress(RuntimeError):
@@ -128,7 +128,7 @@ def exchange(name: str, value: Any, *, seconds: float = EXCHANGE_SECONDS) -> lis
       'look for the reason in its output.'
     )
   if turn > 1:  # all have read what was said before, or they would not have come here
-    client.key_value_delete(f'vdm_jax/{name}/{turn - 1}/{ending.index()}')
+    client.key_value_delete(f'vdm_jax/{name}/{turn - 1}/{shutdown.index()}')
   return [found[other] for other in everybody]
 
 

@@ -10,8 +10,8 @@ import time
 import pytest
 from company import Company, met
 
-from vdm_jax import processes
-from vdm_jax.processes.watch import Place, silent, stalled
+from vdm_jax import runtime
+from vdm_jax.runtime.watchdog import Place, silent, stalled
 
 NAMES = {0: 'a, pid 10', 1: 'b, pid 20', 2: 'b, pid 30'}
 
@@ -60,7 +60,7 @@ def test_who_sends_no_pulse_is_named_with_what_it_was_at():
 
 
 def test_a_watch_has_a_positive_bound_or_none():
-  with pytest.raises(ValueError) as error, processes.watched(-1.0):
+  with pytest.raises(ValueError) as error, runtime.watched(-1.0):
     pass
   assert str(error.value) == ('a part of the work cannot take -1.0 seconds: give a positive number, or 0 for no watch.')
 
@@ -98,7 +98,7 @@ def ended(tmp_path, how, bound, stuck=1, count=2):
 def test_a_process_that_lives_but_does_not_go_on_ends_all_and_is_named(tmp_path):
   """F07: with its own stacks, which show the line it is stuck at."""
   statuses, texts, seconds = ended(tmp_path, 'sleep', 3.0)
-  assert statuses == [processes.LOST] * 2, texts
+  assert statuses == [runtime.LOST] * 2, texts
   assert seconds < 15
   for text in texts:
     assert re.search(
@@ -115,7 +115,7 @@ def test_a_process_that_lives_but_does_not_go_on_ends_all_and_is_named(tmp_path)
 def test_a_frozen_or_killed_process_is_named_by_all_others(tmp_path, how, stuck, count):
   """F06, F07: process 0 frozen takes the place where all meet with it."""
   statuses, texts, seconds = ended(tmp_path, how, 6.0, stuck, count)
-  assert statuses == [processes.LOST] * (count - 1), texts
+  assert statuses == [runtime.LOST] * (count - 1), texts
   assert seconds < 6.0 + 20
   for i, text in enumerate(texts):
     assert i == stuck or re.search(

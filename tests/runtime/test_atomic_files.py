@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vdm_jax.replacing import replacing, sweep, write_text
+from vdm_jax.runtime.atomic_files import replacing, sweep, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,7 +36,7 @@ def test_two_that_write_the_same_file_do_not_meet(tmp_path):
 
 WRITER = """
 import sys
-from vdm_jax.replacing import write_text
+from vdm_jax.runtime.atomic_files import write_text
 
 while True:
   for letter in 'ab':
