@@ -18,6 +18,7 @@ from PIL import Image
 
 from vdm_jax import checkpoints, data, jobs
 from vdm_jax.generation import extension, hierarchy, interpolation, long_video, super_resolution
+from vdm_jax.video import probe, read_video, write_gif
 
 
 @pytest.fixture(scope='module')
@@ -73,7 +74,7 @@ def levels(a: np.ndarray, b: np.ndarray) -> int:
 
 def shown(out: Path, side: int = 16) -> np.ndarray:
   """The videos of the gif files, uint8 [n t side side 1]; their pixels are enlarged there."""
-  read = np.stack([data.read_video(path)[..., :1] for path in sorted(out.glob('*.gif'))])
+  read = np.stack([read_video(path)[..., :1] for path in sorted(out.glob('*.gif'))])
   factor = read.shape[2] // side
   return read[:, :, ::factor, ::factor]
 
@@ -94,9 +95,9 @@ def test_the_folder_holds_what_is_promised(extended):
   assert exact.shape == (2, 20, 16, 16, 1) and exact.dtype == np.uint8
   np.testing.assert_array_equal(shown(extended), exact)
   for number in range(2):
-    info = data.probe(extended / f'000{number}.mp4')
+    info = probe(extended / f'000{number}.mp4')
     assert info.num_frames == 20 and info.frame_rate == pytest.approx(8)
-    lossy = smaller(smaller(smaller(data.read_video(extended / f'000{number}.mp4'))))[..., :1]
+    lossy = smaller(smaller(smaller(read_video(extended / f'000{number}.mp4'))))[..., :1]
     assert np.abs(lossy - exact[number]).mean() < 8
   for name in ('plan.png', 'drift.png', 'contact_sheet.png'):
     with Image.open(extended / name) as picture:
@@ -157,11 +158,11 @@ def test_prediction_continues_the_first_frames_of_a_file(runs, count, tmp_path):
 
 
 def test_prediction_from_a_video_takes_its_frames_and_its_rate(runs, tmp_path):
-  data.write_gif(tmp_path / 'clip.gif', CLIP[:5], fps=10)
+  write_gif(tmp_path / 'clip.gif', CLIP[:5], fps=10)
   command(runs / 'base', tmp_path / 'out', init_video=tmp_path / 'clip.gif', repeats=2)
   made = videos(tmp_path / 'out')
   np.testing.assert_array_equal(made[:, :5], [CLIP[:5]] * 2)  # all of them, in a window of the model
-  assert made.shape[1] == BLOCK and data.probe(tmp_path / 'out/0000.mp4').frame_rate == pytest.approx(10)
+  assert made.shape[1] == BLOCK and probe(tmp_path / 'out/0000.mp4').frame_rate == pytest.approx(10)
   assert json.loads((tmp_path / 'out/job.json').read_text())['frame_rate'] == pytest.approx(10)
 
 

@@ -16,6 +16,7 @@ from jobs.tiny_runs import CLIP, REPOSITORY, SAMPLERS, SECOND, SMALL, command, m
 from vdm_jax import data, jobs
 from vdm_jax.generation import long_video
 from vdm_jax.jobs import long_sample
+from vdm_jax.video import write_gif
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +34,7 @@ def folder(tmp_path_factory) -> Path:
   np.save(folder / 'one.npy', CLIP[:1])
   np.save(folder / 'low.npy', CLIP[:5, :8, :8])
   np.save(folder / 'odd.npy', CLIP[:5, :5, :8])
-  data.write_gif(folder / 'ten.gif', CLIP[:5], fps=10)
+  write_gif(folder / 'ten.gif', CLIP[:5], fps=10)
   return folder
 
 

@@ -39,8 +39,9 @@ import numpy as np
 from IPython.display import HTML, display
 
 import vdm_jax
-from vdm_jax import checkpoints, data, evaluation, generation, pretrained
+from vdm_jax import checkpoints, evaluation, generation, pretrained
 from vdm_jax.data.digits import parse_caption, withheld
+from vdm_jax.video import contact_sheet, enlarge, to_uint8, write_gif, write_mp4, write_png
 
 device = jax.default_backend()
 print(f'jax {jax.__version__} on {device}; models: {", ".join(pretrained.names())}')
@@ -52,7 +53,7 @@ def show(videos, captions, frame_rate=8, side=96):
   for video, caption in zip(videos, captions, strict=True):
     with tempfile.TemporaryDirectory() as folder:
       file = Path(folder) / 'video.gif'
-      data.write_gif(file, video, frame_rate)
+      write_gif(file, video, frame_rate)
       image = base64.b64encode(file.read_bytes()).decode()
     cells.append(
       f'<figure style="margin:4px;width:{side}px"><img width="{side}" style="image-rendering:pixelated" '
@@ -145,7 +146,7 @@ print(f'{long_run}: {plan}')
 for conditioning in methods:
   extend = generation.make_long_generator(long_model, {**long_settings, 'conditioning': conditioning})
   long_videos = extend(long_params, plan, seed=seed, count=3)
-  seams = [evaluation.drift(video, plan.block_starts)['seam_score'] for video in data.to_uint8(long_videos)]
+  seams = [evaluation.drift(video, plan.block_starts)['seam_score'] for video in to_uint8(long_videos)]
   show(long_videos, [f'{conditioning}, seams {seam or 0:.1f}' for seam in seams])
 
 # %% [markdown]
@@ -204,6 +205,6 @@ for made in (small_scenes, scenes):
 # %%
 Path('out').mkdir(exist_ok=True)
 for number, video in enumerate(videos):
-  data.write_mp4(f'out/{number:04d}.mp4', data.enlarge(video, 128), 8)
-data.write_png('out/contact_sheet.png', data.contact_sheet(videos, prompts))
+  write_mp4(f'out/{number:04d}.mp4', enlarge(video, 128), 8)
+write_png('out/contact_sheet.png', contact_sheet(videos, prompts))
 print(*sorted(file.name for file in Path('out').iterdir()))

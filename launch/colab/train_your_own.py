@@ -47,6 +47,7 @@ import vdm_jax
 from vdm_jax import configuration, data, generation, jobs
 from vdm_jax.data.inspection import inspect
 from vdm_jax.data.sources import open_stored
+from vdm_jax.video import write_gif, write_mp4
 
 device = jax.default_backend()
 print(f'jax {jax.__version__} on {device}')
@@ -58,7 +59,7 @@ def show(videos, captions, frame_rate=8, side=96):
   for video, caption in zip(videos, captions, strict=True):
     with tempfile.TemporaryDirectory() as folder:
       file = Path(folder) / 'video.gif'
-      data.write_gif(file, video, frame_rate)
+      write_gif(file, video, frame_rate)
       image = base64.b64encode(file.read_bytes()).decode()
     cells.append(
       f'<figure style="margin:4px;width:{side}px"><img width="{side}" style="image-rendering:pixelated" '
@@ -144,7 +145,7 @@ if not zip_file:
   with zipfile.ZipFile(zip_file, 'w') as archive, tempfile.TemporaryDirectory() as folder:
     for number, words in enumerate(list(itertools.product(SHAPES, COLORS, DIRECTIONS)) * 4):
       file = Path(folder) / f'{number:03d}.mp4'
-      data.write_mp4(file, draw_clip(*words, rng), 8)
+      write_mp4(file, draw_clip(*words, rng), 8)
       archive.write(file, file.name)
       archive.writestr(f'{number:03d}.txt', 'a {1} {0} moving {2}'.format(*words))
 with zipfile.ZipFile(zip_file) as archive:

@@ -9,7 +9,7 @@ import pytest
 
 from vdm_jax import data
 from vdm_jax.benchmarks import input as benchmark
-from vdm_jax.data import transforms
+from vdm_jax.video import read_video, transforms
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def folder(tmp_path):
 
 
 def test_clips_are_those_asked_for_and_differ(folder):
-  videos = [data.read_video(file) for file in sorted(folder.iterdir())]
+  videos = [read_video(file) for file in sorted(folder.iterdir())]
   assert [video.shape for video in videos] == [(20, 32, 48, 3)] * 3
   assert not np.array_equal(videos[0], videos[1])
   assert np.abs(np.diff(videos[0].astype(int), axis=0)).mean() > 1, 'they move'
@@ -39,11 +39,11 @@ def test_all_read_the_windows_of_the_pipeline(folder):
     stream = data.build(config, None, seed=0)
     batch = next(stream)
     stream.close()
-  first = [data.read_video(file, start=start, num_frames=7) for file, start in windows]
+  first = [read_video(file, start=start, num_frames=7) for file, start in windows]
   shown = [transforms.to_float(transforms.resize_and_crop(video, 16, 16)) for video in first]
   assert all(any(np.array_equal(x, video) for video in shown) for x in batch.x)
   count = len(windows)
-  data.read_video(windows[0][0])
+  read_video(windows[0][0])
   assert len(windows) == count, 'nothing is noted afterwards'
 
 

@@ -20,6 +20,7 @@ import pytest
 from networks.tiny import draw
 
 from vdm_jax import checkpoints, configuration, data, doctor, models, pretrained, weights
+from vdm_jax.video import read_video
 
 FOLDER = Path(__file__).resolve().parents[2] / 'launch' / 'colab'
 MAX_BYTES = 1.5e6
@@ -262,7 +263,7 @@ def test_the_code_for_sampling_runs(notebook_room, hasty_compiler, small_models)
   assert defined['scenes'].shape[2:] == (32, 32, 3)
   assert sum('never trained on' in how for how in defined['seen']) == 2
   assert defined['long_videos'].shape == (3, 6, 16, 16, 1)
-  assert data.read_video('out/0000.mp4').shape == (4, 128, 128, 3)
+  assert read_video('out/0000.mp4').shape == (4, 128, 128, 3)
 
 
 def test_the_code_before_training_runs(notebook_room):

@@ -8,7 +8,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from vdm_jax import data
+from vdm_jax import video as files
 
 
 def make_clip(number, num_frames=7, height=16, width=24):
@@ -48,7 +48,7 @@ def write_mov(path, video):
 
 
 def write_gif(path, video):
-  data.write_gif(path, video, fps=8)
+  files.write_gif(path, video, fps=8)
 
 
 def write_npy(path, video):
@@ -58,7 +58,7 @@ def write_npy(path, video):
 def write_frames(path, video):
   path.mkdir()
   for number, frame in enumerate(video, 8):  # from one digit to two
-    data.write_png(path / f'frame_{number}.png', frame)
+    files.write_png(path / f'frame_{number}.png', frame)
 
 
 WRITERS = {

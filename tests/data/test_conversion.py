@@ -10,6 +10,7 @@ from data.clip_doors import make_clip
 
 from vdm_jax import data
 from vdm_jax.data import conversion, records
+from vdm_jax.video import write_gif
 
 
 def raises(error, message):
@@ -19,7 +20,7 @@ def raises(error, message):
 @pytest.fixture
 def source(tmp_path):
   for i in range(7):
-    data.write_gif(tmp_path / 'data' / f'{i}.gif', make_clip(i), fps=8)
+    write_gif(tmp_path / 'data' / f'{i}.gif', make_clip(i), fps=8)
     (tmp_path / 'data' / f'{i}.txt').write_text(f'number {i}')
   return open_source(tmp_path / 'data')
 

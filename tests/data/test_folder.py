@@ -8,9 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from vdm_jax.data import Folder, TooManyBadClips, video_io, write_gif, write_mp4
+from vdm_jax.data import Folder, TooManyBadClips
 from vdm_jax.data.folder import LAYOUT
 from vdm_jax.data.quarantine import Quarantine, Substituting
+from vdm_jax.video import codecs, write_gif, write_mp4
 
 
 def clip(level, num_frames=12, height=16, width=24):
@@ -142,7 +143,7 @@ def test_errors(tmp_path):
 
 def test_a_clip_without_a_frame_rate_is_a_picture_at_most(tmp_path, monkeypatch):
   fill(tmp_path, 1)
-  monkeypatch.setattr(video_io, 'probe', lambda path: video_io.VideoInfo(12, 0.0))
+  monkeypatch.setattr(codecs, 'probe', lambda path: codecs.VideoInfo(12, 0.0))
   message = f'{tmp_path}/000.mp4 does not tell its frame rate; re-encode or remove the file, or set data.frame_rate.'
   with raises(ValueError, message):
     Folder(tmp_path, 'train', num_frames=2).check(0)

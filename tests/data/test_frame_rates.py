@@ -10,9 +10,9 @@ from data.batches import build, configure, take
 
 from vdm_jax import data
 from vdm_jax.data import __main__ as command
-from vdm_jax.data import transforms
 from vdm_jax.data.inspection import inspect
 from vdm_jax.data.stored import own_skip
+from vdm_jax.video import transforms, write_mp4
 
 RATES = (24, 25, 30, 60)
 SECONDS = 1.5
@@ -24,7 +24,7 @@ def clips(tmp_path_factory):
   root = tmp_path_factory.mktemp('rates')
   for rate in RATES:
     levels = 2 * np.arange(round(SECONDS * rate), dtype=np.uint8)
-    data.write_mp4(root / f'{rate}.mp4', levels[:, None, None, None].repeat(16, 1).repeat(rate // 2 * 2, 2), fps=rate)
+    write_mp4(root / f'{rate}.mp4', levels[:, None, None, None].repeat(16, 1).repeat(rate // 2 * 2, 2), fps=rate)
   return root
 
 

@@ -13,6 +13,7 @@ from vdm_jax import data
 from vdm_jax.data import __main__ as command
 from vdm_jax.data.inspection import inspect
 from vdm_jax.data.quarantine import Quarantine, Substituting
+from vdm_jax.video import write_gif, write_mp4
 
 BAD = {0: 'text', 3: 'damaged', 5: 'short'}
 
@@ -27,12 +28,12 @@ def clips(tmp_path_factory):
   root = tmp_path_factory.mktemp('inspected') / 'clips'
   for i in range(20):
     height = 16 if i % 4 else 96
-    data.write_gif(root / f'{i:02}.gif', make_clip(i, num_frames=frames_of(i), height=height), fps=10 if i < 8 else 20)
+    write_gif(root / f'{i:02}.gif', make_clip(i, num_frames=frames_of(i), height=height), fps=10 if i < 8 else 20)
     if i != 7:
       (root / f'{i:02}.txt').write_text(f'A ball {i % 4}')
   (root / '00.gif').write_text('no video')
   patches = np.random.default_rng(0).integers(0, 256, (36, 4, 4, 3)).astype(np.uint8).repeat(16, 1).repeat(16, 2)
-  data.write_mp4(root / '03.gif', patches, fps=10)  # an mp4 by its content, which is what counts
+  write_mp4(root / '03.gif', patches, fps=10)  # an mp4 by its content, which is what counts
   content = (root / '03.gif').read_bytes()
   end = content.find(b'moov') - 400
   (root / '03.gif').write_bytes(content[:end] + b'\xa5' * 200 + content[end + 200 :])

@@ -18,6 +18,7 @@ from data.batches import Letters, assert_equal, build, configure, leaves, read_b
 from vdm_jax import data
 from vdm_jax.data import digits, pipeline, sources
 from vdm_jax.types import Batch
+from vdm_jax.video import to_float, to_uint8, write_gif, write_mp4
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +26,7 @@ def folder(tmp_path_factory):
   """37 clips, of which clip i is the flat grey level 6 i, and its caption says so."""
   root = tmp_path_factory.mktemp('clips')
   for i in range(37):
-    data.write_mp4(root / f'{i:02}.mp4', np.full((9, 16, 16, 1), 6 * i, np.uint8), fps=8)
+    write_mp4(root / f'{i:02}.mp4', np.full((9, 16, 16, 1), 6 * i, np.uint8), fps=8)
     (root / f'{i:02}.txt').write_text(f'number {i}')
   return str(root)
 
@@ -73,7 +74,7 @@ def test_the_stream_of_earlier_runs_goes_on(name):
 def test_the_stream_of_earlier_runs_on_a_folder_goes_on(tmp_path, split, expected):
   for i in range(13):
     noise = np.random.default_rng(i).integers(0, 256, (12, 16, 18, 1)).astype(np.uint8)
-    data.write_gif(tmp_path / f'{i:02}.gif', noise, fps=8)
+    write_gif(tmp_path / f'{i:02}.gif', noise, fps=8)
     (tmp_path / f'{i:02}.txt').write_text(f'number {i}')
   config = configure(name='folder', path=str(tmp_path), labels=False, flip=True, num_frames=4, frame_skip=3)
   assert checksum(take(build(config, split=split), 6)) == expected
@@ -118,7 +119,7 @@ def test_a_still_is_any_frame_of_its_clip(tmp_path):
   """Frame f of every clip is the grey level 20 f."""
   levels = np.uint8(20) * np.arange(12, dtype=np.uint8)
   for name in 'abc':
-    data.write_gif(tmp_path / f'{name}.gif', levels[:, None, None, None].repeat(16, 1).repeat(16, 2), fps=8)
+    write_gif(tmp_path / f'{name}.gif', levels[:, None, None, None].repeat(16, 1).repeat(16, 2), fps=8)
   config = configure(name='folder', path=str(tmp_path), labels=False, still_rate=0.5, num_images=0)
   x = np.concatenate([batch.x for batch in take(build(config), 40)])
   frames = np.rint((x.mean(axis=(2, 3, 4)) + 1) * 127.5 / 20).astype(int)
@@ -142,7 +143,7 @@ def test_the_frame_interval_matches_the_skip_that_is_seen(tmp_path, least, most,
   """Frame f of every clip is the grey level 5 f, so that the differences tell the skip."""
   levels = np.uint8(5) * np.arange(40, dtype=np.uint8)
   for name in 'abc':
-    data.write_gif(tmp_path / f'{name}.gif', levels[:, None, None, None].repeat(16, 1).repeat(16, 2), fps=10)
+    write_gif(tmp_path / f'{name}.gif', levels[:, None, None, None].repeat(16, 1).repeat(16, 2), fps=10)
   config = configure(
     name='folder', path=str(tmp_path), labels=False, num_images=0, frame_skip=least, frame_skip_max=most
   )
@@ -182,10 +183,10 @@ def test_padding_is_around_the_video_and_its_images():
 def test_padded_clips_of_a_folder_keep_their_aspect(tmp_path):
   rows = np.linspace(0, 255, 20).astype(np.uint8)[None, :, None, None]
   for name in 'ab':
-    data.write_gif(tmp_path / f'{name}.gif', rows.repeat(8, 0).repeat(30, 2), fps=8)
+    write_gif(tmp_path / f'{name}.gif', rows.repeat(8, 0).repeat(30, 2), fps=8)
   config = configure(name='folder', path=str(tmp_path), labels=False, height=24, width=30, pad_rows=2)
   batch = next(build(config))
-  expected = data.to_float(rows[0, :, 0, 0][[0, 0, *range(20), 19, 19]])
+  expected = to_float(rows[0, :, 0, 0][[0, 0, *range(20), 19, 19]])
   np.testing.assert_array_equal(batch.x, np.broadcast_to(expected[:, None, None], batch.x.shape))
   np.testing.assert_array_equal(batch.cond.resolution, np.full((6, 2), (20, 30), np.float32))
 
@@ -194,7 +195,7 @@ def test_resolution_and_interval_belong_to_the_video(tmp_path):
   """Clips that differ in size and frame rate, each with an image of another clip."""
   sizes = {'a': (16, 32, 5), 'b': (48, 24, 10), 'c': (64, 64, 20)}
   for level, (name, (height, width, fps)) in enumerate(sizes.items()):
-    data.write_gif(tmp_path / f'{name}.gif', np.full((8, height, width, 1), 100 * level, np.uint8), fps=fps)
+    write_gif(tmp_path / f'{name}.gif', np.full((8, height, width, 1), 100 * level, np.uint8), fps=fps)
     (tmp_path / f'{name}.txt').write_text(name)
   config = configure(name='folder', path=str(tmp_path), labels=False, num_images=1)
   for batch in take(build(config), 3):
@@ -230,7 +231,7 @@ def glyph_is_in(frame, digit):
 
 def test_videos_and_images_carry_their_own_captions():
   batch = next(build(configure(num_images=8)))
-  pixels = data.to_uint8(batch.x[..., 0]).astype(np.uint8)
+  pixels = to_uint8(batch.x[..., 0]).astype(np.uint8)
   differing = 0
   for video, tokens, labels in zip(pixels, batch.cond.text, batch.cond.label, strict=True):
     for position, frames in enumerate([video[:8], *video[8:, None]]):
@@ -344,7 +345,7 @@ def test_flips_mirror_whole_clips_half_of_the_time(tmp_path):
   video = np.zeros((8, 16, 16, 1), np.uint8)
   video[:, :, :4] = 255  # bright at the left
   for name in 'abc':
-    data.write_mp4(tmp_path / f'{name}.mp4', video, fps=8)
+    write_mp4(tmp_path / f'{name}.mp4', video, fps=8)
   config = configure(name='folder', path=str(tmp_path), labels=False, flip=True, num_images=1)
   x = np.concatenate([batch.x for batch in take(build(config), 40)])
   left, right = x[:, :, :, 0].mean(axis=(2, 3)) > 0, x[:, :, :, -1].mean(axis=(2, 3)) > 0
@@ -363,7 +364,7 @@ def test_clips_are_fitted_to_the_size(folder):
 
 
 def test_a_single_clip_is_its_own_image(tmp_path):
-  data.write_mp4(tmp_path / 'a.mp4', np.full((8, 16, 16, 1), 90, np.uint8), fps=8)
+  write_mp4(tmp_path / 'a.mp4', np.full((8, 16, 16, 1), 90, np.uint8), fps=8)
   config = configure(name='folder', path=str(tmp_path), labels=False)
   assert (clip_numbers(next(build(config))) == 15).all()
 
@@ -585,7 +586,7 @@ def test_bad_clips_leave_the_stream_the_same_for_all_hosts_and_after_a_resume(tm
   (state := tmp_path / 'state').mkdir()
   for i in range(30):
     patches = np.random.default_rng(i).integers(0, 256, (6, 4, 4, 3)).astype(np.uint8).repeat(16, 1).repeat(16, 2)
-    data.write_mp4(root / f'{i:02}.mp4', patches, fps=8)
+    write_mp4(root / f'{i:02}.mp4', patches, fps=8)
     if i % 5 == 0:
       content = (root / f'{i:02}.mp4').read_bytes()
       middle = content.find(b'mdat') + 800

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from vdm_jax import data
-from vdm_jax.data import opening, quarantine, video_io
+from vdm_jax.data import quarantine
 from vdm_jax.data.quarantine import Quarantine, Substituting, TooManyBadClips, substitute
+from vdm_jax.video import codecs, opening, write_mp4, write_png
 
 
 def raises(error, message):
@@ -27,7 +28,7 @@ def clips(tmp_path_factory):
   """A hundred clips of five frames, whose pixels tell the clip and the frame."""
   root = tmp_path_factory.mktemp('clips')
   for i in range(100):
-    data.write_mp4(
+    write_mp4(
       root / f'{i:02}.mp4',
       (2 * i + 8 * np.arange(5, dtype=np.uint8))[:, None, None, None].repeat(16, 1).repeat(16, 2),
       fps=8,
@@ -60,7 +61,7 @@ def huge(width, height):
 
 
 def one_frame(path):
-  data.write_mp4(path, np.zeros((1, 16, 16, 3), np.uint8), fps=8)
+  write_mp4(path, np.zeros((1, 16, 16, 3), np.uint8), fps=8)
 
 
 # Each takes the path, where there is nothing yet, and the content of a good clip.
@@ -245,34 +246,34 @@ def test_sizes_bytes_frames_and_time_are_bounded(tmp_path, monkeypatch, clips):
   path, good = tmp_path / 'a.gif', str(clips / '00.mp4')
   path.write_bytes(huge(60000, 60000))
   with raises(ValueError, f'{path}: does not tell the size of its frames; re-encode or remove the file.'):
-    video_io.probe(path)
+    codecs.probe(path)
   for width, height in [(8192, 8192), (60000, 600)]:
     path.write_bytes(huge(width, height))
     with raises(
       ValueError,
       f'{path}: the frames are {height}x{width}, but at most 33,554,432 pixels are read; resize or remove the file.',
     ):
-      video_io.probe(path)
+      codecs.probe(path)
   with raises(
     ValueError,
     f'{good}: 4 frames of 16x16 take 0.0 GB, but at most 0.0 GB are read at once; resize the file, or lower '
     'data.num_frames.',
   ):
-    video_io.read_video(good, num_frames=4, max_bytes=4 * 16 * 16 * 3 - 1)
-  assert len(video_io.read_video(good, num_frames=4, max_bytes=4 * 16 * 16 * 3)) == 4
+    codecs.read_video(good, num_frames=4, max_bytes=4 * 16 * 16 * 3 - 1)
+  assert len(codecs.read_video(good, num_frames=4, max_bytes=4 * 16 * 16 * 3)) == 4
   with raises(ValueError, f'{good}: takes more than 0 s to decode; re-encode or remove the file.'):
-    video_io.read_video(good, max_seconds=0)
+    codecs.read_video(good, max_seconds=0)
   shutil.copy(good, tmp_path / 'b.mp4')
-  monkeypatch.setattr(video_io, 'MAX_FRAMES', 4)
+  monkeypatch.setattr(codecs, 'MAX_FRAMES', 4)
   with raises(ValueError, f'{tmp_path}/b.mp4: there are more than 4 frames in this file; cut it.'):
-    video_io.probe(tmp_path / 'b.mp4')
+    codecs.probe(tmp_path / 'b.mp4')
 
 
 @pytest.mark.parametrize('name', ['a.mp4', 'a%03d.png', 'concat:a|b.mp4', 'file:a.mp4'])
 def test_no_other_file_is_read(tmp_path, clips, name):
   """Neither through a list of files, nor a pattern, nor a protocol in a name."""
   shutil.copy(clips / '00.mp4', tmp_path / 'secret.mp4')
-  data.write_png(tmp_path / 'a001.png', np.zeros((8, 8, 3), np.uint8))
+  write_png(tmp_path / 'a001.png', np.zeros((8, 8, 3), np.uint8))
   path = tmp_path / name
   path.write_text('ffconcat version 1.0\nfile secret.mp4\n')
   with raises(
@@ -280,19 +281,19 @@ def test_no_other_file_is_read(tmp_path, clips, name):
     f'{path}: is not in a container that is read (mov, matroska, avi, gif, mpeg, mpegts); playlists and lists of files '
     'are not followed. Re-encode or remove the file.',
   ):
-    video_io.read_video(path)
+    codecs.read_video(path)
 
 
 def test_damage_ends_at_the_next_key_frame(tmp_path):
   noise = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
-  data.write_mp4(tmp_path / 'a.mp4', noise, fps=8)
-  good = video_io.read_video(tmp_path / 'a.mp4')
+  write_mp4(tmp_path / 'a.mp4', noise, fps=8)
+  good = codecs.read_video(tmp_path / 'a.mp4')
   content = (tmp_path / 'a.mp4').read_bytes()
   (tmp_path / 'a.mp4').write_bytes(damaged(content, content.find(b'mdat') + 1200, 40))
   readable = []
   for start in range(37):
     try:
-      window = video_io.read_video(tmp_path / 'a.mp4', start=start, num_frames=3)
+      window = codecs.read_video(tmp_path / 'a.mp4', start=start, num_frames=3)
     except ValueError as error:
       known = f'frames {start} to {start + 2} cannot be decoded', 'cannot be decoded as a video (Invalid data'
       assert str(error).removeprefix(f'{tmp_path}/a.mp4: ').startswith(known)
@@ -301,7 +302,7 @@ def test_damage_ends_at_the_next_key_frame(tmp_path):
       readable.append(start)
   assert set(range(16, 37)) <= set(readable), 'key frames are 16 apart'
   assert len(readable) < 37
-  assert math.isclose(video_io.probe(tmp_path / 'a.mp4').frame_rate, 8)
+  assert math.isclose(codecs.probe(tmp_path / 'a.mp4').frame_rate, 8)
   assert quarantine.FILE == 'quarantine.jsonl'
 
 
@@ -310,7 +311,7 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path, clips, monkeypatch):
     raise PermissionError(13, 'Permission denied', str(path))
 
   monkeypatch.setattr(opening, 'check_claims', forbidden)
-  video_io._cached_index.cache_clear()
+  codecs._cached_index.cache_clear()
   path = clips / '01.mp4'
   with raises(ValueError, f'{path}: cannot be opened (Permission denied); check its permissions, or remove it.'):
-    video_io.probe(path)
+    codecs.probe(path)

@@ -11,6 +11,7 @@ from data.clip_doors import make_clip
 from vdm_jax import data
 from vdm_jax.data import records
 from vdm_jax.data.clip import Clip
+from vdm_jax.video import write_gif
 
 
 def raises(error, message):
@@ -89,7 +90,7 @@ def test_errors_of_records():
 @pytest.fixture
 def converted(tmp_path):
   for i in range(6):
-    data.write_gif(tmp_path / 'data' / f'{i}.gif', make_clip(i), fps=8)
+    write_gif(tmp_path / 'data' / f'{i}.gif', make_clip(i), fps=8)
   source = data.Folder(tmp_path / 'data', 'train', num_frames=1, train_on_all=True)
   return data.convert(source, tmp_path / 'out', clips_per_shard=4, say=list)
 

@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from vdm_jax import data
 from vdm_jax.data.digits import Digits
 from vdm_jax.doctor import captions as captions_of
 from vdm_jax.doctor.captions import judge
+from vdm_jax.video import to_float
 
 # Name -> the mode of the digits, and what captions keep of theirs.
 MODES = {
@@ -29,7 +29,7 @@ def clips_of(mode, seed=0, count=captions_of.COUNT):
   source = Digits(split='train', seed=seed, **options)
   clips = [source[index] for index in range(count)]
   return (
-    data.to_float(np.stack([clip.video for clip in clips])),
+    to_float(np.stack([clip.video for clip in clips])),
     [' '.join(re.findall(kept, clip.caption)) for clip in clips],
   )
 

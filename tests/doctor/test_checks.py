@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vdm_jax import data, doctor
+from vdm_jax import doctor
 from vdm_jax.data.inspection import inspect
+from vdm_jax.video import write_gif
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 FAULTS = [
@@ -110,7 +111,7 @@ def damage(root):
 
 def shorten(root):
   for path in root.glob('*.gif'):
-    data.write_gif(path, np.zeros((3, 8, 8, 3), np.uint8), fps=8)
+    write_gif(path, np.zeros((3, 8, 8, 3), np.uint8), fps=8)
 
 
 def misname(root):
@@ -142,7 +143,7 @@ BAD_FOLDERS = {
 def fill(root):
   root.mkdir()
   for i in range(20):
-    data.write_gif(root / f'{i}.gif', np.full((16, 8, 8, 3), i, np.uint8), fps=8)
+    write_gif(root / f'{i}.gif', np.full((16, 8, 8, 3), i, np.uint8), fps=8)
     (root / f'{i}.txt').write_text('a ball')
 
 

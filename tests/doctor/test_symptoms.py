@@ -11,6 +11,7 @@ import pytest
 from vdm_jax import data
 from vdm_jax.doctor import symptoms
 from vdm_jax.training import state
+from vdm_jax.video import to_float
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 ON_DIGITS = sorted(path.stem for path in CONFIGS.glob('digits*.py'))
@@ -24,7 +25,7 @@ def config_of(name):
 def clips():
   """float32 [128 8 16 16 1] in [-1, 1]."""
   found = data.examples(config_of('digits').data, 'train', seed=0, count=128)
-  return data.to_float(np.stack([clip.video for clip in found]))
+  return to_float(np.stack([clip.video for clip in found]))
 
 
 def test_clips_of_the_digits_have_no_fault(clips):
@@ -39,7 +40,7 @@ def test_clips_of_the_digits_have_no_fault(clips):
     (lambda x: 127.5 * (x + 1), 'from 0 to 255'),
     (lambda x: (x + 1) / 2, 'which looks like [0, 1]'),
     (lambda x: 2 * x + 1, 'from -1 to 3'),
-    (lambda x: data.to_float(((x + 1) / 2).astype(np.uint8)), 'that were stored as uint8'),
+    (lambda x: to_float(((x + 1) / 2).astype(np.uint8)), 'that were stored as uint8'),
     (lambda x: np.where(x > 0.9, np.nan, x), 'mend what is not a number'),
   ],
 )
@@ -102,6 +103,6 @@ def test_the_average_of_no_shipped_configuration_is_frozen(path):
 def test_no_shipped_configuration_on_digits_has_a_fault(name):
   config = config_of(name)
   found = data.examples(config.data, 'train', seed=0, count=8)
-  x = data.to_float(np.stack([clip.video for clip in found]))
+  x = to_float(np.stack([clip.video for clip in found]))
   faults = symptoms.wrong_range(x), symptoms.wrong_axes(x), symptoms.wrong_sigma_data(x, config.model)
   assert faults == (None, None, None)

@@ -7,11 +7,12 @@ import pytest
 
 from vdm_jax import data
 from vdm_jax.evaluation.detail import detail
+from vdm_jax.video import to_float
 
 
 def clips(seed, count=40):
   source = data.Digits(split='test', seed=seed, num_frames=8, height=64, width=64)
-  return data.to_float(np.stack([source[i].video for i in range(count)]))
+  return to_float(np.stack([source[i].video for i in range(count)]))
 
 
 REAL = clips(0)

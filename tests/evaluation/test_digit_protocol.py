@@ -8,6 +8,7 @@ import pytest
 from vdm_jax import configuration, data
 from vdm_jax.evaluation import evaluate_digits, parse_caption
 from vdm_jax.evaluation.digit_protocol import trained_clips
+from vdm_jax.video import to_float
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +33,7 @@ def test_the_clips_trained_on_are_those_of_the_training_stream(config):
   batches = data.build(config, None, seed=7)
   seen = [next(batches) for _ in range(4)]
   clips, captions = trained_clips(config, 7, 20)
-  np.testing.assert_array_equal(data.to_float(clips), np.concatenate([batch.x for batch in seen]))
+  np.testing.assert_array_equal(to_float(clips), np.concatenate([batch.x for batch in seen]))
   said = [digit * 4 + direction for digit, direction in map(parse_caption, captions)]
   assert said == np.concatenate([batch.cond.label[:, 0] for batch in seen]).tolist()
   assert not np.array_equal(trained_clips(config, 8, 20)[0], clips)
@@ -49,7 +50,7 @@ def test_a_model_that_repeats_training_clips_is_found_out(copied):
 
 
 def test_held_out_clips_are_not_called_repeated(config):
-  clips = data.to_float(np.stack([clip.video for clip in data.examples(config, 'test', seed=5, count=120)]))
+  clips = to_float(np.stack([clip.video for clip in data.examples(config, 'test', seed=5, count=120)]))
   found = evaluate_digits(lambda prompts: clips, config, seed=3, num_trained=600)['memorisation']
   assert found['share_near'] < 0.15 and 0.8 < found['ratio'] < 1.2
 
@@ -60,7 +61,7 @@ def test_without_training_clips_nothing_is_said_of_memorisation(config):
 
 
 def test_a_model_of_one_still_picture_moves_nothing_and_has_no_diversity(config, copied):
-  still = np.repeat(data.to_float(data.examples(config, 'test', seed=0, count=1)[0].video[:1]), 8, axis=0)
+  still = np.repeat(to_float(data.examples(config, 'test', seed=0, count=1)[0].video[:1]), 8, axis=0)
   record = evaluate_digits(lambda prompts: np.repeat(still[None], len(prompts), axis=0), config, num_trained=100)
   assert record['motion']['ratio'] == 0 and record['motion']['dynamic_images']
   assert record['diversity']['pairwise_per_prompt'] < 1e-3 < copied['diversity']['pairwise_per_prompt']

@@ -11,6 +11,7 @@ from vdm_jax.data.digits import COLORS, DIRECTIONS, MOTIONS, Phrase, parse_capti
 from vdm_jax.evaluation import evaluate_scenes, scene_protocol, scene_training
 from vdm_jax.evaluation.scene_training import calibrated, clips, draw, measure, train
 from vdm_jax.evaluation.scenes import INKS, accuracy, clip_features, glyph_features, read_scenes, score, unmixed
+from vdm_jax.video import to_float, to_uint8
 
 
 @pytest.fixture(scope='module')
@@ -122,7 +123,7 @@ def test_bad_clips_and_captions_are_named(shown):
   with pytest.raises(ValueError, match=r'^scene reader: videos have shape \(60, 16, 16, 16, 1\); pass'):
     read_scenes(videos[..., :1])
   with pytest.raises(ValueError, match='^scene reader: videos are uint8; pass finite floats'):
-    read_scenes(data.to_uint8(videos))
+    read_scenes(to_uint8(videos))
   with pytest.raises(ValueError, match='^scene reader: a caption names no color'):
     score(read_scenes(videos[:1]), [[Phrase(3, 'left')]])
 
@@ -160,7 +161,7 @@ def test_half_of_the_prompts_have_a_phrase_that_was_never_trained_on(section, sm
 def test_real_clips_are_right_and_new_and_training_clips_are_neither(section, small):
   """The null model copies, and shares hardly a caption with its prompt: that is what the table is to show."""
   source = data.Digits(split='test', seed=9, num_frames=16, channels=3, num_digits=2, colors=True, motions=True)
-  clips = data.to_float(np.stack([source[i].video for i in range(48)]))
+  clips = to_float(np.stack([source[i].video for i in range(48)]))
   record = evaluate_scenes(lambda prompts: clips, section, seed=4, num_trained=300)
   rows = record['rows']
   for kind in ('seen', 'unseen'):
@@ -195,7 +196,7 @@ def test_what_is_wrong_twice_of_one_prompt_is_one_piece_of_evidence(section, sma
   def generate(prompts):
     source = data.Digits(split='test', seed=2, num_frames=16, channels=3, num_digits=2, colors=True, motions=True)
     videos = [source.showing(parse_caption(prompt), i).video for i, prompt in enumerate(prompts)]
-    return np.concatenate([data.to_float(np.stack(videos[:24])), np.full((24, 16, 16, 16, 3), -1, np.float32)])
+    return np.concatenate([to_float(np.stack(videos[:24])), np.full((24, 16, 16, 16, 3), -1, np.float32)])
 
   found = evaluate_scenes(generate, section, num_trained=100)['metrics']['color']
   assert found['seen'] == {'value': 0.5, 'spread': 0.0} == found['unseen']

@@ -13,12 +13,12 @@ import pytest
 from generation.gaussian_videos import GaussianVideos, settings
 
 from vdm_jax import generation
-from vdm_jax.data import FrameStore, to_uint8
 from vdm_jax.diffusion import branch, downsample
 from vdm_jax.generation import extension, hierarchy, interpolation, long_video, make_long_generator, super_resolution
 from vdm_jax.generation.long_video import InMemory
 from vdm_jax.generation.sampler import make_sampler
 from vdm_jax.types import Conditioning
+from vdm_jax.video import FrameStore, to_uint8
 
 MODEL = GaussianVideos()
 PARAMS = jnp.float32(0.0)

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from jobs.pages_read import Page
 
-from vdm_jax import configuration, data, pages
+from vdm_jax import configuration, pages
 from vdm_jax.jobs import BadInput
 from vdm_jax.jobs.files import slug, write_video
 from vdm_jax.jobs.gallery import check_page, describe, write_gallery
+from vdm_jax.video import write_png
 
 HOSTILE = [
   '<script>alert(1)</script>',
@@ -84,7 +85,7 @@ def test_videos_of_one_prompt_stand_together(tmp_path):
 
 def test_images_and_what_is_drawn_beside_videos(tmp_path):
   for name in ('plan.png', 'drift.png'):
-    data.write_png(tmp_path / name, VIDEO[0])
+    write_png(tmp_path / name, VIDEO[0])
   page = Page(gallery(tmp_path, ['', ''], frame_rate=float('inf')))
   assert page.files() == {'0000.png', '0001.png', 'plan.png', 'drift.png'}
   assert [image['alt'][:7] for image in page.all('img')] == ['video 1', 'video 2', 'The pla', 'How the']

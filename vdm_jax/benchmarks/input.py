@@ -28,7 +28,7 @@ from PIL import Image
 
 from vdm_jax import configuration, data
 from vdm_jax.benchmarks import timing
-from vdm_jax.data import transforms, video_io
+from vdm_jax.video import codecs, probe, transforms
 
 IDLE_SECONDS = 0.5
 NOISE = 6  # levels up and down, as of a sensor: they make most of the bits
@@ -85,17 +85,17 @@ def settings(path: Path, batch_size: int, num_frames: int, size: tuple[int, int]
 @contextlib.contextmanager
 def noted() -> Iterator[list[tuple[Path, int]]]:
   """File and first frame of each window that this process reads meanwhile, as it begins to."""
-  windows, read = [], video_io.read_video
+  windows, read = [], codecs.read_video
 
   def note(path: Path, *, start: int, **how: Any) -> np.ndarray:
     windows.append((path, start))
     return read(path, start=start, **how)
 
-  video_io.read_video = note
+  codecs.read_video = note
   try:
     yield windows
   finally:
-    video_io.read_video = read
+    codecs.read_video = read
 
 
 def bare_loop(windows: Sequence[tuple[Path, int]], num_frames: int, size: tuple[int, int] | None = None) -> int:
@@ -155,7 +155,7 @@ def compare(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def bits_per_pixel(files: Sequence[Path]) -> float:
   """Of these videos, as they are stored: what decoding takes depends on it most."""
-  infos = [data.probe(file) for file in files]
+  infos = [probe(file) for file in files]
   pixels = sum(info.num_frames * np.prod(info.resolution) for info in infos)
   return 8 * sum(file.stat().st_size for file in files) / float(pixels)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from vdm_jax import checkpoints, data, pretrained
+from vdm_jax import checkpoints, pretrained
 from vdm_jax.jobs.run import open_generator, open_stages
+from vdm_jax.video import tile, write_gif
 
 # Model -> the prompts of its rows; a column's digit is `digit`, and `other` is 9 minus it.
 ROWS = {
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   config = checkpoints.read_config(run)
   generate = open_generator(open_stages(config, run), config['sampling'])
   videos = generate(prompts=prompts(args.model), seed=args.seed)
-  data.write_gif(args.out, data.tile(videos, columns=10, frame_size=80), config['sampling']['fps'])
+  write_gif(args.out, tile(videos, columns=10, frame_size=80), config['sampling']['fps'])
 
 
 if __name__ == '__main__':

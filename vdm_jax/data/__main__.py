@@ -23,7 +23,7 @@ from vdm_jax.data.conversion import CLIPS_PER_SHARD, convert
 from vdm_jax.data.folder import Folder
 from vdm_jax.data.inspection import SHOWN, inspect
 from vdm_jax.data.sources import open_stored
-from vdm_jax.data.video_io import write_png
+from vdm_jax.video.codecs import write_png
 
 CANNOT_TRAIN = 1  # exit status
 INCOMPLETE = 1

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vdm_jax.data.opening import check_bytes, check_size
 from vdm_jax.data.stored import Stored, held_out_names
-from vdm_jax.data.transforms import frame_numbers
-from vdm_jax.data.video_io import VideoInfo
+from vdm_jax.video.codecs import VideoInfo
+from vdm_jax.video.opening import check_bytes, check_size
+from vdm_jax.video.transforms import frame_numbers
 
 
 def open_array(path: str | os.PathLike, axes: str) -> np.ndarray:

@@ -10,11 +10,12 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vdm_jax.data import records, transforms
+from vdm_jax.data import records
 from vdm_jax.data.clip import Clip
 from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.stored import Stored
 from vdm_jax.runtime.atomic_files import replacing, write_text
+from vdm_jax.video import transforms
 
 PLAN = 'convert.json'
 FORMAT = 'vdm_jax clips, version 1'

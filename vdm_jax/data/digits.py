@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vdm_jax.data.clip import Clip
-from vdm_jax.data.transforms import window_start
+from vdm_jax.video.transforms import window_start
 
 DIRECTIONS = ('left', 'right', 'up', 'down')
 COLORS = {

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from vdm_jax.data import sources, transforms
+from vdm_jax.data import sources
 from vdm_jax.data.clip import Clip
 from vdm_jax.data.mixture import Mixture
+from vdm_jax.video import transforms
 
 
 class ExampleClips:

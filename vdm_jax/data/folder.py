@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from vdm_jax.data import arrays, frames, metadata, video_io
+from vdm_jax.data import arrays, frames, metadata
 from vdm_jax.data.metadata import check_inside
-from vdm_jax.data.opening import MAX_SECONDS
 from vdm_jax.data.stored import Stored, held_out_names
-from vdm_jax.data.video_io import VideoInfo
+from vdm_jax.video import codecs
+from vdm_jax.video.codecs import VideoInfo
+from vdm_jax.video.opening import MAX_SECONDS
 
 VIDEOS = ('.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.gif')
 SUFFIXES = (*VIDEOS, '.npy')
@@ -84,7 +85,7 @@ class Folder(Stored):
     path = self._file(place)
     if path.suffix.lower() == '.npy' and path.is_file():
       return arrays.probe_array(path)
-    return frames.probe_frames(path, self._root) if _is_frames(path) else video_io.probe(path)
+    return frames.probe_frames(path, self._root) if _is_frames(path) else codecs.probe(path)
 
   def _frames(self, place: int, start: int, num_frames: int, frame_skip: float, max_bytes: int) -> np.ndarray:
     window = {'start': start, 'num_frames': num_frames, 'frame_skip': frame_skip, 'max_bytes': max_bytes}
@@ -93,7 +94,7 @@ class Folder(Stored):
       return arrays.read_array(path, **window)
     if _is_frames(path):
       return frames.read_frames(path, self._root, **window)
-    return video_io.read_video(path, **window, max_seconds=MAX_SECONDS)
+    return codecs.read_video(path, **window, max_seconds=MAX_SECONDS)
 
   def _file(self, place: int) -> pathlib.Path:
     path = self._root / self._all_names[place]

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from vdm_jax.data.metadata import check_inside
-from vdm_jax.data.opening import check_bytes, open_picture
-from vdm_jax.data.transforms import frame_numbers
-from vdm_jax.data.video_io import VideoInfo
+from vdm_jax.video.codecs import VideoInfo
+from vdm_jax.video.opening import check_bytes, open_picture
+from vdm_jax.video.transforms import frame_numbers
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 _EIGHT_BITS = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vdm_jax.data import transforms
 from vdm_jax.data.folder import GIVEN
 from vdm_jax.data.quarantine import Quarantine
-from vdm_jax.data.sheets import contact_sheet
 from vdm_jax.data.sources import open_stored
 from vdm_jax.data.stored import Stored, own_skip
-from vdm_jax.data.video_io import VideoInfo
+from vdm_jax.video import transforms
+from vdm_jax.video.codecs import VideoInfo
+from vdm_jax.video.contact_sheets import contact_sheet
 
 BINS = 8
 BAR = 40  # characters

@@ -11,7 +11,7 @@ import numpy as np
 from vdm_jax.data import frames, metadata
 from vdm_jax.data.folder import Folder
 from vdm_jax.data.metadata import check_inside
-from vdm_jax.data.video_io import VideoInfo
+from vdm_jax.video.codecs import VideoInfo
 
 
 class Pictures(Folder):

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-from vdm_jax.data import mixture, sources, transforms
+from vdm_jax.data import mixture, sources
 from vdm_jax.data.delivery import deliver
 from vdm_jax.data.mixture import Mixture
 from vdm_jax.types import Batch, Conditioning
+from vdm_jax.video import transforms
 
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 ENDLESS = 2**62  # elements of a stream

@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image
 
 from vdm_jax.data.clip import Clip
-from vdm_jax.data.opening import check_bytes, open_picture
 from vdm_jax.data.stored import Stored
-from vdm_jax.data.transforms import frame_numbers
-from vdm_jax.data.video_io import VideoInfo
+from vdm_jax.video.codecs import VideoInfo
+from vdm_jax.video.opening import check_bytes, open_picture
+from vdm_jax.video.transforms import frame_numbers
 
 MAGIC = b'VDMCLIP1'
 INFO = 'dataset.json'

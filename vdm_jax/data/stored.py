@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vdm_jax.data import transforms
 from vdm_jax.data.clip import Clip
-from vdm_jax.data.opening import MAX_BYTES
-from vdm_jax.data.video_io import VideoInfo
+from vdm_jax.video import transforms
+from vdm_jax.video.codecs import VideoInfo
+from vdm_jax.video.opening import MAX_BYTES
 
 HELD_OUT_EVERY = 10
 

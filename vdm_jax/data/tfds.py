@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from vdm_jax.data.opening import check_bytes, check_size
 from vdm_jax.data.records import Shards, decode_picture
 from vdm_jax.data.stored import Stored, held_out_names
-from vdm_jax.data.transforms import frame_numbers
-from vdm_jax.data.video_io import VideoInfo
+from vdm_jax.video.codecs import VideoInfo
+from vdm_jax.video.opening import check_bytes, check_size
+from vdm_jax.video.transforms import frame_numbers
 
 INFO = 'dataset_info.json'
 FRAMES = ('video', 'image_main')  # the feature that holds the frames: of most data sets, and of BAIR's

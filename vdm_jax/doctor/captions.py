@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vdm_jax import data
 from vdm_jax.doctor.symptoms import Fault
+from vdm_jax.video import to_float
 
 COUNT = 512  # clips that are looked at
 CERTAIN = 0.01  # chance at which shuffled captions would fit as well as these
@@ -25,7 +26,7 @@ def examine(config: ConfigDict) -> tuple[Fault | None, str]:
   videos, captions = [], []
   for index in clips.first(COUNT):
     clip = clips[index]
-    videos.append(_shrunk(data.to_float(clip.video)))
+    videos.append(_shrunk(to_float(clip.video)))
     captions.append(clip.caption or '')
   return judge(np.stack(videos), captions)
 

@@ -15,6 +15,7 @@ from vdm_jax.evaluation.detail import detail
 from vdm_jax.evaluation.digits import WEIGHTS_PATH, Scores, accuracy, parse_caption, read_clips, score_read
 from vdm_jax.evaluation.frechet import frechet_distance
 from vdm_jax.evaluation.motion import compare_motion, motion
+from vdm_jax.video import to_float, to_uint8
 
 CAPTIONS = tuple(f'a {digit} moving {direction}' for digit in range(10) for direction in DIRECTIONS)
 REPEATS = 3
@@ -50,13 +51,13 @@ def evaluate_digits(
   prompts = CAPTIONS * REPEATS
   heldout, _ = example_clips(config, 'test', len(prompts))
   seen, captions = example_clips(config, 'train', len(prompts))
-  new, real = data.to_float(heldout), data.to_float(seen)
+  new, real = to_float(heldout), to_float(seen)
   videos = generate(prompts)
   reference, read = read_clips(new), read_clips(videos)
   made, memorised = read.features, None
   if num_trained:
     train, _ = trained_clips(config, seed, min(num_trained, TRAINING_CLIPS))
-    memorised = neighbours.memorisation(made, reference.features, read_clips(data.to_float(train)).features)
+    memorised = neighbours.memorisation(made, reference.features, read_clips(to_float(train)).features)
 
   def quality(videos: np.ndarray, captions: Sequence[str], read: Scores) -> dict[str, float | None]:
     wanted = np.array([parse_caption(caption) for caption in captions])
@@ -80,7 +81,7 @@ def evaluate_digits(
       'pairwise_data': neighbours.mean_pairwise(reference.features),
       'k': neighbours.NEIGHBOURS,
     },
-    'motion': compare_motion(motion(data.to_uint8(videos)), motion(heldout)),
+    'motion': compare_motion(motion(to_uint8(videos)), motion(heldout)),
     'memorisation': memorised,
   }
 

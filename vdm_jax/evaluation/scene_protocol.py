@@ -18,6 +18,7 @@ from vdm_jax.evaluation.digit_protocol import trained_clips
 from vdm_jax.evaluation.frechet import frechet_distance
 from vdm_jax.evaluation.motion import compare_motion, motion
 from vdm_jax.evaluation.scenes import WEIGHTS_PATH, Reading, accuracy, clip_features, glyph_features, read_scenes, score
+from vdm_jax.video import to_float, to_uint8
 
 CAPTIONS = 64  # of each kind
 REPEATS = 2
@@ -87,13 +88,13 @@ class _Judge:
     train, train_captions = trained_clips(config, seed, min(num_trained, NULL_CLIPS))
     self.null_clips = len(train)
     chosen = best_answers(said, [parse_caption(caption) for caption in train_captions]).T.ravel()
-    self.null = data.to_float(train[chosen])
+    self.null = to_float(train[chosen])
     looked_at = np.union1d(np.arange(min(TRAINING_CLIPS, len(train))), chosen)
     self._said, self._new_clips = said * REPEATS, new
-    readings = _read(new), _read(data.to_float(train[looked_at]))
+    readings = _read(new), _read(to_float(train[looked_at]))
     self._clips, self._train_clips = map(clip_features, readings)
     self._glyphs, self._train_glyphs = map(glyph_features, readings)
-    self._motion = motion(data.to_uint8(new))
+    self._motion = motion(to_uint8(new))
 
   def assess(self, videos: np.ndarray) -> dict[str, Any]:
     """What is measured of videos of the prompts."""
@@ -116,7 +117,7 @@ class _Judge:
         'clips': neighbours.memorisation(clips, self._clips, self._train_clips),
         'glyphs': neighbours.memorisation(glyphs, self._glyphs, self._train_glyphs),
       },
-      'motion': compare_motion(motion(data.to_uint8(videos)), self._motion),
+      'motion': compare_motion(motion(to_uint8(videos)), self._motion),
       'detail': detail(videos, self._new_clips),
     }
 
@@ -139,7 +140,7 @@ def best_answers(captions: Sequence[Sequence[Phrase]], others: Sequence[Sequence
 def _held_out(config: Any, said: Sequence[Sequence[Phrase]], first: int) -> np.ndarray:
   """A clip of each caption in held-out handwriting, float32 [n t h w c]."""
   source = sources.build(config, 'test', 0)
-  return data.to_float(np.stack([source.showing(phrases, first + i).video for i, phrases in enumerate(said)]))
+  return to_float(np.stack([source.showing(phrases, first + i).video for i, phrases in enumerate(said)]))
 
 
 def _captions(config: Any) -> list[str]:

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.data import to_float
 from vdm_jax.data.digits import COLORS, Digits, Phrase, parse_caption
 from vdm_jax.evaluation.digits import SIDE, Weights
 from vdm_jax.evaluation.glyph_pictures import (
@@ -26,6 +25,7 @@ from vdm_jax.evaluation.glyph_pictures import (
 )
 from vdm_jax.evaluation.scenes import ABSENT, INKS, READER, WEIGHTS_PATH, glyph_features, read_scenes, score, unmixed
 from vdm_jax.types import Array, Params
+from vdm_jax.video import to_float
 
 NUM_STEPS = 1500
 NUM_CLIPS = 500  # in the measurement

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vdm_jax import data
 from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.video import contact_sheet, enlarge, enlarge_frames, tile, write_gif, write_mp4, write_png
 
 WATCHABLE = 128  # pixels: smaller videos are enlarged in files for people
 
@@ -19,16 +19,16 @@ WATCHABLE = 128  # pixels: smaller videos are enlarged in files for people
 def write_video(video: np.ndarray, stem: Path, frame_rate: float) -> None:
   """One video as mp4 and gif, or as png where it is an image. It may be a memory map of any length."""
   if math.isinf(frame_rate):
-    data.write_png(f'{stem}.png', data.enlarge(video[:1], WATCHABLE)[0])
+    write_png(f'{stem}.png', enlarge(video[:1], WATCHABLE)[0])
     return
-  data.write_mp4(f'{stem}.mp4', data.enlarge_frames(video, WATCHABLE), frame_rate)
-  data.write_gif(f'{stem}.gif', data.enlarge_frames(video, WATCHABLE), frame_rate)
+  write_mp4(f'{stem}.mp4', enlarge_frames(video, WATCHABLE), frame_rate)
+  write_gif(f'{stem}.gif', enlarge_frames(video, WATCHABLE), frame_rate)
 
 
 def write_together(videos: np.ndarray, names: Sequence[str], stem: Path, fps: int) -> None:
   stem.parent.mkdir(exist_ok=True)
-  data.write_mp4(f'{stem}.mp4', data.tile(videos, frame_size=WATCHABLE), fps)
-  data.write_png(f'{stem}.png', data.contact_sheet(videos, names))
+  write_mp4(f'{stem}.mp4', tile(videos, frame_size=WATCHABLE), fps)
+  write_png(f'{stem}.png', contact_sheet(videos, names))
   print(f'samples: {stem}.png', file=sys.stderr)
 
 

@@ -14,8 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vdm_jax import checkpoints, configuration, data, diffusion, evaluation, plots, pretrained
-from vdm_jax.data import FrameStore
+from vdm_jax import checkpoints, configuration, diffusion, evaluation, plots, pretrained
 from vdm_jax.generation import Plan, cascade, long_video
 from vdm_jax.jobs.arguments import BadInput, Request
 from vdm_jax.jobs.files import slug, writable, write_video
@@ -23,6 +22,7 @@ from vdm_jax.jobs.gallery import describe, write_gallery
 from vdm_jax.jobs.resumable import Progress
 from vdm_jax.jobs.run import Stage, load, open_stages
 from vdm_jax.jobs.task import Task, make_task
+from vdm_jax.video import FrameStore, contact_sheet, to_float, to_uint8, write_png
 
 BATCH_SIZE = 32  # videos made at a time
 CONTACT_FRAMES = 32  # shown of each video
@@ -64,7 +64,7 @@ def sample_long(config: ConfigDict, workdir: str, out: str, request: Request) ->
     writable(part.folder)
     made.begin()
   plots.draw_plan(folder / 'plan.png', task.plan.windows, num_frames=task.plan.num_frames)
-  before = None if task.low is None else long_video.InMemory(_repeat(data.to_float(task.low), len(task.names)))
+  before = None if task.low is None else long_video.InMemory(_repeat(to_float(task.low), len(task.names)))
   for number, (part, some, made) in enumerate(zip(parts, tools, progress, strict=True)):
     # A part after the first, of the same seed, draws other noise.
     before = _make(part, task, some, before, made, seed=config.seed, second_stage=number > 0)
@@ -99,8 +99,8 @@ def _parts(config: ConfigDict, workdir: str, folder: Path, task: Task, request: 
     return [final]
   path, given = config.training.first_stage, task.given
   if given is not None:
-    small = diffusion.downsample(data.to_float(np.asarray(given)), last.model.upsampling)
-    given = data.to_uint8(np.asarray(small))
+    small = diffusion.downsample(to_float(np.asarray(given)), last.model.upsampling)
+    given = to_uint8(np.asarray(small))
   first = final._replace(
     stage=before[0], workdir=path, step=checkpoints.latest_step(path), folder=folder / 'first_stage', given=given
   )
@@ -165,7 +165,7 @@ def _make(
     store = FrameStore(paths, (plan.num_frames, *long_video.frame_shape(model)))
     if part.given is not None and not progress.done:
       for video, frames in enumerate(part.given):
-        store.write([video], plan.given, data.to_float(frames[None]))
+        store.write([video], plan.given, to_float(frames[None]))
     windows, steps = long_video.num_windows(plan, count, BATCH_SIZE), sampling['num_steps'] - 1
     with tqdm(total=windows * steps, initial=progress.done * steps, unit='step', desc=part.folder.name) as bar:
       for done in long_video.fill(
@@ -195,7 +195,7 @@ def _report(store: FrameStore, task: Task, folder: Path) -> None:
   videos = [store.video(number) for number in range(len(task.names))]
   for path, video in zip(store.paths, videos, strict=True):
     write_video(video, path.with_suffix(''), task.frame_rate)
-  data.write_png(folder / 'contact_sheet.png', data.contact_sheet(videos, task.names, max_frames=CONTACT_FRAMES))
+  write_png(folder / 'contact_sheet.png', contact_sheet(videos, task.names, max_frames=CONTACT_FRAMES))
   starts = task.plan.block_starts or (0,)  # one frame of a hierarchy has no level of the highest rate
   records = {path.stem: evaluation.drift(video, starts) for path, video in zip(store.paths, videos, strict=True)}
   (folder / 'drift.json').write_text(json.dumps({'block_starts': starts, 'videos': records}, indent=1) + '\n')

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, data, generation, partitioning
+from vdm_jax import checkpoints, generation, partitioning
 from vdm_jax.evaluation import measure
 from vdm_jax.evaluation.features import Extractor
 from vdm_jax.evaluation.motion import motion
@@ -25,6 +25,7 @@ from vdm_jax.jobs.batches import Arrays, Batches, fill
 from vdm_jax.jobs.draws import Conditions, Draw
 from vdm_jax.jobs.feature_files import open_networks, text_tower
 from vdm_jax.jobs.run import Stage, make_generator, open_generator, open_stages
+from vdm_jax.video import to_float, to_uint8
 
 CHECKSUM = 'checksum'
 # Of the section `data`: what clips look like.
@@ -277,11 +278,11 @@ def _sampler(setup: Setup, sampling: Mapping[str, Any]) -> Sample:
     if cond.given is None:
       videos = generate(count=size, **conditions)
     else:
-      given = data.to_float(cond.given.videos(padded)[:, : protocol.given_frames])
+      given = to_float(cond.given.videos(padded)[:, : protocol.given_frames])
       videos = generate(plan, given=given, count=size, **conditions)
     videos = videos[: len(positions)]
     measure.check_range(videos)
-    return data.to_uint8(videos)
+    return to_uint8(videos)
 
   return sample
 

@@ -7,12 +7,13 @@ import time
 
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, data
+from vdm_jax import checkpoints
 from vdm_jax.jobs.arguments import BadInput, Request
 from vdm_jax.jobs.files import slug, writable, write_video
 from vdm_jax.jobs.gallery import check_page, describe, write_gallery
 from vdm_jax.jobs.long_sample import sample_long
 from vdm_jax.jobs.run import open_run
+from vdm_jax.video import contact_sheet, write_png
 
 
 def sample(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
@@ -51,7 +52,7 @@ def sample(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
   for number, (video, name) in enumerate(zip(videos, names, strict=True)):
     stems.append(f'{number:04d}{slug(name)}')
     write_video(video, folder / stems[-1], rate)
-  data.write_png(folder / 'contact_sheet.png', data.contact_sheet(videos, names))
+  write_png(folder / 'contact_sheet.png', contact_sheet(videos, names))
   settings = describe(
     config, workdir, checkpoints.latest_step(workdir), frame_rate=rate, original_size=request.original_size
   )

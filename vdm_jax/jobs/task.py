@@ -10,9 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, data, generation
-from vdm_jax.data import Given
 from vdm_jax.generation import Plan
 from vdm_jax.jobs.arguments import BadInput, Request
+from vdm_jax.video import Given, check_frame_rate, read_given
 
 TEST_SPLIT = 'test'  # the value of --init_video that stands for clips of the test split
 
@@ -106,7 +106,7 @@ def _extend(config: ConfigDict, request: Request, given: int) -> Plan:
 def _continue_file(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Task:
   """A file continued, or interpolated."""
   height, width, channels = _frame_shape(config)
-  given = data.read_given(request.init_video, height=height, width=width, channels=channels)
+  given = read_given(request.init_video, height=height, width=width, channels=channels)
   count = request.init_frames or len(given.video)
   if count > len(given.video):
     raise ValueError(
@@ -167,7 +167,7 @@ def _enlarge(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Tas
   elif Path(path).is_dir():
     raise ValueError(f'--low_resolution={path} has no config.json: name the folder of a training run, or a file.')
   else:
-    given = data.read_given(path, channels=config.model.channels)
+    given = read_given(path, channels=config.model.channels)
     count, size = len(given.video), given.video.shape[1:3]
     rate = _frame_rate(config, request, given, factor, path)
   _check_smaller(size, _frame_shape(config)[:2], path)
@@ -188,7 +188,7 @@ def _frame_rate(config: ConfigDict, request: Request, given: Given, factor: int,
     return given.frame_rate * factor
   rate = request.frame_rate or config.sampling.fps
   flag = '--fps' if told else '--config.sampling.fps'
-  data.check_frame_rate(given, rate / factor, path, ask=f'give {flag}={(given.frame_rate or 0) * factor:.4g}')
+  check_frame_rate(given, rate / factor, path, ask=f'give {flag}={(given.frame_rate or 0) * factor:.4g}')
   return rate
 
 

@@ -17,6 +17,7 @@ from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.jobs.files import write_together
 from vdm_jax.models import Model
 from vdm_jax.types import Batch, Params
+from vdm_jax.video import to_float
 
 HELDOUT_BATCHES = 8
 PREVIEW_VIDEOS = 10
@@ -68,7 +69,7 @@ def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh) -> Cal
   labels = [clip.label for clip in clips] if config.data.labels else None
   low = None
   if model.upsampling > 1:  # the held-out clips themselves, for the first stage's errors are not this one's
-    videos = data.to_float(np.stack([clip.video for clip in clips]))
+    videos = to_float(np.stack([clip.video for clip in clips]))
     low = np.asarray(diffusion.downsample(videos, model.upsampling))
   generate = generation.make_generator(model, config.sampling, batch_size=len(clips), mesh=mesh)
   names = prompts or [f'class {label}' for label in labels or ()] or [''] * len(clips)

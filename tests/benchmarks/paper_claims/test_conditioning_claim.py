@@ -7,6 +7,7 @@ import pytest
 
 from vdm_jax import data
 from vdm_jax.benchmarks.paper_claims import conditioning
+from vdm_jax.video import to_float
 
 
 @pytest.fixture
@@ -27,6 +28,6 @@ def test_the_true_future_keeps_its_digit(config):
 def test_clips_are_those_of_no_training_and_of_the_seed(config):
   first, _ = conditioning.heldout_clips(config, 3, 16)
   trained = [clip.video for clip in data.examples(config.data, 'train', seed=0, count=3, num_frames=16)]
-  assert not np.array_equal(first, data.to_float(np.stack(trained)))
+  assert not np.array_equal(first, to_float(np.stack(trained)))
   config.seed = 1
   assert not np.array_equal(first, conditioning.heldout_clips(config, 3, 16)[0])

@@ -20,6 +20,7 @@ from vdm_jax import checkpoints, configuration, data, evaluation, plots
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Row, Rows, Run, config_of
 from vdm_jax.data.digits import DIRECTIONS
 from vdm_jax.generation import Plan, extension, make_long_generator
+from vdm_jax.video import to_float, to_uint8
 
 VIDEOS, NUM_FRAMES, GIVEN, NUM_STEPS = 24, 32, 4, 32
 LANGEVIN = {'langevin_delta': 0.1}
@@ -44,7 +45,7 @@ SCORES = {
 def heldout_clips(config: ConfigDict, count: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
   """Videos float32 [n t h w c] of digits that were never trained on, and which digit each shows: int [n]."""
   clips = data.examples(config.data, 'test', seed=config.seed, count=count, num_frames=num_frames)
-  videos = data.to_float(np.stack([clip.video for clip in clips]))
+  videos = to_float(np.stack([clip.video for clip in clips]))
   return videos, np.array([clip.label for clip in clips]) // len(DIRECTIONS)
 
 
@@ -80,7 +81,7 @@ def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
 def score(videos: np.ndarray, digits: np.ndarray, starts: Sequence[int]) -> dict[str, float]:
   """The share of frames after the given ones that show the clip's digit, and the mean seam score."""
   read = evaluation.read_clips(videos)
-  seams = [evaluation.drift(video, starts)['seam_score'] for video in data.to_uint8(videos)]
+  seams = [evaluation.drift(video, starts)['seam_score'] for video in to_uint8(videos)]
   return {
     'identity': float((read.frame_digits[:, GIVEN:] == digits[:, None]).mean()),
     'seam_score': float(np.mean([seam for seam in seams if seam is not None])),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from vdm_jax.data.claims import check_claims
+from vdm_jax.video.headers import check_claims
 
 CONTAINERS = ('mov', 'matroska', 'avi', 'gif', 'mpeg', 'mpegts')
 PICTURES = ('png_pipe', 'jpeg_pipe', 'webp_pipe', 'bmp_pipe')

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vdm_jax.data.transforms import to_channels, to_uint8
-from vdm_jax.data.video_io import probe, read_video
+from vdm_jax.video.codecs import probe, read_video
+from vdm_jax.video.transforms import to_channels, to_uint8
 
 ACCEPTED = (
   'a video (mp4, mov, mkv, webm, avi, gif), a picture, or a .npy array of uint8 or of floats in [-1, 1] with the axes '

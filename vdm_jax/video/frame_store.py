@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vdm_jax.data.transforms import to_float, to_uint8
 from vdm_jax.runtime.atomic_files import replacing
+from vdm_jax.video.transforms import to_float, to_uint8
 
 
 class FrameStore:

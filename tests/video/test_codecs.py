@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from vdm_jax.data import transforms, video_io
+from vdm_jax.video import codecs, transforms
 
 
 def patches(seed, size, rows=4, columns=6, frames=3):
@@ -42,8 +42,8 @@ def encode(path, video, codec, pixel_format='yuv420p', rotation=0, **options):
 @pytest.mark.parametrize('seed', range(3))
 def test_flat_colors_survive_mp4_within_two_levels(tmp_path, seed):
   video = patches(seed, size=16)
-  video_io.write_mp4(tmp_path / 'a.mp4', video, fps=8)
-  read = video_io.read_video(tmp_path / 'a.mp4')
+  codecs.write_mp4(tmp_path / 'a.mp4', video, fps=8)
+  read = codecs.read_video(tmp_path / 'a.mp4')
   inside = np.zeros(video.shape[1:3], bool)
   inside.reshape(4, 16, 6, 16)[:, 2:-2, :, 2:-2] = True  # chroma has half the resolution: not across an edge
   assert np.abs(read.astype(int) - video)[:, inside].max() <= 2
@@ -52,7 +52,7 @@ def test_flat_colors_survive_mp4_within_two_levels(tmp_path, seed):
 def test_other_decoders_see_the_same_colors(tmp_path):
   """swscale's default path replicates chroma, so that even edges hold."""
   video = patches(0, size=16)
-  video_io.write_mp4(tmp_path / 'a.mp4', video, fps=8)
+  codecs.write_mp4(tmp_path / 'a.mp4', video, fps=8)
   with av.open(str(tmp_path / 'a.mp4')) as container:
     read = np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)])
   assert np.abs(read.astype(int) - video).max() <= 3
@@ -61,24 +61,24 @@ def test_other_decoders_see_the_same_colors(tmp_path):
 def test_black_and_white_are_not_swapped_or_squeezed(tmp_path):
   video = np.zeros((2, 32, 32, 1), np.float32)
   video[0], video[1] = -1, 1
-  video_io.write_mp4(tmp_path / 'a.mp4', video, fps=8)
-  read = video_io.read_video(tmp_path / 'a.mp4')
+  codecs.write_mp4(tmp_path / 'a.mp4', video, fps=8)
+  read = codecs.read_video(tmp_path / 'a.mp4')
   assert read[0].max() == 0
   assert read[1].min() == 255
 
 
 @pytest.mark.parametrize('fps', [1, 8, 24, 30000 / 1001, 60])
 def test_mp4_keeps_its_frame_rate(tmp_path, fps):
-  video_io.write_mp4(tmp_path / 'a.mp4', numbered(9), fps=fps)
-  info = video_io.probe(tmp_path / 'a.mp4')
+  codecs.write_mp4(tmp_path / 'a.mp4', numbered(9), fps=fps)
+  info = codecs.probe(tmp_path / 'a.mp4')
   assert info.num_frames == 9
   assert info.frame_rate == pytest.approx(fps, rel=1e-3)
 
 
 def test_odd_sides_repeat_their_last_pixels(tmp_path):
   video = patches(1, size=16)[:, :-1, :-3]
-  video_io.write_mp4(tmp_path / 'a.mp4', video, fps=8)
-  read = video_io.read_video(tmp_path / 'a.mp4')
+  codecs.write_mp4(tmp_path / 'a.mp4', video, fps=8)
+  read = codecs.read_video(tmp_path / 'a.mp4')
   assert read.shape == (3, 64, 94, 3)
   assert np.abs(read[:, -1, 4:12].astype(int) - video[:, -1, 4:12]).max() <= 2
 
@@ -86,22 +86,22 @@ def test_odd_sides_repeat_their_last_pixels(tmp_path):
 @pytest.mark.parametrize('fps', [8, 20, 25])
 def test_gif_is_exact_and_keeps_frames_that_do_not_change(tmp_path, fps):
   video = patches(2, size=4).repeat(3, axis=0)
-  video_io.write_gif(tmp_path / 'a.gif', video, fps=fps)
-  np.testing.assert_array_equal(video_io.read_video(tmp_path / 'a.gif'), video)
-  assert video_io.probe(tmp_path / 'a.gif').frame_rate == pytest.approx(fps, rel=0.02)
+  codecs.write_gif(tmp_path / 'a.gif', video, fps=fps)
+  np.testing.assert_array_equal(codecs.read_video(tmp_path / 'a.gif'), video)
+  assert codecs.probe(tmp_path / 'a.gif').frame_rate == pytest.approx(fps, rel=0.02)
   assert b'NETSCAPE2.0\x03\x01\x00\x00' in (tmp_path / 'a.gif').read_bytes()  # repeats for ever
 
 
 def test_grey_gif_is_exact_with_all_256_levels(tmp_path):
   video = np.random.default_rng(0).permutation(256).reshape(1, 16, 16, 1).astype(np.uint8)
-  video_io.write_gif(tmp_path / 'a.gif', video, fps=8)
-  np.testing.assert_array_equal(video_io.read_video(tmp_path / 'a.gif'), video.repeat(3, axis=-1))
+  codecs.write_gif(tmp_path / 'a.gif', video, fps=8)
+  np.testing.assert_array_equal(codecs.read_video(tmp_path / 'a.gif'), video.repeat(3, axis=-1))
 
 
 def test_png_is_exact(tmp_path):
   image = patches(3, size=1)[0]
-  video_io.write_png(tmp_path / 'a.png', image)
-  np.testing.assert_array_equal(video_io.read_video(tmp_path / 'a.png')[0], image)
+  codecs.write_png(tmp_path / 'a.png', image)
+  np.testing.assert_array_equal(codecs.read_video(tmp_path / 'a.png')[0], image)
 
 
 @pytest.mark.parametrize(
@@ -119,10 +119,10 @@ def test_png_is_exact(tmp_path):
 )
 def test_windows_are_exact_in_every_container(tmp_path, name, codec, options):
   encode(tmp_path / name, numbered(40), codec, **options)
-  assert video_io.probe(tmp_path / name).num_frames == 40
-  assert numbers(video_io.read_video(tmp_path / name)) == list(range(40))
+  assert codecs.probe(tmp_path / name).num_frames == 40
+  assert numbers(codecs.read_video(tmp_path / name)) == list(range(40))
   for start, num_frames, frame_skip in [(0, 1, 1), (1, 8, 1), (13, 5, 4), (24, 16, 1), (39, 1, 7)]:
-    window = video_io.read_video(tmp_path / name, start=start, num_frames=num_frames, frame_skip=frame_skip)
+    window = codecs.read_video(tmp_path / name, start=start, num_frames=num_frames, frame_skip=frame_skip)
     assert numbers(window) == list(range(start, start + num_frames * frame_skip, frame_skip))
 
 
@@ -143,8 +143,8 @@ def test_pixels_of_every_kind_become_eight_bits_of_colour(tmp_path, name, codec,
   path = tmp_path / name if codec else Path(__file__).with_name(name)
   if codec:
     encode(path, video, codec, pixel_format)
-  np.testing.assert_allclose(video_io.read_video(path), video.astype(int), atol=5)
-  assert video_io.probe(path) == (5, 8.0, video.shape[1:3])
+  np.testing.assert_allclose(codecs.read_video(path), video.astype(int), atol=5)
+  assert codecs.probe(path) == (5, 8.0, video.shape[1:3])
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_colours_are_those_of_one_exact_conversion(tmp_path, pixel_format, heigh
     flags = functools.reduce(operator.or_, (av.video.reformatter.Interpolation[name] for name in exact))
     directly = {'format': 'rgb24', 'interpolation': flags, 'dst_color_range': 2}
     frames = [frame.to_ndarray(**directly) for frame in container.decode(video=0)]
-  np.testing.assert_array_equal(video_io.read_video(tmp_path / 'a.mp4'), frames)
+  np.testing.assert_array_equal(codecs.read_video(tmp_path / 'a.mp4'), frames)
 
 
 def noise(frames, height, width):
@@ -174,13 +174,13 @@ def noise(frames, height, width):
 def test_frames_left_out_change_no_pixel(tmp_path, options):
   parameters = ':'.join(f'{name}={value}' for name, value in {'bframes': 3, 'b-adapt': 0, **options}.items())
   encode(tmp_path / 'a.mp4', noise(30, 32, 48), 'libx264', **{'x264-params': parameters})
-  whole = video_io.read_video(tmp_path / 'a.mp4')
+  whole = codecs.read_video(tmp_path / 'a.mp4')
   for start, num_frames, frame_skip in [(29, 1, 1), (17, 5, 1), (3, 9, 3), (0, 8, 4), (2, 4, 2.5)]:
-    window = video_io.read_video(tmp_path / 'a.mp4', start=start, num_frames=num_frames, frame_skip=frame_skip)
+    window = codecs.read_video(tmp_path / 'a.mp4', start=start, num_frames=num_frames, frame_skip=frame_skip)
     np.testing.assert_array_equal(window, whole[transforms.frame_numbers(start, num_frames, frame_skip)])
-  times = video_io._index(tmp_path / 'a.mp4').times
+  times = codecs._index(tmp_path / 'a.mp4').times
   with av.open(str(tmp_path / 'a.mp4')) as container:
-    decoded = {frame.pts for frame in video_io._needed(container, container.streams.video[0], {times[13]})}
+    decoded = {frame.pts for frame in codecs._needed(container, container.streams.video[0], {times[13]})}
   assert times[13] in decoded
   assert len(decoded) < 24, 'of 30 frames, of which three in four are between others'
 
@@ -191,7 +191,7 @@ def test_frames_of_several_sizes_are_refused(tmp_path):
   both = tmp_path / 'both.ts'
   both.write_bytes((tmp_path / '32.ts').read_bytes() + (tmp_path / '48.ts').read_bytes())
   with raises(ValueError, f'{both}: the size of its frames changes; re-encode or remove the file.'):
-    video_io.read_video(both)
+    codecs.read_video(both)
 
 
 def test_varying_frame_rate_counts_frames_not_seconds(tmp_path):
@@ -204,8 +204,8 @@ def test_varying_frame_rate_counts_frames_not_seconds(tmp_path):
       picture.pts = i * i
       container.mux(stream.encode(picture))
     container.mux(stream.encode())
-  assert numbers(video_io.read_video(path, start=5, num_frames=3, frame_skip=2)) == [5, 7, 9]
-  assert video_io.probe(path).frame_rate == pytest.approx(11 / 1.21, rel=1e-6)
+  assert numbers(codecs.read_video(path, start=5, num_frames=3, frame_skip=2)) == [5, 7, 9]
+  assert codecs.probe(path).frame_rate == pytest.approx(11 / 1.21, rel=1e-6)
 
 
 @pytest.mark.parametrize('rotation', [90, 180, -90])
@@ -214,21 +214,21 @@ def test_telephone_videos_are_turned_upright(tmp_path, rotation):
   upright[:, :16, :32] = 255  # the upper left corner is white
   stored = np.rot90(upright, -rotation // 90, axes=(1, 2))
   encode(tmp_path / 'a.mp4', np.ascontiguousarray(stored), 'libx264', rotation=rotation)
-  read = video_io.read_video(tmp_path / 'a.mp4')
+  read = codecs.read_video(tmp_path / 'a.mp4')
   np.testing.assert_allclose(read, upright, atol=12)
 
 
 def test_a_rewritten_file_is_read_anew(tmp_path):
   for num_frames in (3, 5):
-    video_io.write_mp4(tmp_path / 'a.mp4', numbered(num_frames), fps=8)
-    assert numbers(video_io.read_video(tmp_path / 'a.mp4')) == list(range(num_frames))
+    codecs.write_mp4(tmp_path / 'a.mp4', numbered(num_frames), fps=8)
+    assert numbers(codecs.read_video(tmp_path / 'a.mp4')) == list(range(num_frames))
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch):
   path = tmp_path / 'new' / 'a.mp4'
-  video_io.write_mp4(path, numbered(4), fps=8)
+  codecs.write_mp4(path, numbered(4), fps=8)
   before = path.read_bytes()
-  frames = iter([video_io._yuv420(frame) for frame in patches(0, size=16, frames=100)])
+  frames = iter([codecs._yuv420(frame) for frame in patches(0, size=16, frames=100)])
 
   def fail_at_the_end(frame):
     if (picture := next(frames, None)) is not None:
@@ -236,9 +236,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch)
     assert [file for file in path.parent.iterdir() if file != path]  # half of it is on the disk
     raise RuntimeError('disk full')
 
-  monkeypatch.setattr(video_io, '_yuv420', fail_at_the_end)
+  monkeypatch.setattr(codecs, '_yuv420', fail_at_the_end)
   with pytest.raises(RuntimeError, match='disk full'):
-    video_io.write_mp4(path, patches(0, size=16, frames=101), fps=8)
+    codecs.write_mp4(path, patches(0, size=16, frames=101), fps=8)
   assert path.read_bytes() == before
   assert [file.name for file in path.parent.iterdir()] == ['a.mp4']
 
@@ -250,23 +250,23 @@ def raises(error, message):
 def test_errors_of_reading(tmp_path):
   path = tmp_path / 'a.mp4'
   with raises(FileNotFoundError, f'{path}: there is no such video file; check the path.'):
-    video_io.read_video(path)
+    codecs.read_video(path)
   path.write_text('I am a text file that somebody has renamed.')
   with raises(
     ValueError,
     f'{path}: cannot be decoded as a video (Invalid data found when processing input); re-encode or remove the file.',
   ):
-    video_io.read_video(path)
-  video_io.write_mp4(path, numbered(8), fps=8)
+    codecs.read_video(path)
+  codecs.write_mp4(path, numbered(8), fps=8)
   with raises(ValueError, f'{path}: frame 9 is needed, but the video has 8 frames; use a longer video.'):
-    video_io.read_video(path, start=1, num_frames=5, frame_skip=2)
+    codecs.read_video(path, start=1, num_frames=5, frame_skip=2)
   with raises(ValueError, f'{path}: frame 8 is needed, but the video has 8 frames; use a longer video.'):
-    video_io.read_video(path, start=8)
+    codecs.read_video(path, start=8)
   with raises(
     ValueError,
     f'{path}: start=0, num_frames=0, frame_skip=1 name no frames; start must be 0 or more, the others 1 or more.',
   ):
-    video_io.read_video(path, num_frames=0)
+    codecs.read_video(path, num_frames=0)
 
 
 def test_a_sound_file_has_no_video(tmp_path):
@@ -278,17 +278,17 @@ def test_a_sound_file_has_no_video(tmp_path):
     container.mux(stream.encode(frame))
     container.mux(stream.encode())
   with raises(ValueError, f'{path}: there are no video frames in this file; re-encode or remove it.'):
-    video_io.read_video(path)
+    codecs.read_video(path)
 
 
 @pytest.mark.parametrize('kept', [0, 10, 0.3, 0.6, 0.9])
 def test_a_truncated_file_is_named(tmp_path, kept):
   path = tmp_path / 'a.mp4'
-  video_io.write_mp4(path, numbered(8), fps=8)
+  codecs.write_mp4(path, numbered(8), fps=8)
   content = path.read_bytes()
   path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
   with pytest.raises(ValueError, match=re.escape(f'{path}: ')):
-    video_io.read_video(path)
+    codecs.read_video(path)
 
 
 def test_errors_of_writing(tmp_path):
@@ -298,14 +298,14 @@ def test_errors_of_writing(tmp_path):
     'video: the shape is (2, 4, 32, 32, 3), but [frames, height, width, 1 or 3 channels] is needed; '
     'pass one video at a time.',
   ):
-    video_io.write_mp4(path, np.zeros((2, 4, 32, 32, 3), np.uint8), fps=8)
+    codecs.write_mp4(path, np.zeros((2, 4, 32, 32, 3), np.uint8), fps=8)
   for fps in (0, float('nan')):
     with raises(ValueError, f'{path}: fps is {fps}, but a positive number of frames per second is needed.'):
-      video_io.write_mp4(path, numbered(2), fps=fps)
+      codecs.write_mp4(path, numbered(2), fps=fps)
   assert not path.exists()
 
 
-@pytest.mark.parametrize('write', [video_io.write_mp4, video_io.write_gif])
+@pytest.mark.parametrize('write', [codecs.write_mp4, codecs.write_gif])
 @pytest.mark.parametrize('kind', ['uint8', 'float', 'grey'])
 def test_frames_one_by_one_give_the_bytes_of_the_array(tmp_path, write, kind):
   video = patches(4, size=8, frames=20)[:, :-1, :-1]
@@ -320,10 +320,10 @@ def test_frames_one_by_one_give_the_bytes_of_the_array(tmp_path, write, kind):
   write(tmp_path / 'mapped', np.load(tmp_path / 'a.npy', mmap_mode='r', allow_pickle=False), fps=24)
   written = [(tmp_path / name).read_bytes() for name in ('array', 'frames', 'list', 'mapped')]
   assert written[1:] == written[:1] * 3
-  assert video_io.probe(tmp_path / 'array').num_frames == 20
+  assert codecs.probe(tmp_path / 'array').num_frames == 20
 
 
-@pytest.mark.parametrize('write', [video_io.write_mp4, video_io.write_gif])
+@pytest.mark.parametrize('write', [codecs.write_mp4, codecs.write_gif])
 def test_memory_does_not_grow_with_the_length(tmp_path, write):
   def peak(num_frames):
     frames = (np.full((64, 64, 3), number % 256, np.uint8) for number in range(num_frames))
@@ -337,7 +337,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, write):
   assert peak(400) < peak(40) + 10 * 64**2 * 3  # 360 frames more cost less than ten
 
 
-@pytest.mark.parametrize('write', [video_io.write_mp4, video_io.write_gif])
+@pytest.mark.parametrize('write', [codecs.write_mp4, codecs.write_gif])
 def test_a_source_of_frames_that_fails_leaves_the_old_file(tmp_path, write):
   path = tmp_path / 'a'
   write(path, numbered(4), fps=8)
@@ -372,6 +372,6 @@ def test_equal_videos_are_equal_files_whatever_memory_held_before(tmp_path):
   video = rng.integers(0, 256, (20, 4, 6, 1)).repeat(8, 1).repeat(8, 2)[:, :-1, :-1].astype(np.uint8)
   for _ in range(150):
     np.full(int(rng.integers(1, 200_000)), int(rng.integers(255)), np.uint8)
-    video_io.write_mp4(tmp_path / 'a.mp4', video, fps=24)
+    codecs.write_mp4(tmp_path / 'a.mp4', video, fps=24)
     written.add((tmp_path / 'a.mp4').read_bytes())
   assert len(written) == 1

@@ -10,8 +10,8 @@ import shlex
 import numpy as np
 import pytest
 
-from vdm_jax.data import given, transforms, video_io
-from vdm_jax.data.given import Given, check_frame_rate, read_given
+from vdm_jax.video import codecs, input_video, transforms
+from vdm_jax.video.input_video import Given, check_frame_rate, read_given
 
 SIZE = {'height': 16, 'width': 32}
 EXACT = 'The mp4 files that this library writes of small videos are enlarged; the .npy file beside them is exact.'
@@ -49,25 +49,25 @@ def test_floats_come_back_as_the_levels_they_were_made_from(tmp_path, dtype):
 
 
 def test_gif_and_png_are_exact_and_mp4_within_two_levels(tmp_path):
-  video_io.write_gif(tmp_path / 'a.gif', clip(), fps=8)
+  codecs.write_gif(tmp_path / 'a.gif', clip(), fps=8)
   found = read_given(tmp_path / 'a.gif', **SIZE, channels=3)
   np.testing.assert_array_equal(found.video, clip())
   assert found.frame_rate == pytest.approx(8, rel=0.06)
 
-  video_io.write_png(tmp_path / 'a.png', clip()[0])
+  codecs.write_png(tmp_path / 'a.png', clip()[0])
   found = read_given(tmp_path / 'a.png', **SIZE, channels=3)
   np.testing.assert_array_equal(found.video, clip()[:1])
   assert found.frame_rate is None
 
   flat = np.full((5, 16, 32, 3), [200, 40, 90], np.uint8)
-  video_io.write_mp4(tmp_path / 'a.mp4', flat, fps=24)
+  codecs.write_mp4(tmp_path / 'a.mp4', flat, fps=24)
   found = read_given(str(tmp_path / 'a.mp4'), **SIZE, channels=3)
   assert np.abs(found.video.astype(int) - flat).max() <= 2
   assert found.frame_rate == pytest.approx(24, rel=1e-3)
 
 
 def test_a_video_of_one_frame_tells_no_rate(tmp_path):
-  video_io.write_mp4(tmp_path / 'a.mp4', clip(1), fps=24)
+  codecs.write_mp4(tmp_path / 'a.mp4', clip(1), fps=24)
   assert read_given(tmp_path / 'a.mp4', **SIZE, channels=3).frame_rate is None
 
 
@@ -77,7 +77,7 @@ def test_channels_are_converted(tmp_path, kind, stored, wanted):
   video = clip(channels=stored)
   path = tmp_path / ('a.gif' if kind == 'gif' else 'a.npy')
   if kind == 'gif':
-    video_io.write_gif(path, video, fps=8)
+    codecs.write_gif(path, video, fps=8)
   else:
     save(path, video if kind == 'npy' else transforms.to_float(video))
   np.testing.assert_array_equal(read_given(path, **SIZE, channels=wanted).video, transforms.to_channels(video, wanted))
@@ -85,7 +85,7 @@ def test_channels_are_converted(tmp_path, kind, stored, wanted):
 
 def test_another_size_is_refused_with_a_command(tmp_path):
   path = tmp_path / 'my clip.gif'
-  video_io.write_gif(path, clip(height=32, width=64), fps=8)
+  codecs.write_gif(path, clip(height=32, width=64), fps=8)
   with raises(
     ValueError,
     f'{path}: the frames are 32x64 (height x width), but 16x32 are needed: resize them, for example with '
@@ -93,7 +93,7 @@ def test_another_size_is_refused_with_a_command(tmp_path):
   ):
     read_given(path, **SIZE, channels=3)
   path = tmp_path / 'a.png'
-  video_io.write_png(path, clip(height=32)[0])
+  codecs.write_png(path, clip(height=32)[0])
   with pytest.raises(ValueError, match=re.escape(f'`ffmpeg -i {path} -vf scale=32:16 OUT.png`. {EXACT}')):
     read_given(path, **SIZE, channels=3)
   path = save(tmp_path / 'a.npy', clip(width=16))
@@ -107,7 +107,7 @@ def test_another_size_is_refused_with_a_command(tmp_path):
 
 def test_files_that_are_no_videos(tmp_path):
   path = tmp_path / 'a.mp4'
-  with raises(FileNotFoundError, f'{path}: there is no such file; check the path, or give {given.ACCEPTED}.'):
+  with raises(FileNotFoundError, f'{path}: there is no such file; check the path, or give {input_video.ACCEPTED}.'):
     read_given(path, **SIZE, channels=3)
   with pytest.raises(FileNotFoundError, match='there is no such file'):
     read_given(tmp_path, **SIZE, channels=3)
@@ -115,7 +115,7 @@ def test_files_that_are_no_videos(tmp_path):
   with raises(
     ValueError,
     f'{path}: cannot be decoded as a video (Invalid data found when processing input); re-encode or remove the file. '
-    f'Or give {given.ACCEPTED}.',
+    f'Or give {input_video.ACCEPTED}.',
   ):
     read_given(path, **SIZE, channels=3)
 
@@ -135,7 +135,7 @@ def test_files_that_are_no_videos(tmp_path):
 )
 def test_arrays_that_are_no_videos(tmp_path, array, reason):
   path = save(tmp_path / 'a.npy', array)
-  with raises(ValueError, f'{path}: {reason}; give {given.ACCEPTED}.'):
+  with raises(ValueError, f'{path}: {reason}; give {input_video.ACCEPTED}.'):
     read_given(path, **SIZE, channels=3)
 
 
@@ -156,7 +156,7 @@ def test_numbers_of_frames(tmp_path):
   with raises(ValueError, f'{path}: there are no frames in this file; give one or more.'):
     read_given(path, **SIZE, channels=3)
   save(path, clip(5))
-  video_io.write_gif(tmp_path / 'a.gif', clip(5), fps=8)
+  codecs.write_gif(tmp_path / 'a.gif', clip(5), fps=8)
   for file in (path, tmp_path / 'a.gif'):
     assert len(read_given(file, **SIZE, channels=3, max_frames=5).video) == 5
     with raises(ValueError, f'{file}: there are 5 frames in this file, but at most 4 are read; cut it.'):
@@ -182,7 +182,7 @@ def test_damaged_arrays_are_named(tmp_path, content):
   path.write_bytes(content)
   with pytest.raises(ValueError, match=f'^{re.escape(f"{path}: cannot be read as a .npy file (")}') as caught:
     read_given(path, **SIZE, channels=3)
-  assert str(caught.value).endswith(f'; give {given.ACCEPTED}.')
+  assert str(caught.value).endswith(f'; give {input_video.ACCEPTED}.')
 
 
 def test_damaged_headers_raise_nothing_else(tmp_path):

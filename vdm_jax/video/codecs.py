@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vdm_jax.data.opening import MAX_FRAMES, MAX_SECONDS, Clock, check_bytes, open_video
-from vdm_jax.data.transforms import frame_numbers, to_channels, to_uint8
 from vdm_jax.runtime.atomic_files import replacing
+from vdm_jax.video.opening import MAX_FRAMES, MAX_SECONDS, Clock, check_bytes, open_video
+from vdm_jax.video.transforms import frame_numbers, to_channels, to_uint8
 
 # Only these containers store exact times; elsewhere frames are counted from the start.
 _TIMED = ('mov', 'matroska')

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from vdm_jax.data import transforms
+from vdm_jax.video import transforms
 
 
 def raises(message):

@@ -7,13 +7,13 @@ import struct
 import numpy as np
 import pytest
 
-from vdm_jax import data
-from vdm_jax.data.claims import check_claims
+from vdm_jax.video import read_video, write_mp4
+from vdm_jax.video.headers import check_claims
 
 
 @pytest.fixture
 def clip(tmp_path):
-  data.write_mp4(tmp_path / 'a.mp4', np.zeros((30, 32, 32, 3), np.uint8), fps=8)
+  write_mp4(tmp_path / 'a.mp4', np.zeros((30, 32, 32, 3), np.uint8), fps=8)
   return tmp_path / 'a.mp4'
 
 
@@ -32,7 +32,7 @@ def test_a_claim_costs_no_memory(clip, count):
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   message = f'{clip}: claims {count:,} samples, more than a file of this size holds; remove it.'
   with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
-    data.read_video(clip)
+    read_video(clip)
   assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # kilobytes
 
 

@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from vdm_jax.data.frame_store import FrameStore
-from vdm_jax.data.transforms import to_float, to_uint8
+from vdm_jax.video.frame_store import FrameStore
+from vdm_jax.video.transforms import to_float, to_uint8
 
 SHAPE = (10, 4, 6, 3)
 

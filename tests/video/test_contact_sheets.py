@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from vdm_jax.data import sheets, video_io
+from vdm_jax.video import codecs, contact_sheets
 
 
 def clip(seed, num_frames=4, side=16, channels=3):
@@ -13,14 +13,14 @@ def clip(seed, num_frames=4, side=16, channels=3):
 
 
 def cells(sheet, row, num_frames, side=64):
-  pitch = side + sheets.GAP
-  strip = sheet[row * pitch :, sheets.LABEL_WIDTH :]
+  pitch = side + contact_sheets.GAP
+  strip = sheet[row * pitch :, contact_sheets.LABEL_WIDTH :]
   return [strip[:side, i * pitch : i * pitch + side] for i in range(num_frames)]
 
 
 def test_rows_are_videos_and_frames_run_from_left_to_right():
   videos = [clip(0), clip(1)]
-  sheet = sheets.contact_sheet(videos, ['one', 'two'])
+  sheet = contact_sheets.contact_sheet(videos, ['one', 'two'])
   for row, video in enumerate(videos):
     for frame, cell in zip(video, cells(sheet, row, 4), strict=True):
       np.testing.assert_array_equal(cell, frame.repeat(4, axis=0).repeat(4, axis=1))
@@ -28,13 +28,13 @@ def test_rows_are_videos_and_frames_run_from_left_to_right():
 
 def test_many_frames_are_thinned_evenly_with_both_ends():
   video = np.full((31, 64, 64, 1), np.arange(31)[:, None, None, None], np.uint8)
-  shown = [int(cell[0, 0, 0]) for cell in cells(sheets.contact_sheet([video], ['x']), 0, 16)]
+  shown = [int(cell[0, 0, 0]) for cell in cells(contact_sheets.contact_sheet([video], ['x']), 0, 16)]
   assert shown == list(range(0, 31, 2))
 
 
 def test_captions_are_legible_and_differ():
   def label(caption):
-    return sheets.contact_sheet([clip(0)], [caption])[:, : sheets.LABEL_WIDTH]
+    return contact_sheets.contact_sheet([clip(0)], [caption])[:, : contact_sheets.LABEL_WIDTH]
 
   assert not label('').any()
   assert label('a 3 moving left').max() > 200
@@ -47,23 +47,23 @@ def test_captions_are_legible_and_differ():
   ['a\nb\t\x00\x1b[31mred', 'x' * 10_000, 'word ' * 1000, '\U0001f600 日本語 שלום é', '\udcff\u202e', ' '],
 )
 def test_strange_captions_are_harmless(caption):
-  sheet = sheets.contact_sheet([clip(0), clip(1)], [caption, 'plain'])
-  plain = sheets.contact_sheet([clip(0), clip(1)], ['', 'plain'])
+  sheet = contact_sheets.contact_sheet([clip(0), clip(1)], [caption, 'plain'])
+  plain = contact_sheets.contact_sheet([clip(0), clip(1)], ['', 'plain'])
   assert sheet.shape == plain.shape
-  np.testing.assert_array_equal(sheet[:, sheets.LABEL_WIDTH :], plain[:, sheets.LABEL_WIDTH :])
+  np.testing.assert_array_equal(sheet[:, contact_sheets.LABEL_WIDTH :], plain[:, contact_sheets.LABEL_WIDTH :])
   np.testing.assert_array_equal(sheet[66:], plain[66:])
 
 
 def test_videos_may_differ_in_length_and_channels():
-  sheet = sheets.contact_sheet([clip(0, 2), clip(1, 4, channels=1)], ['short', 'grey'])
+  sheet = contact_sheets.contact_sheet([clip(0, 2), clip(1, 4, channels=1)], ['short', 'grey'])
   np.testing.assert_array_equal(cells(sheet, 0, 2)[1][::4, ::4], clip(0, 2)[1])
   np.testing.assert_array_equal(cells(sheet, 1, 4)[3][::4, ::4], clip(1, 4, channels=1)[3].repeat(3, -1))
-  assert not sheet[:66, sheets.LABEL_WIDTH + 2 * 66 :].any()
+  assert not sheet[:66, contact_sheets.LABEL_WIDTH + 2 * 66 :].any()
 
 
 def test_tile_places_videos_in_reading_order_and_rests_on_the_last_frame():
   videos = [clip(i, num_frames=2 + i) for i in range(3)]
-  tiled = sheets.tile(videos, columns=2, frame_size=16)
+  tiled = contact_sheets.tile(videos, columns=2, frame_size=16)
   assert tiled.shape == (4, 36, 36, 3)
   for i, (top, left) in enumerate([(0, 0), (0, 18), (18, 0)]):
     for frame in range(4):
@@ -73,9 +73,9 @@ def test_tile_places_videos_in_reading_order_and_rests_on_the_last_frame():
 
 
 def test_tiled_videos_can_be_written_and_read(tmp_path):
-  tiled = sheets.tile([clip(i, channels=1) for i in range(5)])
-  video_io.write_mp4(tmp_path / 'a.mp4', tiled, fps=8)
-  read = video_io.read_video(tmp_path / 'a.mp4')
+  tiled = contact_sheets.tile([clip(i, channels=1) for i in range(5)])
+  codecs.write_mp4(tmp_path / 'a.mp4', tiled, fps=8)
+  read = codecs.read_video(tmp_path / 'a.mp4')
   assert np.abs(read.astype(int) - tiled).max() <= 6  # grey noise, where no colour is lost
 
 
@@ -84,12 +84,12 @@ def test_errors():
     ValueError,
     match=re.escape('contact_sheet: 1 videos and 2 captions; give each video one caption.'),
   ):
-    sheets.contact_sheet([clip(0)], ['a', 'b'])
+    contact_sheets.contact_sheet([clip(0)], ['a', 'b'])
   with pytest.raises(
     ValueError,
     match=re.escape('tile: the videos have the sizes [(8, 8), (16, 16)]; give one or more videos of one size.'),
   ):
-    sheets.tile([clip(0), clip(0, side=8)])
+    contact_sheets.tile([clip(0), clip(0, side=8)])
 
 
 def test_a_sheet_reads_the_frames_that_it_shows_and_no_others(tmp_path):
@@ -98,14 +98,14 @@ def test_a_sheet_reads_the_frames_that_it_shows_and_no_others(tmp_path):
   video[shown] = np.linspace(-1, 1, 16)[:, None, None, None]
   np.save(tmp_path / 'a.npy', video)
   mapped = np.load(tmp_path / 'a.npy', mmap_mode='r', allow_pickle=False)
-  sheet = sheets.contact_sheet([mapped], ['x'])
-  np.testing.assert_array_equal(sheet, sheets.contact_sheet([video[shown]], ['x']))
+  sheet = contact_sheets.contact_sheet([mapped], ['x'])
+  np.testing.assert_array_equal(sheet, contact_sheets.contact_sheet([video[shown]], ['x']))
 
 
 @pytest.mark.parametrize('channels', [1, 3])
 def test_frames_are_enlarged_one_at_a_time_as_all_together(channels):
   video, taken = clip(2, num_frames=5, channels=channels), []
-  frames = sheets.enlarge_frames((taken.append(number) or frame for number, frame in enumerate(video)), 64)
+  frames = contact_sheets.enlarge_frames((taken.append(number) or frame for number, frame in enumerate(video)), 64)
   first = next(frames)
   assert taken == [0]
-  np.testing.assert_array_equal(np.stack([first, *frames]), sheets.enlarge(video, 64))
+  np.testing.assert_array_equal(np.stack([first, *frames]), contact_sheets.enlarge(video, 64))
