@@ -46,7 +46,7 @@ from IPython.display import HTML, display
 import vdm_jax
 from vdm_jax import configuration, data, generation, jobs
 from vdm_jax.data.inspection import inspect
-from vdm_jax.data.sources import open_stored
+from vdm_jax.data.sources.catalog import open_stored
 from vdm_jax.video import write_gif, write_mp4
 
 device = jax.default_backend()

@@ -6,7 +6,7 @@ import pytest
 
 from vdm_jax import checkpoints, pretrained
 from vdm_jax.benchmarks import sample_grid
-from vdm_jax.data.digits import parse_caption, withheld
+from vdm_jax.data.sources.digits import parse_caption, withheld
 
 
 @pytest.mark.parametrize('name', sample_grid.ROWS)

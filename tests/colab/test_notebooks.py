@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from networks.tiny import draw
 
-from vdm_jax import checkpoints, configuration, data, doctor, models, pretrained, weights
+from vdm_jax import checkpoints, configuration, doctor, models, pretrained, weights
+from vdm_jax.data.sources import digits
 from vdm_jax.video import read_video
 
 FOLDER = Path(__file__).resolve().parents[2] / 'launch' / 'colab'
@@ -199,7 +200,7 @@ def small_models(tmp_path, monkeypatch):
   folder.mkdir()
   monkeypatch.setattr(pretrained, 'FOLDER', folder)
   words = ('a', 'moving', 'left', 'right', 'up', 'down', *map(str, range(10)))
-  words += ('and', 'bouncing', 'slowly', 'quickly', *data.digits.COLORS)
+  words += ('and', 'bouncing', 'slowly', 'quickly', *digits.COLORS)
   second = {'upsampling': 2, 'scalars': ('augmentation_logsnr',)}
   for name, side, channels, text, some in (
     ('digits', 16, 1, 'words', {}),

@@ -9,7 +9,8 @@ import pytest
 from data.clip_doors import make_clip
 
 from vdm_jax import data
-from vdm_jax.data import conversion, records
+from vdm_jax.data import conversion
+from vdm_jax.data.sources import records
 from vdm_jax.video import write_gif
 
 

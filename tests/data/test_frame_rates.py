@@ -11,7 +11,7 @@ from data.batches import build, configure, take
 from vdm_jax import data
 from vdm_jax.data import __main__ as command
 from vdm_jax.data.inspection import inspect
-from vdm_jax.data.stored import own_skip
+from vdm_jax.data.sources.stored_clips import own_skip
 from vdm_jax.video import transforms, write_mp4
 
 RATES = (24, 25, 30, 60)

@@ -11,8 +11,9 @@ from data.clip_doors import prepare_tfds
 from PIL import Image
 
 from vdm_jax import data
-from vdm_jax.data import mixture, sources
+from vdm_jax.data import mixture
 from vdm_jax.data.mixture import choose
+from vdm_jax.data.sources import catalog
 
 WEIGHTS = [(1,), (1, 1), (3, 7), (1, 2, 5), (0, 1), (1, 1, 1, 97), (7001, 2999)]
 
@@ -296,7 +297,7 @@ def test_pictures(tmp_path):
     assert clip.resolution == expected.shape[:2]
   assert [source.check(i).resolution for i in range(3)] == [(4, 6), (4, 6), (6, 4)]
   assert [clip.caption for clip in clips] == ['', 'a cat', '']
-  assert sources.open_stored(f'pictures:{tmp_path}', 'train', num_frames=1)[0] == 'pictures'
+  assert catalog.open_stored(f'pictures:{tmp_path}', 'train', num_frames=1)[0] == 'pictures'
   with pytest.raises(ValueError, match='holds pictures, which are clips of one frame, but data.num_frames=2; set it'):
     data.Pictures(tmp_path, 'train', num_frames=2)
   (empty := tmp_path / 'empty').mkdir()

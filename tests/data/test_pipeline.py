@@ -16,7 +16,8 @@ import pytest
 from data.batches import Letters, assert_equal, build, configure, leaves, read_back, take
 
 from vdm_jax import data
-from vdm_jax.data import digits, pipeline, sources
+from vdm_jax.data import pipeline
+from vdm_jax.data.sources import catalog, digits
 from vdm_jax.types import Batch
 from vdm_jax.video import to_float, to_uint8, write_gif, write_mp4
 
@@ -512,7 +513,7 @@ def test_text_function_without_text():
 
 
 def test_vocabulary(folder):
-  assert data.vocabulary(configure()) == sources.build(configure(), 'test', 5).vocabulary
+  assert data.vocabulary(configure()) == catalog.build(configure(), 'test', 5).vocabulary
   words = {'number', *(str(i) for i in range(37))}
   assert data.vocabulary(configure(name='folder', path=folder)) == tuple(sorted(words))
 
@@ -524,7 +525,7 @@ LONG = {'num_digits': 1, 'random_start': False, 'bounce': True, 'colors': False,
 @pytest.mark.parametrize(('num_frames', 'skip'), [(8, 1), (4, 3), (32, 1)])
 def test_windows_are_parts_of_one_longer_clip(split, num_frames, skip):
   """What follows a window is in the same clip: whatever a window's length, its clip has 32 frames."""
-  source = sources.build(configure(digits=LONG, num_frames=num_frames, frame_skip=skip), split, 3)
+  source = catalog.build(configure(digits=LONG, num_frames=num_frames, frame_skip=skip), split, 3)
   rng, last, starts = np.random.default_rng(0), 32 - (num_frames - 1) * skip, set()
   for index in range(60):
     whole = digits.Digits(split=split, seed=3, num_frames=32, bounce=True)[index]
@@ -549,11 +550,11 @@ def test_batches_are_windows_of_longer_clips():
 def test_clips_shorter_than_a_window_are_refused(clip_frames, changes, span):
   message = f'data.digits.clip_frames={clip_frames}, but a window spans {span} frames; use {span} or more, or 0.'
   with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
-    sources.build(configure(digits=LONG | {'clip_frames': clip_frames}, **changes), 'train', 0)
+    catalog.build(configure(digits=LONG | {'clip_frames': clip_frames}, **changes), 'train', 0)
 
 
 def test_captions_of_both_splits(folder):
-  assert data.captions(configure()) == sources.build(configure(), 'test', 5).captions
+  assert data.captions(configure()) == catalog.build(configure(), 'test', 5).captions
   config = configure(name='folder', path=folder)
   seen = {clip.caption for split in ('train', 'test') for clip in data.examples(config, split, seed=0, count=99)}
   assert data.captions(config) == tuple(sorted(seen))

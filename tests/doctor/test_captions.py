@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from vdm_jax.data.digits import Digits
+from vdm_jax.data.sources.digits import Digits
 from vdm_jax.doctor import captions as captions_of
 from vdm_jax.doctor.captions import judge
 from vdm_jax.video import to_float

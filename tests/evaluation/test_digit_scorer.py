@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vdm_jax.data.digits import DIRECTIONS, Digits
+from vdm_jax.data.sources.digits import DIRECTIONS, Digits
 from vdm_jax.evaluation import accuracy, parse_caption, read_clips, score
 from vdm_jax.evaluation.digit_training import clips, measure
 from vdm_jax.evaluation.digits import (

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm_jax.data.digits import glyphs
+from vdm_jax.data.sources.digits import glyphs
 from vdm_jax.evaluation import accuracy, digit_training
 from vdm_jax.evaluation.digit_training import calibrated, draw, loss_fn, measure, train
 

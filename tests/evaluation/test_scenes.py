@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vdm_jax import configuration, data
-from vdm_jax.data.digits import COLORS, DIRECTIONS, MOTIONS, Phrase, parse_caption, withheld
+from vdm_jax.data.sources.digits import COLORS, DIRECTIONS, MOTIONS, Phrase, parse_caption, withheld
 from vdm_jax.evaluation import evaluate_scenes, scene_protocol, scene_training
 from vdm_jax.evaluation.scene_training import calibrated, clips, draw, measure, train
 from vdm_jax.evaluation.scenes import INKS, accuracy, clip_features, glyph_features, read_scenes, score, unmixed

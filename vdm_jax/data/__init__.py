@@ -1,21 +1,21 @@
 """Training data: sources of clips, and the pipeline that makes batches of them.
 
-`build` makes batches; files and frames themselves are the business of `vdm_jax.video`. NumPy only, no JAX: uint8 inside,
-float32 in [-1, 1] in batches.
+`build` makes batches; `vdm_jax.video` reads and writes files. NumPy only, no JAX: uint8 inside, float32 in [-1, 1] in
+batches.
 """
 
-from vdm_jax.data.arrays import Array
-from vdm_jax.data.clip import Clip
 from vdm_jax.data.conversion import convert
-from vdm_jax.data.digits import Digits
 from vdm_jax.data.example_clips import ExampleClips, examples
-from vdm_jax.data.folder import Folder
-from vdm_jax.data.pictures import Pictures
 from vdm_jax.data.pipeline import build, check, held_out, trained_on
 from vdm_jax.data.quarantine import TooManyBadClips
-from vdm_jax.data.records import Records
-from vdm_jax.data.sources import captions, num_classes, vocabulary
-from vdm_jax.data.tfds import Tfds
+from vdm_jax.data.sources.array import Array
+from vdm_jax.data.sources.catalog import captions, num_classes, vocabulary
+from vdm_jax.data.sources.contract import Clip
+from vdm_jax.data.sources.digits import Digits
+from vdm_jax.data.sources.folder import Folder
+from vdm_jax.data.sources.pictures import Pictures
+from vdm_jax.data.sources.records import Records
+from vdm_jax.data.sources.tfds import Tfds
 
 __all__ = [
   'Array',

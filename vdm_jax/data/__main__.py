@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 
 from vdm_jax.data import captioning
 from vdm_jax.data.conversion import CLIPS_PER_SHARD, convert
-from vdm_jax.data.folder import Folder
 from vdm_jax.data.inspection import SHOWN, inspect
-from vdm_jax.data.sources import open_stored
+from vdm_jax.data.sources.catalog import open_stored
+from vdm_jax.data.sources.folder import Folder
 from vdm_jax.video.codecs import write_png
 
 CANNOT_TRAIN = 1  # exit status

@@ -13,8 +13,8 @@ from typing import IO
 
 import numpy as np
 
-from vdm_jax.data import metadata
-from vdm_jax.data.folder import Folder
+from vdm_jax.data.sources import metadata
+from vdm_jax.data.sources.folder import Folder
 
 MAX_FRAMES = 32  # of a clip that the captioner is shown
 FAILURES_IN_A_ROW = 10  # after which it is the captioner that is broken

@@ -10,10 +10,10 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vdm_jax.data import records
-from vdm_jax.data.clip import Clip
 from vdm_jax.data.quarantine import Quarantine
-from vdm_jax.data.stored import Stored
+from vdm_jax.data.sources import records
+from vdm_jax.data.sources.contract import Clip
+from vdm_jax.data.sources.stored_clips import Stored
 from vdm_jax.runtime.atomic_files import replacing, write_text
 from vdm_jax.video import transforms
 

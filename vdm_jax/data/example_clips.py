@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from vdm_jax.data import sources
-from vdm_jax.data.clip import Clip
 from vdm_jax.data.mixture import Mixture
+from vdm_jax.data.sources import catalog
+from vdm_jax.data.sources.contract import Clip
 from vdm_jax.video import transforms
 
 
@@ -20,7 +20,7 @@ class ExampleClips:
   """
 
   def __init__(self, config: Any, split: str, *, seed: int, num_frames: int | None = None):
-    self._source, self._seed, self._config = sources.build(config, split, seed), seed, config
+    self._source, self._seed, self._config = catalog.build(config, split, seed), seed, config
     self._num_frames = num_frames or config.num_frames
 
   def __len__(self) -> int:

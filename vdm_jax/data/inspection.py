@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vdm_jax.data.folder import GIVEN
 from vdm_jax.data.quarantine import Quarantine
-from vdm_jax.data.sources import open_stored
-from vdm_jax.data.stored import Stored, own_skip
+from vdm_jax.data.sources.catalog import open_stored
+from vdm_jax.data.sources.folder import GIVEN
+from vdm_jax.data.sources.stored_clips import Stored, own_skip
 from vdm_jax.video import transforms
 from vdm_jax.video.codecs import VideoInfo
 from vdm_jax.video.contact_sheets import contact_sheet

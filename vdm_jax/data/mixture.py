@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vdm_jax.data.clip import Clip
+from vdm_jax.data.sources.contract import Clip
 
 _SPEC = re.compile(r'(?P<name>\w+):(?P<path>.+?)(@(?P<frame_rate>[^@=/]*))?(=(?P<weight>[^=/]*(/\d+)?))?')
 FORM = "'folder:PATH=WEIGHT', or 'array:PATH@FRAMERATE=WEIGHT' where clips do not tell their frame rate"

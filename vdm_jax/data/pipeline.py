@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-from vdm_jax.data import mixture, sources
+from vdm_jax.data import mixture
 from vdm_jax.data.delivery import deliver
 from vdm_jax.data.mixture import Mixture
+from vdm_jax.data.sources import catalog
 from vdm_jax.types import Batch, Conditioning
 from vdm_jax.video import transforms
 
@@ -89,7 +90,7 @@ def held_out(
 
 def trained_on(config: Any, *, seed: int, count: int) -> list[int]:
   """The numbers of the first `count` clips that `build` takes for videos of the train split, in its order."""
-  order = _order(sources.build(config, 'train', seed), seed, 'train')
+  order = _order(catalog.build(config, 'train', seed), seed, 'train')
   return [int(order[position]) for position in range(count)]
 
 
@@ -109,8 +110,8 @@ def _dataset(
 ) -> grain.MapDataset:
   """Batches of one host by random access: element k is step k."""
   _check(config, encode, rows)
-  source = sources.build(config, split, seed, quarantine)
-  images = sources.build_images(config, split, seed, quarantine)
+  source = catalog.build(config, split, seed, quarantine)
+  images = catalog.build_images(config, split, seed, quarantine)
   if config.labels and mixture.agreed_classes([source, *filter(None, [images])]) is None:
     raise ValueError(
       f'data.labels=True, but the clips of data.name={config.name!r} with these settings have no labels; '
@@ -121,7 +122,7 @@ def _dataset(
     source=source,
     images=images,
     size=(config.num_frames, config.height - 2 * config.pad_rows, config.width, config.channels),
-    frame_skips=sources.frame_skips(config),
+    frame_skips=catalog.frame_skips(config),
     num_images=config.num_images,
     pad_rows=config.pad_rows,
     flip=config.flip and split == 'train',
@@ -144,7 +145,7 @@ def _dataset(
   return elements.batch(config.batch_size if rows is None else len(rows), drop_remainder=True, batch_fn=collate)
 
 
-def _order(source: sources.Source, seed: int, split: str) -> grain.MapDataset:
+def _order(source: catalog.Source, seed: int, split: str) -> grain.MapDataset:
   """The endless order of the clips of a source, as their numbers."""
   if isinstance(source, Mixture):
     parts = [_order(part, _derive(seed, which), split) for which, part in enumerate(source.parts)]
@@ -244,7 +245,7 @@ def _read(
   index: int,
   rng: np.random.Generator,
   *,
-  source: sources.Source,
+  source: catalog.Source,
   images: Mixture | None,
   size: tuple[int, int, int, int],
   frame_skips: tuple[int, int],
@@ -276,7 +277,7 @@ def _read(
   )
 
 
-def _others(index: int, rng: np.random.Generator, count: int, source: sources.Source) -> list[int]:
+def _others(index: int, rng: np.random.Generator, count: int, source: catalog.Source) -> list[int]:
   """Random clips beside clip `index`, of its part of a mixture: so each part has its share of the images as well."""
   own = source.part_of(index)[1] if isinstance(source, Mixture) else range(len(source))
   others = max(1, len(own) - 1)  # a lone clip has to be its own image

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from vdm_jax.data.clip import Clip
-from vdm_jax.data.stored import Stored
+from vdm_jax.data.sources.contract import Clip
+from vdm_jax.data.sources.stored_clips import Stored
 
 FILE = 'quarantine.jsonl'
 CHECKED_AT_START = 256  # so that a large folder does not delay the start; other clips are checked when read

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vdm_jax import data
-from vdm_jax.data.digits import DIRECTIONS
+from vdm_jax.data.sources.digits import DIRECTIONS
 from vdm_jax.evaluation import neighbours
 from vdm_jax.evaluation.detail import detail
 from vdm_jax.evaluation.digits import WEIGHTS_PATH, Scores, accuracy, parse_caption, read_clips, score_read

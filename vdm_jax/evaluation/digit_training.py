@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.data.digits import Digits
+from vdm_jax.data.sources.digits import Digits
 from vdm_jax.evaluation.digits import SIDE, WEIGHTS_PATH, FrameReader, Weights, parse_caption, read_clips
 from vdm_jax.evaluation.glyph_pictures import (
   BATCH_SIZE,

@@ -3,7 +3,7 @@
 A small network reads one frame at a time: its digit, and the position of that digit in pixels. A clip's digit is the
 vote of its frames, its direction the straight line through its positions, so that a clip played backwards moves the
 opposite way by construction and a frozen one does not move. Trained by `vdm_jax.evaluation.digit_training` on the
-train glyphs of `vdm_jax.data.digits`; `accuracy()` is what it reached on the held-out ones.
+train glyphs of `vdm_jax.data.sources.digits`; `accuracy()` is what it reached on the held-out ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flax import traverse_util
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from vdm_jax.data.digits import COLORS, DIRECTIONS
+from vdm_jax.data.sources.digits import COLORS, DIRECTIONS
 from vdm_jax.evaluation.frechet import frechet_distance
 from vdm_jax.types import Array, Params
 

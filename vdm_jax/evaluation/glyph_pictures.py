@@ -15,7 +15,7 @@ import optax
 from flax import linen as nn
 from jax.scipy.ndimage import map_coordinates
 
-from vdm_jax.data.digits import glyphs
+from vdm_jax.data.sources.digits import glyphs
 from vdm_jax.evaluation.digits import SIDE, Weights, save_weights
 from vdm_jax.types import Array, Params
 

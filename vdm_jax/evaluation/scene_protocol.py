@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from vdm_jax import data
-from vdm_jax.data import sources
-from vdm_jax.data.digits import COLORS, DIRECTIONS, MOTIONS, Phrase, parse_caption, withheld
+from vdm_jax.data.sources import catalog
+from vdm_jax.data.sources.digits import COLORS, DIRECTIONS, MOTIONS, Phrase, parse_caption, withheld
 from vdm_jax.evaluation import neighbours
 from vdm_jax.evaluation.detail import detail
 from vdm_jax.evaluation.digit_protocol import trained_clips
@@ -139,7 +139,7 @@ def best_answers(captions: Sequence[Sequence[Phrase]], others: Sequence[Sequence
 
 def _held_out(config: Any, said: Sequence[Sequence[Phrase]], first: int) -> np.ndarray:
   """A clip of each caption in held-out handwriting, float32 [n t h w c]."""
-  source = sources.build(config, 'test', 0)
+  source = catalog.build(config, 'test', 0)
   return to_float(np.stack([source.showing(phrases, first + i).video for i, phrases in enumerate(said)]))
 
 

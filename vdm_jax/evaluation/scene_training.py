@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.data.digits import COLORS, Digits, Phrase, parse_caption
+from vdm_jax.data.sources.digits import COLORS, Digits, Phrase, parse_caption
 from vdm_jax.evaluation.digits import SIDE, Weights
 from vdm_jax.evaluation.glyph_pictures import (
   BATCH_SIZE,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from einops import rearrange, reduce
 
-from vdm_jax.data.digits import COLORS, DIRECTIONS, MOTIONS, Digits, Phrase
+from vdm_jax.data.sources.digits import COLORS, DIRECTIONS, MOTIONS, Digits, Phrase
 from vdm_jax.evaluation.digits import SIDE, FrameReader, Weights, load_weights, read_frames, read_record
 from vdm_jax.types import Array
 

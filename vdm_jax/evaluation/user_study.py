@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vdm_jax.data import metadata
+from vdm_jax.data.sources import metadata
 from vdm_jax.evaluation import ballot_page, ballots
 from vdm_jax.evaluation.ballots import QUESTIONS, VOTES, Vote
 from vdm_jax.runtime.atomic_files import write_text

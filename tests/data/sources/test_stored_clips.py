@@ -11,7 +11,7 @@ from data import clip_doors as doors
 from ml_collections import ConfigDict
 
 from vdm_jax import data
-from vdm_jax.data import sources
+from vdm_jax.data.sources import catalog
 
 COUNT = 5
 CLIPS = [doors.make_clip(i) for i in range(COUNT)]
@@ -69,7 +69,7 @@ TFDS = ('ucf101', 'bair_robot_pushing_small')
 @pytest.mark.parametrize('door', [*doors.WRITERS, 'array', 'records', *TFDS])
 def test_every_door_leads_to_the_same_pixels(tmp_path, door):
   config = configure(**store(door, tmp_path / 'data'))
-  source = pickle.loads(pickle.dumps(sources.build(config, 'train', 0)))
+  source = pickle.loads(pickle.dumps(catalog.build(config, 'train', 0)))
   assert len(source) == COUNT
   seen = set()
   for index in range(COUNT):
@@ -128,8 +128,8 @@ def test_what_does_not_tell_its_frame_rate_must_be_told(tmp_path, door):
     f'data.frame_rate=0, but {config.path}/{first} does not tell its frame rate; set it to its frames per second.'
   )
   with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
-    sources.build(config, 'train', 0)
+    catalog.build(config, 'train', 0)
   config.num_frames = 1
-  assert sources.build(config, 'train', 0).read(0, np.random.default_rng(0), 1).frame_rate == 0
+  assert catalog.build(config, 'train', 0).read(0, np.random.default_rng(0), 1).frame_rate == 0
   with pytest.raises(ValueError, match='^data.frame_rate=-1.0, but it must be frames per second, or 0 for not known.$'):
-    sources.build(configure(frame_rate=-1.0), 'train', 0)
+    catalog.build(configure(frame_rate=-1.0), 'train', 0)

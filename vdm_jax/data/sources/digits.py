@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vdm_jax.data.clip import Clip
+from vdm_jax.data.sources.contract import Clip
 from vdm_jax.video.transforms import window_start
 
 DIRECTIONS = ('left', 'right', 'up', 'down')

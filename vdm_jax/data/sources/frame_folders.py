@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from vdm_jax.data.metadata import check_inside
+from vdm_jax.data.sources.metadata import check_inside
 from vdm_jax.video.codecs import VideoInfo
 from vdm_jax.video.opening import check_bytes, open_picture
 from vdm_jax.video.transforms import frame_numbers

@@ -9,8 +9,8 @@ import pytest
 from data.clip_doors import make_clip
 
 from vdm_jax import data
-from vdm_jax.data import records
-from vdm_jax.data.clip import Clip
+from vdm_jax.data.sources import records
+from vdm_jax.data.sources.contract import Clip
 from vdm_jax.video import write_gif
 
 

@@ -19,8 +19,8 @@ import grain
 import numpy as np
 from PIL import Image
 
-from vdm_jax.data.clip import Clip
-from vdm_jax.data.stored import Stored
+from vdm_jax.data.sources.contract import Clip
+from vdm_jax.data.sources.stored_clips import Stored
 from vdm_jax.video.codecs import VideoInfo
 from vdm_jax.video.opening import check_bytes, open_picture
 from vdm_jax.video.transforms import frame_numbers

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vdm_jax.data.clip import Clip
+from vdm_jax.data.sources.contract import Clip
 from vdm_jax.video import transforms
 from vdm_jax.video.codecs import VideoInfo
 from vdm_jax.video.opening import MAX_BYTES

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vdm_jax.data import frames, metadata
-from vdm_jax.data.folder import Folder
-from vdm_jax.data.metadata import check_inside
+from vdm_jax.data.sources import frame_folders, metadata
+from vdm_jax.data.sources.folder import Folder
+from vdm_jax.data.sources.metadata import check_inside
 from vdm_jax.video.codecs import VideoInfo
 
 
@@ -22,10 +22,10 @@ class Pictures(Folder):
   """
 
   layout = (
-    f'Such a folder holds pictures ({", ".join(frames.SUFFIXES)}), each with an optional caption beside it: cat.jpg '
-    f'and cat.txt, or a line of {metadata.FILE}.'
+    f'Such a folder holds pictures ({", ".join(frame_folders.SUFFIXES)}), each with an optional caption beside it: '
+    f'cat.jpg and cat.txt, or a line of {metadata.FILE}.'
   )
-  suffixes = frames.SUFFIXES
+  suffixes = frame_folders.SUFFIXES
 
   def __init__(self, path: str | os.PathLike, split: str, *, num_frames: int, **settings: Any):
     if num_frames > 1:
@@ -40,7 +40,7 @@ class Pictures(Folder):
     for folder, subfolders, files in os.walk(self._root):
       here = pathlib.Path(folder)
       subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
-      for name in frames.pictures(files):
+      for name in frame_folders.pictures(files):
         check_inside(here / name, self._root)
         found.add((here / name).relative_to(self._root).as_posix())
       if metadata.FILE in files:
@@ -48,7 +48,7 @@ class Pictures(Folder):
     return found, described
 
   def _info(self, place: int) -> VideoInfo:
-    return VideoInfo(1, 0.0, frames.picture_size(self._file(place)))
+    return VideoInfo(1, 0.0, frame_folders.picture_size(self._file(place)))
 
   def _frames(self, place: int, start: int, num_frames: int, frame_skip: float, max_bytes: int) -> np.ndarray:
-    return frames.read_picture(self._file(place), max_bytes)
+    return frame_folders.read_picture(self._file(place), max_bytes)

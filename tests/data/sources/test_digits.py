@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vdm_jax.data import Digits
-from vdm_jax.data.digits import COLORS, DIRECTIONS, MOTIONS, TRAVEL, Phrase, glyphs, parse_caption, withheld
+from vdm_jax.data.sources.digits import COLORS, DIRECTIONS, MOTIONS, TRAVEL, Phrase, glyphs, parse_caption, withheld
 
 FLAGS = ('random_start', 'bounce', 'colors')
 MODES = [

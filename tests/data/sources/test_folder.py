@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vdm_jax.data import Folder, TooManyBadClips
-from vdm_jax.data.folder import LAYOUT
 from vdm_jax.data.quarantine import Quarantine, Substituting
+from vdm_jax.data.sources.folder import LAYOUT
 from vdm_jax.video import codecs, write_gif, write_mp4
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vdm_jax.data import arrays, frames, metadata
-from vdm_jax.data.metadata import check_inside
-from vdm_jax.data.stored import Stored, held_out_names
+from vdm_jax.data.sources import array, frame_folders, metadata
+from vdm_jax.data.sources.metadata import check_inside
+from vdm_jax.data.sources.stored_clips import Stored, held_out_names
 from vdm_jax.video import codecs
 from vdm_jax.video.codecs import VideoInfo
 from vdm_jax.video.opening import MAX_SECONDS
@@ -84,16 +84,16 @@ class Folder(Stored):
   def _info(self, place: int) -> VideoInfo:
     path = self._file(place)
     if path.suffix.lower() == '.npy' and path.is_file():
-      return arrays.probe_array(path)
-    return frames.probe_frames(path, self._root) if _is_frames(path) else codecs.probe(path)
+      return array.probe_array(path)
+    return frame_folders.probe_frames(path, self._root) if _is_frames(path) else codecs.probe(path)
 
   def _frames(self, place: int, start: int, num_frames: int, frame_skip: float, max_bytes: int) -> np.ndarray:
     window = {'start': start, 'num_frames': num_frames, 'frame_skip': frame_skip, 'max_bytes': max_bytes}
     path = self._file(place)
     if path.suffix.lower() == '.npy':
-      return arrays.read_array(path, **window)
+      return array.read_array(path, **window)
     if _is_frames(path):
-      return frames.read_frames(path, self._root, **window)
+      return frame_folders.read_frames(path, self._root, **window)
     return codecs.read_video(path, **window, max_seconds=MAX_SECONDS)
 
   def _file(self, place: int) -> pathlib.Path:
@@ -139,7 +139,7 @@ def _list_clips(root: pathlib.Path) -> tuple[set[str], list[pathlib.Path]]:
     for name in named:
       check_inside(here / name, root)
       clips.add((here / name).relative_to(root).as_posix())
-    if not named and here != root and frames.are_frames(files):
+    if not named and here != root and frame_folders.are_frames(files):
       clips.add(here.relative_to(root).as_posix())
     if metadata.FILE in files:
       described.append(here / metadata.FILE)

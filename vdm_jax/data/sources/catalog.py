@@ -10,18 +10,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from vdm_jax.data import mixture
-from vdm_jax.data.arrays import Array
-from vdm_jax.data.clip import Clip
-from vdm_jax.data.digits import SPLITS, Digits
-from vdm_jax.data.folder import Folder
 from vdm_jax.data.mixture import Mixture
-from vdm_jax.data.pictures import Pictures
 from vdm_jax.data.quarantine import Quarantine, Substituting
-from vdm_jax.data.records import INFO as RECORDS_INFO
-from vdm_jax.data.records import Records
-from vdm_jax.data.stored import Stored
-from vdm_jax.data.tfds import INFO as TFDS_INFO
-from vdm_jax.data.tfds import Tfds
+from vdm_jax.data.sources.array import Array
+from vdm_jax.data.sources.contract import Clip
+from vdm_jax.data.sources.digits import SPLITS, Digits
+from vdm_jax.data.sources.folder import Folder
+from vdm_jax.data.sources.pictures import Pictures
+from vdm_jax.data.sources.records import INFO as RECORDS_INFO
+from vdm_jax.data.sources.records import Records
+from vdm_jax.data.sources.stored_clips import Stored
+from vdm_jax.data.sources.tfds import INFO as TFDS_INFO
+from vdm_jax.data.sources.tfds import Tfds
 
 
 class Source(Protocol):

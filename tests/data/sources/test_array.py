@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vdm_jax import data
-from vdm_jax.data import arrays
+from vdm_jax.data.sources import array as arrays
 
 
 class Payload:

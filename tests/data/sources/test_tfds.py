@@ -102,7 +102,7 @@ def test_errors(tmp_path, prepared):
 
 
 def test_data_without_videos_is_refused(prepared, monkeypatch):
-  monkeypatch.setattr('vdm_jax.data.tfds.FRAMES', ('film',))
+  monkeypatch.setattr('vdm_jax.data.sources.tfds.FRAMES', ('film',))
   path = str(prepared['ucf101'])
   with raises(
     ValueError,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vdm_jax import data
-from vdm_jax.data.metadata import class_numbers, read_metadata
+from vdm_jax.data.sources.metadata import class_numbers, read_metadata
 
 
 def raises(message):

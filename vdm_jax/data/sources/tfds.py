@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vdm_jax.data.records import Shards, decode_picture
-from vdm_jax.data.stored import Stored, held_out_names
+from vdm_jax.data.sources.records import Shards, decode_picture
+from vdm_jax.data.sources.stored_clips import Stored, held_out_names
 from vdm_jax.video.codecs import VideoInfo
 from vdm_jax.video.opening import check_bytes, check_size
 from vdm_jax.video.transforms import frame_numbers

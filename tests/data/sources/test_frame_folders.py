@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vdm_jax import data
-from vdm_jax.data import frames
+from vdm_jax.data.sources import frame_folders
 
 
 def raises(message):
@@ -22,7 +22,7 @@ def write(folder, names, size=(4, 6)):
 
 
 def read(folder, start=0, num_frames=2, frame_skip=1, max_bytes=2**20):
-  return frames.read_frames(
+  return frame_folders.read_frames(
     folder, folder.parent, start=start, num_frames=num_frames, frame_skip=frame_skip, max_bytes=max_bytes
   )
 
@@ -32,8 +32,8 @@ def test_the_order_is_that_of_the_numbers_not_of_the_names(tmp_path):
   write(tmp_path / 'clip', names)
   (tmp_path / 'clip' / '.hidden.png').write_text('')
   (tmp_path / 'clip' / 'notes.md').write_text('')
-  assert [file.name for file in frames.list_frames(tmp_path / 'clip', tmp_path)] == names
-  assert frames.probe_frames(tmp_path / 'clip', tmp_path) == (5, 0.0, (4, 6))
+  assert [file.name for file in frame_folders.list_frames(tmp_path / 'clip', tmp_path)] == names
+  assert frame_folders.probe_frames(tmp_path / 'clip', tmp_path) == (5, 0.0, (4, 6))
   assert read(tmp_path / 'clip', 0, 3, 2)[:, 0, 0, 0].tolist() == [0, 20, 40]
 
 
@@ -48,7 +48,7 @@ def test_the_order_is_that_of_the_numbers_not_of_the_names(tmp_path):
   ],
 )
 def test_what_makes_a_folder_a_clip(names, expected):
-  assert frames.are_frames(names) is expected
+  assert frame_folders.are_frames(names) is expected
 
 
 def test_folders_of_frames_are_found_among_other_clips(tmp_path):
@@ -101,7 +101,7 @@ def test_pictures_may_not_be_links_to_the_outside(tmp_path):
   assert len(read(clip, num_frames=3)) == 3
   (clip / '4.png').symlink_to(tmp_path / 'outside' / '1.png')
   message = f'{clip}/4.png is a link to a place outside of data.path; copy the file instead.'
-  for access in (read, lambda folder: frames.probe_frames(folder, folder.parent)):
+  for access in (read, lambda folder: frame_folders.probe_frames(folder, folder.parent)):
     with raises(message):
       access(clip)
 
