@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 from safetensors.numpy import save_file
 
-from vdm_jax.text import bert_folder, encoder_folder
+from vdm_jax.text.encoders import bert_folder, encoder_folder
 
 WORD_PIECES = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
 WORD_PIECES += ['a', 'nine', 'six', 'mov', '##ing', 'left', 'right', 'and']

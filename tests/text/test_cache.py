@@ -12,10 +12,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vdm_jax import configuration, data, text
-from vdm_jax.text import bert_folder, cache, cache_writer, t5_folder
-from vdm_jax.text.bert import Bert
+from vdm_jax.text import cache, cache_writer
 from vdm_jax.text.cache import CachedText
-from vdm_jax.text.t5 import T5
+from vdm_jax.text.encoders import bert_folder, t5_folder
+from vdm_jax.text.encoders.bert import Bert
+from vdm_jax.text.encoders.t5 import T5
 
 BERT = bert_folder.PUBLISHED['bert-large']._replace(sizes={'hidden_size': 16})
 CAPTIONS = [f'{a} {b}'.strip() for a in ('nine', 'six', 'left', '') for b in ('nine', 'zebra', 'a moving', 'ü', '')]

@@ -13,7 +13,7 @@ import pytest
 
 from vdm_jax import configuration, data, doctor, jobs, models, text
 from vdm_jax.text.cache import CachedText
-from vdm_jax.text.published import PUBLISHED
+from vdm_jax.text.encoders.published import PUBLISHED
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILL = (

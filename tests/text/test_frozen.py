@@ -16,11 +16,11 @@ import tokenizers
 from company import virtual
 from safetensors.numpy import load_file, save_file
 
-from vdm_jax.text import bert_folder, clip_folder, t5_folder
-from vdm_jax.text.bert import Bert
-from vdm_jax.text.clip import Clip
+from vdm_jax.text.encoders import bert_folder, clip_folder, t5_folder
+from vdm_jax.text.encoders.bert import Bert
+from vdm_jax.text.encoders.clip import Clip
+from vdm_jax.text.encoders.t5 import T5
 from vdm_jax.text.frozen import FrozenEncoder, load_params
-from vdm_jax.text.t5 import T5
 
 BERT = bert_folder.PUBLISHED['bert-large']._replace(sizes={'hidden_size': 16})
 CLIP = clip_folder.PUBLISHED['clip-vit-large-patch14']._replace(sizes={'hidden_size': 16})
@@ -106,7 +106,7 @@ def test_the_mesh_of_the_caller_does_not_matter(write_t5):
   script = f"""
 import jax, numpy as np
 from vdm_jax.text import t5_folder
-from vdm_jax.text.t5 import T5
+from vdm_jax.text.encoders.t5 import T5
 tiny = t5_folder.PUBLISHED['t5-11b']._replace(sizes={{'d_model': 16}})
 outside, _ = T5(tiny, {write_t5()!r}, 12)(['a nine'])
 with jax.set_mesh(jax.make_mesh((4,), ('data',))):
@@ -121,7 +121,7 @@ def test_four_devices_give_what_one_gives_and_share_the_weights(folders):
   script = f"""
 import jax, numpy as np
 from vdm_jax.text.frozen import load_params, local_mesh
-from vdm_jax.text.published import PUBLISHED, encoder
+from vdm_jax.text.encoders.published import PUBLISHED, encoder
 folders, near = {folders!r}, {{'float32': 2e-5, 'bfloat16': 0.15}}
 for name, dtype in [*((name, 'float32') for name in folders), ('clip-vit-large-patch14', 'bfloat16')]:
   tiny = PUBLISHED[name]._replace(sizes={{PUBLISHED[name].family.width: 16}})

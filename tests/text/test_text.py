@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vdm_jax import text
-from vdm_jax.text import encoder_folder, t5_folder
+from vdm_jax.text.encoders import encoder_folder, t5_folder
 
 NO_FILES = (
   'data.text=bert-large needs a folder with model.safetensors, config.json and tokenizer.json or vocab.txt '

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from vdm_jax import data, text
 from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.text import cache, cache_writer
-from vdm_jax.text.published import PUBLISHED
+from vdm_jax.text.encoders.published import PUBLISHED
 
 
 def embed(

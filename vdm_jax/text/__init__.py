@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vdm_jax.text import cache as embeddings
-from vdm_jax.text import encoder_folder
-from vdm_jax.text.published import PUBLISHED, encoder
+from vdm_jax.text.encoders import encoder_folder
+from vdm_jax.text.encoders.published import PUBLISHED, encoder
 from vdm_jax.text.words import Words
 
 __all__ = ['Encode', 'Words', 'build', 'check', 'width']

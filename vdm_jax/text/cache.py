@@ -21,8 +21,9 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from vdm_jax.text import encoder_folder, fingerprint, published
-from vdm_jax.text.encoder_folder import Published
+from vdm_jax.text import fingerprint
+from vdm_jax.text.encoders import encoder_folder, published
+from vdm_jax.text.encoders.encoder_folder import Published
 
 RECORD = 'cache.json'
 STORED = {'float32': np.float32, 'float16': np.float16, 'bfloat16': ml_dtypes.bfloat16}

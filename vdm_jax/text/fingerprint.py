@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vdm_jax.text import encoder_folder
-from vdm_jax.text.encoder_folder import Published
-from vdm_jax.text.weight_files import open_weights
+from vdm_jax.text.encoders import encoder_folder
+from vdm_jax.text.encoders.encoder_folder import Published
+from vdm_jax.text.encoders.weight_files import open_weights
 
 # What a tokenizer may read beside its own files.
 _SETTINGS = ('tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json')

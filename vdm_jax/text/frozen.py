@@ -15,10 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vdm_jax import partitioning
-from vdm_jax.text import encoder_folder
-from vdm_jax.text.encoder_folder import Published
+from vdm_jax.text.encoders import encoder_folder
+from vdm_jax.text.encoders.encoder_folder import Published
+from vdm_jax.text.encoders.weight_files import read_arrays
 from vdm_jax.text.truncation import warn_truncated
-from vdm_jax.text.weight_files import read_arrays
 from vdm_jax.types import Params
 
 _REMEMBERED_BYTES = 2**29  # 6,500 captions of 20 tokens of width 1024

@@ -1,7 +1,7 @@
 """CLIP's image encoder (Radford et al. 2021): frames into the space they share with captions.
 
-Its layers are those of the text encoder in `vdm_jax.text.clip`, without the causal mask; its weights are in the same
-files.
+Its layers are those of the text encoder in `vdm_jax.text.encoders.clip`, without the causal mask; its weights are in
+the same files.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from vdm_jax.evaluation.features.extractor import Network
-from vdm_jax.text.clip import ClipLayer
-from vdm_jax.text.clip_folder import layer_tensors
-from vdm_jax.text.layers import LayerNorm
-from vdm_jax.text.weight_files import FLOATS, Tensor, open_weights, read_arrays
+from vdm_jax.text.encoders.clip import ClipLayer
+from vdm_jax.text.encoders.clip_folder import layer_tensors
+from vdm_jax.text.encoders.transformer_layers import LayerNorm
+from vdm_jax.text.encoders.weight_files import FLOATS, Tensor, open_weights, read_arrays
 from vdm_jax.types import Array, Params
 
 # Of the pixels CLIP was trained on, in [0, 1], red first.

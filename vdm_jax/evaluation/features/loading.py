@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from vdm_jax.evaluation.features import clip_image, convolutional
 from vdm_jax.evaluation.features.extractor import Extractor, build
 from vdm_jax.evaluation.features.layers import parameter_shapes, random_params
-from vdm_jax.text.clip import Clip
-from vdm_jax.text.encoder_folder import CONFIG, TOKENIZER
-from vdm_jax.text.published import PUBLISHED as TEXTS
-from vdm_jax.text.weight_files import WEIGHTS
+from vdm_jax.text.encoders.clip import Clip
+from vdm_jax.text.encoders.encoder_folder import CONFIG, TOKENIZER
+from vdm_jax.text.encoders.published import PUBLISHED as TEXTS
+from vdm_jax.text.encoders.weight_files import WEIGHTS
 
 NAMES = (*convolutional.PUBLISHED, *clip_image.PUBLISHED)
 CAPTION_LENGTH = 77  # tokens, the most CLIP reads

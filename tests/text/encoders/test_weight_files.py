@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vdm_jax.text import encoder_folder, t5_folder
+from vdm_jax.text.encoders import encoder_folder, t5_folder
 from vdm_jax.text.frozen import load_params
 
 TINY = t5_folder.PUBLISHED['t5-11b']._replace(sizes={'d_model': 16})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from vdm_jax.text.encoder_folder import TOKENIZER, Family, Published, read_fast_tokenizer
-from vdm_jax.text.weight_files import Tensor
+from vdm_jax.text.encoders.encoder_folder import TOKENIZER, Family, Published, read_fast_tokenizer
+from vdm_jax.text.encoders.weight_files import Tensor
 
 
 @dataclasses.dataclass(frozen=True)

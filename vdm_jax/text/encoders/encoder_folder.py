@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vdm_jax.text.weight_files import FLOATS, INDEX, WEIGHTS, Tensor, open_weights, read_json
+from vdm_jax.text.encoders.weight_files import FLOATS, INDEX, WEIGHTS, Tensor, open_weights, read_json
 
 CONFIG = 'config.json'
 TOKENIZER = 'tokenizer.json'

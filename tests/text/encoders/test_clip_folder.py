@@ -9,9 +9,9 @@ import jax
 import pytest
 
 from vdm_jax import text
-from vdm_jax.text import clip_folder, encoder_folder
-from vdm_jax.text.clip import ClipEncoder
-from vdm_jax.text.clip_folder import ClipConfig
+from vdm_jax.text.encoders import clip_folder, encoder_folder
+from vdm_jax.text.encoders.clip import ClipEncoder
+from vdm_jax.text.encoders.clip_folder import ClipConfig
 
 TINY = clip_folder.PUBLISHED['clip-vit-large-patch14']._replace(sizes={'hidden_size': 16})
 LARGE = ClipConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12, projection_dim=768)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from vdm_jax.text.encoder_folder import TOKENIZER, Family, Published
-from vdm_jax.text.weight_files import Tensor
+from vdm_jax.text.encoders.encoder_folder import TOKENIZER, Family, Published
+from vdm_jax.text.encoders.weight_files import Tensor
 
 # The linear maps and norms of one layer: name in our network -> name in the file.
 _LINEARS = {

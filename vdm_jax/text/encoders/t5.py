@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdm_jax.text.encoders.t5_folder import T5Config
+from vdm_jax.text.encoders.transformer_layers import attend, precision
 from vdm_jax.text.frozen import FrozenEncoder
-from vdm_jax.text.layers import attend, precision
-from vdm_jax.text.t5_folder import T5Config
 from vdm_jax.types import Array
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from vdm_jax.text.encoder_folder import TOKENIZER, Family, Published, read_fast_tokenizer
-from vdm_jax.text.weight_files import Tensor
+from vdm_jax.text.encoders.encoder_folder import TOKENIZER, Family, Published, read_fast_tokenizer
+from vdm_jax.text.encoders.weight_files import Tensor
 
 PROJECTION = 'text_projection.weight'  # into the space shared with images; not in every file
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import transformers
 
-from vdm_jax.text import bert_folder, encoder_folder
-from vdm_jax.text.bert import Bert, BertEncoder
+from vdm_jax.text.encoders import bert_folder, encoder_folder
+from vdm_jax.text.encoders.bert import Bert, BertEncoder
 from vdm_jax.text.frozen import load_params
 
 TINY = bert_folder.PUBLISHED['bert-large']._replace(sizes={'hidden_size': 16})

@@ -12,9 +12,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vdm_jax.text.bert_folder import BertConfig
+from vdm_jax.text.encoders.bert_folder import BertConfig
+from vdm_jax.text.encoders.transformer_layers import LayerNorm, attend, precision
 from vdm_jax.text.frozen import FrozenEncoder
-from vdm_jax.text.layers import LayerNorm, attend, precision
 from vdm_jax.types import Array
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from vdm_jax.text import encoder_folder, t5_folder
-from vdm_jax.text.t5 import T5Encoder
+from vdm_jax.text.encoders import encoder_folder, t5_folder
+from vdm_jax.text.encoders.t5 import T5Encoder
 
 TINY = t5_folder.PUBLISHED['t5-11b']._replace(sizes={'d_model': 16})
 T5_11B = t5_folder.T5Config(32128, 1024, 128, 65536, 24, 128, 32, 1e-6)

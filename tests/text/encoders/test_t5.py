@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tokenizers
 
-from vdm_jax.text import encoder_folder, t5_folder
+from vdm_jax.text.encoders import encoder_folder, t5_folder
+from vdm_jax.text.encoders.t5 import T5, T5Encoder, relative_buckets
 from vdm_jax.text.frozen import load_params
-from vdm_jax.text.t5 import T5, T5Encoder, relative_buckets
 
 TINY = t5_folder.PUBLISHED['t5-11b']._replace(sizes={'d_model': 16})
 CAPTIONS = ['a nine moving left', '', 'six and nine', 'zebra']

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import pytest
 
-from vdm_jax.text import bert_folder, encoder_folder
-from vdm_jax.text.bert import BertEncoder
+from vdm_jax.text.encoders import bert_folder, encoder_folder
+from vdm_jax.text.encoders.bert import BertEncoder
 
 TINY = bert_folder.PUBLISHED['bert-large']._replace(sizes={'hidden_size': 16})
 

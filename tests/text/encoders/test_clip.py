@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vdm_jax.text import clip_folder, encoder_folder
-from vdm_jax.text.clip import Clip, ClipEncoder, end
-from vdm_jax.text.clip_folder import ClipConfig
+from vdm_jax.text.encoders import clip_folder, encoder_folder
+from vdm_jax.text.encoders.clip import Clip, ClipEncoder, end
+from vdm_jax.text.encoders.clip_folder import ClipConfig
 from vdm_jax.text.frozen import load_params
 
 TINY = clip_folder.PUBLISHED['clip-vit-large-patch14']._replace(sizes={'hidden_size': 16})

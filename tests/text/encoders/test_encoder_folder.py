@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vdm_jax.text import bert_folder, encoder_folder, t5_folder
+from vdm_jax.text.encoders import bert_folder, encoder_folder, t5_folder
 
 BERT = bert_folder.PUBLISHED['bert-large']._replace(sizes={'hidden_size': 16})
 T5 = t5_folder.PUBLISHED['t5-11b']._replace(sizes={'d_model': 16})

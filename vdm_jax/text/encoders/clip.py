@@ -11,11 +11,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.text.clip_folder import PROJECTION, ClipConfig
-from vdm_jax.text.encoder_folder import CONFIG
+from vdm_jax.text.encoders.clip_folder import PROJECTION, ClipConfig
+from vdm_jax.text.encoders.encoder_folder import CONFIG
+from vdm_jax.text.encoders.transformer_layers import LayerNorm, attend, precision
+from vdm_jax.text.encoders.weight_files import open_weights
 from vdm_jax.text.frozen import FrozenEncoder
-from vdm_jax.text.layers import LayerNorm, attend, precision
-from vdm_jax.text.weight_files import open_weights
 from vdm_jax.types import Array
 
 
