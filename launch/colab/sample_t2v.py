@@ -41,6 +41,7 @@ from IPython.display import HTML, display
 import vdm_jax
 from vdm_jax import checkpoints, evaluation, generation, pretrained
 from vdm_jax.data.sources.digits import parse_caption, withheld
+from vdm_jax.evaluation.metrics import drift
 from vdm_jax.video import contact_sheet, enlarge, to_uint8, write_gif, write_mp4, write_png
 
 device = jax.default_backend()
@@ -146,7 +147,7 @@ print(f'{long_run}: {plan}')
 for conditioning in methods:
   extend = generation.make_long_generator(long_model, {**long_settings, 'conditioning': conditioning})
   long_videos = extend(long_params, plan, seed=seed, count=3)
-  seams = [evaluation.drift(video, plan.block_starts)['seam_score'] for video in to_uint8(long_videos)]
+  seams = [drift(video, plan.block_starts)['seam_score'] for video in to_uint8(long_videos)]
   show(long_videos, [f'{conditioning}, seams {seam or 0:.1f}' for seam in seams])
 
 # %% [markdown]

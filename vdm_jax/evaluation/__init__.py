@@ -1,18 +1,18 @@
 """How good are the videos: protocols and their distances, the judge of captioned digits, drift along a long video."""
 
-from vdm_jax.evaluation.clipsim import similarity
-from vdm_jax.evaluation.digit_protocol import evaluate_digits
-from vdm_jax.evaluation.digits import Scores, accuracy, parse_caption, read_clips, score
-from vdm_jax.evaluation.drift import drift
-from vdm_jax.evaluation.frechet import Distance, distance_from, estimate, frechet_distance
-from vdm_jax.evaluation.inception_score import inception_score
-from vdm_jax.evaluation.moments import Moments, merge, merge_all, moments, streamed
-from vdm_jax.evaluation.motion import compare_motion, motion
-from vdm_jax.evaluation.neighbours import mean_pairwise, memorisation, nearest, precision_recall
-from vdm_jax.evaluation.protocol import Figure, Metric, Protocol
-from vdm_jax.evaluation.protocols import PROTOCOLS
-from vdm_jax.evaluation.records import compare, figures_of
-from vdm_jax.evaluation.scene_protocol import evaluate_scenes
+from vdm_jax.evaluation.digits.digit_protocol import evaluate_digits
+from vdm_jax.evaluation.digits.scene_protocol import evaluate_scenes
+from vdm_jax.evaluation.digits.scorer import Scores, accuracy, parse_caption, read_clips, score
+from vdm_jax.evaluation.metrics.clipsim import similarity
+from vdm_jax.evaluation.metrics.drift import drift
+from vdm_jax.evaluation.metrics.frechet import Distance, distance_from, estimate, frechet_distance
+from vdm_jax.evaluation.metrics.inception_score import inception_score
+from vdm_jax.evaluation.metrics.moments import Moments, merge, merge_all, moments, streamed
+from vdm_jax.evaluation.metrics.motion import compare_motion, motion
+from vdm_jax.evaluation.metrics.neighbors import mean_pairwise, memorisation, nearest, precision_recall
+from vdm_jax.evaluation.protocols.contract import Figure, Metric, Protocol
+from vdm_jax.evaluation.protocols.published import PROTOCOLS
+from vdm_jax.evaluation.score_records import compare, figures_of
 
 __all__ = [
   'PROTOCOLS',

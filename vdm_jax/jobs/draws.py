@@ -10,8 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax.data import ExampleClips
-from vdm_jax.evaluation import prompts as prompt_files
-from vdm_jax.evaluation.protocol import Protocol
+from vdm_jax.evaluation.protocols import prompts as prompt_files
+from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.jobs.arguments import BadInput, read_prompts
 
 CLIPS, ALONE = 0, 1  # what a draw is for: reference clips, or samples' own with replacement

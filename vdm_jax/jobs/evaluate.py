@@ -14,9 +14,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, evaluation
-from vdm_jax.evaluation.protocol import Protocol
-from vdm_jax.evaluation.protocols import PROTOCOLS
-from vdm_jax.evaluation.records import figures_of
+from vdm_jax.evaluation.protocols.contract import Protocol
+from vdm_jax.evaluation.protocols.published import PROTOCOLS
+from vdm_jax.evaluation.score_records import figures_of
 from vdm_jax.jobs import measuring, sweeps
 from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.jobs.batches import digest, fill

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from vdm_jax.evaluation import features
 from vdm_jax.evaluation.features import Extractor
-from vdm_jax.evaluation.protocol import Protocol
+from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.jobs.arguments import BadInput
 
 RANDOM = 'random'  # value of --features

@@ -14,7 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vdm_jax import checkpoints, configuration, diffusion, evaluation, plots, pretrained
+from vdm_jax import checkpoints, configuration, diffusion, plots, pretrained
+from vdm_jax.evaluation.metrics import drift
 from vdm_jax.generation import Plan, cascade, long_video
 from vdm_jax.jobs.arguments import BadInput, Request
 from vdm_jax.jobs.files import slug, writable, write_video
@@ -197,7 +198,7 @@ def _report(store: FrameStore, task: Task, folder: Path) -> None:
     write_video(video, path.with_suffix(''), task.frame_rate)
   write_png(folder / 'contact_sheet.png', contact_sheet(videos, task.names, max_frames=CONTACT_FRAMES))
   starts = task.plan.block_starts or (0,)  # one frame of a hierarchy has no level of the highest rate
-  records = {path.stem: evaluation.drift(video, starts) for path, video in zip(store.paths, videos, strict=True)}
+  records = {path.stem: drift(video, starts) for path, video in zip(store.paths, videos, strict=True)}
   (folder / 'drift.json').write_text(json.dumps({'block_starts': starts, 'videos': records}, indent=1) + '\n')
   plots.draw_drift(folder / 'drift.png', records)
 

@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, generation, partitioning
-from vdm_jax.evaluation import measure
+from vdm_jax.evaluation import scores
 from vdm_jax.evaluation.features import Extractor
-from vdm_jax.evaluation.motion import motion
-from vdm_jax.evaluation.protocol import Protocol
+from vdm_jax.evaluation.metrics.motion import motion
+from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.jobs import draws
 from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.jobs.batches import Arrays, Batches, fill
@@ -139,8 +139,8 @@ def measured(setup: Setup, sampling: Mapping[str, Any]) -> dict[str, Any]:
   except (ValueError, OSError, FloatingPointError) as error:
     raise BadInput(str(error)) from error
   reads = {split: batches.read for split, batches in references.items()}
-  found = measure.figures(protocol, samples.read, reads, setup.conditions.count, say=_say)
-  also = measure.analyses(
+  found = scores.figures(protocol, samples.read, reads, setup.conditions.count, say=_say)
+  also = scores.analyses(
     protocol, samples.read, reads, real_vs_real=asked.real_vs_real, held_out=not config.data.train_on_all
   )
   if also['motion']['dynamic_images']:
@@ -238,16 +238,16 @@ def _clips(setup: Setup, drawn: Draw, positions: np.ndarray, *, cond: Conditions
 def _measured(setup: Setup, videos: np.ndarray, positions: np.ndarray, cond: Conditions | None) -> Arrays:
   """What is kept of uint8 videos [b t h w c], which are padded to whole batches for the networks."""
   protocol = setup.protocol
-  measure.check_clips(videos, (protocol.num_frames, protocol.height, protocol.width, 3), 'videos')
+  scores.check_clips(videos, (protocol.num_frames, protocol.height, protocol.width, 3), 'videos')
   padded = videos[np.minimum(np.arange(setup.asked.batch_size), len(videos) - 1)]
-  found = measure.extract(protocol.metrics, setup.networks, padded)
+  found = scores.extract(protocol.metrics, setup.networks, padded)
   found = {name: rows[: len(videos)] for name, rows in found.items()}
-  found[measure.MOTION] = motion(videos)
+  found[scores.MOTION] = motion(videos)
   found[CHECKSUM] = np.array([zlib.crc32(np.ascontiguousarray(video)) for video in videos], np.uint32)
   if cond is not None:
-    found[measure.PROMPT] = cond.group[positions]
+    found[scores.PROMPT] = cond.group[positions]
     if setup.embed is not None:
-      found[measure.TEXT] = setup.embed([cond.prompts[position] for position in positions])
+      found[scores.TEXT] = setup.embed([cond.prompts[position] for position in positions])
   return found
 
 
@@ -281,7 +281,7 @@ def _sampler(setup: Setup, sampling: Mapping[str, Any]) -> Sample:
       given = to_float(cond.given.videos(padded)[:, : protocol.given_frames])
       videos = generate(plan, given=given, count=size, **conditions)
     videos = videos[: len(positions)]
-    measure.check_range(videos)
+    scores.check_range(videos)
     return to_uint8(videos)
 
   return sample

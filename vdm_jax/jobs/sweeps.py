@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from vdm_jax import plots
-from vdm_jax.evaluation.protocol import Protocol
-from vdm_jax.evaluation.records import figures_of
+from vdm_jax.evaluation.protocols.contract import Protocol
+from vdm_jax.evaluation.score_records import figures_of
 from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.runtime.atomic_files import write_text
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from vdm_jax.evaluation.features import opcodes
-from vdm_jax.evaluation.features.stored import open_npz
+from vdm_jax.evaluation.features.feature_store import open_npz
 from vdm_jax.evaluation.features.torch_file import open_torch
 
 FIXTURES = Path(__file__).parent / 'fixtures'

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from vdm_jax.evaluation import features
 from vdm_jax.evaluation.features import clip_image, convolutional
-from vdm_jax.evaluation.features.layers import parameter_shapes, random_params
+from vdm_jax.evaluation.features.inference_layers import parameter_shapes, random_params
 
 FIXTURES = Path(__file__).parent / 'fixtures'
 TINY_CLIP = clip_image.VisionConfig(8, 12, 2, 2, 6, 12, image_size=24)

@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from vdm_jax.evaluation.features import convolutional, weights
-from vdm_jax.evaluation.features.stored import Stored, open_npz
+from vdm_jax.evaluation.features import convolutional, published_weights
+from vdm_jax.evaluation.features.feature_store import Stored, open_npz
 from vdm_jax.evaluation.features.torch_file import open_torch
 
 
@@ -23,9 +23,9 @@ shapes_of = functools.cache(convolutional.shapes)
 
 def read(name: str, module, tensors) -> tuple[dict, str]:
   shapes = shapes_of(name, module)
-  matched, how = weights.match(shapes, weights.units(tensors))
+  matched, how = published_weights.match(shapes, published_weights.units(tensors))
   epsilon = {'i3d': 1e-3, 'inception': 1e-3}.get(name, 0.0)
-  return weights.read(shapes, matched, epsilon, convolutional._flattened(name, shapes)), how
+  return published_weights.read(shapes, matched, epsilon, convolutional._flattened(name, shapes)), how
 
 
 def equal(ours: dict, theirs: dict) -> None:
@@ -40,12 +40,12 @@ def test_a_batch_norm_folds_into_the_kernel_and_the_bias_before_it():
   scale, bias, mean = rng.normal(size=(3, 3)).astype(np.float32)
   variance = np.array([0, 1e-4, 2], np.float32)
   vectors = {'scale': scale, 'bias': bias, 'mean': mean, 'variance': variance}
-  folded, offset = weights.fold('w', kernel, vectors, 1e-3)
+  folded, offset = published_weights.fold('w', kernel, vectors, 1e-3)
   x = rng.normal(size=2)
   expected = (kernel[..., 0] @ x - mean) / np.sqrt(variance + 1e-3) * scale + bias
   np.testing.assert_allclose(folded[..., 0] @ x + offset, expected, rtol=1e-6)
-  without = weights.fold('w', kernel, {'mean': mean, 'variance': variance, 'bias': bias}, 1e-3)
-  ones = weights.fold('w', kernel, vectors | {'scale': np.ones(3, np.float32)}, 1e-3)
+  without = published_weights.fold('w', kernel, {'mean': mean, 'variance': variance, 'bias': bias}, 1e-3)
+  ones = published_weights.fold('w', kernel, vectors | {'scale': np.ones(3, np.float32)}, 1e-3)
   for a, b in zip(without, ones, strict=True):
     np.testing.assert_array_equal(a, b)
 
@@ -154,5 +154,5 @@ SHAPES = {('fc', 'kernel'): (3, 4), ('fc', 'bias'): (4,)}
 )
 def test_what_does_not_fit_is_named(tensors, message):
   with pytest.raises(ValueError, match=f'{message}'):
-    matched, _ = weights.match(SHAPES, weights.units(tensors))
-    weights.read(SHAPES, matched)
+    matched, _ = published_weights.match(SHAPES, published_weights.units(tensors))
+    published_weights.read(SHAPES, matched)

@@ -19,6 +19,7 @@ import vdm_jax
 from vdm_jax import checkpoints, configuration, data, evaluation, plots
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Row, Rows, Run, config_of
 from vdm_jax.data.sources.digits import DIRECTIONS
+from vdm_jax.evaluation.metrics import drift
 from vdm_jax.generation import Plan, extension, make_long_generator
 from vdm_jax.video import to_float, to_uint8
 
@@ -81,7 +82,7 @@ def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
 def score(videos: np.ndarray, digits: np.ndarray, starts: Sequence[int]) -> dict[str, float]:
   """The share of frames after the given ones that show the clip's digit, and the mean seam score."""
   read = evaluation.read_clips(videos)
-  seams = [evaluation.drift(video, starts)['seam_score'] for video in to_uint8(videos)]
+  seams = [drift(video, starts)['seam_score'] for video in to_uint8(videos)]
   return {
     'identity': float((read.frame_digits[:, GIVEN:] == digits[:, None]).mean()),
     'seam_score': float(np.mean([seam for seam in seams if seam is not None])),

@@ -12,11 +12,11 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.evaluation.features import c3d, i3d, inception, weights
+from vdm_jax.evaluation.features import c3d, i3d, inception, published_weights
 from vdm_jax.evaluation.features.extractor import Network
-from vdm_jax.evaluation.features.layers import parameter_shapes
+from vdm_jax.evaluation.features.feature_store import open_npz
+from vdm_jax.evaluation.features.inference_layers import parameter_shapes
 from vdm_jax.evaluation.features.resizing import Rule, bilinear
-from vdm_jax.evaluation.features.stored import open_npz
 from vdm_jax.evaluation.features.torch_file import open_torch
 from vdm_jax.types import Array, Params
 
@@ -137,8 +137,8 @@ def load_params(name: str, module: nn.Module, path: Path) -> tuple[Params, str]:
     raise ValueError(f'{path} is {known}: it has no weights of {name!r}. Download {published.files}')
   tensors = open_npz(path) if path.suffix == '.npz' else open_torch(path)
   try:
-    matched, how = weights.match(ours, weights.units(tensors))
-    params = weights.read(ours, matched, _EPSILON.get(family, 0.0), _flattened(family, ours))
+    matched, how = published_weights.match(ours, published_weights.units(tensors))
+    params = published_weights.read(ours, matched, _EPSILON.get(family, 0.0), _flattened(family, ours))
   except ValueError as error:
     if str(error).startswith(str(path)):
       raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vdm_jax.evaluation.features.layers import Conv, scaled
+from vdm_jax.evaluation.features.inference_layers import Conv, scaled
 from vdm_jax.types import Array
 
 SIZE = 224

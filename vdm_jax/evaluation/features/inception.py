@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vdm_jax.evaluation.features.layers import Conv, scaled
+from vdm_jax.evaluation.features.inference_layers import Conv, scaled
 from vdm_jax.types import Array
 
 SIZE = 299

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from vdm_jax.evaluation.features import clip_image, convolutional
 from vdm_jax.evaluation.features.extractor import Extractor, build
-from vdm_jax.evaluation.features.layers import parameter_shapes, random_params
+from vdm_jax.evaluation.features.inference_layers import parameter_shapes, random_params
 from vdm_jax.text.encoders.clip import Clip
 from vdm_jax.text.encoders.encoder_folder import CONFIG, TOKENIZER
 from vdm_jax.text.encoders.published import PUBLISHED as TEXTS

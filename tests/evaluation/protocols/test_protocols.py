@@ -1,0 +1,133 @@
+"""Protocols are consistent, say what the papers say, and keep figures of different ones apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vdm_jax.evaluation import PROTOCOLS, compare, prompts
+from vdm_jax.evaluation.features import NAMES
+from vdm_jax.evaluation.protocols.contract import KINDS, TASKS, Metric
+from vdm_jax.evaluation.scores import centre, check_clips, check_range, extract
+
+SHIPPED = {'digit-scorer', 'scene-reader'}
+
+
+@pytest.mark.parametrize('name', PROTOCOLS)
+def test_every_protocol_is_whole(name):
+  protocol = PROTOCOLS[name]
+  assert protocol.name == name and protocol.task in TASKS
+  names = [metric.name for metric in protocol.metrics]
+  assert len(set(names)) == len(names) and all(metric.kind in KINDS for metric in protocol.metrics)
+  assert set(protocol.networks) <= {*NAMES, *SHIPPED}
+  assert any(metric.kind == 'frechet' and metric.frames != 'each' for metric in protocol.metrics), 'for neighbours'
+  variants = {'frechet': protocol.references, 'inception': ('splits_1', 'splits_10'), 'similarity': ('mean',)}
+  kinds = {metric.name: metric.kind for metric in protocol.metrics}
+  for figure in (*protocol.published, *protocol.calibration):
+    assert figure.variant in variants[kinds[figure.metric]]
+  assert protocol.given_frames < max(1, protocol.num_frames)
+  assert (protocol.given_frames > 0) == (protocol.task == 'prediction')
+  assert protocol.prompts is None or protocol.prompts in prompts.NAMES
+  with pytest.raises(AttributeError):
+    protocol.num_samples = 1
+
+
+def test_what_the_papers_say_of_samples_and_frames():
+  def facts(name):
+    p = PROTOCOLS[name]
+    return p.num_samples, p.num_references, p.given_frames, p.num_frames, p.height, p.width
+
+  assert facts('vdm-ucf101-c3d-10k') == (10_000, None, 0, 16, 64, 64)
+  assert facts('vdm-bair-100x256') == (100 * 256, 256, 1, 16, 64, 64)
+  assert facts('vdm-kinetics600-50k') == (50_000, 50_000, 5, 16, 64, 64)
+  assert facts('vdm-t2v-4096') == (4096, 4096, 0, 16, 64, 64)
+  assert facts('snap-msrvtt-59800') == (59_800, 2_990, 0, 16, 288, 512)
+  assert facts('snap-internal-50k') == (50_000, 50_000, 0, 16, 36, 64)
+  assert PROTOCOLS['snap-msrvtt-59800'].num_samples == 20 * PROTOCOLS['snap-msrvtt-59800'].num_references
+  assert len(prompts.read('ucf101')) == 101
+  with_replacement = PROTOCOLS['vdm-kinetics600-50k-replacement']
+  assert with_replacement.replacement and not PROTOCOLS['vdm-kinetics600-50k'].replacement
+  # Table 5 prints 1 + w: the unguided row is its weight 1.
+  rows = [figure for figure in PROTOCOLS['vdm-t2v-4096'].published if 'Table 5' in figure.source]
+  assert len(rows) == 60 and {dict(figure.setting)['sampling.guidance_weight'] for figure in rows} == {0.0, 1.0, 4.0}
+
+
+def test_features_are_computed_once_for_each_network_and_size_and_taken_as_the_metric_says():
+  calls = []
+
+  class Fake:
+    def apply(self, videos):
+      calls.append(videos.shape)
+      rows = videos.astype(np.float32).mean((2, 3))  # [n t c]
+      return type('Features', (), {'pool': rows, 'logits': 2 * rows})()
+
+  metrics = (
+    Metric('a', 'frechet', 'net', frames='mean'),
+    Metric('b', 'inception', 'net', 'logits', frames='first'),
+    Metric('c', 'frechet', 'net', frames='each'),
+    Metric('d', 'frechet', 'net', frames='mean', size=(2, 4)),
+    Metric('e', 'frechet', 'net', frames='mean'),
+  )
+  videos = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 6, 3)).astype(np.uint8)
+  found = extract(metrics, {'net': Fake()}, videos)
+  assert calls == [(3, 5, 4, 6, 3), (3, 5, 2, 4, 3)]
+  means = videos.astype(np.float32).mean((2, 3))
+  np.testing.assert_allclose(found[metrics[0].features], means.mean(1), rtol=1e-6)
+  np.testing.assert_allclose(found[metrics[1].features], 2 * means[:, 0], rtol=1e-6)
+  np.testing.assert_allclose(found[metrics[2].features], means, rtol=1e-6)
+  np.testing.assert_allclose(found[metrics[3].features], videos[:, :, 1:3, 1:5].mean((1, 2, 3)), rtol=1e-5)
+  with pytest.raises(ValueError, match='they are never enlarged'):
+    centre(videos, (5, 6))
+
+
+def test_other_ranges_sizes_frames_and_dtypes_are_refused_and_never_converted():
+  clip = np.zeros((2, 4, 8, 8, 3), np.uint8)
+  check_clips(clip, (4, 8, 8, 3), 'samples')
+  for bad, message in (
+    (clip.astype(np.float32), 'samples are float32; a protocol measures uint8, 0 ... 255.'),
+    (clip[0], 'samples have shape (4, 8, 8, 3); a protocol measures [n t h w c], one or more.'),
+    (
+      clip[:, :3, :, :6],
+      'samples have 3 frames, not 4, 6 columns, not 8; they are measured as they are, and never resized.',
+    ),
+  ):
+    with pytest.raises(ValueError) as error:
+      check_clips(bad, (4, 8, 8, 3), 'samples')
+    assert str(error.value) == message
+  check_range(np.array([-1.0, 1.0005], np.float32))
+  for bad in (np.array([0.0, 1.01]), np.array([-255.0, 0.0]), np.array([np.nan]), np.array([0, 255], np.uint8)):
+    with pytest.raises(ValueError, match='samples (reach|are)'):
+      check_range(bad)
+
+
+def record(**changes):
+  return {
+    'protocol': 'vdm-t2v-4096',
+    'metrics': {'fvd': {'test': {'value': 50.0, 'spread': 3.0}}},
+    'weights': {'i3d': 'abc'},
+    'counts': {'samples': 4096, 'test': 4096},
+    'references': {'test': 7},
+    'step': 1,
+  } | changes
+
+
+def test_records_of_one_protocol_compare_with_the_spread_of_the_difference():
+  better = record(metrics={'fvd': {'test': {'value': 46.0, 'spread': 4.0}}}, step=2)
+  expected = {'fvd': {'test': {'a': 50.0, 'b': 46.0, 'difference': -4.0, 'spread': 5.0}}}
+  assert compare(record(), better) == expected
+  digits = {'protocol': 'digits', 'num_videos': 120, 'weights': 'x', 'digit': 0.5, 'frechet': 9.0}
+  assert compare(digits, digits | {'frechet': 8.0})['digits']['frechet']['difference'] == -1.0
+
+
+@pytest.mark.parametrize(
+  ('changes', 'differs'),
+  [
+    ({'protocol': 'snap-internal-50k'}, "protocol is 'vdm-t2v-4096' and 'snap-internal-50k'"),
+    ({'weights': {'i3d': 'random:0'}}, "weights is {'i3d': 'abc'} and {'i3d': 'random:0'}"),
+    ({'counts': {'samples': 10, 'test': 4096}, 'references': {'test': 8}}, 'references is '),
+  ],
+)
+def test_records_of_other_quantities_are_refused(changes, differs):
+  with pytest.raises(ValueError) as error:
+    compare(record(), record(**changes))
+  assert differs in str(error.value) and str(error.value).startswith('these records cannot be compared: ')

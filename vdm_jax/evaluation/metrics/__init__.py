@@ -1,0 +1,1 @@
+"""Metrics of videos: one file each, arrays in and numbers out."""

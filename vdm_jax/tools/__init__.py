@@ -1,0 +1,1 @@
+"""Tools around models: compilation ahead of time, the doctor, user studies."""
