@@ -14,8 +14,7 @@ import pytest
 from jobs.tiny_runs import CLIP, REPOSITORY, SAMPLERS, SECOND, SMALL, command, make_run, videos
 
 from vdm_jax import data, jobs
-from vdm_jax.generation import long_video
-from vdm_jax.jobs import long_sample
+from vdm_jax.generation import long_sample, long_video
 from vdm_jax.video import write_gif
 
 

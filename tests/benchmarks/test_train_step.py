@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from vdm_jax.benchmarks import train_step
-from vdm_jax.compilation.ideal import evaluation_flops
-from vdm_jax.compilation.programs import build_model
+from vdm_jax.tools.compilation.ideal import evaluation_flops
+from vdm_jax.tools.compilation.programs import build_model
 
 TINY = [
   'data.num_frames=2',

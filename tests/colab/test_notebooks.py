@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from networks.tiny import draw
 
-from vdm_jax import checkpoints, configuration, doctor, models, pretrained, weights
+from vdm_jax import checkpoints, configuration, models, pretrained, weights
 from vdm_jax.data.sources import digits
+from vdm_jax.tools import doctor
 from vdm_jax.video import read_video
 
 FOLDER = Path(__file__).resolve().parents[2] / 'launch' / 'colab'

@@ -14,10 +14,10 @@ from flax import linen as nn
 from networks.test_transformer import cross_attention, feed_forward, float64, layer_norm, transformer_layer
 from networks.tiny import affine, drawn, normal, says
 
-from vdm_jax.compilation import model_flops
 from vdm_jax.networks import FIT
 from vdm_jax.networks.embeddings import ConditionTokens
 from vdm_jax.networks.fit import REMAT, Layout
+from vdm_jax.tools.compilation import model_flops
 from vdm_jax.types import Conditioning
 
 # Snap's networks (Table 8).

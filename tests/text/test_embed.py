@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vdm_jax import configuration, data, doctor, jobs, models, text
+from vdm_jax import configuration, data, jobs, models, text
 from vdm_jax.text.cache import CachedText
 from vdm_jax.text.encoders.published import PUBLISHED
+from vdm_jax.tools import doctor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILL = (

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vdm_jax.benchmarks.train_step import load
-from vdm_jax.compilation import report
 from vdm_jax.runtime.atomic_files import write_text
+from vdm_jax.tools.compilation import report
 
 # The least effort of the compiler for the speed of what it compiles.
 _HASTE = {'JAX_EXEC_TIME_OPTIMIZATION_EFFORT': '-1'}

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from vdm_jax import checkpoints, pretrained
-from vdm_jax.jobs.run import open_generator, open_stages
+from vdm_jax.generation.stages import open_generator, open_stages
 from vdm_jax.video import tile, write_gif
 
 # Model -> the prompts of its rows; a column's digit is `digit`, and `other` is 9 minus it.

@@ -27,9 +27,9 @@ from ml_collections import ConfigDict
 
 from vdm_jax import partitioning
 from vdm_jax.benchmarks import timing
-from vdm_jax.compilation.ideal import evaluation, evaluation_flops, peak_flops, step_evaluations
-from vdm_jax.compilation.programs import build_model
 from vdm_jax.models import Model
+from vdm_jax.tools.compilation.ideal import evaluation, evaluation_flops, peak_flops, step_evaluations
+from vdm_jax.tools.compilation.programs import build_model
 from vdm_jax.training import jit_train_step, optimizer, state
 from vdm_jax.types import Array, Batch, Conditioning
 

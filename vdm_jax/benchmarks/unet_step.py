@@ -21,9 +21,9 @@ import optax
 
 from vdm_jax import configuration, models
 from vdm_jax.benchmarks import timing
-from vdm_jax.compilation import model_flops
 from vdm_jax.diffusion import denoising_loss
 from vdm_jax.models import Model
+from vdm_jax.tools.compilation import model_flops
 from vdm_jax.types import Array, Conditioning, Params
 
 TIMES = ('train_step_seconds', 'forward_seconds')

@@ -14,15 +14,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, evaluation
+from vdm_jax.evaluation import protocol_run, sweeps
+from vdm_jax.evaluation.protocol_run import Asked
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.protocols.published import PROTOCOLS
+from vdm_jax.evaluation.resumable_arrays import digest, fill
 from vdm_jax.evaluation.score_records import figures_of
-from vdm_jax.jobs import measuring, sweeps
+from vdm_jax.generation.outputs import writable
+from vdm_jax.generation.stages import open_run
 from vdm_jax.jobs.arguments import BadInput
-from vdm_jax.jobs.batches import digest, fill
-from vdm_jax.jobs.files import writable
-from vdm_jax.jobs.measuring import Asked
-from vdm_jax.jobs.run import open_run
 from vdm_jax.runtime.atomic_files import write_text
 
 Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # of a section `sampling`
@@ -47,7 +47,7 @@ def evaluate(config: ConfigDict, workdir: str, asked: Asked, protocol: Protocol 
   if protocol.name in OFFLINE:
     measure = _offline(config, workdir, asked)
   else:
-    measure = functools.partial(measuring.measured, measuring.prepare(config, workdir, protocol, asked))
+    measure = functools.partial(protocol_run.measured, protocol_run.prepare(config, workdir, protocol, asked))
   name = f'{protocol.name}_real' if asked.real_vs_real else protocol.name
   if not asked.sweep:
     return _report({'run': workdir} | measure(config.sampling.to_dict()), folder, name)

@@ -6,8 +6,8 @@ import jax
 from ml_collections import ConfigDict
 
 from vdm_jax import partitioning, training
-from vdm_jax.compilation.programs import build_model
 from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.tools.compilation.programs import build_model
 
 
 def replay(config: ConfigDict, folder: str) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vdm_jax import compilation, doctor
 from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.jobs.command import BAD_INPUT
+from vdm_jax.tools import compilation, doctor
 
 
 def examine(config: ConfigDict, workdir: str | None, *, overfit: bool) -> int:

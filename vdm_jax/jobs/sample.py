@@ -8,11 +8,11 @@ import time
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints
+from vdm_jax.generation.gallery import check_page, describe, write_gallery
+from vdm_jax.generation.long_sample import sample_long
+from vdm_jax.generation.outputs import slug, writable, write_video
+from vdm_jax.generation.stages import open_run
 from vdm_jax.jobs.arguments import BadInput, Request
-from vdm_jax.jobs.files import slug, writable, write_video
-from vdm_jax.jobs.gallery import check_page, describe, write_gallery
-from vdm_jax.jobs.long_sample import sample_long
-from vdm_jax.jobs.run import open_run
 from vdm_jax.video import contact_sheet, write_png
 
 

@@ -11,11 +11,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, configuration, data, diffusion, doctor, generation, models, partitioning, training
-from vdm_jax.compilation import ideal_step_seconds
+from vdm_jax import checkpoints, configuration, data, diffusion, generation, models, partitioning, training
+from vdm_jax.generation.outputs import write_together
 from vdm_jax.jobs.arguments import BadInput
-from vdm_jax.jobs.files import write_together
 from vdm_jax.models import Model
+from vdm_jax.tools import doctor
+from vdm_jax.tools.compilation import ideal_step_seconds
 from vdm_jax.types import Batch, Params
 from vdm_jax.video import to_float
 

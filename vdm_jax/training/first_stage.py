@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vdm_jax import checkpoints, models
-from vdm_jax.training import record
+from vdm_jax.training import metrics_log
 from vdm_jax.types import Array, Params
 
 COPIED, RESAMPLED, EXTENDED, FRESH = 'copied', 'resampled', 'extended by zeros', 'fresh'
@@ -110,7 +110,7 @@ def starting_point(config: Any, model: models.Model, mesh: Mesh) -> Callable[[Pa
   def start(params: Params) -> Params:
     path = config.training.first_stage
     _, first = checkpoints.load(path, mesh, _build(checkpoints.read_config(path)['model'], model))
-    record.say(report(path, manners))
+    metrics_log.say(report(path, manners))
     return transfer(params, first, manners)
 
   return start

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from vdm_jax import partitioning, runtime
 from vdm_jax.checkpoints import Checkpointer
 from vdm_jax.models import Model
-from vdm_jax.training import metrics, nonfinite, optimizer, record, run_folder, state
+from vdm_jax.training import metrics, metrics_log, nonfinite, optimizer, run_folder, state
 from vdm_jax.training.step import MAX_SKIPPED, jit_train_step, make_heldout_loss
 from vdm_jax.types import Batch, Params
 
@@ -96,14 +96,14 @@ def train(
     checkpointer = stack.enter_context(Checkpointer(path, training.keep_checkpoints))
     layout = state.abstract(model, rule, mesh)
     start = checkpointer.restore(layout, state.ADDED)
-    record.say(f'{path}: ' + ('a new run' if start is None else f'resuming at step {int(start.step)}'))
+    metrics_log.say(f'{path}: ' + ('a new run' if start is None else f'resuming at step {int(start.step)}'))
     start = state.create(model, rule, mesh, config.seed, starting_point) if start is None else start
     stack.enter_context(jax.set_mesh(mesh))
-    writer = record.Rows(path, resumed=int(start.step), tensorboard=training.tensorboard)
+    writer = metrics_log.Rows(path, resumed=int(start.step), tensorboard=training.tensorboard)
     stack.callback(writer.close)
     examples = config.data.batch_size / mesh.size
     note = stack.enter_context(runtime.watched(training.stall_seconds, SLOW))
-    recorder = _Recorder(training, writer, on_row, record.Stopwatch(examples, ideal_step_seconds), note)
+    recorder = _Recorder(training, writer, on_row, metrics_log.Stopwatch(examples, ideal_step_seconds), note)
     heldout_loss = make_heldout_loss(model, training, heldout, mesh) if heldout else None
     step = jit_train_step(model, rule, training, mesh, layout)
     source = stack.enter_context(_closing(batches(int(start.step))))
@@ -135,7 +135,7 @@ def _run(
 ) -> state.TrainState:
   first = int(current.step) + 1
   if first > training.num_steps:
-    record.say(f'nothing to do: training.num_steps={training.num_steps} are done. Raise it to train on.')
+    metrics_log.say(f'nothing to do: training.num_steps={training.num_steps} are done. Raise it to train on.')
   try:
     for step in range(first, training.num_steps + 1):
       batch = recorder.next_batch(source, step)
@@ -159,7 +159,7 @@ def _run(
         with recorder.paused(f'saving step {step}'):
           checkpointer.save(step, current)
       if stopping and step < training.num_steps:
-        record.say(f'stopped at step {step}; the same command resumes.')
+        metrics_log.say(f'stopped at step {step}; the same command resumes.')
         break
     recorder.settle(0)
   except _NotFinite as end:
@@ -273,9 +273,9 @@ class _Recorder:
   def __init__(
     self,
     training: Any,
-    writer: record.Rows,
+    writer: metrics_log.Rows,
     on_row: OnRow | None,
-    watch: record.Stopwatch,
+    watch: metrics_log.Stopwatch,
     note: Callable[..., None],
   ) -> None:
     self.note = note
@@ -302,7 +302,7 @@ class _Recorder:
     self._watch.compile_seconds = time.perf_counter() - since
     self._watch.reset()
     self._spoke = time.monotonic()
-    record.say(f'compiled the training step in {self._watch.compile_seconds:.1f} s')
+    metrics_log.say(f'compiled the training step in {self._watch.compile_seconds:.1f} s')
 
   @contextlib.contextmanager
   def paused(self, doing: str) -> Iterator[None]:
@@ -352,7 +352,7 @@ class _Recorder:
 
   def _log(self, step: int, sums: Any) -> None:
     row = metrics.row(jax.device_get(sums))
-    self._write({'step': step} | row | self._extra.pop(step, {}) | self._watch.row() | record.memory())
+    self._write({'step': step} | row | self._extra.pop(step, {}) | self._watch.row() | metrics_log.memory())
 
   def _write(self, row: dict[str, float | None]) -> None:
     self._writer.write(row)
@@ -360,7 +360,7 @@ class _Recorder:
       self._on_row(row)
 
   def _speak(self, step: int, loss: jax.Array) -> None:
-    record.say(record.progress(step, self._training.num_steps, float(loss), self._watch.rate()))
+    metrics_log.say(metrics_log.progress(step, self._training.num_steps, float(loss), self._watch.rate()))
     self._spoke = time.monotonic()
 
 

@@ -16,7 +16,7 @@ from vdm_jax import checkpoints, configuration, data, partitioning
 from vdm_jax.benchmarks import timing
 from vdm_jax.benchmarks.paper_claims import input_scaling, quality
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Row, Rows, Run, config_of
-from vdm_jax.compilation.ideal import evaluation
+from vdm_jax.tools.compilation.ideal import evaluation
 from vdm_jax.training import jit_train_step, optimizer, state
 
 REPEATS = 7  # of a timed call

@@ -1,1 +1,1 @@
-"""The yardstick of the embedded digits: networks that read digits and scenes in videos, their protocols and training."""
+"""The yardstick of the embedded digits: networks that read digits and scenes in videos, and their protocols."""

@@ -1,0 +1,115 @@
+"""Captions that fit are never accused, whatever they tell; shuffled ones are named; what cannot be told is said so."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from vdm_jax.data.sources.digits import Digits
+from vdm_jax.tools.doctor import captions as captions_of
+from vdm_jax.tools.doctor.captions import judge
+from vdm_jax.video import to_float
+
+# Name -> the mode of the digits, and what captions keep of theirs.
+MODES = {
+  'plain': ({}, '.+'),
+  'digit somewhere': ({'random_start': True}, '[0-9]'),
+  'direction somewhere': ({'random_start': True}, '[a-z]+$'),
+  'digits of two': ({'random_start': True, 'num_digits': 2}, '[0-9]'),
+  'speed': ({'random_start': True, 'motions': True}, 'slowly|quickly|bouncing'),
+  'all of two': ({'num_digits': 2, 'motions': True, 'colors': True, 'channels': 3}, '.+'),
+}
+
+
+def clips_of(mode, seed=0, count=captions_of.COUNT):
+  """float32 [n 8 16 16 c] in [-1, 1], and their captions."""
+  options, kept = MODES[mode]
+  source = Digits(split='train', seed=seed, **options)
+  clips = [source[index] for index in range(count)]
+  return (
+    to_float(np.stack([clip.video for clip in clips])),
+    [' '.join(re.findall(kept, clip.caption)) for clip in clips],
+  )
+
+
+@pytest.fixture(scope='module')
+def clips():
+  return clips_of('plain')
+
+
+def shuffled(captions, seed=0):
+  return [str(caption) for caption in np.random.default_rng(seed).permutation(captions)]
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_captions_that_fit_are_found_to_and_shuffled_ones_named(mode):
+  videos, captions = clips_of(mode)
+  fault, said = judge(videos, captions)
+  assert fault is None and said.endswith(', which fit (p = 0.001)')
+  fault, _ = judge(videos, shuffled(captions))
+  assert fault.name == 'shuffled captions' and f'512 clips with {len(set(captions))} captions' in fault.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(1, 9))
+@pytest.mark.parametrize('mode', MODES)
+def test_so_it_is_with_other_clips(mode, seed):
+  videos, captions = clips_of(mode, seed)
+  assert judge(videos, captions)[1].endswith(', which fit (p = 0.001)')
+  assert judge(videos, shuffled(captions, seed))[0].name == 'shuffled captions'
+
+
+@pytest.mark.parametrize('seed', range(1, 5))
+def test_shuffled_captions_are_named(clips, seed):
+  videos, captions = clips
+  fault, _ = judge(videos, shuffled(captions, seed))
+  assert fault.name == 'shuffled captions' and '512 clips with 40 captions' in fault.text
+
+
+def test_what_cannot_be_told_is_no_fault(clips):
+  """Few clips, many words or nothing to see: chance is not refuted, and nothing is named."""
+  videos, captions = clips_of('digit somewhere', count=24)
+  fault, said = judge(videos, shuffled(captions))
+  assert fault is None and re.fullmatch(r'captions: \d+ of 24 clips; whether they fit cannot be told \(p = .*\)', said)
+  videos, captions = clips
+  fault, said = judge(videos[:10], shuffled(captions[:10]))
+  assert fault is None and said.endswith('too few clips for so many words to measure whether they fit')
+  own = [f'{caption} {n}' for n, caption in enumerate(shuffled(captions))]
+  fault, said = judge(videos, own)
+  assert fault is None and said == (
+    'captions: 512 of 512 clips, too few clips for so many words to measure whether they fit'
+  )
+  assert judge(videos, ['a digit'] * 512) == (None, 'captions: 1 of 512 clips')
+  fault, said = judge(np.zeros_like(videos), captions)
+  assert fault is None and 'cannot be told' in said
+
+
+def test_a_part_of_the_captions_is_enough(clips):
+  videos, captions = clips
+  assert judge(videos, shuffled(captions[:256]) + captions[256:])[0] is None
+
+
+def test_the_share_that_words_explain_is_that_of_a_regression(clips):
+  """Against least squares, where both words and views are few."""
+  rng = np.random.default_rng(0)
+  split = [set(caption.split()) for caption in clips[1][:100]]
+  has = np.array([[float(word in words) for word in sorted(set.union(*split))] for words in split])
+  view = rng.standard_normal((100, 5)) + has[:, :1]
+  fitted = np.column_stack([np.ones(100), has])
+  left = view - fitted @ np.linalg.lstsq(fitted, view, rcond=None)[0]
+  exact = 1 - np.sum(left**2) / np.sum((view - view.mean(0)) ** 2)
+  words = captions_of._words(clips[1][:100])
+  found = captions_of._explained([view, -view], words, np.arange(100)[None])
+  np.testing.assert_allclose(found, [[exact], [exact]], rtol=1e-9)
+
+
+def test_two_of_the_views_do_not_see_where_things_are():
+  """Frames shifted in a circle, in place or in time, have the same amplitudes; place does not."""
+  video = np.random.default_rng(0).standard_normal((1, 8, 16, 16, 1)).astype(np.float32)
+  moved = np.roll(video, (3, 5), (2, 3))
+  place, pattern, motion, colour = zip(*map(captions_of._views, (video, moved)), strict=True)
+  assert np.abs(place[0] - place[1]).max() > 0.1
+  for before, after in (pattern, motion, colour):
+    np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-4)

@@ -1,7 +1,0 @@
-"""Compiling ahead of time: what a configuration needs of machines that are not there."""
-
-from vdm_jax.compilation.flops import model_flops
-from vdm_jax.compilation.ideal import ideal_step_seconds
-from vdm_jax.compilation.report import report
-
-__all__ = ['ideal_step_seconds', 'model_flops', 'report']
