@@ -11,8 +11,8 @@ import functools
 import jax
 import numpy as np
 import pytest
-from networks.tiny import WORDS
-from networks.tiny import make_config as make_unet_config
+from helpers.tiny_networks import WORDS
+from helpers.tiny_networks import make_config as make_unet_config
 
 from vdm_jax import configuration, models, partitioning
 from vdm_jax.generation.sampler import make_sampler

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from company import Company, met, virtual
+from helpers.process_group import Company, met, virtual
 from jax.sharding import SingleDeviceSharding
 
 from vdm_jax import checkpoints, configuration, models
@@ -356,7 +356,7 @@ def full(files):
   raise OSError(28, 'No space left on device')
 read, fingerprint = [], checkpoints._fingerprint
 checkpoints._fingerprint = lambda file: read.append(str(file)) or fingerprint(file)
-with processes.joined(place):
+with runtime.joined(place):
   mesh = partitioning.make_mesh({'data': 1, 'fsdp': -1})
   sharding = NamedSharding(mesh, P('fsdp'))
   def make(step):
@@ -364,7 +364,7 @@ with processes.joined(place):
     return {'ema': jax.make_array_from_callback(values.shape, sharding, lambda i: values[i])}
   with checkpoints.Checkpointer(arguments[0], 2) as checkpointer:
     for step in range(1, 6):
-      processes.exchange('step', step)
+      runtime.exchange('step', step)
       limit(100_000 if (step, index) == (2, 1) else resource.RLIM_INFINITY)
       checkpoints._checksum = full if (step, index) == (4, 0) else checksum
       read.clear()
@@ -381,7 +381,7 @@ with processes.joined(place):
     found = checkpointer.restore({'ema': like})['ema']
     for a, b in zip(found.addressable_shards, make(5)['ema'].addressable_shards, strict=True):
       np.testing.assert_array_equal(a.data, b.data)
-    shares = processes.exchange('shares', sorted(read))
+    shares = runtime.exchange('shares', sorted(read))
     assert not set(shares[0]) & set(shares[1]) and abs(len(shares[0]) - len(shares[1])) <= 1, shares
     total = [str(f) for f in (checkpointer.directory / '5').rglob('*') if f.is_file()]
     skipped = {'manifest.json', '_CHECKPOINT_METADATA', 'commit_success.txt'}

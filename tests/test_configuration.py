@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from networks.tiny import WORDS, make_config, says
+from helpers.tiny_networks import WORDS, make_config, says
 
 from vdm_jax import configuration, models
 

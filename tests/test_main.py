@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from company import REPOSITORY, virtual
+from helpers.process_group import REPOSITORY, virtual
 from PIL import Image
 
 import vdm_jax

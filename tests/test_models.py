@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from networks.tiny import FRAMES, SIZE, WORDS, draw, make_config, normal, says
+from helpers.tiny_networks import FRAMES, SIZE, WORDS, draw, make_config, normal, says
 
 from vdm_jax import diffusion, models, partitioning
 from vdm_jax.types import Conditioning

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from company import virtual
+from helpers.process_group import virtual
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vdm_jax import partitioning

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from generation.gaussian_videos import PROCESSES, GaussianVideos, settings
+from helpers.gaussian_videos import PROCESSES, GaussianVideos, settings
 
 import vdm_jax.generation.sampler
 import vdm_jax.sampling.steps

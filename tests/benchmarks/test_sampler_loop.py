@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmarks.standin_network import standin
+from helpers.standin_network import standin
 
 from vdm_jax.benchmarks import sampler_loop, timing
 

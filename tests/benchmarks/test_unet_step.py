@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarks.standin_network import standin
+from helpers.standin_network import standin
 
 from vdm_jax.benchmarks import unet_step
 

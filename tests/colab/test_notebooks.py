@@ -17,7 +17,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from networks.tiny import draw
+from helpers.tiny_networks import draw
 
 from vdm_jax import checkpoints, configuration, models, pretrained, weights
 from vdm_jax.data.sources import digits

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from data.clip_doors import make_clip
+from helpers.clip_files import make_clip
 from PIL import Image
 
 from vdm_jax import data

@@ -9,7 +9,7 @@ import warnings
 
 import grain
 import pytest
-from data.batches import assert_equal, build, configure, take
+from helpers.batches import assert_equal, build, configure, take
 
 from vdm_jax.data import delivery
 

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from data.batches import build, configure, take
+from helpers.batches import build, configure, take
 
 from vdm_jax import data
 from vdm_jax.data import __main__ as command

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from data.clip_doors import make_clip, prepare_tfds
+from helpers.clip_files import make_clip, prepare_tfds
 from PIL import Image
 
 from vdm_jax import data

@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from data.batches import assert_equal, build, configure, leaves, read_back, take
-from data.clip_doors import prepare_tfds
+from helpers.batches import assert_equal, build, configure, leaves, read_back, take
+from helpers.clip_files import prepare_tfds
 from PIL import Image
 
 from vdm_jax import data

@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
-from data.batches import Letters, assert_equal, build, configure, leaves, read_back, take
+from helpers.batches import Letters, assert_equal, build, configure, leaves, read_back, take
 
 from vdm_jax import data
 from vdm_jax.data import pipeline
@@ -413,7 +414,7 @@ def test_workers_share_the_list_of_bad_clips_and_its_limit(tmp_path):
 EXIT_WITH_LIVE_WORKERS = """
 import sys
 sys.path.insert(0, {folder!r})
-from batches import Letters, configure
+from helpers.batches import Letters, configure
 from vdm_jax import data
 if __name__ == '__main__':
   batches = data.build(configure(num_workers=1), Letters(), seed=0)
@@ -425,7 +426,7 @@ if __name__ == '__main__':
 @pytest.mark.slow
 def test_workers_end_quietly_with_the_program(tmp_path):
   script = tmp_path / 'script.py'
-  script.write_text(EXIT_WITH_LIVE_WORKERS.format(folder=os.path.dirname(__file__)))
+  script.write_text(EXIT_WITH_LIVE_WORKERS.format(folder=str(Path(__file__).parents[1])))
   paths = os.pathsep.join(sys.path)
   done = subprocess.run(
     [sys.executable, script], capture_output=True, text=True, env=os.environ | {'PYTHONPATH': paths}

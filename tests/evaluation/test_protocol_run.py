@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from jobs.tiny_runs import make_run
+from helpers.tiny_runs import make_run
 
 from vdm_jax import configuration, data, generation, jobs
 from vdm_jax.evaluation import PROTOCOLS, Figure, Metric, Protocol, clip_subsets, feature_files, sweeps

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import draw, normal, says
+from helpers.tiny_networks import draw, normal, says
 
 from vdm_jax import configuration, diffusion, models
 from vdm_jax.generation import make_cascade, make_generator, make_sampler, make_upsampler

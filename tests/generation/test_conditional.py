@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from generation.gaussian_videos import PROCESSES, GaussianVideos, settings
+from helpers.gaussian_videos import PROCESSES, GaussianVideos, settings
 
 from vdm_jax import sampling
 from vdm_jax.diffusion import branch, downsample, unit_noise

@@ -10,7 +10,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from jobs.pages_read import Page
+from helpers.html_pages import Page
 
 from vdm_jax import configuration, pages
 from vdm_jax.generation.gallery import check_page, describe, write_gallery

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from generation.gaussian_videos import GaussianVideos, settings
+from helpers.gaussian_videos import GaussianVideos, settings
 
 from vdm_jax import generation
 from vdm_jax.diffusion import branch, downsample

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import FRAMES, SIZE, WORDS, draw, make_config, says
+from helpers.tiny_networks import FRAMES, SIZE, WORDS, draw, make_config, says
 
 from vdm_jax import diffusion, models, sampling
 from vdm_jax.generation.sampler import guidance_weight, guide, make_sampler, make_step, null_condition

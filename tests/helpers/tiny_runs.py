@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from networks.tiny import draw
+from helpers.tiny_networks import draw
 
 from vdm_jax import checkpoints, configuration, jobs, models
 from vdm_jax.generation import long_video

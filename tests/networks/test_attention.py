@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import FRAMES, SETTINGS, affine, drawn, group_norm, normal, says, softmax
+from helpers.tiny_networks import FRAMES, SETTINGS, affine, drawn, group_norm, normal, says, softmax
 
 from vdm_jax.networks import FIT, UNet3D
 from vdm_jax.networks.attention import (

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import affine, draw, drawn, normal, says, swish
+from helpers.tiny_networks import affine, draw, drawn, normal, says, swish
 
 from vdm_jax.networks.embeddings import (
   NOISE_FEATURES,

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from helpers.tiny_networks import affine, drawn, normal, says
 from networks.test_transformer import cross_attention, feed_forward, float64, layer_norm, transformer_layer
-from networks.tiny import affine, drawn, normal, says
 
 from vdm_jax.networks import FIT
 from vdm_jax.networks.embeddings import ConditionTokens

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from networks.tiny import convolve, drawn, group_norm, normal, says
+from helpers.tiny_networks import convolve, drawn, group_norm, normal, says
 
 from vdm_jax.networks.layers import Conv3x3, GroupNorm, dense, sinusoidal
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from networks.tiny import affine, drawn, normal, says, softmax
+from helpers.tiny_networks import affine, drawn, normal, says, softmax
 
 from vdm_jax.networks.transformer import CrossAttention, FeedForward, LayerNorm, SelfAttention, TransformerLayer
 

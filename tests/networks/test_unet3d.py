@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.sharding import AbstractMesh
-from networks.tiny import (
+from helpers.tiny_networks import (
   FRAMES,
   SETTINGS,
   SIZE,
@@ -29,6 +28,7 @@ from networks.tiny import (
   says,
   swish,
 )
+from jax.sharding import AbstractMesh
 
 from vdm_jax import partitioning
 from vdm_jax.networks import UNet3D

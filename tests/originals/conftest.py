@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from originals.fidelity import error
+from helpers.fidelity import error
 from text.conftest import golden, golden_clip, golden_t5, golden_weights, write_bert, write_clip, write_t5
 
 # The encoders of tests/text.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from originals.fidelity import load
+from helpers.fidelity import load
 
 from vdm_jax import diffusion, sampling
 from vdm_jax.diffusion import from_left

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from originals.fidelity import below, draw, load, named_leaves
+from helpers.fidelity import below, draw, load, named_leaves
 
 from vdm_jax.networks import FIT, embeddings
 from vdm_jax.types import Conditioning

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import make_config
-from originals.fidelity import below, draw, load, named_leaves
+from helpers.fidelity import below, draw, load, named_leaves
+from helpers.tiny_networks import make_config
 
 from vdm_jax.training import optimizer, state
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from text import test_bert, test_clip, test_t5
+from text.encoders import test_bert, test_clip, test_t5
 
 PYTORCH = 'PyTorch, transformers'
 

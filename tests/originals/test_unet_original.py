@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from originals.fidelity import draw, load
+from helpers.fidelity import draw, load
 
 from vdm_jax.networks import UNet3D
 from vdm_jax.networks.attention import TemporalAttention

@@ -11,7 +11,7 @@ import pytest
 
 from vdm_jax.runtime.atomic_files import replacing, sweep, write_text
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

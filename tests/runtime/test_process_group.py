@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from company import Company, met
+from helpers.process_group import Company, met
 
 from vdm_jax import runtime
 from vdm_jax.runtime import Meeting
@@ -66,16 +66,16 @@ def test_a_process_alone_has_only_itself_to_talk_to():
 
 
 TALK = """
-with processes.joined(place, good=(0, 75)):
-  print(processes.exchange('number', index), processes.exchange('number', 10 * index))
-  print(processes.agreed(['both', f'only {index}']))
+with runtime.joined(place, good=(0, 75)):
+  print(runtime.exchange('number', index), runtime.exchange('number', 10 * index))
+  print(runtime.agreed(['both', f'only {index}']))
   sys.exit(75)
 """
 
 FAIL = """
 import time
-with processes.joined(place):
-  processes.exchange('here', True)
+with runtime.joined(place):
+  runtime.exchange('here', True)
   if index == 1:
     raise OSError('the disk of this host is gone')
   time.sleep(100)
@@ -83,10 +83,10 @@ with processes.joined(place):
 
 STUCK = """
 import time
-with processes.joined(place):
+with runtime.joined(place):
   if index == 1:
     time.sleep(8)
-  processes.exchange('lunch', True, seconds=1)
+  runtime.exchange('lunch', True, seconds=1)
 """
 
 
@@ -117,7 +117,7 @@ def test_who_does_not_come_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_nobody_meets_does_not_wait_for_ever(tmp_path):
-  script = 'with processes.joined(place, patience=3): pass'
+  script = 'with runtime.joined(place, patience=3): pass'
   with Company(tmp_path, met(script)[1:], devices=1) as company:
     (status,) = company.wait(60)
   assert status not in (0, None)
@@ -131,7 +131,7 @@ def test_the_others_end_when_one_is_killed(tmp_path, killed):
   script = (
     'import time, jax, jax.numpy as jnp\n'
     'from jax.experimental import multihost_utils\n'
-    'with processes.joined(place):\n'
+    'with runtime.joined(place):\n'
     '  print("at work", flush=True)\n'
     '  while True:\n'
     '    multihost_utils.process_allgather(jnp.ones(3))\n'

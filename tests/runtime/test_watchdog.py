@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from company import Company, met
+from helpers.process_group import Company, met
 
 from vdm_jax import runtime
 from vdm_jax.runtime.watchdog import Place, silent, stalled
@@ -69,7 +69,7 @@ def test_a_watch_has_a_positive_bound_or_none():
 WORK = """
 import os, signal, time
 how, bound = arguments[0], float(arguments[1])
-with processes.joined(place), processes.watched(bound, 'Raise the bound.') as note:
+with runtime.joined(place), runtime.watched(bound, 'Raise the bound.') as note:
   for step in range(1, 1000):
     note(f'waiting for the batch of step {step}')
     if step == 4 and index == int(arguments[2]):
@@ -79,7 +79,7 @@ with processes.joined(place), processes.watched(bound, 'Raise the bound.') as no
       time.sleep(2.5)  # longer than from pulse to pulse
       os.kill(os.getpid(), getattr(signal, how))
     note(f'waiting for step {step}')
-    processes.exchange('step', step)
+    runtime.exchange('step', step)
     time.sleep(0.1)
 """
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sampling.closed_forms import MIXTURE, PROCESSES, Gaussian, JointGaussian, exact
+from helpers.closed_forms import MIXTURE, PROCESSES, Gaussian, JointGaussian, exact
 
 from vdm_jax.diffusion import edm, from_left, precondition, predict_eps, predict_v, predict_x, snap
 from vdm_jax.sampling import (

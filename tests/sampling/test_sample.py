@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sampling.closed_forms import GAUSSIAN, MIXTURE, PROCESSES, Gaussian, JointGaussian, Mixture, even_normals, exact
+from helpers.closed_forms import GAUSSIAN, MIXTURE, PROCESSES, Gaussian, JointGaussian, Mixture, even_normals, exact
 
 from vdm_jax.diffusion import branch, cosine_grid, from_left, karras_grid
 from vdm_jax.sampling import (

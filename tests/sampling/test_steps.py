@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sampling.closed_forms import GAUSSIAN, MIXTURE, PROCESSES, compiled, even_normals, exact, states
+from helpers.closed_forms import GAUSSIAN, MIXTURE, PROCESSES, compiled, even_normals, exact, states
 
 from vdm_jax.diffusion import cosine_grid, from_left, input_scaled, karras_grid
 from vdm_jax.sampling import ancestral, ddim, heun, langevin_corrected, redraw, replacement, sample

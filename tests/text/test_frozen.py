@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tokenizers
-from company import virtual
+from helpers.process_group import virtual
 from safetensors.numpy import load_file, save_file
 
 from vdm_jax.text.encoders import bert_folder, clip_folder, t5_folder

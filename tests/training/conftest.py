@@ -1,4 +1,4 @@
-"""Makes `standin`, the tiny model of these tests, importable from them and from their subprocesses."""
+"""Makes these test modules importable from subprocesses that share their helpers."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import draw, normal
+from helpers.tiny_networks import draw, normal
 
 from vdm_jax.networks import FIT
 from vdm_jax.training import first_stage

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from company import virtual
+from helpers.process_group import virtual
 
 ON_FOUR = """
 import jax, numpy as np

@@ -20,7 +20,7 @@ import hashlib, json, os, random, shutil, signal, sys, time, warnings
 from pathlib import Path
 import jax, numpy as np
 import orbax.checkpoint  # imported once for all trials
-import standin
+from helpers import standin
 from vdm_jax import checkpoints, partitioning
 from vdm_jax.training import train
 

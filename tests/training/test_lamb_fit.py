@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from networks.tiny import normal
-from standin import make_config
+from helpers.standin import make_config
+from helpers.tiny_networks import normal
 
 from vdm_jax.networks import FIT
 from vdm_jax.training import optimizer

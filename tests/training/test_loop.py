@@ -17,8 +17,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import standin
-from standin import make_batch, make_config, make_model
+from helpers import standin
+from helpers.standin import make_batch, make_config, make_model
 
 from vdm_jax import checkpoints, partitioning
 from vdm_jax.training import loop, optimizer, train
@@ -356,9 +356,10 @@ def test_a_second_interrupt_from_the_keyboard_ends_at_once(tmp_path):
 
 RUN = """
 import sys
-sys.path.insert(0, {folder!r})
+sys.path[:0] = [{folder!r}, {folder!r} + "/.."]
 import time
-import standin, test_loop
+import test_loop
+from helpers import standin
 def slow(start):
   for batch in standin.batches(start):
     time.sleep(0.01)

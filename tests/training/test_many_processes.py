@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import standin
-from company import Company, met
-from standin import make_batch, make_config, make_model
+from helpers import standin
+from helpers.process_group import Company, met
+from helpers.standin import make_batch, make_config, make_model
 
 from vdm_jax import checkpoints, partitioning
 from vdm_jax.training import train
@@ -21,12 +21,12 @@ from vdm_jax.training import train
 # Trains to a step; batches from step `bad` (from 0) on are NaN on the last process alone.
 TRAIN = """
 import time, jax, numpy as np
-import standin
+from helpers import standin
 from vdm_jax import partitioning
 from vdm_jax.training import train
 workdir, steps, bad, pause = arguments[0], int(arguments[1]), int(arguments[2]), float(arguments[3])
 stall = float(arguments[4])
-with processes.joined(place, good=(0, 75)):
+with runtime.joined(place, good=(0, 75)):
   # Processes take turns along the mesh, as the hosts of a TPU slice do: none holds rows that follow one another.
   places = sorted(jax.devices(), key=lambda device: (device.id % jax.local_device_count(), device.process_index))
   mesh = partitioning.make_mesh({'data': -1, 'fsdp': 2}, places)

@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from company import virtual
+from helpers.process_group import virtual
 
 LOSSES = """
 import json, sys
 import jax, numpy as np
-from networks.tiny import make_config
+from helpers.tiny_networks import make_config
 from training.test_second_stage_step import FIT
 from vdm_jax import configuration, models, partitioning
 from vdm_jax.training import make_train_step, optimizer, state

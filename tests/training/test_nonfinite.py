@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-import standin
 from flax import linen as nn
+from helpers import standin
 
 from vdm_jax import checkpoints, partitioning
 from vdm_jax.training import nonfinite, optimizer, replay, state, train

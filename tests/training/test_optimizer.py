@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from standin import make_config
+from helpers.standin import make_config
 
 from vdm_jax.training import optimizer
 

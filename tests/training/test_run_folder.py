@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from standin import make_config
+from helpers.standin import make_config
 
 from vdm_jax.training import run_folder
 

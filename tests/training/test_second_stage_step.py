@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.tiny import draw, normal
+from helpers.tiny_networks import draw, normal
 
 from vdm_jax import configuration, diffusion, models, partitioning
 from vdm_jax.training import make_train_step, optimizer, state

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import standin
+from helpers import standin
 
 from vdm_jax import partitioning
 from vdm_jax.training import spikes, train

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from standin import make_config, make_model
+from helpers.standin import make_config, make_model
 
 from vdm_jax import partitioning
 from vdm_jax.training import optimizer, state

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import standin
-from company import virtual
-from standin import make_batch, make_config, make_model
+from helpers import standin
+from helpers.process_group import virtual
+from helpers.standin import make_batch, make_config, make_model
 
 from vdm_jax import partitioning
 from vdm_jax.training import make_heldout_loss, make_train_step, metrics, optimizer, state
@@ -234,7 +234,8 @@ def test_the_heldout_levels_are_quantiles_of_the_training_distribution():
 
 ON_FOUR = """
 import jax, numpy as np
-import standin, test_step
+import test_step
+from helpers import standin
 from vdm_jax.partitioning import make_mesh
 adam = standin.make_config(num_steps=20)
 lamb = standin.make_config(num_steps=20, optimizer='lamb', accumulation_steps=2)

@@ -80,7 +80,7 @@ def train(
     nonfinite.Damaged: a step was not finite because the state was not; it is not saved.
 
   Ends the process, and all others of a company, where a step has not ended after `training.stall_seconds`; see
-  `processes.watched`.
+  `runtime.watched`.
   """
   training = config.training
   partitioning.check_batch(config.data.batch_size, mesh, training.accumulation_steps)

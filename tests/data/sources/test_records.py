@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from data.clip_doors import make_clip
+from helpers.clip_files import make_clip
 
 from vdm_jax import data
 from vdm_jax.data.sources import records

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from data import clip_doors as doors
+from helpers import clip_files as doors
 from ml_collections import ConfigDict
 
 from vdm_jax import data

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from data.clip_doors import make_clip, prepare_tfds
+from helpers.clip_files import make_clip, prepare_tfds
 
 from vdm_jax import data
 

@@ -8,7 +8,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from company import virtual
+from helpers.process_group import virtual
 
 from vdm_jax.evaluation.features import load
 from vdm_jax.evaluation.features.clip_image import square

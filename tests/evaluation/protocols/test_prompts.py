@@ -100,7 +100,7 @@ def test_another_name_is_refused_with_the_right_ones():
 
 def test_the_files_are_in_the_package():
   setup = configparser.ConfigParser()
-  repository = Path(__file__).resolve().parents[2]
+  repository = Path(__file__).resolve().parents[3]
   setup.read(repository / 'setup.cfg')
   patterns = setup['options.package_data']['vdm_jax'].split(',')
   files = {path for pattern in patterns for path in (repository / 'vdm_jax').glob(pattern.strip())}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vdm_jax.evaluation import PROTOCOLS, compare, prompts
+from vdm_jax.evaluation import PROTOCOLS, compare
 from vdm_jax.evaluation.features import NAMES
+from vdm_jax.evaluation.protocols import prompts
 from vdm_jax.evaluation.protocols.contract import KINDS, TASKS, Metric
 from vdm_jax.evaluation.scores import centre, check_clips, check_range, extract
 

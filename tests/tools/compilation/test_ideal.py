@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from networks.tiny import make_config
+from helpers.tiny_networks import make_config
 
 from vdm_jax import models, partitioning
 from vdm_jax.tools.compilation import ideal, ideal_step_seconds, model_flops

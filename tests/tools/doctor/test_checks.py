@@ -13,7 +13,7 @@ from vdm_jax.data.inspection import inspect
 from vdm_jax.tools import doctor
 from vdm_jax.video import write_gif
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 FAULTS = [
   ('digits_fit', {'sampling.fps': 0}, 'sampling.fps=0 must be positive: it is the frame rate of the videos.'),
   (

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import math
 import runpy
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import standin
 
 from vdm_jax import checkpoints, data, diffusion, partitioning
 from vdm_jax.tools import doctor
@@ -21,10 +21,7 @@ from vdm_jax.tools.doctor.symptoms import Fault
 from vdm_jax.training import optimizer, state
 from vdm_jax.types import Batch, Conditioning
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'training'))
-import standin  # noqa: E402
-
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 STEPS = 400
 
 

@@ -13,7 +13,7 @@ from vdm_jax.tools.doctor import symptoms
 from vdm_jax.training import state
 from vdm_jax.video import to_float
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 ON_DIGITS = sorted(path.stem for path in CONFIGS.glob('digits*.py'))
 
 

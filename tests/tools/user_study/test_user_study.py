@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from jobs.pages_read import KNOWN, Page
+from helpers.html_pages import KNOWN, Page
 
 from vdm_jax.tools.user_study import __main__ as user_study
 from vdm_jax.tools.user_study import ballots

@@ -7,7 +7,7 @@ import re
 import sys
 
 import pytest
-from company import REPOSITORY, Company, free_port
+from helpers.process_group import REPOSITORY, Company, free_port
 
 from vdm_jax import checkpoints, partitioning
 from vdm_jax.benchmarks.train_step import load

@@ -12,13 +12,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 # What a script given to `met` begins with.
 HEAD = """
 import sys
-from vdm_jax import processes
-place = processes.meeting(*sys.argv[1:4], environment={})
+from vdm_jax import runtime
+place = runtime.meeting(*sys.argv[1:4], environment={})
 index, arguments = int(sys.argv[3]), sys.argv[4:]
 """
 

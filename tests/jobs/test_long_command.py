@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs.pages_read import Page
-from jobs.tiny_runs import BLOCK, CLIP, REPOSITORY, SAMPLERS, SECOND, SMALL, command, make_run, videos
+from helpers.html_pages import Page
+from helpers.tiny_runs import BLOCK, CLIP, REPOSITORY, SAMPLERS, SECOND, SMALL, command, make_run, videos
 from PIL import Image
 
 from vdm_jax import checkpoints, data, jobs

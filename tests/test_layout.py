@@ -88,7 +88,7 @@ def violations(path: Path, source: str, package: Path = PACKAGE) -> list[str]:
   room, found = room_of(path, package), []
   rooms = {p.name.removesuffix('.py') for p in package.iterdir()} | set(EDGES)
   if room not in EDGES:
-    return [f'{path}:1: room {room} is not in the table EDGES of tests/test_floors.py']
+    return [f'{path}:1: room {room} is not in the table EDGES of tests/test_layout.py']
   for line, module in dict.fromkeys(imported_modules(ast.parse(source), path, package)):
     top, *rest = module.split('.')
     if module == HIDDEN and room != '__main__':  # a command may import what its user names

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-FIXTURES = Path(__file__).parent / 'fixtures'
+FIXTURES = Path(__file__).parents[1] / 'originals' / 'fixtures'
 
 
 def load(name: str) -> dict[str, np.ndarray]:

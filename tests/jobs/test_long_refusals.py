@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs.tiny_runs import CLIP, REPOSITORY, SAMPLERS, SECOND, SMALL, command, make_run, videos
+from helpers.tiny_runs import CLIP, REPOSITORY, SAMPLERS, SECOND, SMALL, command, make_run, videos
 
 from vdm_jax import data, jobs
 from vdm_jax.generation import long_sample, long_video
