@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
   config.data.update(
     name='digits',
     batch_size=8,
-    still_rate=0.125,
+    image_rate=0.125,
     num_frames=8,
     height=16,
     width=16,

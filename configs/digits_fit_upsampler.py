@@ -25,5 +25,5 @@ def get_config() -> ConfigDict:
     scalars=('frame_interval', 'resolution', 'augmentation_logsnr'),
   )
   config.training.update(num_steps=1_500, first_stage='runs/digits_fit')
-  config.sampling.update(num_steps=12, augmentation=0.0)  # found by --sweep=augmentation
+  config.sampling.update(num_steps=12, noise_aug_level=0.0)  # found by --sweep=augmentation
   return config

@@ -36,5 +36,5 @@ def get_config() -> ConfigDict:
     ema_decay=0.99,
   )
   # The small picture says nearly all: more evaluations and guidance add nothing.
-  config.sampling.update(num_steps=4, guidance_weight=0.0, augmentation=0.0)
+  config.sampling.update(num_steps=4, guidance_weight=0.0, noise_aug_level=0.0)
   return config

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     name='folder',
     path='data/captioned_videos',
     batch_size=4096,
-    still_rate=0.5,
+    image_rate=0.5,
     num_frames=16,
     height=40,
     width=64,

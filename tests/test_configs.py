@@ -479,7 +479,7 @@ def test_snaps_diffusion_and_sampling(name):
   assert (sampling.num_steps, sampling.step, sampling.grid) == (40 if second else 256, 'heun', 'karras')
   assert (sampling.sigma_min, sampling.sigma_max, sampling.rho, sampling.churn) == (0.002, 80.0, 7.0, 0.0)
   assert sampling.threshold == 'dynamic' and sampling.guidance_start > 0 and sampling.fps == 24
-  assert config.data.still_rate == 0.5 and config.data.num_images == 0
+  assert config.data.image_rate == 0.5 and config.data.num_images == 0
   assert config.data.height - 2 * config.data.pad_rows == (288 if second else 36)
   assert (model.upsampling, config.training.first_stage) == ((8, 'runs/snap_fit_3b9') if second else (1, ''))
 

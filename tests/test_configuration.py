@@ -172,7 +172,7 @@ def test_to_dict_is_plain():
 
 def test_a_run_that_knew_fewer_keys_reads_as_their_defaults(tmp_path):
   old = values()
-  for section, key in (('data', 'still_rate'), ('sampling', 'churn_noise'), ('model', 'upsampling')):
+  for section, key in (('data', 'image_rate'), ('sampling', 'churn_noise'), ('model', 'upsampling')):
     del old[section][key]
   (tmp_path / 'config.json').write_text(json.dumps(old))
   assert configuration.read(tmp_path / 'config.json').to_dict() == configuration.default().to_dict()

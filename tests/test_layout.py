@@ -1,4 +1,4 @@
-"""Imports in vdm_jax go downward only: the table of allowed edges, and the scan that enforces it."""
+"""The architecture: packages stand in layers, imports go down, and folders, files and functions stay small."""
 
 from __future__ import annotations
 
@@ -9,63 +9,65 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / 'vdm_jax'
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGE = REPOSITORY / 'vdm_jax'
 
-# Room -> the rooms it may import. A room may always import itself.
-EDGES = {
-  # ground
+# A package or module may import itself, everything in the layers below its own, and what SIDEWAYS allows.
+LAYERS = (
+  {'types', 'errors', 'names', 'rng', 'partitioning', 'pages', 'plots', 'runtime'},
+  {'diffusion', 'networks', 'video'},
+  {'data', 'text', 'sampling'},
+  {'models', 'configuration', 'checkpoints', 'weights', 'pretrained', 'configs'},
+  {'training', 'generation', 'evaluation'},
+  {'jobs', 'tools', 'benchmarks', 'main', '__main__', '__init__'},
+)
+SIDEWAYS = {
   'types': set(),
-  'partitioning': {'types'},
-  'plots': set(),
-  'pages': set(),
-  'processes': set(),
-  'replacing': set(),
-  # floor 1
-  'diffusion': {'types'},
-  'networks': {'types', 'partitioning'},
-  'data': {'types', 'replacing'},
-  'text': {'types', 'partitioning', 'replacing'},
-  # floor 2
-  'sampling': {'types', 'diffusion'},
-  # floor 3
-  'models': {'types', 'partitioning', 'networks', 'diffusion', 'text'},
-  'configuration': {'types', 'models'},
-  'pretrained': set(),
-  'weights': {'configuration', 'replacing'},
-  'checkpoints': {'types', 'partitioning', 'processes', 'models', 'configuration', 'pretrained', 'weights'},
-  # floor 4
-  'training': {'types', 'partitioning', 'processes', 'replacing', 'diffusion', 'models', 'checkpoints'},
-  'generation': {'types', 'partitioning', 'diffusion', 'sampling', 'models'},
-  'evaluation': {
-    'types',
-    'partitioning',
-    'pages',
-    'replacing',
-    'diffusion',
-    'data',
-    'text',
-    'sampling',
-    'models',
-    'generation',
-  },
+  'rng': {'types'},
+  'partitioning': {'types', 'names'},
+  'runtime': {'errors'},
+  'configuration': {'models'},
+  'weights': {'configuration'},
+  'pretrained': {'weights'},
+  'checkpoints': {'models', 'configuration', 'pretrained', 'weights'},
+  'configs': {'configuration'},
+  'evaluation': {'generation'},
 }
-# The roof sees every room. A room's `__main__.py` belongs to it. `__init__` is vdm_jax/__init__.py, whose names only
-# the roof may import.
-ROOF = {'__init__', '__main__', 'main', 'jobs', 'compilation', 'doctor', 'benchmarks'}
-EDGES |= {room: ROOF | set(EDGES) for room in ROOF}
-
-# Rooms that may import only these packages beside the standard library.
-OUTSIDE = {
-  'diffusion': {'jax', 'numpy'},
-  'data': {'numpy', 'grain', 'PIL', 'av', 'sklearn', 'tensorflow_datasets', 'array_record', 'absl'},
+# Packages that outside code uses alone import less than their layer would allow.
+ONLY = {
+  'diffusion': {'types', 'rng', 'jax', 'numpy'},
+  'networks': {'types', 'names', 'partitioning', 'jax', 'numpy', 'flax', 'einops'},
+  'sampling': {'types', 'rng', 'diffusion', 'jax', 'numpy'},
 }
+# These start worker processes, which would each initialize JAX.
+WITHOUT_JAX = {'video', 'data'}
+# The top layer may import itself; elsewhere vdm_jax/__init__.py and the entry points are not for imports.
+TOP = LAYERS[-1]
 
-BY_NAME = {'import_module', '__import__', 'resolve_name'}
+MAX_FILES_PER_FOLDER = 15
+MAX_FILE_LINES = 350
+MAX_FUNCTION_LINES = 60
+
+IMPORT_BY_NAME = {'import_module', '__import__', 'resolve_name'}
 HIDDEN = '<imported by name>'
 
 
-def room_of(path: Path, package: Path) -> str:
+def unit_of(path: Path, package: Path) -> str:
+  """The package or module below vdm_jax that a file belongs to; every `__main__.py` is an entry point."""
   return '__main__' if path.name == '__main__.py' else path.relative_to(package).parts[0].removesuffix('.py')
+
+
+def layer_of(unit: str) -> int | None:
+  return next((i for i, layer in enumerate(LAYERS) if unit in layer), None)
+
+
+def may_import(unit: str, target: str) -> bool:
+  if unit == target or unit in TOP:
+    return True
+  if unit in ONLY:
+    return target in ONLY[unit]
+  above, below = layer_of(unit), layer_of(target)
+  return below is not None and (below < above or target in SIDEWAYS.get(unit, ()))
 
 
 def imported_modules(tree: ast.AST, path: Path, package: Path) -> Iterator[tuple[int, str]]:
@@ -77,51 +79,58 @@ def imported_modules(tree: ast.AST, path: Path, package: Path) -> Iterator[tuple
     elif isinstance(node, ast.ImportFrom):
       base = '.'.join(here[: len(here) - node.level + 1]) if node.level else ''
       module = '.'.join(filter(None, (base, node.module)))
-      # `from vdm_jax import text` names a room, so the names count as modules; deeper ones stay in one room.
       yield from ((node.lineno, f'{module}.{alias.name}') for alias in node.names)
-    elif isinstance(node, ast.Call) and ast.unparse(node.func).split('.')[-1] in BY_NAME:
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).split('.')[-1] in IMPORT_BY_NAME:
       yield node.lineno, HIDDEN
 
 
 def violations(path: Path, source: str, package: Path = PACKAGE) -> list[str]:
-  """Returns `file:line: rule` of each import in `source`, the text of `path`, that its room may not make."""
-  room, found = room_of(path, package), []
-  rooms = {p.name.removesuffix('.py') for p in package.iterdir()} | set(EDGES)
-  if room not in EDGES:
-    return [f'{path}:1: room {room} is not in the table EDGES of tests/test_layout.py']
+  """Returns `file:line: rule` of each import in `source`, the text of `path`, that its package may not make."""
+  unit, found = unit_of(path, package), []
+  if layer_of(unit) is None:
+    return [f'{path}:1: {unit} is in no layer of LAYERS in tests/test_layout.py']
   for line, module in dict.fromkeys(imported_modules(ast.parse(source), path, package)):
     top, *rest = module.split('.')
-    if module == HIDDEN and room != '__main__':  # a command may import what its user names
-      found.append(f'{path}:{line}: {room} imports by name at run time, which hides the import from tests')
+    if module == HIDDEN and unit != '__main__':  # a command may import what its user names
+      found.append(f'{path}:{line}: {unit} imports by name at run time, which hides the import from tests')
     elif top == 'vdm_jax':
-      target = rest[0] if rest and rest[0] in rooms else '__init__'
-      if target not in EDGES[room] | {room}:
-        found.append(f'{path}:{line}: {room} may not import {target}, only {sorted(EDGES[room])}')
-    elif room in OUTSIDE and top not in OUTSIDE[room] | sys.stdlib_module_names:
-      found.append(f'{path}:{line}: {room} may not import {top}, only {sorted(OUTSIDE[room])}')
-  if room == 'networks':
+      target = rest[0] if rest and layer_of(rest[0]) is not None else '__init__'
+      if not may_import(unit, target):
+        found.append(f'{path}:{line}: {unit} may not import {target}')
+    elif (
+      unit in ONLY
+      and top not in ONLY[unit] | sys.stdlib_module_names
+      or unit in WITHOUT_JAX
+      and top in {'jax', 'jaxlib', 'flax', 'optax', 'orbax'}
+    ):
+      found.append(f'{path}:{line}: {unit} may not import {top}')
+  if unit == 'networks':
     lines = enumerate(source.splitlines(), 1)
     found += [f'{path}:{line}: networks never know sigma_in' for line, text in lines if 'sigma_in' in text]
   return found
 
 
-def test_imports_go_downward_only():
-  found = [v for path in sorted(PACKAGE.rglob('*.py')) for v in violations(path, path.read_text())]
+SOURCES = sorted(PACKAGE.rglob('*.py'))
+
+
+def test_imports_go_down():
+  found = [v for path in SOURCES for v in violations(path, path.read_text())]
   assert not found, '\n'.join(found)
 
 
-def test_the_table_itself_has_no_cycle():
-  order: list[str] = []
+def test_sideways_imports_have_no_cycle():
+  for unit, targets in SIDEWAYS.items():
+    reached, todo = set(), set(targets)
+    while todo:
+      reached.add(target := todo.pop())
+      todo |= SIDEWAYS.get(target, set()) - reached
+    assert unit not in reached
 
-  def visit(room: str, above: tuple[str, ...]):
-    assert room not in above, f'cycle: {" -> ".join((*above, room))}'
-    for below in EDGES[room] - ROOF:
-      visit(below, (*above, room))
-    order.append(room)
 
-  for room in set(EDGES) - ROOF:
-    visit(room, ())
-  assert set(order) == set(EDGES) - ROOF
+def test_every_table_names_what_exists():
+  units = {path.name.removesuffix('.py') for path in PACKAGE.iterdir()} | {'configs'}
+  assert set().union(*LAYERS) - {'__main__'} <= units
+  assert set(SIDEWAYS) | set(ONLY) <= set().union(*LAYERS)
 
 
 @pytest.mark.parametrize(
@@ -134,17 +143,18 @@ def test_the_table_itself_has_no_cycle():
     ('sampling/steps.py', 'from vdm_jax import types, models', 'sampling may not import models'),
     ('sampling/steps.py', 'from ..networks import fit', 'sampling may not import networks'),
     ('sampling/steps.py', 'from .. import networks', 'sampling may not import networks'),
-    ('training/loop.py', 'def f():\n  from vdm_jax import sampling', 'training may not import sampling'),
+    ('training/loop.py', 'def f():\n  from vdm_jax import generation', 'training may not import generation'),
     ('training/loop.py', 'from vdm_jax import load', 'training may not import __init__'),
-    ('text/bert.py', 'import vdm_jax', 'text may not import __init__'),
-    ('text/bert.py', 'from vdm_jax.text import __main__\nfrom vdm_jax import jobs', 'text may not import jobs'),
+    ('text/words.py', 'import vdm_jax', 'text may not import __init__'),
+    ('text/words.py', 'from vdm_jax.text import __main__\nfrom vdm_jax import jobs', 'text may not import jobs'),
     ('models.py', 'from . import generation', 'models may not import generation'),
     ('models.py', 'if x:\n  import vdm_jax.training as t', 'models may not import training'),
-    ('data/clip.py', 'def f():\n  import jax.numpy', 'data may not import jax'),
-    ('data/clip.py', 'importlib.import_module("jax")', 'data imports by name at run time'),
-    ('data/clip.py', 'pkgutil.resolve_name(name)', 'data imports by name at run time'),
+    ('data/pipeline.py', 'def f():\n  import jax.numpy', 'data may not import jax'),
+    ('data/pipeline.py', 'importlib.import_module("jax")', 'data imports by name at run time'),
+    ('data/pipeline.py', 'pkgutil.resolve_name(name)', 'data imports by name at run time'),
     ('main.py', 'pkgutil.resolve_name(name)', 'main imports by name at run time'),
-    ('attic/old.py', '', 'room attic is not in the table'),
+    ('runtime/watchdog.py', 'from vdm_jax import plots', 'runtime may not import plots'),
+    ('attic/old.py', '', 'attic is in no layer'),
   ],
 )
 def test_a_planted_violation_is_named_with_file_and_line(file, source, rule):
@@ -156,12 +166,9 @@ def test_a_planted_violation_is_named_with_file_and_line(file, source, rule):
 @pytest.mark.parametrize(
   ('file', 'source'),
   [
-    (
-      'diffusion/loss.py',
-      'from . import process\nfrom vdm_jax.diffusion.schedule import f\nimport jax, math',
-    ),
+    ('diffusion/loss.py', 'from . import process\nfrom vdm_jax.diffusion.schedule import f\nimport jax, math'),
     ('sampling/steps.py', 'from ..diffusion import process\nfrom vdm_jax import types'),
-    ('data/clip.py', 'import grain\nfrom vdm_jax.types import Batch'),
+    ('data/pipeline.py', 'import grain\nfrom vdm_jax.video import to_float\nfrom vdm_jax.types import Batch'),
     ('benchmarks/speed.py', 'from vdm_jax import main, load\nfrom . import other'),
     ('text/__main__.py', 'from vdm_jax import data, jobs'),
     ('data/__main__.py', 'pkgutil.resolve_name(name)'),
@@ -169,3 +176,24 @@ def test_a_planted_violation_is_named_with_file_and_line(file, source, rule):
 )
 def test_downward_imports_pass(file, source):
   assert violations(PACKAGE / file, source) == []
+
+
+FOLDERS = sorted({path.parent for path in SOURCES} | {path.parent for path in REPOSITORY.glob('tests/**/*.py')})
+
+
+@pytest.mark.parametrize('folder', FOLDERS, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_folders_are_small(folder):
+  """A folder answers one question; `configs/` is exempt, for it is a flat catalog of experiments."""
+  files = [path.name for path in folder.glob('*.py') if path.name != '__init__.py']
+  assert len(files) <= MAX_FILES_PER_FOLDER, files
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_files_and_functions_are_small(path):
+  source = path.read_text()
+  assert path.name != 'utils.py', 'name a module after what it does'
+  assert len(source.splitlines()) <= MAX_FILE_LINES
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+      lines = node.end_lineno - node.lineno + 1
+      assert lines <= MAX_FUNCTION_LINES, f'{path}:{node.lineno}: {node.name} has {lines} lines'

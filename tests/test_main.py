@@ -181,8 +181,8 @@ def test_the_library_loads_a_run_and_its_exported_weights(run, tmp_path):
   logsnr = np.array([1.0], np.float32)
   x_hat, carry = jax.jit(lambda p: again.denoiser(p)(x, logsnr, cond, None))(same)
   c = model.parameterization(model.process.alpha(logsnr), model.process.sigma(logsnr))
-  output, _ = model.network(params)(diffusion.from_left(c.input, x) * x, logsnr, cond, None)
-  expected = diffusion.from_left(c.skip, x) * x + diffusion.from_left(c.out, x) * output
+  output, _ = model.network(params)(diffusion.expand_dims_like(c.input, x) * x, logsnr, cond, None)
+  expected = diffusion.expand_dims_like(c.skip, x) * x + diffusion.expand_dims_like(c.out, x) * output
   np.testing.assert_allclose(x_hat, expected, atol=1e-5)
 
 

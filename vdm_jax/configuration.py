@@ -7,7 +7,6 @@ them.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm_jax import models
+from vdm_jax.names import closest
 
 
 def default(network: str = 'unet3d') -> ConfigDict:
@@ -46,7 +46,7 @@ def _data() -> dict[str, Any]:
     'target_frame_rate': 0.0,  # frames per second that the clips' frames are picked for; 0: the clips' own
     'frame_skip': 1,  # take every n-th frame, of those picked
     'frame_skip_max': 0,  # when positive, n is drawn for each clip from frame_skip to this (variable frame rate)
-    'still_rate': 0.0,  # share of the examples that are images: one frame repeated, frame interval 0. Snap: 0.5
+    'image_rate': 0.0,  # share of the examples that are images: one frame repeated, frame interval 0. Snap: 0.5
     'pad_rows': 0,  # rows of `height`, at the top and again at the bottom, that repeat the edge; they carry no loss
     'flip': False,  # left-right flips
     'text': 'none',  # none, words (trainable vectors) or a frozen encoder: bert-large, t5-11b, ...
@@ -155,7 +155,7 @@ def _sampling() -> dict[str, Any]:
     'percentile': 99.5,  # dynamic threshold
     'conditioning': 'reconstruction',  # on given frames: reconstruction, replacement or redraw
     'reconstruction_weight': 10.0,  # w_r of VDM Eqs. 7 and 8. VDM: 50 and 9 for prediction, not published for text
-    'augmentation': 0.1,  # second stage: noise on its low-resolution input, 0 (none) to 1 (nothing else)
+    'noise_aug_level': 0.1,  # second stage: noise on its low-resolution input, 0 (none) to 1 (nothing else)
     'fps': 8,  # frame rate to ask for, and of the files written
     'original_size': (),  # height and width in pixels to ask for; (): those of the model's videos
   }
@@ -239,11 +239,11 @@ def _compare(given: Mapping[str, Any], expected: Mapping[str, Any], prefix: str)
 
 
 def _not_a_key(key: str, expected: Mapping[str, Any], prefix: str) -> str:
-  near = difflib.get_close_matches(key, list(expected), n=1)
+  near = closest(key, expected)
   if not expected:
     hint = f'config.{prefix[:-1]} is one value.'
   else:
-    hint = f'did you mean config.{prefix}{near[0]}?' if near else f'the keys here are {", ".join(expected)}.'
+    hint = f'did you mean config.{prefix}{near}?' if near else f'the keys here are {", ".join(expected)}.'
   return f'config.{prefix}{key} is not a configuration key: {hint}'
 
 

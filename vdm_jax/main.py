@@ -17,6 +17,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from vdm_jax import checkpoints, configuration, data, jobs, pretrained, runtime, training
+from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.jobs import command
 
 MODES = ('train', 'sample', 'evaluate', 'compile', 'doctor', 'preflight', 'replay')
@@ -62,10 +63,10 @@ def main(argv: Sequence[str]) -> int:
     command.refuse([f'{argv[1]!r} is not understood: every argument is a flag, such as --workdir=runs/digits.'])
   try:
     return _run(flags.FLAGS.config)
-  except (jobs.BadInput, data.TooManyBadClips, training.InUse, FloatingPointError) as error:
+  except (InvalidInput, data.TooManyBadClips, training.InUse, FloatingPointError) as error:
     command.refuse(error.args)
   except training.Damaged as error:
-    command.refuse(error.args, runtime.LOST)
+    command.refuse(error.args, ExitStatus.PROCESS_LOST)
 
 
 def _run(config: ConfigDict) -> int:
@@ -74,7 +75,7 @@ def _run(config: ConfigDict) -> int:
   if _MODE.value == 'doctor':
     return jobs.examine(config, _WORKDIR.value, overfit=_OVERFIT.value)
   if _OVERFIT.value:
-    raise jobs.BadInput(f'--overfit has no effect on --mode={_MODE.value}: give --mode=doctor, or leave it out.')
+    raise InvalidInput(f'--overfit has no effect on --mode={_MODE.value}: give --mode=doctor, or leave it out.')
   if _MODE.value == 'compile':
     flag = flags.FLAGS['config']
     asked = {'config': config_flags.get_config_filename(flag), 'overrides': config_flags.get_override_values(flag)}
@@ -88,26 +89,26 @@ def _run(config: ConfigDict) -> int:
     return jobs.train(config, run)
   if _MODE.value == 'evaluate':
     asked = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE, _OUT)
-    return jobs.evaluate(config, run, jobs.Asked(*(flag.value for flag in asked)))
+    return jobs.evaluate(config, run, jobs.EvalOptions(*(flag.value for flag in asked)))
   if _OUT.value is None:
-    raise jobs.BadInput('--out is missing: name the folder for the videos, such as --out=out.')
+    raise InvalidInput('--out is missing: name the folder for the videos, such as --out=out.')
   return jobs.sample(config, run, _OUT.value, _request())
 
 
 def _named_run(mode: str, workdir: str | None, name: str | None) -> str:
   """The run that --workdir or --pretrained names."""
   if name is not None and mode not in OF_A_MODEL:
-    raise jobs.BadInput(
+    raise InvalidInput(
       f'--pretrained is for --mode=sample and --mode=evaluate. To train on from its weights: --workdir=runs/mine '
       f'--config.training.first_stage={pretrained.PREFIX}{name}.'
     )
   if name is not None and workdir is not None:
-    raise jobs.BadInput('--workdir and --pretrained are both given: give one of them.')
+    raise InvalidInput('--workdir and --pretrained are both given: give one of them.')
   if name is not None:
     return pretrained.PREFIX + name
   if workdir is None:
     shipped = f', or a model of the package: --pretrained={"|".join(pretrained.names())}' if mode in OF_A_MODEL else ''
-    raise jobs.BadInput(f'--workdir is missing: name the folder of the run, such as --workdir=runs/digits{shipped}.')
+    raise InvalidInput(f'--workdir is missing: name the folder of the run, such as --workdir=runs/digits{shipped}.')
   return workdir
 
 
@@ -136,7 +137,7 @@ def _define_config(argv: Sequence[str]) -> None:
     flags.mark_flag_as_required('config')
     return
   if command.peek(argv, 'config') is not None:
-    raise jobs.BadInput(
+    raise InvalidInput(
       f'--config is not read by --mode={mode}, which uses the configuration of the run: leave it out. '
       'Single keys can be changed: --config.sampling.num_steps=50.'
     )
@@ -148,7 +149,7 @@ def _meeting(argv: Sequence[str]) -> runtime.Meeting | None:
   mode = command.peek(argv, 'mode') or 'train'
   place = runtime.meeting(*(command.peek(argv, name) for name in ('coordinator', 'num_processes', 'process_id')))
   if place is not None and mode not in JOINT:
-    raise jobs.BadInput(f'--mode={mode} is the work of one process: start it once, without --coordinator.')
+    raise InvalidInput(f'--mode={mode} is the work of one process: start it once, without --coordinator.')
   return place
 
 
@@ -158,9 +159,9 @@ def run() -> None:
   patience = jobs.PREFLIGHT_SECONDS if command.peek(argv, 'mode') == 'preflight' else runtime.MEETING_SECONDS
   with contextlib.ExitStack() as stack:
     try:
-      stack.enter_context(runtime.joined(_meeting(argv), good=(0, jobs.STOPPED), patience=patience))
+      stack.enter_context(runtime.joined(_meeting(argv), good=(0, ExitStatus.STOPPED), patience=patience))
       _define_config(argv)
-    except (jobs.BadInput, ValueError, OSError) as error:
+    except (InvalidInput, ValueError, OSError) as error:
       command.refuse(error.args)
     app.run(main, flags_parser=command.parse)
 

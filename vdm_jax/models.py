@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from vdm_jax import diffusion, text
+from vdm_jax.names import choose, unknown
 from vdm_jax.networks import FIT, UNet3D
 from vdm_jax.types import Array, Carry, Conditioning, Denoiser, Network, Params
 
@@ -210,7 +210,7 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
     cache=config['text_cache'],
   )
   _check_upsampling(config)
-  network = _choose('model.network', config['network'], NETWORKS)
+  network = choose('model.network', config['network'], NETWORKS)
   fields = {name: config[name] for name in network_fields(config['network'])}
   return Model(
     module=network(
@@ -219,9 +219,9 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
       vocabulary_size=getattr(encode, 'vocabulary_size', 0),
       takes_low_resolution=config['upsampling'] > 1,
     ),
-    process=_choose('model.process', config['process'], PROCESSES)(config),
-    parameterization=_choose('model.parameterization', config['parameterization'], PARAMETERIZATIONS)(config),
-    sample_logsnr=_choose('model.logsnr', config['logsnr'], LOGSNR)(config),
+    process=choose('model.process', config['process'], PROCESSES)(config),
+    parameterization=choose('model.parameterization', config['parameterization'], PARAMETERIZATIONS)(config),
+    sample_logsnr=choose('model.logsnr', config['logsnr'], LOGSNR)(config),
     encode=encode,
     video_shape=tuple(config[name] for name in ('num_frames', 'height', 'width', 'channels')),
     config=config,
@@ -233,16 +233,8 @@ def network_fields(name: str) -> dict[str, Any]:
   """The settings of a network and their defaults (`dataclasses.MISSING` where there is none): the fields of its
   class.
   """
-  fields = dataclasses.fields(_choose('model.network', name, NETWORKS))
+  fields = dataclasses.fields(choose('model.network', name, NETWORKS))
   return {field.name: field.default for field in fields if field.name not in ('parent', 'name', *DERIVED)}
-
-
-def unknown(what: str, name: str, allowed: Iterable[str]) -> str:
-  """The message for a name that is not among the allowed ones, with the nearest that is."""
-  allowed = list(allowed)
-  near = difflib.get_close_matches(str(name), allowed, n=1)
-  hint = f' Did you mean {near[0]!r}?' if near else ''
-  return f'{what}={name!r} is unknown: choose one of {", ".join(allowed)}.{hint}'
 
 
 def check_cascade(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
@@ -277,9 +269,3 @@ def _check_upsampling(config: Mapping[str, Any]) -> None:
       f'model.upsampling={factor}, model.scalars={tuple(config["scalars"])}: a second stage, and only it, is told the '
       "noise level of its low-resolution input, so 'augmentation_logsnr' belongs to scalars where upsampling > 1."
     )
-
-
-def _choose(what: str, name: str, table: Mapping[str, Any]) -> Any:
-  if name not in table:
-    raise ValueError(unknown(what, name, table))
-  return table[name]

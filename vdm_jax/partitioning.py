@@ -12,7 +12,6 @@ table.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from vdm_jax.names import unknown
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH = ('data', 'fsdp')
@@ -48,7 +49,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
   devices = list(jax.devices() if devices is None else devices)
   for name, size in sizes.items():
     if name not in AXES:
-      raise ValueError(f'mesh.{name} is not a mesh axis{_nearest(name, AXES)}: the axes are {", ".join(AXES)}.')
+      raise ValueError(unknown('mesh axis', name, AXES))
     if size < 1 and size != -1:
       raise ValueError(f'mesh.{name}={size} is no number of devices: give a positive number, or -1 for the rest.')
   shape = [sizes.get(name, 1) for name in AXES]
@@ -191,7 +192,7 @@ def _spec(mesh: Mesh | AbstractMesh, name: str, shape: tuple[int, ...], names: A
   spec, taken = [], {}
   for axis, size in zip(names, shape, strict=True):
     if axis is not None and axis not in RULES:
-      raise ValueError(f"{name} has the unknown axis '{axis}'{_nearest(axis, RULES)}: see RULES.")
+      raise ValueError(unknown(f'the logical axis of {name}', axis, RULES))
     rule = RULES.get(axis) if axis else None
     mesh_axes = () if rule is None else (rule,) if isinstance(rule, str) else rule
     for mesh_axis in mesh_axes:
@@ -204,8 +205,3 @@ def _spec(mesh: Mesh | AbstractMesh, name: str, shape: tuple[int, ...], names: A
     divides = size % math.prod(mesh.shape[mesh_axis] for mesh_axis in mesh_axes) == 0
     spec.append(rule if mesh_axes and divides else None)
   return PartitionSpec(*spec)
-
-
-def _nearest(name: str, known: Any) -> str:
-  match = difflib.get_close_matches(name, list(known), n=1)
-  return f" (did you mean '{match[0]}'?)" if match else ''

@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from vdm_jax import configuration
-from vdm_jax.runtime.atomic_files import replacing
+from vdm_jax.runtime.atomic_files import atomic_write
 
 DTYPES = ('float32', 'float16')
 
@@ -32,7 +32,7 @@ def write(
   beyond = [name for name, value in rounded.items() if not np.isfinite(value).all()]
   if beyond:
     raise ValueError(f'{beyond[0]} holds values that are not finite in {dtype}: keep the weights as float32.')
-  with replacing(path) as temporary:
+  with atomic_write(path) as temporary:
     safetensors.numpy.save_file(rounded, temporary, {'config': json.dumps(dict(config)), 'step': str(step)})
     temporary.chmod(0o644)  # save_file makes files that nobody else may read
 

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vdm_jax.runtime.atomic_files import replacing
+from vdm_jax.runtime.atomic_files import atomic_write
 
 HERE = Path(__file__).resolve().parent
 NAMES = ('toy_2d', 'sample_t2v', 'train_your_own')
@@ -93,7 +93,7 @@ def retell(name: str) -> Path:
 
 def _write(name: str, node: dict[str, Any]) -> Path:
   path = HERE / f'{name}.ipynb'
-  with replacing(path) as temporary:
+  with atomic_write(path) as temporary:
     temporary.write_text(json.dumps(node, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
   return path
 

@@ -93,7 +93,7 @@ def exact(process):
   """The ideal denoiser of the data, given the class in `cond`, if there is one."""
 
   def denoiser(z, logsnr, cond, carry):
-    alpha, sigma = (diffusion.from_left(coefficient(logsnr), z) for coefficient in process)  # [b 1]
+    alpha, sigma = (diffusion.expand_dims_like(coefficient(logsnr), z) for coefficient in process)  # [b 1]
     variance = (alpha * STD) ** 2 + sigma**2
     offset = z[:, None] - alpha[..., None] * MEANS  # [b k 2]
     share = jax.nn.softmax(jnp.log(WEIGHTS) + allowed(cond) - (offset**2).sum(-1) / (2 * variance), -1)
@@ -241,9 +241,9 @@ def ideal_network(process, parameterization, factor=1.0):
 
   def network(scaled_z, logsnr, cond, carry):
     c = parameterization(process.alpha(logsnr), process.sigma(logsnr))
-    z = scaled_z / diffusion.from_left(c.input, scaled_z)
+    z = scaled_z / diffusion.expand_dims_like(c.input, scaled_z)
     x_hat, carry = exact(process)(z, logsnr, cond, carry)
-    return factor * (x_hat - diffusion.from_left(c.skip, z) * z) / diffusion.from_left(c.out, z), carry
+    return factor * (x_hat - diffusion.expand_dims_like(c.skip, z) * z) / diffusion.expand_dims_like(c.out, z), carry
 
   return network
 

@@ -14,7 +14,7 @@ import vdm_jax.generation.sampler
 import vdm_jax.sampling.steps
 from vdm_jax.benchmarks import conditional_gaussians as benchmark
 from vdm_jax.benchmarks.conditional_gaussians import Law
-from vdm_jax.diffusion import downsample, from_left
+from vdm_jax.diffusion import downsample, expand_dims_like
 from vdm_jax.generation.conditional import Observed
 from vdm_jax.generation.sampler import make_stages
 from vdm_jax.types import Conditioning
@@ -32,7 +32,7 @@ def model_of(problem, process):
   class Model(GaussianVideos):
     def denoiser(self, params):
       def denoiser(z, logsnr, cond, carry):
-        alpha, sigma = (from_left(f(logsnr), jnp.zeros((len(z), 1))) for f in process)
+        alpha, sigma = (expand_dims_like(f(logsnr), jnp.zeros((len(z), 1))) for f in process)
         gain = alpha * values / (alpha**2 * values + sigma**2)
         modes = jnp.matmul(z.reshape(len(z), -1), vectors, precision='highest')
         return jnp.matmul(gain * modes, vectors.T, precision='highest').reshape(z.shape), carry
@@ -77,7 +77,7 @@ def library_law(monkeypatch, problem, process_name, **changes):
     return jnp.asarray(noise).reshape(shape)
 
   for module in (vdm_jax.generation.sampler, vdm_jax.sampling.steps):
-    monkeypatch.setattr(module, 'branch', lambda keys, index: keys)
+    monkeypatch.setattr(module, 'fold_in', lambda keys, index: keys)
     monkeypatch.setattr(module, 'unit_noise', impulse)
   keys = jax.random.split(jax.random.key(0), m + most)
   with jax.disable_jit():  # the steps run one by one, so that every draw is another call

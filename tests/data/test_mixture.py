@@ -105,7 +105,7 @@ def test_each_data_set_has_its_share_and_epochs_of_its_own(places, weights, shar
   assert (other != videos).mean() > 0.5
 
 
-@pytest.mark.parametrize('changes', [{}, {'still_rate': 0.25, 'frame_skip_max': 3, 'images': True, 'num_images': 2}])
+@pytest.mark.parametrize('changes', [{}, {'image_rate': 0.25, 'frame_skip_max': 3, 'images': True, 'num_images': 2}])
 def test_a_mixed_stream_is_the_same_on_all_hosts_and_after_a_resume(places, changes):
   images = (f'pictures:{places["photos"]}', f'folder:{places["few"]}=0.5') if changes else ()
   config = mixed(places, **changes | {'images': images})
@@ -133,7 +133,7 @@ def test_the_held_out_clips_are_those_of_each_data_set(places):
 
 @pytest.mark.parametrize('rate', [0.25, 0.5, 1.0])
 def test_stills_and_appended_images_come_from_the_images(places, rate):
-  config = mixed(places, still_rate=rate, num_images=1, images=(f'pictures:{places["photos"]}',))
+  config = mixed(places, image_rate=rate, num_images=1, images=(f'pictures:{places["photos"]}',))
   stream = take(build(config), 28)
   levels, intervals = np.concatenate([*map(shown, stream)]), np.concatenate([b.cond.frame_interval for b in stream])
   resolutions = np.concatenate([batch.cond.resolution for batch in stream])
@@ -260,7 +260,7 @@ KINDS = 'folder, array, records, tfds, pictures'
     ),
     (
       {'images': ('pictures:a',), 'num_images': 0},
-      'data.images has no effect with data.num_images=0 and data.still_rate=0; set one, or this to ().',
+      'data.images has no effect with data.num_images=0 and data.image_rate=0; set one, or this to ().',
     ),
     ({'images': ('photo:a',)}, f"data.images: 'photo:a' is of none of the kinds that can be mixed, {KINDS}."),
   ],
@@ -324,7 +324,7 @@ def test_a_model_of_images_trains_on_pictures(places):
 
 @pytest.mark.slow
 def test_workers_change_nothing_of_a_mixture(places):
-  config = mixed(places, still_rate=0.25, images=(f'pictures:{places["photos"]}',))
+  config = mixed(places, image_rate=0.25, images=(f'pictures:{places["photos"]}',))
   streams = [take(build(configure(**config.to_dict() | {'num_workers': workers})), 5) for workers in (0, 2)]
   for left, right in zip(*streams, strict=True):
     assert_equal(left, right)

@@ -92,14 +92,14 @@ def still(batch):
 )
 def test_every_batch_has_its_share_of_stills(rate, batch_size, count):
   for start in (0, 10**9):
-    for batch in take(build(configure(still_rate=rate, batch_size=batch_size, num_images=0), start=start), 3):
+    for batch in take(build(configure(image_rate=rate, batch_size=batch_size, num_images=0), start=start), 3):
       assert still(batch).sum() == count
       np.testing.assert_array_equal(batch.cond.frame_interval, np.where(still(batch), np.float32(0), np.float32(1 / 8)))
 
 
 @pytest.mark.parametrize('rate', [0.3, 0.4, 0.85])
 def test_stills_are_spread_evenly(rate):
-  config = configure(still_rate=rate, batch_size=1, num_images=0)
+  config = configure(image_rate=rate, batch_size=1, num_images=0)
   shown = np.array([still(batch)[0] for batch in take(build(config), 80)])
   period = {0.3: 10, 0.4: 5, 0.85: 20}[rate]
   counts = shown.reshape(-1, period).sum(1)
@@ -122,7 +122,7 @@ def test_a_still_is_any_frame_of_its_clip(tmp_path):
   levels = np.uint8(20) * np.arange(12, dtype=np.uint8)
   for name in 'abc':
     write_gif(tmp_path / f'{name}.gif', levels[:, None, None, None].repeat(16, 1).repeat(16, 2), fps=8)
-  config = configure(name='folder', path=str(tmp_path), labels=False, still_rate=0.5, num_images=0)
+  config = configure(name='folder', path=str(tmp_path), labels=False, image_rate=0.5, num_images=0)
   x = np.concatenate([batch.x for batch in take(build(config), 40)])
   frames = np.rint((x.mean(axis=(2, 3, 4)) + 1) * 127.5 / 20).astype(int)
   is_still = (np.diff(frames[:, :8]) == 0).all(1)
@@ -291,7 +291,7 @@ def test_resuming_at_any_step_equals_never_having_stopped(tmp_path, hosts):
     labels=False,
     num_frames=2,
     flip=True,
-    still_rate=0.4,
+    image_rate=0.4,
     frame_skip_max=2,
     height=4,
     width=4,
@@ -311,7 +311,7 @@ def test_resuming_at_any_step_equals_never_having_stopped(tmp_path, hosts):
 
 
 @pytest.mark.parametrize('split', ['train', 'test'])
-@pytest.mark.parametrize('changes', [{}, {'still_rate': 0.4, 'frame_skip_max': 3, 'height': 20, 'pad_rows': 2}])
+@pytest.mark.parametrize('changes', [{}, {'image_rate': 0.4, 'frame_skip_max': 3, 'height': 20, 'pad_rows': 2}])
 def test_hosts_make_any_rows_of_one_global_batch(changes, split):
   """In blocks, interleaved, of unequal number, and the same rows twice."""
   config = configure(**changes)
@@ -373,7 +373,7 @@ def test_a_single_clip_is_its_own_image(tmp_path):
 
 @pytest.mark.slow
 def test_workers_change_nothing():
-  config = configure(digits={'num_digits': 1, 'random_start': True}, still_rate=0.5, frame_skip_max=3)
+  config = configure(digits={'num_digits': 1, 'random_start': True}, image_rate=0.5, frame_skip_max=3)
   for start in (0, 3):
     batches = {
       workers: take(build(configure(**config.to_dict() | {'num_workers': workers}), start=start), 5)
@@ -480,8 +480,8 @@ def test_closed_streams_stop_their_threads():
       {},
       'data.frame_skip_max=2 is below data.frame_skip=3; raise it, or set it to 0 for the one skip.',
     ),
-    ({'still_rate': -0.1}, {}, 'data.still_rate=-0.1, but it must be a share, 0 to 1.'),
-    ({'still_rate': 1.5}, {}, 'data.still_rate=1.5, but it must be a share, 0 to 1.'),
+    ({'image_rate': -0.1}, {}, 'data.image_rate=-0.1, but it must be a share, 0 to 1.'),
+    ({'image_rate': 1.5}, {}, 'data.image_rate=1.5, but it must be a share, 0 to 1.'),
     ({'pad_rows': -1}, {}, 'data.pad_rows=-1, but it must be 0 or more.'),
     (
       {'pad_rows': 8},
@@ -562,7 +562,7 @@ def test_captions_of_both_splits(folder):
 
 
 def test_examples_are_unpadded_and_at_the_smallest_skip(folder):
-  changes = {'frame_skip': 2, 'frame_skip_max': 3, 'still_rate': 0.5, 'height': 20, 'pad_rows': 2}
+  changes = {'frame_skip': 2, 'frame_skip_max': 3, 'image_rate': 0.5, 'height': 20, 'pad_rows': 2}
   for clip, whole in zip(
     data.examples(configure(**changes), 'test', seed=1, count=5),
     [digits.Digits(split='test', seed=1, num_frames=22)[i].video for i in range(5)],

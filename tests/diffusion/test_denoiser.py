@@ -10,7 +10,7 @@ import pytest
 from vdm_jax.diffusion import (
   diffuse,
   edm,
-  from_left,
+  expand_dims_like,
   input_scaled,
   precondition,
   predict_eps,
@@ -43,9 +43,9 @@ def test_exact_network_gives_back_x(process, parameterization):
   z = diffuse(process, X, EPS, LOGSNR)
 
   def network(network_input, logsnr, cond, carry):
-    np.testing.assert_allclose(network_input, from_left(c.input, X) * z, rtol=1e-6)
+    np.testing.assert_allclose(network_input, expand_dims_like(c.input, X) * z, rtol=1e-6)
     np.testing.assert_array_equal(logsnr, LOGSNR)
-    return from_left(c.target_x, X) * X + from_left(c.target_eps, X) * EPS, carry
+    return expand_dims_like(c.target_x, X) * X + expand_dims_like(c.target_eps, X) * EPS, carry
 
   x_hat, _ = precondition(network, process, parameterization)(z, LOGSNR, None, None)
   np.testing.assert_allclose(x_hat, X, rtol=1e-4, atol=1e-4)
@@ -60,7 +60,7 @@ def test_arithmetic_is_float32_whatever_the_network_computes_in(parameterization
   z = jnp.asarray(X, jnp.bfloat16)
   x_hat, _ = precondition(lambda *_: (output, None), process, parameterization)(z, LOGSNR, None, None)
   assert x_hat.dtype == jnp.float32
-  wide = from_left(c.skip, X) * z.astype(jnp.float32) + from_left(c.out, X) * output.astype(jnp.float32)
+  wide = expand_dims_like(c.skip, X) * z.astype(jnp.float32) + expand_dims_like(c.out, X) * output.astype(jnp.float32)
   np.testing.assert_allclose(x_hat, wide, rtol=1e-6, atol=1e-6)
   with jax.enable_x64(True):
     wide_z = jnp.asarray(X, float)
@@ -70,12 +70,12 @@ def test_arithmetic_is_float32_whatever_the_network_computes_in(parameterization
 
 def test_condition_and_carry_go_through():
   def network(network_input, logsnr, cond, carry):
-    return network_input * 0 + from_left(cond['scale'], network_input), carry + 1
+    return network_input * 0 + expand_dims_like(cond['scale'], network_input), carry + 1
 
   denoiser = precondition(network, input_scaled(4.0), predict_x)
   scale = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
   x_hat, carry = denoiser(X, LOGSNR, {'scale': scale}, np.array([5.0, 6.0, 7.0, 8.0]))
-  np.testing.assert_array_equal(x_hat, np.broadcast_to(from_left(scale, X), X.shape))
+  np.testing.assert_array_equal(x_hat, np.broadcast_to(expand_dims_like(scale, X), X.shape))
   np.testing.assert_array_equal(carry, [6, 7, 8, 9])
 
 
@@ -84,5 +84,5 @@ def test_jit_and_gradient_see_the_same_denoiser():
   plain, compiled = (f(X, LOGSNR, None, None)[0] for f in (denoiser, jax.jit(denoiser)))
   np.testing.assert_allclose(plain, compiled, rtol=1e-5, atol=1e-6)
   gradient = jax.grad(lambda z: denoiser(z, LOGSNR, None, None)[0].sum())(X)
-  alpha, sigma = (from_left(f(LOGSNR), X) for f in variance_preserving())
+  alpha, sigma = (expand_dims_like(f(LOGSNR), X) for f in variance_preserving())
   np.testing.assert_allclose(gradient, alpha - sigma / np.cosh(X) ** 2, rtol=1e-4, atol=1e-5)

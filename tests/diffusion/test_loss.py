@@ -13,7 +13,7 @@ from vdm_jax.diffusion import (
   cosine_sampler,
   denoising_loss,
   edm,
-  from_left,
+  expand_dims_like,
   input_scaled,
   predict_eps,
   predict_v,
@@ -69,9 +69,12 @@ def squared_errors(calls, process, parameterization):
   """The unit noise recovered from what the network saw, and the loss's summands, in float64."""
   network_input = np.asarray(calls[-1][0], np.float64)
   alpha, sigma = (np.asarray(f(LOGSNR), np.float64) for f in process)
-  c = [np.asarray(from_left(a, X), np.float64) for a in parameterization(process.alpha(LOGSNR), process.sigma(LOGSNR))]
+  c = [
+    np.asarray(expand_dims_like(a, X), np.float64)
+    for a in parameterization(process.alpha(LOGSNR), process.sigma(LOGSNR))
+  ]
   _, _, scale, target_x, target_eps, weight = c
-  eps = (network_input / scale - from_left(alpha, X) * X) / from_left(sigma, X)
+  eps = (network_input / scale - expand_dims_like(alpha, X) * X) / expand_dims_like(sigma, X)
   return eps, weight * (0.3 * network_input + 0.1 - target_x * X - target_eps * eps) ** 2
 
 
@@ -80,8 +83,8 @@ def test_exact_network_has_no_loss(process, parameterization):
   def network(network_input, logsnr, cond, carry):
     alpha, sigma = process.alpha(logsnr), process.sigma(logsnr)
     c = parameterization(alpha, sigma)
-    eps = (network_input / from_left(c.input, X) - from_left(alpha, X) * X) / from_left(sigma, X)
-    return from_left(c.target_x, X) * X + from_left(c.target_eps, X) * eps, None
+    eps = (network_input / expand_dims_like(c.input, X) - expand_dims_like(alpha, X) * X) / expand_dims_like(sigma, X)
+    return expand_dims_like(c.target_x, X) * X + expand_dims_like(c.target_eps, X) * eps, None
 
   loss, info = loss_of(network, process=process, parameterization=parameterization)
   assert loss < 1e-9
@@ -203,7 +206,7 @@ def test_one_key_is_a_key_per_example(rng):
 
 def counting(network_input, logsnr, cond, carry):
   """Reads its carry, so that a wrong one shows in the output."""
-  read = 0.0 if carry is None else from_left(carry['latents'][:, 0], network_input)
+  read = 0.0 if carry is None else expand_dims_like(carry['latents'][:, 0], network_input)
   return 0.3 * network_input + read, {'latents': jnp.mean(network_input, AXES)[:, None] + jnp.ones((1, 2))}
 
 
@@ -225,7 +228,7 @@ def test_self_conditioning_off_is_one_pass():
 def test_the_loss_is_that_of_the_second_pass():
   loss, _, calls = recorded(counting, self_condition_rate=1.0)
   eps, _ = squared_errors(calls, PROCESSES['preserving'], predict_v)
-  alpha, sigma = (from_left(f(LOGSNR), X) for f in PROCESSES['preserving'])
+  alpha, sigma = (expand_dims_like(f(LOGSNR), X) for f in PROCESSES['preserving'])
   output = counting(*calls[1])[0]
   np.testing.assert_allclose(loss, np.mean((output - (alpha * eps - sigma * X)) ** 2), rtol=1e-4)
 

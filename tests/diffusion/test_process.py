@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 
 from vdm_jax.diffusion import (
-  branch,
   diffuse,
-  from_left,
+  expand_dims_like,
   input_scaled,
-  noise_in,
   posterior,
-  unit_noise,
+  predict_eps_from_x,
   variance_preserving,
 )
+from vdm_jax.rng import fold_in, unit_noise
 
 LOGSNRS = np.linspace(-20.0, 20.0, 401)
 
@@ -93,7 +92,7 @@ def test_diffuse_is_alpha_x_plus_sigma_eps_per_example(process, exact):
 def test_noise_in_is_the_inverse_of_diffuse(process, exact):
   x, eps = np.random.default_rng(2).normal(size=(2, 4, 3, 4)).astype(np.float32)
   logsnr = np.array([-20, -4, 0, 6.0])
-  np.testing.assert_allclose(noise_in(process, diffuse(process, x, eps, logsnr), x, logsnr), eps, atol=2e-5)
+  np.testing.assert_allclose(predict_eps_from_x(process, diffuse(process, x, eps, logsnr), x, logsnr), eps, atol=2e-5)
 
 
 def bayes(z_t, x, alpha_t, sigma_t, alpha_s, sigma_s):
@@ -162,8 +161,8 @@ def test_posterior_of_no_gap_is_z_itself(process, exact):
 def test_from_left_scales_example_by_example(shape):
   """Also where the last axis is as long as the batch, along which numpy would broadcast without a word."""
   scale, x = np.array([2.0, 3.0, 5.0], np.float32), np.random.default_rng(5).normal(size=shape).astype(np.float32)
-  np.testing.assert_array_equal(from_left(scale, x) * x, jax.vmap(jnp.multiply)(scale, x))
-  np.testing.assert_array_equal(from_left(2.0, x) * x, 2 * x)
+  np.testing.assert_array_equal(expand_dims_like(scale, x) * x, jax.vmap(jnp.multiply)(scale, x))
+  np.testing.assert_array_equal(expand_dims_like(2.0, x) * x, 2 * x)
 
 
 def test_unit_noise_of_a_key_per_example_is_free_of_the_batch():
@@ -180,13 +179,13 @@ def test_unit_noise_of_a_key_per_example_is_free_of_the_batch():
 def test_branches_of_a_key_are_new_keys():
   """The same for a batch of keys as one by one, and for old-style keys."""
   keys = jax.random.split(jax.random.key(0), 3)
-  branches = [branch(keys, i) for i in (0, 1)]
+  branches = [fold_in(keys, i) for i in (0, 1)]
   data = np.concatenate([jax.random.key_data(k) for k in (keys, *branches)])
   assert len(np.unique(data, axis=0)) == 9
   for i, key in enumerate(keys):
-    assert branch(key, 1) == branches[1][i]
-  assert np.all(branch(jax.random.key_data(keys), 1) == branches[1])
-  assert branch(jax.random.key_data(keys[0]), 1) == branches[1][0]
+    assert fold_in(key, 1) == branches[1][i]
+  assert np.all(fold_in(jax.random.key_data(keys), 1) == branches[1])
+  assert fold_in(jax.random.key_data(keys[0]), 1) == branches[1][0]
 
 
 @pytest.mark.parametrize('sigma_in', [0, -4.0, float('nan')])

@@ -12,6 +12,7 @@ import pytest
 from helpers.tiny_runs import make_run
 
 from vdm_jax import configuration, data, generation, jobs
+from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation import PROTOCOLS, Figure, Metric, Protocol, clip_subsets, feature_files, sweeps
 from vdm_jax.evaluation.features import Extractor, Features
 from vdm_jax.evaluation.resumable_arrays import fill
@@ -39,7 +40,7 @@ SMALL = Protocol(
   num_references=26,
   training_clips=26,
 )
-ASKED = jobs.Asked(protocol='small', features='random', batch_size=8)
+ASKED = jobs.EvalOptions(protocol='small', features='random', batch_size=8)
 WEIGHTS = 'random:0 of a test'
 
 
@@ -95,7 +96,7 @@ def evaluate(workdir, protocol=SMALL, *, changes=None, **asked):
 
 
 def refusal(workdir, protocol=SMALL, **asked) -> str:
-  with pytest.raises(jobs.BadInput) as error:
+  with pytest.raises(InvalidInput) as error:
     evaluate(workdir, protocol, **asked)
   return str(error.value)
 
@@ -214,8 +215,8 @@ def test_what_is_missing_is_said_before_anything_is_sampled(run, networks, tmp_p
     ({'features': 'random'}, '--features is not read by --protocol=digits, which brings all it needs: leave it out.'),
     ({'real_vs_real': True}, '--real_vs_real is part of every record of --protocol=digits, as `real`: leave it out.'),
   ):
-    with pytest.raises(jobs.BadInput) as error:
-      jobs.evaluate(configuration.read(run / 'config.json'), str(run), jobs.Asked(**asked), digits)
+    with pytest.raises(InvalidInput) as error:
+      jobs.evaluate(configuration.read(run / 'config.json'), str(run), jobs.EvalOptions(**asked), digits)
     assert str(error.value) == message
   assert networks.seen == [] and not (run / 'evaluation/small').exists()
 
@@ -223,7 +224,7 @@ def test_what_is_missing_is_said_before_anything_is_sampled(run, networks, tmp_p
 def test_missing_data_are_named(run, networks, tmp_path):
   config = configuration.read(run / 'config.json')
   config.data.update(name='folder', path=str(tmp_path / 'nowhere'))
-  with pytest.raises(jobs.BadInput) as error:
+  with pytest.raises(InvalidInput) as error:
     jobs.evaluate(config, str(run), ASKED, SMALL)
   message, path = str(error.value), tmp_path / 'nowhere'
   assert message.startswith(f"--protocol=small measures against real clips: data.path='{path}' is not a folder")
@@ -244,7 +245,7 @@ def test_draws_with_and_without_replacement():
   assert sorted(once.which) == list(range(40)) and list(once.which) != list(range(40))
   again = clip_subsets.draw(SMALL._replace(replacement=True), few, 40, seed=(0, 0))
   assert len(set(again.which)) < 40
-  with pytest.raises(jobs.BadInput, match='needs 41 clips, but the data have 40 in this split'):
+  with pytest.raises(InvalidInput, match='needs 41 clips, but the data have 40 in this split'):
     clip_subsets.draw(SMALL, few, 41, seed=(0, 0))
   cond = clip_subsets.conditions(
     SMALL._replace(task='prediction', replacement=True), config, again, 40, seed=0, prompt_file=None
@@ -274,7 +275,7 @@ def test_classes_become_prompts_by_their_names_as_often_as_they_are_in_the_data(
   names = ('Archery', 'JumpRope', 'JumpingJack')
   labels = [2, 1, 1, 0, 1, 1]
   source = type('Classes', (), {'class_names': names, 'describe': lambda self, clip: ('', labels[clip])})()
-  reference = clip_subsets.Draw(source, np.array([5, 0, 1, 2, 3, 4]), np.arange(6), None)
+  reference = clip_subsets.ClipSubset(source, np.array([5, 0, 1, 2, 3, 4]), np.arange(6), None)
   snap = PROTOCOLS['snap-ucf101-10k']
   cond = clip_subsets.conditions(snap, config, reference, 8, seed=0, prompt_file=None)
   rope, jack = 'a person skipping with jump rope', 'a young person doing jumping jacks'
@@ -284,7 +285,7 @@ def test_classes_become_prompts_by_their_names_as_often_as_they_are_in_the_data(
   config.data.labels = True
   assert clip_subsets.conditions(snap, config, reference, 6, seed=0, prompt_file=None).labels == [1, 2, 1, 1, 0, 1]
   config.data.labels, source.class_names = False, ('Archery', 'Skating', 'Surfing')
-  with pytest.raises(jobs.BadInput, match="has no prompt for the class 'Skating' of the data, nor for 0 others"):
+  with pytest.raises(InvalidInput, match="has no prompt for the class 'Skating' of the data, nor for 0 others"):
     clip_subsets.conditions(snap, config, reference, 6, seed=0, prompt_file=None)
 
 
@@ -293,10 +294,10 @@ def test_prompts_that_are_not_shipped_come_from_a_file(tmp_path):
   config.data.text = 'words'
   asked = PROTOCOLS['snap-msrvtt-59800']
   reference = clip_subsets.draw(asked, source, 3, seed=(0, 0))
-  with pytest.raises(jobs.BadInput, match='samples 59800 prompts that are not shipped: give them with '):
+  with pytest.raises(InvalidInput, match='samples 59800 prompts that are not shipped: give them with '):
     clip_subsets.conditions(asked, config, reference, 5, seed=0, prompt_file=None)
   (tmp_path / 'prompts.txt').write_text('a\nb\nc\nd\n')
-  with pytest.raises(jobs.BadInput, match='prompts.txt has 4 prompts, but --protocol=snap-msrvtt-59800 takes 5.'):
+  with pytest.raises(InvalidInput, match='prompts.txt has 4 prompts, but --protocol=snap-msrvtt-59800 takes 5.'):
     clip_subsets.conditions(asked, config, reference, 5, seed=0, prompt_file=str(tmp_path / 'prompts.txt'))
   cond = clip_subsets.conditions(asked, config, reference, 4, seed=0, prompt_file=str(tmp_path / 'prompts.txt'))
   assert cond.prompts == ['a', 'b', 'c', 'd']
@@ -334,12 +335,12 @@ def test_processes_share_batches_out_and_read_them_in_order(tmp_path, monkeypatc
   assert made == [1, 3, 0, 2, 4]
   np.testing.assert_array_equal(np.concatenate(list(batches.read('x'))), np.repeat(np.arange(5), 2))
   (batches.folder / '000002.npz').write_bytes(b'broken')
-  with pytest.raises(jobs.BadInput, match='000002.npz cannot be read .*: remove it, and the same command'):
+  with pytest.raises(InvalidInput, match='000002.npz cannot be read .*: remove it, and the same command'):
     list(batches.read('x'))
 
 
 def test_samples_that_leave_the_range_are_refused_before_they_are_made(run, networks):
-  with pytest.raises(jobs.BadInput, match="sampling.threshold='none' lets samples leave"):
+  with pytest.raises(InvalidInput, match="sampling.threshold='none' lets samples leave"):
     evaluate(run, changes={'sampling.threshold': 'none'})
   assert networks.seen == []
 

@@ -14,6 +14,7 @@ from helpers.tiny_networks import draw, normal, says
 from vdm_jax import configuration, diffusion, models
 from vdm_jax.generation import make_cascade, make_generator, make_sampler, make_upsampler
 from vdm_jax.generation.sampler import repeat_edges
+from vdm_jax.rng import fold_in
 
 FIT = {
   'data.num_frames': 2,
@@ -90,14 +91,14 @@ def test_padded_rows_repeat_the_edge_at_every_level():
 def test_the_second_stage_sees_the_noised_input_and_its_level(augmentation):
   config, model, params = stage(second=True)
   sampling = config.sampling.copy_and_resolve_references()
-  sampling.augmentation = augmentation
+  sampling.noise_aug_level = augmentation
   low = normal(2, 2, 8, 8, 3)
   cond = model.condition(count=2)
   found = jax.jit(make_upsampler(model, sampling))(params, KEYS, cond, low)
 
-  keys = diffusion.branch(KEYS, 2)
+  keys = fold_in(KEYS, 2)
   logsnr = np.full(2, -2 * math.log(math.tan(max(augmentation * 1.570705527 + 4.53999297e-5, 0))), np.float32)
-  noisy = diffusion.augment(low, 2, logsnr, diffusion.branch(keys, 2))
+  noisy = diffusion.augment(low, 2, logsnr, fold_in(keys, 2))
   by_hand = cond._replace(low_resolution=noisy, augmentation_logsnr=logsnr)
   expected = jax.jit(make_sampler(model, sampling))(params, keys, by_hand)
   np.testing.assert_allclose(found, expected, atol=2e-3)
@@ -195,9 +196,9 @@ def test_what_does_not_go_together_is_said():
   with says('low-resolution videos were given to a model that takes none: model.upsampling is 1.'):
     generator(second=False)(count=2, low_resolution=low_resolution())
   with says(
-    'sampling.augmentation=1.5 must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is noise alone.'
+    'sampling.noise_aug_level=1.5 must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is pure noise.'
   ):
-    generator(second=True, augmentation=1.5)
+    generator(second=True, noise_aug_level=1.5)
 
 
 @pytest.mark.parametrize(

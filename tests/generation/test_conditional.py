@@ -11,10 +11,11 @@ import pytest
 from helpers.gaussian_videos import PROCESSES, GaussianVideos, settings
 
 from vdm_jax import sampling
-from vdm_jax.diffusion import branch, downsample, unit_noise
+from vdm_jax.diffusion import downsample
 from vdm_jax.generation import conditional
 from vdm_jax.generation.conditional import Observed
 from vdm_jax.generation.sampler import make_stages
+from vdm_jax.rng import fold_in, unit_noise
 from vdm_jax.types import Conditioning
 
 MODEL = GaussianVideos()
@@ -46,11 +47,11 @@ def by_hand(observed, denoiser_of, step_of, **changes):
 
   @jax.jit
   def run(frames):
-    z = process.sigma(grid[0]) * unit_noise(branch(KEYS, 0), frames.shape)
+    z = process.sigma(grid[0]) * unit_noise(fold_in(KEYS, 0), frames.shape)
     z = jnp.where(MASK, process.alpha(grid[0]) * frames + z, z)
     denoiser = denoiser_of(MODEL.denoiser(PARAMS), process, frames)
     step = step_of(sampling.ancestral(process, config.gamma), process, frames)
-    return sampling.sample(denoiser, step, grid, z, branch(KEYS, 1), Conditioning())
+    return sampling.sample(denoiser, step, grid, z, fold_in(KEYS, 1), Conditioning())
 
   return np.where(MASK, observed.frames, run(observed.frames))
 

@@ -13,9 +13,9 @@ import pytest
 from helpers.html_pages import Page
 
 from vdm_jax import configuration, pages
+from vdm_jax.errors import InvalidInput
 from vdm_jax.generation.gallery import check_page, describe, write_gallery
 from vdm_jax.generation.outputs import slug, write_video
-from vdm_jax.jobs import BadInput
 from vdm_jax.video import write_png
 
 HOSTILE = [
@@ -97,7 +97,7 @@ def test_a_page_of_something_else_is_not_replaced(tmp_path):
   check_page(tmp_path / 'absent')
   (tmp_path / 'index.html').write_text('<html>my site</html>')
   message = f'{tmp_path}/index.html is a page of something else: choose another --out, or move it away.'
-  with pytest.raises(BadInput, match=f'^{re.escape(message)}$'):
+  with pytest.raises(InvalidInput, match=f'^{re.escape(message)}$'):
     check_page(tmp_path)
   (tmp_path / 'index.html').unlink()
   gallery(tmp_path, ['a'])

@@ -13,10 +13,11 @@ import pytest
 from helpers.gaussian_videos import GaussianVideos, settings
 
 from vdm_jax import generation
-from vdm_jax.diffusion import branch, downsample
+from vdm_jax.diffusion import downsample
 from vdm_jax.generation import extension, hierarchy, interpolation, long_video, make_long_generator, super_resolution
 from vdm_jax.generation.long_video import InMemory
 from vdm_jax.generation.sampler import make_sampler
+from vdm_jax.rng import fold_in
 from vdm_jax.types import Conditioning
 from vdm_jax.video import FrameStore, to_uint8
 
@@ -33,7 +34,7 @@ def generator(batch_size=32, model=MODEL, **changes):
 def keys(seed, count, *path):
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(count))
   for number in path:
-    keys = branch(keys, number)
+    keys = fold_in(keys, number)
   return keys
 
 
@@ -182,14 +183,14 @@ def test_a_second_stage_is_told_the_frames_of_its_window():
   small = InMemory(np.arange(14, dtype=np.float32).reshape(1, 14, 1, 1, 1) / 20)
   model = GaussianVideos(video_shape=(8, 2, 2, 1), upsampling=2)
   base = long_video.make_conditions(model, settings(), prompts=None, labels=None, count=1)
-  quiet = long_video.upsampling_conditions(base, model, settings(augmentation=0.0), small, 14)
+  quiet = long_video.upsampling_conditions(base, model, settings(noise_aug_level=0.0), small, 14)
   for window in extension(14, 8, overlap=4).windows:
     cond = quiet(window, np.zeros(1, int), keys(0, 1))
     np.testing.assert_allclose(cond.low_resolution[0, :, 0, 0, 0], np.array(window.frames) / 20, atol=1e-4)
   (over,) = extension(5, 8, overlap=4).windows
-  held = long_video.upsampling_conditions(base, model, settings(augmentation=0.0), small, 5)
+  held = long_video.upsampling_conditions(base, model, settings(noise_aug_level=0.0), small, 5)
   np.testing.assert_allclose(held(over, np.zeros(1, int), keys(0, 1)).low_resolution[0, 4:, 0, 0, 0], 0.2, atol=1e-4)
-  noisy = long_video.upsampling_conditions(base, model, settings(augmentation=0.5), small, 14)
+  noisy = long_video.upsampling_conditions(base, model, settings(noise_aug_level=0.5), small, 14)
   drawn = [noisy(window, np.zeros(1, int), keys(0, 1, i)).low_resolution for i, window in enumerate(2 * [over])]
   assert np.abs(drawn[0] - drawn[1]).max() > 0.1
 

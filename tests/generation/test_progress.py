@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from vdm_jax.errors import InvalidInput
 from vdm_jax.generation.progress import Progress
-from vdm_jax.jobs import BadInput
 
 RECORD = {'seed': 3, 'plan': ((0, 1), (True, False)), 'size': None}
 
@@ -20,7 +20,7 @@ def begun(folder, record=RECORD):
 
 
 def refused(message):
-  return pytest.raises(BadInput, match=f'^{re.escape(message)}$')
+  return pytest.raises(InvalidInput, match=f'^{re.escape(message)}$')
 
 
 def test_it_goes_on_where_it_was(tmp_path):
@@ -68,7 +68,7 @@ def test_other_work_is_refused_by_what_differs(tmp_path, change, differs):
 
 def test_what_only_the_folder_knows_differs_as_well(tmp_path):
   begun(tmp_path, RECORD | {'more': 1})
-  with pytest.raises(BadInput, match='which differs in more:'):
+  with pytest.raises(InvalidInput, match='which differs in more:'):
     Progress(tmp_path, RECORD)
 
 

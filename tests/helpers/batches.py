@@ -29,7 +29,7 @@ def configure(**changes):
       'num_images': 2,
       'frame_skip': 1,
       'frame_skip_max': 0,
-      'still_rate': 0.0,
+      'image_rate': 0.0,
       'pad_rows': 0,
       'flip': False,
       'text': 'words',

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.diffusion import GaussianProcess, branch, from_left, input_scaled, variance_preserving
+from vdm_jax.diffusion import GaussianProcess, expand_dims_like, input_scaled, variance_preserving
+from vdm_jax.rng import fold_in
 
 PROCESSES = {'preserving': variance_preserving(), 'scaled-1': input_scaled(1.0), 'scaled-4': input_scaled(4.0)}
 
@@ -89,7 +90,9 @@ def exact(data, process: GaussianProcess):
   """The ideal denoiser of `data`, ignoring condition and carry."""
 
   def denoiser(z, logsnr, cond, carry):
-    return data.estimate(z, from_left(process.alpha(logsnr), z), from_left(process.sigma(logsnr), z)), carry
+    return data.estimate(
+      z, expand_dims_like(process.alpha(logsnr), z), expand_dims_like(process.sigma(logsnr), z)
+    ), carry
 
   return denoiser
 
@@ -111,7 +114,7 @@ def states(denoiser, step, logsnrs, z, rng, cond=None, carry=None) -> jax.Array:
   def body(state, inputs):
     logsnr_t, logsnr_s, i = inputs
     t, s = (jnp.broadcast_to(level, z.shape[:1]) for level in (logsnr_t, logsnr_s))
-    state = step(denoiser, state[0], t, s, branch(rng, i), cond, state[1])
+    state = step(denoiser, state[0], t, s, fold_in(rng, i), cond, state[1])
     return state, state[0]
 
   levels = (logsnrs[:-1], logsnrs[1:], jnp.arange(len(logsnrs) - 1))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax import configuration, diffusion
-from vdm_jax.diffusion import from_left
+from vdm_jax.diffusion import expand_dims_like
 from vdm_jax.types import Conditioning
 
 PROCESSES = {'variance_preserving': diffusion.variance_preserving(), 'scaled': diffusion.input_scaled(4.0)}
@@ -61,7 +61,7 @@ class GaussianVideos(NamedTuple):
     mean = self.mean + params
 
     def denoiser(z, logsnr, cond, carry):
-      alpha, sigma = (from_left(f(logsnr), jnp.zeros((len(z), 1, 1, 1, 1))) for f in self.process)
+      alpha, sigma = (expand_dims_like(f(logsnr), jnp.zeros((len(z), 1, 1, 1, 1))) for f in self.process)
       modes = jnp.asarray(values, jnp.float32)[None, :, None, None, None]
       gain = alpha * modes / (alpha**2 * modes + sigma**2)
       centred = jnp.einsum('bthwc,tk->bkhwc', z - alpha * mean, turn, precision='highest')

@@ -78,7 +78,7 @@ def test_the_augmentation_is_searched(stages):
   done = vdm('--mode=evaluate', f'--workdir={second}', '--protocol=digits', '--sweep=augmentation', patience=3000)
   assert done.returncode == 0, done.stderr
   record = json.loads((second / 'evaluation/digits_augmentation.json').read_text())
-  levels = [part['sampling']['augmentation'] for part in record['records']]
+  levels = [part['sampling']['noise_aug_level'] for part in record['records']]
   distances = [part['frechet'] for part in record['records']]
   assert levels == [0.0, 0.05, 0.1, 0.2, 0.3, 0.5] and len(set(distances)) == 6
   assert record['best'] == levels[int(np.argmin(distances))]

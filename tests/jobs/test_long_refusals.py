@@ -14,6 +14,7 @@ import pytest
 from helpers.tiny_runs import CLIP, REPOSITORY, SAMPLERS, SECOND, SMALL, command, make_run, videos
 
 from vdm_jax import data, jobs
+from vdm_jax.errors import InvalidInput
 from vdm_jax.generation import long_sample, long_video
 from vdm_jax.video import write_gif
 
@@ -272,7 +273,7 @@ REFUSED = [
 
 
 def refusal(*arguments, **request) -> str:
-  with pytest.raises(jobs.BadInput) as error:
+  with pytest.raises(InvalidInput) as error:
     command(*arguments, **request)
   (message,) = error.value.args
   return message
@@ -350,9 +351,9 @@ UNSUITABLE = [
   ),
   (
     'second',
-    {'training.first_stage': 'FOLDER/base', 'sampling.augmentation': 2.0},
+    {'training.first_stage': 'FOLDER/base', 'sampling.noise_aug_level': 2.0},
     {},
-    'sampling.augmentation=2.0 must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is noise alone.',
+    'sampling.noise_aug_level=2.0 must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is pure noise.',
   ),
   (
     'second',
@@ -480,7 +481,7 @@ def test_samples_that_are_not_finite_end_it_and_what_was_made_stays(folder, tmp_
   ],
 )
 def test_text_that_is_no_value(read, text, message):
-  with pytest.raises(jobs.BadInput, match=f'^{re.escape(message)}$'):
+  with pytest.raises(InvalidInput, match=f'^{re.escape(message)}$'):
     read(text)
 
 

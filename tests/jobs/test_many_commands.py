@@ -11,7 +11,7 @@ from helpers.process_group import REPOSITORY, Company, free_port
 
 from vdm_jax import checkpoints, partitioning
 from vdm_jax.benchmarks.train_step import load
-from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.errors import InvalidInput
 from vdm_jax.jobs.preflight import code_hash, differences, preflight
 
 MAIN = [sys.executable, '-m', 'vdm_jax.main', '--config=configs/digits.py', '--config.data.batch_size=8']
@@ -126,7 +126,7 @@ def test_two_processes_train_by_the_command_with_previews_and_held_out_loss(tmp_
 
 def test_the_preflight_refuses_a_batch_that_could_not_be_trained_on(tmp_path, monkeypatch):
   config = load(f'{REPOSITORY}/configs/digits.py', ['data.batch_size=8', 'training.accumulation_steps=3'])
-  with pytest.raises(BadInput) as error:
+  with pytest.raises(InvalidInput) as error:
     preflight(config, str(tmp_path))
   assert str(error.value) == (
     'data.batch_size=8 does not split into mesh.data=1 x mesh.fsdp=1 x training.accumulation_steps=3 = 3 equal parts. '
@@ -135,7 +135,9 @@ def test_the_preflight_refuses_a_batch_that_could_not_be_trained_on(tmp_path, mo
   config.training.accumulation_steps = 1
   assert preflight(config, str(tmp_path)) == 0
   monkeypatch.setattr(partitioning, 'batch_rows', lambda mesh, size: (1, 0, *range(2, size)))
-  with pytest.raises(BadInput, match='^2 of the 8 rows of a batch arrive at other devices than they were made for: '):
+  with pytest.raises(
+    InvalidInput, match='^2 of the 8 rows of a batch arrive at other devices than they were made for: '
+  ):
     preflight(config, str(tmp_path))
 
 

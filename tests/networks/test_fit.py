@@ -672,7 +672,7 @@ def test_inputs_that_do_not_fit_are_errors():
     run(base, longer, Conditioning())
   with says(
     '2 appended images were given to FIT, whose groups would mix them with the video: set data.num_images=0, and '
-    'data.still_rate to train on images as videos.'
+    'data.image_rate to train on images as videos.'
   ):
     run(base, x, Conditioning(drop=np.zeros((2, 3), bool)))
   with says('this network needs a low-resolution video: model.upsampling says which.'):

@@ -15,7 +15,7 @@ import pytest
 from helpers.fidelity import load
 
 from vdm_jax import diffusion, sampling
-from vdm_jax.diffusion import from_left
+from vdm_jax.diffusion import expand_dims_like
 from vdm_jax.sampling import steps
 
 PROCESS, EDM_PROCESS = diffusion.variance_preserving(), diffusion.input_scaled(1.0)
@@ -46,7 +46,7 @@ def edm():
 
 def network(z, logsnr, cond, carry):
   """Of the fixtures: 0.6 tanh(z) + 0.3 sin(the pixel to the left - logsnr / 8), where EDM's c_noise is -logsnr / 8."""
-  return 0.6 * jnp.tanh(z) + 0.3 * jnp.sin(jnp.roll(z, 1, -1) + from_left(cond * logsnr / 8, z)), carry
+  return 0.6 * jnp.tanh(z) + 0.3 * jnp.sin(jnp.roll(z, 1, -1) + expand_dims_like(cond * logsnr / 8, z)), carry
 
 
 SIGN = {DPM: 1.0, EDM: -1.0}
@@ -84,9 +84,9 @@ def test_conversions(agrees):
   g = dpm()
   for name, parameterization in PREDICT.items():
     c = parameterization(PROCESS.alpha(g['logsnr_t']), PROCESS.sigma(g['logsnr_t']))
-    found = from_left(c.skip, g['z']) * g['z'] + from_left(c.out, g['z']) * g['x']
+    found = expand_dims_like(c.skip, g['z']) * g['z'] + expand_dims_like(c.out, g['z']) * g['x']
     agrees(found, g[f'x_from_{name}'], 1e-6, 'parameterizations', DPM, f'x from {name}')
-  found = diffusion.noise_in(PROCESS, g['z'], g['x'], g['logsnr_t'])
+  found = diffusion.predict_eps_from_x(PROCESS, g['z'], g['x'], g['logsnr_t'])
   agrees(found, g['eps_from_x'], 1e-6, 'parameterizations', DPM, 'eps from x')
 
 

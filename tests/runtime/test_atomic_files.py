@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vdm_jax.runtime.atomic_files import replacing, sweep, write_text
+from vdm_jax.runtime.atomic_files import atomic_write, sweep, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
   path = tmp_path / 'new' / 'note.txt'
   write_text(path, 'old é')
-  with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+  with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
     temporary.write_text('half')
     raise KeyboardInterrupt
   assert path.read_bytes() == 'old é'.encode()
@@ -26,7 +26,7 @@ def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_two_that_write_the_same_file_do_not_meet(tmp_path):
   path = tmp_path / 'note.txt'
-  with replacing(path) as first, replacing(path) as second:
+  with atomic_write(path) as first, atomic_write(path) as second:
     first.write_text('first')
     second.write_text('second')
     assert not path.exists()

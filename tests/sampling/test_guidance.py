@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.closed_forms import MIXTURE, PROCESSES, Gaussian, JointGaussian, exact
 
-from vdm_jax.diffusion import edm, from_left, precondition, predict_eps, predict_v, predict_x, snap
+from vdm_jax.diffusion import edm, expand_dims_like, precondition, predict_eps, predict_v, predict_x, snap
 from vdm_jax.sampling import (
   classifier_free,
   clip,
@@ -43,7 +43,7 @@ def by_label(process, conditional, unconditional):
 
   def denoiser(z, logsnr, cond, carry):
     c, u = (exact(data, process)(z, logsnr, cond, carry)[0] for data in (conditional, unconditional))
-    return jnp.where(from_left(cond.drop[:, 0], z), u, c), carry
+    return jnp.where(expand_dims_like(cond.drop[:, 0], z), u, c), carry
 
   return denoiser
 
@@ -89,7 +89,9 @@ def test_guidance_of_x_hat_is_guidance_of_the_output(process, parameterization):
   w = 3.0
 
   def network(x, logsnr, cond, carry):
-    shift = jnp.where(from_left(cond.drop[:, 0], x), 0.0, from_left(cond.label[:, 0], x).astype(jnp.float32))
+    shift = jnp.where(
+      expand_dims_like(cond.drop[:, 0], x), 0.0, expand_dims_like(cond.label[:, 0], x).astype(jnp.float32)
+    )
     return jnp.tanh(x + shift) + 0.1 * shift, carry
 
   def guided_network(x, logsnr, cond, carry):
@@ -97,7 +99,7 @@ def test_guidance_of_x_hat_is_guidance_of_the_output(process, parameterization):
     return (1 + w) * kept - w * dropped, carry
 
   cond = labelled(1, 2, 3, 4)
-  z = Z * np.asarray(from_left(jnp.sqrt(process.alpha(LOGSNR) ** 2 + process.sigma(LOGSNR) ** 2), Z))
+  z = Z * np.asarray(expand_dims_like(jnp.sqrt(process.alpha(LOGSNR) ** 2 + process.sigma(LOGSNR) ** 2), Z))
   of_x_hat = estimate(classifier_free(precondition(network, process, parameterization), null, w), z, cond=cond)
   of_output = estimate(precondition(guided_network, process, parameterization), z, cond=cond)
   scale = 1 + np.abs(of_output).max((1, 2, 3, 4), keepdims=True)
@@ -119,7 +121,7 @@ def test_weight_may_depend_on_the_noise_level():
   kept, dropped = np.float32(0.3), np.float32(0.1)
 
   def denoiser(z, logsnr, cond, carry):
-    return jnp.where(from_left(cond.drop[:, 0], z), dropped, kept) + 0 * z, carry
+    return jnp.where(expand_dims_like(cond.drop[:, 0], z), dropped, kept) + 0 * z, carry
 
   x_hat = classifier_free(denoiser, null, lambda logsnr: logsnr + 7)(Z, LOGSNR, labelled(1, 2, 3, 4), None)[0]
   w = LOGSNR + 7
@@ -131,7 +133,7 @@ def test_both_branches_read_the_carry_of_the_conditional_one():
 
   def denoiser(z, logsnr, cond, carry):
     branch = jnp.where(cond.drop[:, 0], 10.0, 1.0)
-    return from_left(carry['latents'][:, 0], z) + 0 * z, {'latents': carry['latents'] + branch[:, None]}
+    return expand_dims_like(carry['latents'][:, 0], z) + 0 * z, {'latents': carry['latents'] + branch[:, None]}
 
   guided = classifier_free(denoiser, null, 5.0)
   first, carry = guided(Z, LOGSNR, labelled(1, 2, 3, 4), {'latents': jnp.zeros((4, 2))})
@@ -148,8 +150,8 @@ def test_each_branch_has_its_own_condition():
 
   def denoiser(z, logsnr, cond, carry):
     seen.append(cond)
-    kept = from_left(1.0 - cond.drop[:, 0], z)
-    return kept * from_left(cond.label[:, 0], z) + from_left(cond.frame_interval, z) + 0 * z, carry
+    kept = expand_dims_like(1.0 - cond.drop[:, 0], z)
+    return kept * expand_dims_like(cond.label[:, 0], z) + expand_dims_like(cond.frame_interval, z) + 0 * z, carry
 
   def drop_and_set_interval(cond):
     return null(cond)._replace(frame_interval=jnp.full(4, 0.5))
@@ -266,7 +268,7 @@ def test_reconstruction_weight_means_the_same_in_every_process(name):
   z = np.random.default_rng(4).normal(size=(4, 4)).astype(np.float32)
   results = []
   for process in (PROCESSES['preserving'], PROCESSES[name]):
-    state = z * from_left(process.alpha(LOGSNR) / PROCESSES['preserving'].alpha(LOGSNR), z)
+    state = z * expand_dims_like(process.alpha(LOGSNR) / PROCESSES['preserving'].alpha(LOGSNR), z)
     guided = reconstruction(exact(Mixing(), process), process, halved, observed, 2.0)
     results.append(estimate(guided, state))
   np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-4)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from helpers.closed_forms import GAUSSIAN, MIXTURE, PROCESSES, Gaussian, JointGaussian, Mixture, even_normals, exact
 
-from vdm_jax.diffusion import branch, cosine_grid, from_left, karras_grid
+from vdm_jax.diffusion import cosine_grid, expand_dims_like, karras_grid
+from vdm_jax.rng import fold_in
 from vdm_jax.sampling import (
   ancestral,
   classifier_free,
@@ -72,7 +73,7 @@ def counter(z, logsnr, cond, carry):
   """Counts its evaluations in the carry, per example, and says the count."""
   carry = {'count': jnp.zeros((z.shape[0], 1), jnp.bfloat16)} if carry is None else carry
   count = carry['count'] + 1
-  return from_left(count[:, 0].astype(jnp.float32), z) + 0 * z, {'count': count}
+  return expand_dims_like(count[:, 0].astype(jnp.float32), z) + 0 * z, {'count': count}
 
 
 @pytest.mark.parametrize(
@@ -152,9 +153,11 @@ def test_steps_run_from_noise_to_data_and_see_every_level_once():
 
   def step(denoiser, z_t, logsnr_t, logsnr_s, rng, cond, carry):
     assert logsnr_t.shape == logsnr_s.shape == (2,)
-    return 10 * z_t + from_left(logsnr_s - 2 * logsnr_t, z_t) + cond, carry
+    return 10 * z_t + expand_dims_like(logsnr_s - 2 * logsnr_t, z_t) + cond, carry
 
-  x = sample(lambda z, logsnr, cond, carry: (z + from_left(logsnr, z), carry), step, grid, jnp.ones((2, 3)), RNG, 4.0)
+  x = sample(
+    lambda z, logsnr, cond, carry: (z + expand_dims_like(logsnr, z), carry), step, grid, jnp.ones((2, 3)), RNG, 4.0
+  )
   z = 1.0
   for t, s in zip(grid[:-1], grid[1:], strict=True):
     z = 10 * z + s - 2 * t + 4
@@ -181,7 +184,7 @@ def test_reconstruction_in_the_compiled_scan_is_a_plain_loop(name):
   denoiser, state = jax.jit(build(observed)), jnp.asarray(Z)
   for i in range(6):
     t, s = jnp.full(4, grid[i]), jnp.full(4, grid[i + 1])
-    state = step(denoiser, state, t, s, branch(RNG, i), None, None)[0]
+    state = step(denoiser, state, t, s, fold_in(RNG, i), None, None)[0]
   plain = denoiser(state, jnp.full(4, grid[6]), None, None)[0]
   np.testing.assert_allclose(compiled, plain, rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(compiled[:, 0], observed[:, 0])
@@ -233,7 +236,7 @@ def test_new_weights_and_observations_do_not_compile_again():
 
     def denoiser(z, logsnr, cond, carry):
       kept, dropped = (exact(d, process)(z, logsnr, cond, carry)[0] for d in data)
-      return scale * jnp.where(from_left(cond.drop[:, 0], z), dropped, kept), carry
+      return scale * jnp.where(expand_dims_like(cond.drop[:, 0], z), dropped, kept), carry
 
     guided = classifier_free(denoiser, lambda cond: cond._replace(drop=jnp.ones((2, 1), bool)), weight)
     guided = reconstruction(guided, process, lambda x: x[:, :1], observed, weight)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.closed_forms import GAUSSIAN, MIXTURE, PROCESSES, compiled, even_normals, exact, states
 
-from vdm_jax.diffusion import cosine_grid, from_left, input_scaled, karras_grid
+from vdm_jax.diffusion import cosine_grid, expand_dims_like, input_scaled, karras_grid
 from vdm_jax.sampling import ancestral, ddim, heun, langevin_corrected, redraw, replacement, sample
 
 MANY = 2**16
@@ -278,7 +278,7 @@ def observed_part(step, denoiser, process, grid, x):
   """Standard deviation of z around alpha x over sigma, and its mean error over sigma, at every level."""
   z = float(process.alpha(grid[0])) * x + float(process.sigma(grid[0])) * even_normals(4096)[:, None]
   every = np.asarray(jax.jit(lambda z: states(denoiser, step, grid, z, jax.random.key(5)))(jnp.asarray(z, jnp.float32)))
-  alpha, sigma = (np.asarray(from_left(f(grid), every)) for f in process)
+  alpha, sigma = (np.asarray(expand_dims_like(f(grid), every)) for f in process)
   noise = (every - alpha * x) / sigma
   return noise.std((1, 2)), noise.mean((1, 2))
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vdm_jax import configuration, data, jobs, models, text
+from vdm_jax.errors import InvalidInput
 from vdm_jax.text.cache import CachedText
 from vdm_jax.text.encoders.published import PUBLISHED
 from vdm_jax.tools import doctor
@@ -97,14 +98,14 @@ def test_a_text_function_without_embeddings_is_refused(config, name):
     f'data.text={name!r} has no embeddings to keep: name a frozen encoder with --encoder, one of bert-large, '
     'clip-vit-base-patch32, clip-vit-large-patch14, t5-base, t5-large, t5-11b, t5-v1_1-xxl.'
   )
-  with pytest.raises(jobs.BadInput, match=f'^{re.escape(message)}$'):
+  with pytest.raises(InvalidInput, match=f'^{re.escape(message)}$'):
     jobs.embed(config)
 
 
 def test_a_cache_needs_a_place(config):
   config.data.text_cache = ''
   message = 'data.text_cache is empty: name the folder for the embeddings, such as --out=data/clips-bert-large.'
-  with pytest.raises(jobs.BadInput, match=f'^{re.escape(message)}$'):
+  with pytest.raises(InvalidInput, match=f'^{re.escape(message)}$'):
     jobs.embed(config)
 
 
@@ -115,7 +116,7 @@ def test_the_share_of_a_host_is_read():
 @pytest.mark.parametrize('value', ['2', '2/2', '-1/2', '0/0', 'a/b'])
 def test_a_share_that_is_none_is_refused(value):
   message = f'--host={value} is no share of the work: give 0/2 to the first of two hosts and 1/2 to the second.'
-  with pytest.raises(jobs.BadInput, match=f'^{re.escape(message)}$'):
+  with pytest.raises(InvalidInput, match=f'^{re.escape(message)}$'):
     jobs.read_host(value)
 
 

@@ -303,8 +303,8 @@ def test_a_checkpoint_of_an_older_version_goes_on(uninterrupted, tmp_path):
   with checkpoints.Checkpointer(tmp_path, 2) as checkpointer:
     checkpointer.save(4, old)
   resumed = call(tmp_path, settings())
-  assert resumed.usual_gradient_norm > 0
-  assert_same(resumed._replace(usual_gradient_norm=uninterrupted[0].usual_gradient_norm), uninterrupted[0])
+  assert resumed.grad_norm_ema > 0
+  assert_same(resumed._replace(grad_norm_ema=uninterrupted[0].grad_norm_ema), uninterrupted[0])
 
 
 def test_data_that_end_are_an_error(tmp_path):

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from vdm_jax import configuration, models, sampling
 from vdm_jax.benchmarks import timing
-from vdm_jax.diffusion import branch, unit_noise
 from vdm_jax.models import Model
+from vdm_jax.rng import fold_in, unit_noise
 from vdm_jax.types import Array, Conditioning, Denoiser, Params
 
 Run = Callable[[Params, Array, Array], Array]
@@ -87,7 +87,7 @@ def in_a_loop(model: Model, guided: bool, num_steps: int) -> Run:
   @jax.jit
   def move(params: Params, z: Array, rng: Array, i: Array) -> Array:
     at = jnp.broadcast_to(logsnrs[i], z.shape[:1]), jnp.broadcast_to(logsnrs[i + 1], z.shape[:1])
-    return step(_denoiser(model, params, guided), z, *at, branch(rng, i), Conditioning(), None)[0]
+    return step(_denoiser(model, params, guided), z, *at, fold_in(rng, i), Conditioning(), None)[0]
 
   @jax.jit
   def finish(params: Params, z: Array) -> Array:

@@ -23,11 +23,10 @@ from vdm_jax.data.conversion import CLIPS_PER_SHARD, convert
 from vdm_jax.data.inspection import SHOWN, inspect
 from vdm_jax.data.sources.catalog import open_stored
 from vdm_jax.data.sources.folder import Folder
+from vdm_jax.errors import ExitStatus
 from vdm_jax.video.codecs import write_png
 
-CANNOT_TRAIN = 1  # exit status
 INCOMPLETE = 1
-BAD_INPUT = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return args.run(args)
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
-    return BAD_INPUT
+    return ExitStatus.INVALID_INPUT
 
 
 def _inspect(args: argparse.Namespace) -> int:
@@ -57,7 +56,7 @@ def _inspect(args: argparse.Namespace) -> int:
   if sheet is not None and args.sheet:
     write_png(args.sheet, sheet)
     print(f'contact sheet: {args.sheet}')
-  return 0 if found.problem is None else CANNOT_TRAIN
+  return 0 if found.problem is None else ExitStatus.CANNOT_TRAIN
 
 
 def _convert(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sources import records
 from vdm_jax.data.sources.contract import Clip
 from vdm_jax.data.sources.stored_clips import Stored
-from vdm_jax.runtime.atomic_files import replacing, write_text
+from vdm_jax.runtime.atomic_files import atomic_write, write_text
 from vdm_jax.video import transforms
 
 PLAN = 'convert.json'
@@ -100,7 +100,7 @@ def _write_shard(
   from array_record.python.array_record_module import ArrayRecordWriter
 
   lines = []
-  with replacing(file) as temporary:
+  with atomic_write(file) as temporary:
     writer = ArrayRecordWriter(str(temporary), 'group_size:1')  # one record per chunk: none is read in vain
     try:
       for clip in chosen:

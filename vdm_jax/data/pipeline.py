@@ -57,7 +57,7 @@ def build(
   frame_interval float32 [b] in seconds and resolution float32 [b 2], the original height and width in pixels, belong to
   the video alone.
 
-  A share `still_rate` of the videos, evenly spread over the stream, are stills: an image as a video of infinite
+  A share `image_rate` of the videos, evenly spread over the stream, are stills: an image as a video of infinite
   frame rate, one random frame of the clip throughout with a frame interval of 0 (Snap Video, section 3.3). Where
   `images` are given, the stills are those, each once in its epoch. With num_frames=1 the frame interval is 0 as well.
 
@@ -129,8 +129,8 @@ def _dataset(
   )
   read(0, np.random.default_rng(seed))  # so that bad data fails here and not in a thread
   clips = _order(source, seed, split)
-  if config.still_rate:  # not always: a stage more would change the seed that Grain gives to random_map
-    rate = fractions.Fraction(config.still_rate).limit_denominator(10**6)  # 3/10, which 0.3 stands for
+  if config.image_rate:  # not always: a stage more would change the seed that Grain gives to random_map
+    rate = fractions.Fraction(config.image_rate).limit_denominator(10**6)  # 3/10, which 0.3 stands for
     if images is None:
       clips = clips.map_with_index(functools.partial(_mark_still, rate=rate))
     else:
@@ -201,8 +201,8 @@ def _check(config, encode: Encode | None, rows: Sequence[int] | None) -> None:
   }.items():
     if config[name] < least:
       raise ValueError(f'data.{name}={config[name]}, but it must be {least} or more.')
-  if not 0 <= config.still_rate <= 1:
-    raise ValueError(f'data.still_rate={config.still_rate}, but it must be a share, 0 to 1.')
+  if not 0 <= config.image_rate <= 1:
+    raise ValueError(f'data.image_rate={config.image_rate}, but it must be a share, 0 to 1.')
   if config.height <= 2 * config.pad_rows:
     raise ValueError(
       f'data.pad_rows={config.pad_rows} at the top and at the bottom leaves none of data.height={config.height} to '

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from vdm_jax.diffusion.parameterization import Parameterization
-from vdm_jax.diffusion.process import GaussianProcess, from_left
+from vdm_jax.diffusion.process import GaussianProcess, expand_dims_like
 from vdm_jax.types import Array, Carry, Denoiser, Network
 
 
@@ -17,7 +17,7 @@ def precondition(network: Network, process: GaussianProcess, parameterization: P
   def denoiser(z: Array, logsnr: Array, cond: Any, carry: Carry) -> tuple[Array, Carry]:
     z = jnp.asarray(z, jnp.float32)
     c = parameterization(process.alpha(logsnr), process.sigma(logsnr))
-    output, carry = network(from_left(c.input, z) * z, logsnr, cond, carry)
-    return from_left(c.skip, z) * z + from_left(c.out, z) * output.astype(jnp.float32), carry
+    output, carry = network(expand_dims_like(c.input, z) * z, logsnr, cond, carry)
+    return expand_dims_like(c.skip, z) * z + expand_dims_like(c.out, z) * output.astype(jnp.float32), carry
 
   return denoiser

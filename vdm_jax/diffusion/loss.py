@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from vdm_jax.diffusion.parameterization import Parameterization
-from vdm_jax.diffusion.process import GaussianProcess, as_keys, branch, diffuse, from_left, unit_noise
+from vdm_jax.diffusion.process import GaussianProcess, diffuse, expand_dims_like
 from vdm_jax.diffusion.schedule import LogsnrSampler
+from vdm_jax.rng import ExampleStream, as_keys, fold_in, unit_noise
 from vdm_jax.types import Array, Network
 
 
@@ -53,23 +54,24 @@ def denoising_loss(
   batch = x.shape[0]
   rng = as_keys(rng)
   keys = rng if rng.ndim else jax.random.split(rng, batch)
-  logsnr_key, eps_keys, coin_keys = branch(keys[0], 0), branch(keys, 1), branch(keys, 2)
+  logsnr_key = fold_in(keys[0], ExampleStream.LOGSNR)
+  eps_keys, coin_keys = fold_in(keys, ExampleStream.NOISE), fold_in(keys, ExampleStream.SELF_CONDITIONING)
 
   x = jnp.asarray(x, jnp.float32)
   logsnr = sample_logsnr(logsnr_key, batch)
   eps = unit_noise(eps_keys, x.shape)
   c = parameterization(process.alpha(logsnr), process.sigma(logsnr))
-  network_input = from_left(c.input, x) * diffuse(process, x, eps, logsnr)
+  network_input = expand_dims_like(c.input, x) * diffuse(process, x, eps, logsnr)
 
   carry = None
   if self_condition_rate:
     coins = jax.vmap(lambda key: jax.random.bernoulli(key, self_condition_rate))(coin_keys)
     _, first = network(network_input, logsnr, cond, None)
-    carry = jax.tree.map(lambda a: jax.lax.stop_gradient(jnp.where(from_left(coins, a), a, 0)), first)
+    carry = jax.tree.map(lambda a: jax.lax.stop_gradient(jnp.where(expand_dims_like(coins, a), a, 0)), first)
 
   output, _ = network(network_input, logsnr, cond, carry)
-  target = from_left(c.target_x, x) * x + from_left(c.target_eps, x) * eps
-  error = from_left(c.weight, x) * jnp.square(output.astype(jnp.float32) - target)
+  target = expand_dims_like(c.target_x, x) * x + expand_dims_like(c.target_eps, x) * eps
+  error = expand_dims_like(c.weight, x) * jnp.square(output.astype(jnp.float32) - target)
 
   loss, per_example = _weighted_mean(error, logsnr, weight)
   return loss, {'per_example': per_example, 'logsnr': logsnr}
@@ -79,7 +81,7 @@ def _weighted_mean(error: Array, logsnr: Array, weight: Any) -> tuple[Array, Arr
   """The mean of `weight * error` over all elements, and over each example's."""
   axes = tuple(range(1, error.ndim))
   if callable(weight) or jnp.ndim(weight) == 0:
-    factor = from_left(weight(logsnr), error) if callable(weight) else weight
+    factor = expand_dims_like(weight(logsnr), error) if callable(weight) else weight
     per_example = jnp.mean(factor * error, axes)
     return jnp.mean(per_example), per_example
   weight = jnp.broadcast_to(weight, error.shape)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from vdm_jax.diffusion.process import diffuse, unit_noise, variance_preserving
+from vdm_jax.diffusion.process import diffuse, variance_preserving
+from vdm_jax.rng import unit_noise
 from vdm_jax.types import Array
 
 

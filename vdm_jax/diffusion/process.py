@@ -56,12 +56,12 @@ def input_scaled(sigma_in: float) -> GaussianProcess:
 
 def diffuse(process: GaussianProcess, x: Array, eps: Array, logsnr: Array) -> Array:
   """A draw from `q(z|x)` given its unit noise `eps`: `alpha x + sigma eps`; shapes `[b ...]` and `[b]`."""
-  return from_left(process.alpha(logsnr), x) * x + from_left(process.sigma(logsnr), x) * eps
+  return expand_dims_like(process.alpha(logsnr), x) * x + expand_dims_like(process.sigma(logsnr), x) * eps
 
 
-def noise_in(process: GaussianProcess, z: Array, x: Array, logsnr: Array) -> Array:
+def predict_eps_from_x(process: GaussianProcess, z: Array, x: Array, logsnr: Array) -> Array:
   """The noise that `x` leaves in `z`: `(z - alpha x) / sigma` (VDM below Eq. 6, where alpha is missing in print)."""
-  return (z - from_left(process.alpha(logsnr), z) * x) / from_left(process.sigma(logsnr), z)
+  return (z - expand_dims_like(process.alpha(logsnr), z) * x) / expand_dims_like(process.sigma(logsnr), z)
 
 
 def posterior(process: GaussianProcess, z_t: Array, x: Array, logsnr_t: Array, logsnr_s: Array) -> Posterior:
@@ -76,35 +76,13 @@ def posterior(process: GaussianProcess, z_t: Array, x: Array, logsnr_t: Array, l
   keep = jnp.exp(gap) * alpha_s / process.alpha(logsnr_t)
   std = jnp.sqrt(one_minus_r)
   return Posterior(
-    mean=from_left(keep, z_t) * z_t + from_left(one_minus_r * alpha_s, z_t) * x,
+    mean=expand_dims_like(keep, z_t) * z_t + expand_dims_like(one_minus_r * alpha_s, z_t) * x,
     std_min=std * process.sigma(logsnr_s),
     std_max=std * process.sigma(logsnr_t),
   )
 
 
-def unit_noise(rng: Array, shape: tuple[int, ...]) -> Array:
-  """Standard normal noise `[b ...]`.
-
-  `rng` is one key, or a key per example `[b]`, in which case no example depends on its batch; of either style of jax.
-  """
-  rng = as_keys(rng)
-  if rng.ndim == 0:
-    return jax.random.normal(rng, shape)
-  return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(rng)
-
-
-def branch(rng: Array, index: int) -> Array:
-  """The `index`-th key derived from a key, or from each of a batch of keys."""
-  rng = as_keys(rng)
-  return jax.random.fold_in(rng, index) if rng.ndim == 0 else jax.vmap(jax.random.fold_in, (0, None))(rng, index)
-
-
-def as_keys(rng: Array) -> Array:
-  """Typed keys `[]` or `[b]`, also from the uint32 `[2]` or `[b 2]` that `jax.random.PRNGKey` makes."""
-  return rng if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(rng)
-
-
-def from_left(coefficient: Array, like: Array) -> Array:
+def expand_dims_like(coefficient: Array, like: Array) -> Array:
   """Appends axes to a coefficient of shape `[b]` (or `[]`) so that it broadcasts against `like` `[b ...]`."""
   coefficient = jnp.asarray(coefficient)
   return coefficient.reshape(coefficient.shape + (1,) * (jnp.ndim(like) - coefficient.ndim))

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
+from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation import features
 from vdm_jax.evaluation.features import Extractor
 from vdm_jax.evaluation.protocols.contract import Protocol
-from vdm_jax.jobs.arguments import BadInput
 
 RANDOM = 'random'  # value of --features
 FILES = {
@@ -24,23 +24,23 @@ FILES = {
 
 
 def open_networks(protocol: Protocol, folder: str | None, mesh: Mesh) -> dict[str, Extractor]:
-  """The protocol's feature networks by name. Raises BadInput that lists every file that is missing."""
+  """The protocol's feature networks by name. Raises InvalidInput that lists every file that is missing."""
   if folder == RANDOM:
     return {name: features.load(name, None, seed=0, width=_width(name), mesh=mesh) for name in protocol.networks}
   needed = '; '.join(f'{name}: {" or ".join(FILES[name])}' for name in protocol.networks)
   if folder is None:
-    raise BadInput(
+    raise InvalidInput(
       f'--protocol={protocol.name} compares features: name the folder of the weight files with --features=DIR '
       f'({needed}). --features={RANDOM} tries the command with networks of random weights, whose figures mean nothing.'
     )
   found = {name: _find(Path(folder), name) for name in protocol.networks}
   if missing := [name for name, path in found.items() if path is None]:
     wanted = '; '.join(f'{name}: {" or ".join(FILES[name])}' for name in missing)
-    raise BadInput(f'--features={folder} lacks weight files that --protocol={protocol.name} needs. {wanted}.')
+    raise InvalidInput(f'--features={folder} lacks weight files that --protocol={protocol.name} needs. {wanted}.')
   try:
     return {name: features.load(name, str(path), mesh=mesh) for name, path in found.items()}
   except (ValueError, OSError) as error:
-    raise BadInput(str(error)) from error
+    raise InvalidInput(str(error)) from error
 
 
 def text_tower(protocol: Protocol, folder: str | None) -> Callable[[Sequence[str]], np.ndarray] | None:
@@ -54,7 +54,7 @@ def text_tower(protocol: Protocol, folder: str | None) -> Callable[[Sequence[str
   try:
     return features.load_clip_text(name, str(_find(Path(folder), name))).apply
   except (ValueError, OSError) as error:
-    raise BadInput(str(error)) from error
+    raise InvalidInput(str(error)) from error
 
 
 def _width(name: str) -> float:

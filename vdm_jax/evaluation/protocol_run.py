@@ -15,15 +15,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, generation, partitioning
+from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation import clip_subsets, scores
-from vdm_jax.evaluation.clip_subsets import Conditions, Draw
+from vdm_jax.evaluation.clip_subsets import ClipSubset, Conditions
 from vdm_jax.evaluation.feature_files import open_networks, text_tower
 from vdm_jax.evaluation.features import Extractor
 from vdm_jax.evaluation.metrics.motion import motion
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.resumable_arrays import Arrays, Batches, fill
 from vdm_jax.generation.stages import Stage, make_generator, open_generator, open_stages
-from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.video import to_float, to_uint8
 
 CHECKSUM = 'checksum'
@@ -46,7 +46,7 @@ LOOKS = (
 Sample = Callable[[np.ndarray], np.ndarray]  # numbers of samples int [b], consecutive -> videos uint8 [b t h w c]
 
 
-class Asked(NamedTuple):
+class EvalOptions(NamedTuple):
   """What the command line says of a measurement."""
 
   protocol: str = 'digits'
@@ -59,11 +59,11 @@ class Asked(NamedTuple):
   out: str | None = None  # folder of the records; that of the run by default
 
   def folder(self, workdir: str) -> Path:
-    """Where records go. Raises BadInput where neither a folder is named nor the run has one of its own."""
+    """Where records go. Raises InvalidInput where neither a folder is named nor the run has one of its own."""
     if self.out is not None:
       return Path(self.out)
     if not Path(workdir).is_dir():
-      raise BadInput(f'--out is missing: {workdir} has no folder of its own for records, so name one: --out=out.')
+      raise InvalidInput(f'--out is missing: {workdir} has no folder of its own for records, so name one: --out=out.')
     return Path(workdir) / 'evaluation'
 
 
@@ -71,25 +71,25 @@ class Setup(NamedTuple):
   """A measurement that can begin."""
 
   protocol: Protocol
-  asked: Asked
+  asked: EvalOptions
   config: ConfigDict
   folder: Path
   step: int  # of the checkpoint
   networks: dict[str, Extractor]
   embed: Callable[[Sequence[str]], np.ndarray] | None  # prompts of CLIPSIM
-  references: dict[str, Draw]  # by split
+  references: dict[str, ClipSubset]  # by split
   conditions: Conditions
-  real: Draw | None  # clips in the place of samples
+  real: ClipSubset | None  # clips in the place of samples
   stages: list[Stage]  # none for real clips
   mesh: Mesh
 
 
-def prepare(config: ConfigDict, workdir: str, protocol: Protocol, asked: Asked) -> Setup:
-  """Opens everything that a measurement needs. Raises BadInput that says what is missing, or does not fit."""
+def prepare(config: ConfigDict, workdir: str, protocol: Protocol, asked: EvalOptions) -> Setup:
+  """Opens everything that a measurement needs. Raises InvalidInput that says what is missing, or does not fit."""
   mesh = partitioning.make_mesh({'data': -1}, jax.local_devices())
   _check_model(protocol, config)
   if asked.batch_size % mesh.size:
-    raise BadInput(f'--batch_size={asked.batch_size} does not split over {mesh.size} devices: use a multiple.')
+    raise InvalidInput(f'--batch_size={asked.batch_size} does not split over {mesh.size} devices: use a multiple.')
   if asked.sweep and protocol.sweep_samples:
     protocol = protocol._replace(
       num_samples=protocol.sweep_samples, num_references=min(protocol.num_references, protocol.sweep_samples)
@@ -109,7 +109,7 @@ def prepare(config: ConfigDict, workdir: str, protocol: Protocol, asked: Asked) 
   embed = text_tower(protocol, asked.features)
   stages = [] if real is not None else open_stages(config, workdir)
   if stages and (protocol.task == 'prediction' and len(stages) > 1):
-    raise BadInput(f'--protocol={protocol.name} gives a model frames, which a second stage alone cannot continue.')
+    raise InvalidInput(f'--protocol={protocol.name} gives a model frames, which a second stage alone cannot continue.')
   step = checkpoints.latest_step(workdir) if stages else 0
   return Setup(
     protocol,
@@ -136,7 +136,7 @@ def measured(setup: Setup, sampling: Mapping[str, Any]) -> dict[str, Any]:
     references = {split: _reference(setup, split) for split in setup.references}
     samples = _samples(setup, sampling)
   except (ValueError, OSError, FloatingPointError) as error:
-    raise BadInput(str(error)) from error
+    raise InvalidInput(str(error)) from error
   reads = {split: batches.read for split, batches in references.items()}
   found = scores.figures(protocol, samples.read, reads, setup.conditions.count, say=_say)
   also = scores.analyses(
@@ -166,12 +166,12 @@ def _check_model(protocol: Protocol, config: ConfigDict) -> None:
   section = config.data
   has = (section.num_frames, section.height - 2 * section.pad_rows, section.width, section.channels)
   if has != (wanted := (protocol.num_frames, protocol.height, protocol.width, 3)):
-    raise BadInput(
+    raise InvalidInput(
       f'--protocol={protocol.name} measures {" x ".join(map(str, wanted))} (frames, height, width, channels), but this '
       f'run makes {" x ".join(map(str, has))}, and nothing is resized: measure a run of that size.'
     )
   if config.sampling.threshold == 'none':
-    raise BadInput(
+    raise InvalidInput(
       "sampling.threshold='none' lets samples leave [-1, 1], and a protocol clips nothing: use 'clip' or 'dynamic'."
     )
 
@@ -180,7 +180,9 @@ def _check_frames(protocol: Protocol, networks: Mapping[str, Extractor]) -> None
   for name, network in networks.items():
     most = network.max_frames or protocol.num_frames
     if not network.min_frames <= protocol.num_frames <= most:
-      raise BadInput(f'{name} takes {network.min_frames} to {most} frames, but the protocol has {protocol.num_frames}.')
+      raise InvalidInput(
+        f'{name} takes {network.min_frames} to {most} frames, but the protocol has {protocol.num_frames}.'
+      )
 
 
 def _reference(setup: Setup, split: str) -> Batches:
@@ -206,7 +208,12 @@ def _samples(setup: Setup, sampling: Mapping[str, Any]) -> Batches:
 
 
 def _fill(
-  setup: Setup, name: str, job: Mapping[str, Any], drawn: Draw | None, count: int, make: Callable[[np.ndarray], Arrays]
+  setup: Setup,
+  name: str,
+  job: Mapping[str, Any],
+  drawn: ClipSubset | None,
+  count: int,
+  make: Callable[[np.ndarray], Arrays],
 ) -> Batches:
   size, protocol = setup.asked.batch_size, setup.protocol
   job = {
@@ -230,7 +237,7 @@ def _fill(
   )
 
 
-def _clips(setup: Setup, drawn: Draw, positions: np.ndarray, *, cond: Conditions | None) -> Arrays:
+def _clips(setup: Setup, drawn: ClipSubset, positions: np.ndarray, *, cond: Conditions | None) -> Arrays:
   return _measured(setup, drawn.videos(positions), positions, cond)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from vdm_jax.jobs.arguments import BadInput
-from vdm_jax.runtime.atomic_files import replacing, write_text
+from vdm_jax.errors import InvalidInput
+from vdm_jax.runtime.atomic_files import atomic_write, write_text
 
 Arrays = dict[str, np.ndarray]
 
@@ -34,7 +34,9 @@ class Batches(NamedTuple):
         with np.load(path) as arrays:
           yield arrays[name]
       except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BadInput(f'{path} cannot be read ({error}): remove it, and the same command makes it again.') from error
+        raise InvalidInput(
+          f'{path} cannot be read ({error}): remove it, and the same command makes it again.'
+        ) from error
 
 
 def fill(
@@ -59,7 +61,7 @@ def fill(
   with tqdm(total=sum(sizes.values()), initial=done, desc=name, unit='clip') as bar:
     for number in missing:
       arrays = make(number)
-      with replacing(_path(folder, number)) as temporary, open(temporary, 'wb') as file:
+      with atomic_write(_path(folder, number)) as temporary, open(temporary, 'wb') as file:
         np.savez(file, **arrays)
       bar.update(sizes[number])
   if processes > 1:

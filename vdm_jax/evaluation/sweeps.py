@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from vdm_jax import plots
+from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.score_records import figures_of
-from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.runtime.atomic_files import write_text
 
 AUGMENTATIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
-SWEEPS = {'guidance': 'guidance_weight', 'steps': 'num_steps', 'augmentation': 'augmentation'}  # key of `sampling`
+SWEEPS = {'guidance': 'guidance_weight', 'steps': 'num_steps', 'augmentation': 'noise_aug_level'}  # key of `sampling`
 STEP_KEYS = {
   'ancestral': {'gamma': 0.0},
   'heun': {'churn': 0.0, 'churn_noise': 1.0, 'churn_min': 0.0, 'churn_max': 0.0},
@@ -34,15 +34,15 @@ class Point(NamedTuple):
 
 
 def points(protocol: Protocol, sweep: str, config: ConfigDict) -> list[Point]:
-  """What a sweep measures, in its order. Raises BadInput where the protocol or the model has no such setting."""
+  """What a sweep measures, in its order. Raises InvalidInput where the protocol or the model has no such setting."""
   key, step = SWEEPS[sweep], config.sampling.step
   if sweep == 'augmentation':
     if config.model.upsampling == 1:
-      raise BadInput('--sweep=augmentation is for a second stage: this model has no low-resolution input.')
+      raise InvalidInput('--sweep=augmentation is for a second stage: this model has no low-resolution input.')
     return [Point(step, value, {key: value}) for value in AUGMENTATIONS]
   if sweep == 'guidance':
     if config.data.text == 'none' and not config.data.labels:
-      raise BadInput('--sweep=guidance is for a model that is told a text or a class: this run is told neither.')
+      raise InvalidInput('--sweep=guidance is for a model that is told a text or a class: this run is told neither.')
     fixed = dict(protocol.guidance_sampling)
     return [Point(fixed.get('step', step), value, fixed | {key: value}) for value in _listed(protocol, sweep)]
   samplers = protocol.samplers or (step,)
@@ -86,7 +86,7 @@ def write(
 def _listed(protocol: Protocol, sweep: str) -> tuple[float, ...]:
   values = {'guidance': protocol.guidance_weights, 'steps': protocol.num_steps}[sweep]
   if not values:
-    raise BadInput(f'--sweep={sweep} is not part of --protocol={protocol.name}: leave it out.')
+    raise InvalidInput(f'--sweep={sweep} is not part of --protocol={protocol.name}: leave it out.')
   return values
 
 

@@ -8,15 +8,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.diffusion import augment, branch, cosine_logsnr
+from vdm_jax.diffusion import augment, cosine_logsnr
 from vdm_jax.generation.sampler import make_sampler
 from vdm_jax.models import Model
+from vdm_jax.rng import SecondStageStream, VideoStream, fold_in
 from vdm_jax.types import Array, Conditioning, Params
 
 Upsampler = Callable[[Params, Array, Conditioning, Array], Array]
-
-# Branches of a video's key: the second stage's own, and in it the noise on the low-resolution input.
-SECOND_STAGE, AUGMENTATION = 2, 2
 
 
 def make_upsampler(model: Model, config: Mapping[str, Any]) -> Upsampler:
@@ -27,7 +25,7 @@ def make_upsampler(model: Model, config: Mapping[str, Any]) -> Upsampler:
   corrupt, sampler = make_corruption(model, config), make_sampler(model, config)
 
   def upsampler(params: Params, keys: Array, cond: Conditioning, low: Array) -> Array:
-    keys = branch(keys, SECOND_STAGE)
+    keys = fold_in(keys, VideoStream.SECOND_STAGE)
     return sampler(params, keys, corrupt(keys, cond, low))
 
   return upsampler
@@ -36,18 +34,18 @@ def make_upsampler(model: Model, config: Mapping[str, Any]) -> Upsampler:
 def make_corruption(model: Model, config: Mapping[str, Any]) -> Callable[[Array, Conditioning, Array], Conditioning]:
   """Builds `(keys [b], cond, low [b t h/f w/f c]) -> cond`: what a second stage is told of a first one's videos.
 
-  `low` in [-1, 1] is upsampled and corrupted by `config['augmentation']`, the cosine schedule's time in [0, 1], which
-  the model is told. Raises ValueError outside of it.
+  `low` in [-1, 1] is upsampled and noised to `config['noise_aug_level']`, a time of the cosine schedule in [0, 1] that
+  conditions the model. Raises ValueError outside of it.
   """
-  time = config['augmentation']
+  time = config['noise_aug_level']
   if not 0 <= time <= 1:
     raise ValueError(
-      f'sampling.augmentation={time} must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is noise alone.'
+      f'sampling.noise_aug_level={time} must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is pure noise.'
     )
 
   def corrupt(keys: Array, cond: Conditioning, low: Array) -> Conditioning:
     logsnr = jnp.full(keys.shape, cosine_logsnr(jnp.float32(time)))
-    low = augment(low, model.upsampling, logsnr, branch(keys, AUGMENTATION))
+    low = augment(low, model.upsampling, logsnr, fold_in(keys, SecondStageStream.AUGMENTATION_NOISE))
     return cond._replace(low_resolution=low, augmentation_logsnr=logsnr)
 
   return corrupt

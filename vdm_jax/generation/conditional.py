@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from vdm_jax import sampling
 from vdm_jax.diffusion import GaussianProcess, diffuse, downsample
-from vdm_jax.models import unknown
+from vdm_jax.names import choose
 from vdm_jax.types import Array, Denoiser, Step
 
 METHODS = ('reconstruction', 'replacement', 'redraw')
@@ -41,9 +41,8 @@ class Observed(NamedTuple):
 
 def check(config: Mapping[str, Any], *, low_resolution: bool = False) -> None:
   """Raises ValueError unless `sampling.conditioning` goes with the other settings, and with `low_resolution` if so."""
-  method, weight, gamma = config['conditioning'], config['reconstruction_weight'], config['gamma']
-  if method not in METHODS:
-    raise ValueError(unknown('sampling.conditioning', method, METHODS))
+  method = choose('sampling.conditioning', config['conditioning'], METHODS)
+  weight, gamma = config['reconstruction_weight'], config['gamma']
   if method == 'reconstruction' and not weight > 0:
     raise ValueError(
       f"sampling.reconstruction_weight={weight} leaves conditioning='reconstruction' without guidance: give a positive "

@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm_jax import pages
-from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.errors import InvalidInput
 from vdm_jax.runtime.atomic_files import write_text
 
 PAGE, LIST = 'index.html', 'videos.jsonl'
@@ -61,15 +61,15 @@ update();
 
 
 def check_page(folder: str | Path) -> None:
-  """Raises BadInput where the gallery would take the place of a page that is no gallery."""
+  """Raises InvalidInput where the gallery would take the place of a page that is no gallery."""
   try:
     start = (Path(folder) / PAGE).read_bytes()[:4096]
   except (FileNotFoundError, NotADirectoryError):
     return
   except OSError as error:
-    raise BadInput(f'{Path(folder) / PAGE} cannot be read ({error.strerror}): choose another --out.') from error
+    raise InvalidInput(f'{Path(folder) / PAGE} cannot be read ({error.strerror}): choose another --out.') from error
   if f'content="{pages.GENERATOR}"'.encode() not in start:
-    raise BadInput(f'{Path(folder) / PAGE} is a page of something else: choose another --out, or move it away.')
+    raise InvalidInput(f'{Path(folder) / PAGE} is a page of something else: choose another --out, or move it away.')
 
 
 def write_gallery(folder: Path, stems: Sequence[str], names: Sequence[str], *, settings: Mapping[str, Any]) -> Path:

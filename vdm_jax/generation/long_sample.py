@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from vdm_jax import checkpoints, configuration, diffusion, plots, pretrained
+from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation.metrics import drift
 from vdm_jax.generation import Plan, cascade, long_video
 from vdm_jax.generation.gallery import describe, write_gallery
@@ -22,7 +23,7 @@ from vdm_jax.generation.outputs import slug, writable, write_video
 from vdm_jax.generation.progress import Progress
 from vdm_jax.generation.stages import Stage, load, open_stages
 from vdm_jax.generation.task import Task, make_task
-from vdm_jax.jobs.arguments import BadInput, Request
+from vdm_jax.jobs.arguments import Request
 from vdm_jax.video import FrameStore, contact_sheet, to_float, to_uint8, write_png
 
 BATCH_SIZE = 32  # videos made at a time
@@ -123,7 +124,7 @@ def _record(part: Part, task: Task, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tools(part: Part, task: Task, asked: dict[str, Any]) -> tuple[long_video.SampleWindow, long_video.Conditions]:
-  """What samples a part's windows, and their conditions. Raises BadInput for what does not go together."""
+  """What samples a part's windows, and their conditions. Raises InvalidInput for what does not go together."""
   model, _, sampling = part.stage
   try:
     if part.upsamples:
@@ -139,7 +140,7 @@ def _tools(part: Part, task: Task, asked: dict[str, Any]) -> tuple[long_video.Sa
       original_size=asked['original_size'],
     )
   except ValueError as error:
-    raise BadInput(str(error)) from error
+    raise InvalidInput(str(error)) from error
   return sample_window, conditions
 
 
@@ -187,7 +188,7 @@ def _make(
         progress.save(done)
         bar.set_postfix_str(f'window {done} of {windows}')
   except (ValueError, FloatingPointError) as error:
-    raise BadInput(str(error)) from error
+    raise InvalidInput(str(error)) from error
   return store
 
 

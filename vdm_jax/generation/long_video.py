@@ -19,16 +19,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from vdm_jax import partitioning
-from vdm_jax.diffusion import branch
 from vdm_jax.generation import conditional
-from vdm_jax.generation.cascade import SECOND_STAGE, make_corruption
+from vdm_jax.generation.cascade import make_corruption
 from vdm_jax.generation.conditional import Observed
 from vdm_jax.generation.plan import Plan, Window
 from vdm_jax.generation.sampler import make_stages, video_keys
 from vdm_jax.models import Model
+from vdm_jax.rng import VideoStream, fold_in
 from vdm_jax.types import Array, Conditioning, Params
 
-WINDOW = 3  # branch of a video's key: its windows after the first, whose own key it is
 REPORTS = 8  # of the progress of each window
 
 # (params, keys [b], cond, observed, report) -> x [b t h w c]; `report` is called with the number of steps just taken.
@@ -219,8 +218,8 @@ def fill(
     window = plan.windows[number]
     videos = np.minimum(np.arange(start, start + size), count - 1)  # the last batch repeats its last video
     keys = video_keys(seed, first + videos, rows)
-    keys = branch(keys, SECOND_STAGE) if second_stage else keys
-    keys = branch(branch(keys, WINDOW), number) if number else keys
+    keys = fold_in(keys, VideoStream.SECOND_STAGE) if second_stage else keys
+    keys = fold_in(fold_in(keys, VideoStream.WINDOWS), number) if number else keys
     observed = _observe(window, model, frames, videos, low, place)
     x = unpad(model, sample_window(params, keys, conditions(window, videos, keys), observed, report))
     if not np.isfinite(x).all():

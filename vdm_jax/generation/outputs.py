@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.errors import InvalidInput
 from vdm_jax.video import contact_sheet, enlarge, enlarge_frames, tile, write_gif, write_mp4, write_png
 
 WATCHABLE = 128  # pixels: smaller videos are enlarged in files for people
@@ -39,7 +39,7 @@ def writable(folder: str | Path) -> Path:
     (path / '.writable').touch()
     (path / '.writable').unlink()
   except OSError as error:
-    raise BadInput(f'{folder} cannot be written to ({error.strerror}): choose a folder of your own.') from error
+    raise InvalidInput(f'{folder} cannot be written to ({error.strerror}): choose a folder of your own.') from error
   return path
 
 

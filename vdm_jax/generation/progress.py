@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.errors import InvalidInput
 from vdm_jax.runtime.atomic_files import write_text
 
 
 class Progress:
   """How many pieces of a piece of work are done: `job.json` says which work, `progress.json` how far it is.
 
-  Nothing is written before `begin`. Raises BadInput if the folder holds other work than `record` describes, naming what
-  differs, or files of these names that are no such records.
+  Nothing is written before `begin`. Raises InvalidInput if the folder holds other work than `record` describes, naming
+  what differs, or files of these names that are no such records.
   """
 
   def __init__(self, folder: Path, record: Mapping[str, Any]):
@@ -23,7 +23,7 @@ class Progress:
     self._record = json.loads(json.dumps(record))
     held = _read(self._job, self._record)
     if differs := [key for key in {**held, **self._record} if held.get(key) != self._record.get(key)]:
-      raise BadInput(
+      raise InvalidInput(
         f'--out={folder} holds videos of another command, which differs in {", ".join(differs)}: choose another '
         'folder, or empty this one.'
       )
@@ -47,7 +47,7 @@ def _read(path: Path, default: dict[str, Any]) -> dict[str, Any]:
   except (FileNotFoundError, NotADirectoryError):
     return default
   except (ValueError, OSError) as error:
-    raise BadInput(f'{path} cannot be read ({error}): choose another --out, or empty this one.') from error
+    raise InvalidInput(f'{path} cannot be read ({error}): choose another --out, or empty this one.') from error
   if not isinstance(held, dict):
-    raise BadInput(f'{path} is no record of a command: choose another --out, or empty this one.')
+    raise InvalidInput(f'{path} is no record of a command: choose another --out, or empty this one.')
   return held

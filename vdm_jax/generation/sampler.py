@@ -12,10 +12,12 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from vdm_jax import sampling
-from vdm_jax.diffusion import branch, from_left, unit_noise
+from vdm_jax.diffusion import expand_dims_like
 from vdm_jax.generation import conditional
 from vdm_jax.generation.conditional import Observed
-from vdm_jax.models import Model, unknown
+from vdm_jax.models import Model
+from vdm_jax.names import choose
+from vdm_jax.rng import VideoStream, fold_in, unit_noise
 from vdm_jax.types import Array, Carry, Conditioning, Denoiser, Params, Step, Weight
 
 Sampler = Callable[[Params, Array, Conditioning], Array]
@@ -83,7 +85,9 @@ def make_stages(model: Model, config: Mapping[str, Any]) -> Stages:
   def begin(params: Params, keys: Array, cond: Conditioning, observed: Observed | None) -> State:
     shape = (keys.shape[0], *model.video_shape)
     logsnr = jnp.broadcast_to(logsnrs[0], keys.shape)
-    z = from_left(process.sigma(logsnr), jnp.zeros(shape)) * unit_noise(branch(keys, 0), shape)
+    z = expand_dims_like(process.sigma(logsnr), jnp.zeros(shape)) * unit_noise(
+      fold_in(keys, VideoStream.INITIAL_NOISE), shape
+    )
     if observed is not None:
       z = conditional.start(process, observed, z, logsnr)
     return sampling.begin(make_denoiser(params, cond, observed), logsnrs, z, cond)
@@ -96,7 +100,7 @@ def make_stages(model: Model, config: Mapping[str, Any]) -> Stages:
 
     denoiser = make_denoiser(params, cond, observed)
     taken = step if observed is None else make_step(model, config, hold)
-    return sampling.advance(denoiser, taken, logsnrs, state, branch(keys, 1), cond, start, stop)
+    return sampling.advance(denoiser, taken, logsnrs, state, fold_in(keys, VideoStream.STEPS), cond, start, stop)
 
   def finish(params: Params, keys: Array, cond: Conditioning, observed: Observed | None, state: State) -> Array:
     x = sampling.finish(make_denoiser(params, cond, observed), logsnrs, state, cond)
@@ -141,8 +145,7 @@ def make_step(model: Model, config: Mapping[str, Any], hold: Callable[[Step], St
     'ddim': lambda: sampling.ddim(model.process),
     'heun': lambda: sampling.heun(model.process, config['churn'], config['churn_noise'], _churn_range(model, config)),
   }
-  if config['step'] not in steps:
-    raise ValueError(unknown('sampling.step', config['step'], steps))
+  make = choose('sampling.step', config['step'], steps)
   for name, owner in (('gamma', 'ancestral'), ('churn', 'heun')):
     if config[name] and config['step'] != owner:
       raise ValueError(
@@ -154,7 +157,7 @@ def make_step(model: Model, config: Mapping[str, Any], hold: Callable[[Step], St
       f'sampling.churn_noise={config["churn_noise"]}, churn_min={config["churn_min"]}, '
       f'churn_max={config["churn_max"]} have no effect without churn: set sampling.churn, or leave them out.'
     )
-  step, delta = hold(steps[config['step']]()), config['langevin_delta']
+  step, delta = hold(make()), config['langevin_delta']
   return hold(sampling.langevin_corrected(step, model.process, delta)) if delta else step
 
 
@@ -184,6 +187,4 @@ def _threshold(config: Mapping[str, Any]) -> Callable[[Denoiser], Denoiser]:
     'clip': sampling.clip,
     'dynamic': lambda denoiser: sampling.dynamic_threshold(denoiser, config['percentile']),
   }
-  if config['threshold'] not in thresholds:
-    raise ValueError(unknown('sampling.threshold', config['threshold'], thresholds))
-  return thresholds[config['threshold']]
+  return choose('sampling.threshold', config['threshold'], thresholds)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, generation, models, partitioning
-from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.errors import InvalidInput
 from vdm_jax.models import Model
 from vdm_jax.types import Params
 
@@ -34,14 +34,14 @@ def open_stages(config: Mapping[str, Any], workdir: str) -> list[Stage]:
     return [load(config, workdir)]
   path = config['training']['first_stage']
   if not path:
-    raise BadInput(
+    raise InvalidInput(
       'a second stage makes videos out of those of its first: name that run with --config.training.first_stage=DIR.'
     )
   try:
     first_config = checkpoints.read_config(path)
     models.check_cascade(first_config['model'], config['model'])
   except (ValueError, OSError) as error:
-    raise BadInput(f'training.first_stage={path}: {error}') from error
+    raise InvalidInput(f'training.first_stage={path}: {error}') from error
   second = load(config, workdir)
   shares_text = all(first_config['model'][key] == second.model.config[key] for key in ('text', 'text_length'))
   return [load(first_config, path, second.model.encode if shares_text else None), second]
@@ -74,7 +74,7 @@ def make_generator(
   try:
     return functools.partial(make(stage.model, sampling, mesh=mesh, **options), params)
   except ValueError as error:
-    raise BadInput(str(error)) from error
+    raise InvalidInput(str(error)) from error
 
 
 def _remember(generate: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
@@ -96,5 +96,5 @@ def load(config: Mapping[str, Any], workdir: str, encode: Any = None) -> Stage:
   try:
     model, params = checkpoints.load(workdir, model=models.build(config['model'], encode))
   except (ValueError, OSError) as error:
-    raise BadInput(str(error)) from error
+    raise InvalidInput(str(error)) from error
   return Stage(model, params, config['sampling'])

@@ -10,8 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, data, generation
+from vdm_jax.errors import InvalidInput
 from vdm_jax.generation import Plan
-from vdm_jax.jobs.arguments import BadInput, Request
+from vdm_jax.jobs.arguments import Request
 from vdm_jax.video import Given, check_frame_rate, read_given
 
 TEST_SPLIT = 'test'  # the value of --init_video that stands for clips of the test split
@@ -33,7 +34,7 @@ class Task(NamedTuple):
 
 
 def make_task(config: ConfigDict, request: Request) -> Task:
-  """The task that a request for long or conditional videos stands for. Raises BadInput, before anything is loaded."""
+  """Return the task of a request for long or conditional videos. Raises InvalidInput before anything is loaded."""
   _check_flags(config, request)
   prompts, labels, names = request.expanded()
   asked = {'prompts': prompts, 'labels': labels, 'names': names}
@@ -50,7 +51,7 @@ def make_task(config: ConfigDict, request: Request) -> Task:
       return _continue_file(config, request, asked)
     return Task(_extend(config, request, 0), request.frame_rate or config.sampling.fps, **asked)
   except (ValueError, OSError) as error:
-    raise BadInput(str(error)) from error
+    raise InvalidInput(str(error)) from error
 
 
 def _check_flags(config: ConfigDict, request: Request) -> None:
@@ -61,40 +62,40 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
     for other in others:
       if flag in asked and other in asked:
         flags = ['fps' if name == 'frame_rate' else name for name in (flag, other)]
-        raise BadInput(f'--{flags[0]} and --{flags[1]} are both given: give one of them.')
+        raise InvalidInput(f'--{flags[0]} and --{flags[1]} are both given: give one of them.')
 
   only('low_resolution', 'init_video', 'frame_rates')
   only('frame_rates', 'init_video', 'interpolate', 'frame_rate')
   if request.num_frames is not None and request.num_frames < 1:
-    raise BadInput(f'--num_frames={request.num_frames}: ask for one frame or more.')
+    raise InvalidInput(f'--num_frames={request.num_frames}: ask for one frame or more.')
   if request.init_frames is not None and (not request.init_video or request.init_frames < 1):
-    raise BadInput(f'--init_frames={request.init_frames} counts given frames: give 1 or more, with --init_video.')
+    raise InvalidInput(f'--init_frames={request.init_frames} counts given frames: give 1 or more, with --init_video.')
   if request.interpolate is not None and 'init_video' not in asked and 'low_resolution' not in asked:
-    raise BadInput(
+    raise InvalidInput(
       f'--interpolate={request.interpolate} needs frames to interpolate between: name their file with --init_video, or '
       'give --frame_rates to make a video at several frame rates.'
     )
   if request.interpolate is not None and request.interpolate < 2:
-    raise BadInput(f'--interpolate={request.interpolate} raises no frame rate: give a factor of 2 or more.')
+    raise InvalidInput(f'--interpolate={request.interpolate} raises no frame rate: give a factor of 2 or more.')
   others = asked.keys() & {'prompts', 'labels', 'interpolate'}
   if request.init_video == TEST_SPLIT and (others or not request.init_frames):
-    raise BadInput(
+    raise InvalidInput(
       '--init_video=test continues clips of the test split under their own captions: say how many of their frames are '
       'given with --init_frames, and leave out --prompt, --label and --interpolate.'
     )
   if request.frame_rates and not request.num_frames:
-    raise BadInput('--frame_rates needs the length of the video at the highest of them: give --num_frames.')
+    raise InvalidInput('--frame_rates needs the length of the video at the highest of them: give --num_frames.')
   if len(request.frame_rates) > 1 and 'frame_interval' not in config.model.scalars:
-    raise BadInput(
+    raise InvalidInput(
       '--frame_rates needs a model that is told the frame rate: this one was trained without frame_interval in '
       'model.scalars. Use --init_video and --interpolate, with a model of the higher frame rate.'
     )
   if request.frame_rate == math.inf:
-    raise BadInput('--fps=image asks for one image, which has no further frames: leave it out, or the other flags.')
+    raise InvalidInput('--fps=image asks for one image, which has no further frames: leave it out, or the other flags.')
   if not config.sampling.fps > 0:
-    raise BadInput(f'sampling.fps={config.sampling.fps} must be positive: it is the frame rate of the videos.')
+    raise InvalidInput(f'sampling.fps={config.sampling.fps} must be positive: it is the frame rate of the videos.')
   if request.low_resolution and config.model.upsampling > 1:
-    raise BadInput('--low_resolution is for a model without such an input: this one samples its own first stage.')
+    raise InvalidInput('--low_resolution is for a model without such an input: this one samples its own first stage.')
 
 
 def _extend(config: ConfigDict, request: Request, given: int) -> Plan:

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-
-class BadInput(Exception):
-  """What the user can mend: one message per argument."""
+from vdm_jax.errors import InvalidInput
 
 
 class Request(NamedTuple):
@@ -54,7 +52,7 @@ def read_prompts(path: str | None) -> list[str]:
   try:
     lines = Path(path).read_text(encoding='utf-8').splitlines()
   except (OSError, UnicodeDecodeError) as error:
-    raise BadInput(
+    raise InvalidInput(
       f'--prompt_file={path} cannot be read ({error}): give a UTF-8 text file, one prompt a line.'
     ) from error
   return [line.strip() for line in lines if line.strip()]
@@ -69,7 +67,7 @@ def read_frame_rate(text: str | None) -> float | None:
   except ValueError:
     rate = 0.0
   if not rate > 0:
-    raise BadInput(f'--fps={text} is no frame rate: give frames per second, such as 24, or image.')
+    raise InvalidInput(f'--fps={text} is no frame rate: give frames per second, such as 24, or image.')
   return rate
 
 
@@ -78,7 +76,7 @@ def read_size(text: str | None) -> tuple[int, int] | None:
   if text is None:
     return None
   if not (match := re.fullmatch('([1-9][0-9]*)x([1-9][0-9]*)', text)):
-    raise BadInput(f'--original_size={text} is no size: give height and width in pixels, such as 720x1280.')
+    raise InvalidInput(f'--original_size={text} is no size: give height and width in pixels, such as 720x1280.')
   return int(match[1]), int(match[2])
 
 
@@ -91,5 +89,5 @@ def read_frame_rates(text: str | None) -> tuple[float, ...]:
   except ValueError:
     rates = ()
   if not rates or not all(0 < rate < math.inf for rate in rates):
-    raise BadInput(f'--frame_rates={text} is no list of frame rates: give the lowest first, such as 2,8,24.')
+    raise InvalidInput(f'--frame_rates={text} is no list of frame rates: give the lowest first, such as 2,8,24.')
   return rates

@@ -14,9 +14,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from vdm_jax import configuration
-from vdm_jax.jobs.arguments import BadInput
-
-BAD_INPUT = 2  # exit status
+from vdm_jax.errors import ExitStatus, InvalidInput
 
 
 class Refusal(SystemExit):
@@ -39,7 +37,7 @@ def prepare() -> None:
     jax.config.update('jax_compilation_cache_dir', str(Path.home() / '.cache' / 'vdm_jax'))
 
 
-def refuse(messages: Sequence[str], status: int = BAD_INPUT) -> NoReturn:
+def refuse(messages: Sequence[str], status: int = ExitStatus.INVALID_INPUT) -> NoReturn:
   """Prints what is wrong and ends the command."""
   for message in messages:
     print(f'error: {message}', file=sys.stderr)
@@ -47,20 +45,20 @@ def refuse(messages: Sequence[str], status: int = BAD_INPUT) -> NoReturn:
 
 
 def define_experiment(argv: Sequence[str]) -> None:
-  """Defines --config, a file that is executed. Raises BadInput where there is none."""
+  """Defines --config, a file that is executed. Raises InvalidInput where there is none."""
   config = peek(argv, 'config')
   if config is not None and not (path := Path(config.split(':')[0])).is_file():
     beside = sorted(str(file) for file in path.parent.glob('*.py'))
-    raise BadInput(f'--config={config} is not a file: choose one of {", ".join(beside) or "configs/*.py"}.')
+    raise InvalidInput(f'--config={config} is not a file: choose one of {", ".join(beside) or "configs/*.py"}.')
   config_flags.DEFINE_config_file('config', None, 'Experiment: configs/digits.py, configs/t2v_large.py:skip4, ...')
 
 
 def define_values(config: ConfigDict, meaning: str, argv: Sequence[str]) -> None:
-  """Defines --config.section.key for the keys of `config`. Raises BadInput for bad ones in `argv`."""
+  """Defines --config.section.key for the keys of `config`. Raises InvalidInput for bad ones in `argv`."""
   try:
     config_flags.DEFINE_config_dict('config', config, meaning)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise BadInput(*_reasons(argv, error)) from error
+    raise InvalidInput(*_reasons(argv, error)) from error
 
 
 def parse(argv: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from vdm_jax import data, text
-from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.errors import InvalidInput
 from vdm_jax.text import cache, cache_writer
 from vdm_jax.text.encoders.published import PUBLISHED
 
@@ -24,12 +24,14 @@ def embed(
   """
   section = config.data
   if text.width(section.text) is None:
-    raise BadInput(
+    raise InvalidInput(
       f'data.text={section.text!r} has no embeddings to keep: name a frozen encoder with --encoder, one of '
       f'{", ".join(PUBLISHED)}.'
     )
   if not section.text_cache:
-    raise BadInput('data.text_cache is empty: name the folder for the embeddings, such as --out=data/clips-bert-large.')
+    raise InvalidInput(
+      'data.text_cache is empty: name the folder for the embeddings, such as --out=data/clips-bert-large.'
+    )
   captions = {*data.captions(section), ''}
   encode = text.encoder(PUBLISHED[section.text], section.text_path, section.text_length, section.text_dtype, mesh)
   new = cache_writer.embed(
@@ -53,5 +55,7 @@ def read_host(value: str) -> tuple[int, int]:
   """`3/8`, the fourth of eight hosts, as (3, 8)."""
   match = re.fullmatch(r'(\d+)/(\d+)', value)
   if not match or int(match[1]) >= int(match[2]):
-    raise BadInput(f'--host={value} is no share of the work: give 0/2 to the first of two hosts and 1/2 to the second.')
+    raise InvalidInput(
+      f'--host={value} is no share of the work: give 0/2 to the first of two hosts and 1/2 to the second.'
+    )
   return int(match[1]), int(match[2])

@@ -14,15 +14,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, evaluation
+from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation import protocol_run, sweeps
-from vdm_jax.evaluation.protocol_run import Asked
+from vdm_jax.evaluation.protocol_run import EvalOptions
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.protocols.published import PROTOCOLS
 from vdm_jax.evaluation.resumable_arrays import digest, fill
 from vdm_jax.evaluation.score_records import figures_of
 from vdm_jax.generation.outputs import writable
 from vdm_jax.generation.stages import open_run
-from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.runtime.atomic_files import write_text
 
 Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # of a section `sampling`
@@ -30,7 +30,7 @@ Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # of a section `samplin
 OFFLINE = {'digits': evaluation.evaluate_digits, 'scenes': evaluation.evaluate_scenes}
 
 
-def evaluate(config: ConfigDict, workdir: str, asked: Asked, protocol: Protocol | None = None) -> int:
+def evaluate(config: ConfigDict, workdir: str, asked: EvalOptions, protocol: Protocol | None = None) -> int:
   """Measures a run by a protocol; prints the record and writes it to `workdir/evaluation/PROTOCOL.json`.
 
   `asked.out` stands in for `workdir/evaluation`.
@@ -72,18 +72,22 @@ def evaluate(config: ConfigDict, workdir: str, asked: Asked, protocol: Protocol 
   return _report(record, folder, name)
 
 
-def _check(asked: Asked) -> None:
+def _check(asked: EvalOptions) -> None:
   if asked.protocol in OFFLINE:
     for flag in ('features', 'prompt_file', 'limit'):
       if getattr(asked, flag) is not None:
-        raise BadInput(f'--{flag} is not read by --protocol={asked.protocol}, which brings all it needs: leave it out.')
+        raise InvalidInput(
+          f'--{flag} is not read by --protocol={asked.protocol}, which brings all it needs: leave it out.'
+        )
     if asked.real_vs_real:
-      raise BadInput(f'--real_vs_real is part of every record of --protocol={asked.protocol}, as `real`: leave it out.')
+      raise InvalidInput(
+        f'--real_vs_real is part of every record of --protocol={asked.protocol}, as `real`: leave it out.'
+      )
   if asked.sweep and asked.real_vs_real:
-    raise BadInput('--sweep and --real_vs_real are both given, but real clips have no settings: give one of them.')
+    raise InvalidInput('--sweep and --real_vs_real are both given, but real clips have no settings: give one of them.')
 
 
-def _offline(config: ConfigDict, workdir: str, asked: Asked) -> Measure:
+def _offline(config: ConfigDict, workdir: str, asked: EvalOptions) -> Measure:
   """A protocol that needs no files: its samples are kept themselves, for they are small."""
   make_generate = open_run(config, workdir)
   step = checkpoints.latest_step(workdir)
@@ -117,7 +121,7 @@ def _offline(config: ConfigDict, workdir: str, asked: Asked) -> Measure:
         resumable, config.data, seed=config.seed, num_trained=step * config.data.batch_size
       )
     except (ValueError, FloatingPointError) as error:
-      raise BadInput(str(error)) from error
+      raise InvalidInput(str(error)) from error
     return record | {'step': step, 'seed': config.seed, 'sampling': dict(sampling), 'model': 'EMA'}
 
   return measure

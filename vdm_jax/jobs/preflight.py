@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 import vdm_jax
 from vdm_jax import configuration, partitioning, runtime
-from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.errors import InvalidInput
 from vdm_jax.training import run_folder
 
 PREFLIGHT_SECONDS = 30.0
@@ -33,7 +33,7 @@ SAME = {
 
 
 def preflight(config: ConfigDict, workdir: str) -> int:
-  """Says in one sentence whether all processes may start; raises BadInput with the reasons why not.
+  """Says in one sentence whether all processes may start; raises InvalidInput with the reasons why not.
 
   Compared are the number of devices, the code, JAX, and the configuration; the workdir must be writable from
   everywhere and be the same folder; the batch must split over the mesh, and the rows that each process makes must be
@@ -44,7 +44,7 @@ def preflight(config: ConfigDict, workdir: str) -> int:
   found = differences(facts) or runtime.agreed(_try_folder(workdir))
   found = found or runtime.agreed(_try_batch(config)) or runtime.agreed(_try_sum())
   if found:
-    raise BadInput(*found)
+    raise InvalidInput(*found)
   if jax.process_index() == 0:
     hosts = len({fact['host'] for fact in facts})
     print(

@@ -6,7 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vdm_jax import partitioning, training
-from vdm_jax.jobs.arguments import BadInput
+from vdm_jax.errors import InvalidInput
 from vdm_jax.tools.compilation.programs import build_model
 
 
@@ -22,7 +22,7 @@ def replay(config: ConfigDict, folder: str) -> int:
   try:
     done = training.replay(folder, config, build_model(config), mesh)  # the batch holds the captions' embeddings
   except (ValueError, OSError) as error:
-    raise BadInput(str(error)) from error
+    raise InvalidInput(str(error)) from error
   if jax.process_index() == 0:
     bits = 'the same bits as in the run' if done.same else 'other bits than in the run'
     print(f'step {done.step}: loss {done.measured["loss"]}, {bits}')

@@ -8,11 +8,12 @@ import time
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints
+from vdm_jax.errors import InvalidInput
 from vdm_jax.generation.gallery import check_page, describe, write_gallery
 from vdm_jax.generation.long_sample import sample_long
 from vdm_jax.generation.outputs import slug, writable, write_video
 from vdm_jax.generation.stages import open_run
-from vdm_jax.jobs.arguments import BadInput, Request
+from vdm_jax.jobs.arguments import Request
 from vdm_jax.video import contact_sheet, write_png
 
 
@@ -23,13 +24,15 @@ def sample(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
   frames, are made window by window.
   """
   if request.prompts and request.labels:
-    raise BadInput('--prompt and --label are both given: give one of them.')
+    raise InvalidInput('--prompt and --label are both given: give one of them.')
   for flag, given, name in (
     ('fps', request.frame_rate, 'frame_interval'),
     ('original_size', request.original_size, 'resolution'),
   ):
     if given is not None and name not in config.model.scalars:
-      raise BadInput(f'--{flag} has no effect: this model was trained without {name} in model.scalars. Leave it out.')
+      raise InvalidInput(
+        f'--{flag} has no effect: this model was trained without {name} in model.scalars. Leave it out.'
+      )
   check_page(out)
   if request.long(config.model.num_frames):
     return sample_long(config, workdir, out, request)
@@ -47,7 +50,7 @@ def sample(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
       original_size=request.original_size,
     )
   except (ValueError, FloatingPointError) as error:
-    raise BadInput(str(error)) from error
+    raise InvalidInput(str(error)) from error
   rate, stems = request.frame_rate or config.sampling.fps, []
   for number, (video, name) in enumerate(zip(videos, names, strict=True)):
     stems.append(f'{number:04d}{slug(name)}')

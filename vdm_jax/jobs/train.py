@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, configuration, data, diffusion, generation, models, partitioning, training
+from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.generation.outputs import write_together
-from vdm_jax.jobs.arguments import BadInput
 from vdm_jax.models import Model
 from vdm_jax.tools import doctor
 from vdm_jax.tools.compilation import ideal_step_seconds
@@ -22,13 +22,12 @@ from vdm_jax.video import to_float
 
 HELDOUT_BATCHES = 8
 PREVIEW_VIDEOS = 10
-STOPPED = 75  # exit status of a run that was asked to stop and can be resumed
 
 
 def train(config: ConfigDict, workdir: str) -> int:
   """Trains, or resumes; then writes samples. Previews and samples go to `workdir/samples/step_XXXXXXXX.{mp4,png}`."""
   if found := doctor.problems(config, workdir):
-    raise BadInput(*found)
+    raise InvalidInput(*found)
   configuration.resolve(config, doctor.words(config))
   mesh = partitioning.make_mesh(config.mesh)
   model = models.build(config.model)
@@ -56,7 +55,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     ideal_step_seconds=ideal_step_seconds(model, config, heldout[0]),
   )
   if int(state.step) < config.training.num_steps:
-    return STOPPED
+    return ExitStatus.STOPPED
   every = config.training.preview_every
   if not every or config.training.num_steps % every:  # else the last preview was of the last step
     preview(state.ema, int(state.step))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
+from vdm_jax.names import choose
 from vdm_jax.networks.layers import GroupNorm, dense, named, zeros_init
 from vdm_jax.types import Array
 
@@ -152,8 +153,7 @@ class AttentionPool(nn.Module):
 
 def check_attention(implementation: str, dtype: str) -> None:
   """Raises ValueError unless the name is one of ATTENTIONS and can run here: 'cudnn' needs CUDA and bfloat16."""
-  if implementation not in ATTENTIONS:
-    raise ValueError(f'model.attention={implementation!r} is unknown: choose one of {", ".join(ATTENTIONS)}.')
+  choose('model.attention', implementation, ATTENTIONS)
   if implementation == 'xla':
     return
   if dtype != 'bfloat16':

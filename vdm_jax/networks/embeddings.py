@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vdm_jax.names import choose
 from vdm_jax.networks.attention import AttentionPool
 from vdm_jax.networks.layers import dense, glorot_init, named, sinusoidal, zeros_init
 from vdm_jax.types import Array, Conditioning
@@ -179,8 +180,8 @@ def check_conditions(cond: Conditioning, *, takes_text: bool, num_classes: int) 
 
 def check_scalars(names: tuple[str, ...]) -> None:
   """Raises ValueError for a name that is not of SCALARS."""
-  if unknown := [name for name in names if name not in SCALARS]:
-    raise ValueError(f'model.scalars has {unknown[0]!r}, which is unknown: choose among {", ".join(SCALARS)}.')
+  for name in names:
+    choose('model.scalars', name, SCALARS)
 
 
 def check_low_resolution(cond: Conditioning, takes: bool) -> None:

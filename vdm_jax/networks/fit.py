@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
+from vdm_jax.names import choose
 from vdm_jax.networks.attention import check_attention
 from vdm_jax.networks.embeddings import NOISE_FEATURES, ConditionTokens, check_low_resolution, check_scalars
 from vdm_jax.networks.layers import named
@@ -200,8 +201,7 @@ class FIT(nn.Module):
       ('remat', REMAT),
       ('noise_features', tuple(NOISE_FEATURES)),
     ):
-      if getattr(self, name) not in allowed:
-        raise ValueError(f'model.{name}={getattr(self, name)!r} is unknown: choose one of {", ".join(allowed)}.')
+      choose(f'model.{name}', getattr(self, name), allowed)
     check_scalars(self.scalars)
     return Layout(tuple(self.patch_size), tuple(self.group_size), tuple(groups))
 
@@ -243,7 +243,7 @@ class FIT(nn.Module):
     if cond.num_images():
       raise ValueError(
         f'{cond.num_images()} appended images were given to FIT, whose groups would mix them with the video: set '
-        'data.num_images=0, and data.still_rate to train on images as videos.'
+        'data.num_images=0, and data.image_rate to train on images as videos.'
       )
     expected = (self.num_frames, self.height, self.width)
     if x.shape[1:4] != expected:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
+from vdm_jax.names import choose
 from vdm_jax.networks.attention import (
   RELATIVE_POSITIONS,
   SpatialAttention,
@@ -202,8 +203,7 @@ class UNet3D(nn.Module):
       ('relative_positions', RELATIVE_POSITIONS),
       ('text_conditioning', TEXT_CONDITIONINGS),
     ):
-      if getattr(self, name) not in allowed:
-        raise ValueError(f'{name}={getattr(self, name)!r} is unknown: choose one of {allowed}.')
+      choose(f'model.{name}', getattr(self, name), allowed)
     check_scalars(self.scalars)
     check_attention(self.attention, self.dtype)
     check_low_resolution(cond, self.takes_low_resolution)

@@ -5,13 +5,14 @@ Wherever a run is named, `pretrained:NAME` names one of these.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+from vdm_jax.names import unknown
 
 FOLDER = Path(__file__).parent
 PREFIX = 'pretrained:'
@@ -29,11 +30,7 @@ def card(name: str) -> dict[str, Any]:
   Raises ValueError for an unknown name, naming the nearest.
   """
   if name not in names():
-    nearest = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
-    raise ValueError(
-      f'{PREFIX}{name} is not among the models of the package'
-      + (f': did you mean {nearest[0]}? All are {", ".join(names())}.' if nearest else ', which has none.')
-    )
+    raise ValueError(unknown('pretrained model', name, names()))
   return json.loads((FOLDER / f'{name}.json').read_text(encoding='utf-8'))
 
 

@@ -22,9 +22,9 @@ import numpy as np
 
 import vdm_jax
 from vdm_jax import checkpoints, pretrained, weights
+from vdm_jax.errors import ExitStatus
 from vdm_jax.runtime.atomic_files import write_text
 
-BAD_INPUT = 2  # exit status
 DTYPE = 'float16'
 DATA = 'UCI optical recognition of handwritten digits, as scikit-learn ships them (CC BY 4.0)'
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       _write(args.name, pretrained.card(args.name) | {'limits': args.limits})
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
-    return BAD_INPUT
+    return ExitStatus.INVALID_INPUT
   print(pretrained.FOLDER / f'{args.name}.json')
   return 0
 

@@ -6,6 +6,5 @@ good. `company` lets the first to fail end all of them with its reason; `watch` 
 
 from vdm_jax.runtime.process_group import MEETING_SECONDS, agreed, exchange, joined, watched
 from vdm_jax.runtime.rendezvous import Meeting, meeting
-from vdm_jax.runtime.shutdown import LOST
 
-__all__ = ['LOST', 'MEETING_SECONDS', 'Meeting', 'agreed', 'exchange', 'joined', 'meeting', 'watched']
+__all__ = ['MEETING_SECONDS', 'Meeting', 'agreed', 'exchange', 'joined', 'meeting', 'watched']

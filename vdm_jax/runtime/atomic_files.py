@@ -13,7 +13,7 @@ _TEMPORARY = re.compile(r'\..+\.[0-9a-f]{8}\.tmp')
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """A temporary file beside `path` that takes its place in one step, or disappears if writing fails.
 
   What was written is on the disk before the step, so that even a machine that stops leaves the old file or the new
@@ -42,5 +42,5 @@ def sweep(folder: str | os.PathLike) -> None:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes a text file, UTF-8, whole or not at all."""
-  with replacing(path) as temporary:
+  with atomic_write(path) as temporary:
     temporary.write_text(text, encoding='utf-8')

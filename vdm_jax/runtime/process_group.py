@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax._src import distributed  # the coordination service's keys have no public door
 
+from vdm_jax.errors import ExitStatus
 from vdm_jax.runtime import shutdown
 from vdm_jax.runtime.rendezvous import Meeting
 from vdm_jax.runtime.watchdog import HEARTBEAT_SECONDS, SILENT_SECONDS, Watch
@@ -67,7 +68,7 @@ def joined(place: Meeting | None, *, good: Sequence[int] = (0,), patience: float
     status, reason = 1, f'{type(error).__name__}: {error}'
     if _OF_OTHERS.match(str(error)):  # of a collective, perhaps: then another is the cause
       status, reason = watch.cause(reason)
-    if status == shutdown.LOST:
+    if status == ExitStatus.PROCESS_LOST:
       print(f'error: {reason}', file=sys.stderr)
     shutdown.end_all(status, reason)
   exchange('parting', status)

@@ -13,12 +13,13 @@ from typing import Any, NoReturn
 
 from jax._src import distributed  # the coordination service's keys have no public door
 
+from vdm_jax.errors import ExitStatus
+
 FAILED = 'vdm_jax/failed'
 HEARD = 'vdm_jax/heard'
 FAREWELL_SECONDS = 10.0  # for the others to hear of a failure
 SHORT_FAREWELL_SECONDS = 4.0  # where one of them is known not to
 LAST_SECONDS = 20.0  # after which a process ends though the others could not be told
-LOST = 70  # exit status where a process is gone or does not go on; starting again may help
 
 
 def index() -> int:
@@ -56,7 +57,7 @@ def end_all(status: int, reason: str) -> NoReturn:
 def leave(first: dict[str, Any]) -> NoReturn:
   """Follows the process that failed first."""
   _end_soon(first['status'])
-  lost = first['status'] == LOST
+  lost = first['status'] == ExitStatus.PROCESS_LOST
   print(
     'error: ' + (first['reason'] if lost else f'process {first["process"]} failed: {first["reason"]}'), file=sys.stderr
   )
@@ -90,7 +91,7 @@ def _hear(client: Any) -> None:
 
 def _wait_for_others(client: Any, status: int) -> None:
   """Until all have heard. Process 0 ends last, for the loss of its coordination service would abort the others."""
-  deadline = time.monotonic() + (SHORT_FAREWELL_SECONDS if status == LOST else FAREWELL_SECONDS)
+  deadline = time.monotonic() + (SHORT_FAREWELL_SECONDS if status == ExitStatus.PROCESS_LOST else FAREWELL_SECONDS)
   for other in set(range(count())) - {index()}:
     with contextlib.suppress(RuntimeError):
       client.blocking_key_value_get(f'{HEARD}/{other}', round(1000 * max(deadline - time.monotonic(), 0.01)))

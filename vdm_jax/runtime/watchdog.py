@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from vdm_jax.errors import ExitStatus
 from vdm_jax.runtime import shutdown
 
 PULSES = 'vdm_jax/pulse/'
@@ -127,7 +128,7 @@ class Watch:
     deadline = time.monotonic() + patience + 2 * PULSE_SECONDS
     while time.monotonic() < deadline:
       if found := self.verdict(time.monotonic(), patience):
-        return shutdown.LOST, f'{found} {self.remedy}'.rstrip()
+        return ExitStatus.PROCESS_LOST, f'{found} {self.remedy}'.rstrip()
       time.sleep(TICK_SECONDS)
     return 1, reason
 
@@ -153,8 +154,8 @@ class Watch:
     print(f'error: {reason}', file=sys.stderr)
     faulthandler.dump_traceback(sys.stderr)
     if self._client is not None and not alone:
-      shutdown.end_all(shutdown.LOST, reason)
-    shutdown.stop(shutdown.LOST)
+      shutdown.end_all(ExitStatus.PROCESS_LOST, reason)
+    shutdown.stop(ExitStatus.PROCESS_LOST)
 
   def _talk(self) -> None:
     due = 0.0

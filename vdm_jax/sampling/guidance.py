@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vdm_jax.diffusion import GaussianProcess, from_left
+from vdm_jax.diffusion import GaussianProcess, expand_dims_like
 from vdm_jax.types import Array, Carry, Denoiser, Weight
 
 
@@ -32,7 +32,7 @@ def classifier_free(denoiser: Denoiser, null: Callable[[Any], Any], weight: Weig
   def guided(z: Array, logsnr: Array, cond: Any, carry: Carry) -> tuple[Array, Carry]:
     both = jax.tree.map(_stack, cond, null(cond), is_leaf=lambda leaf: leaf is None)
     x_hat, carries = jax.vmap(denoiser, in_axes=(None, None, 0, None))(z, logsnr, both, carry)
-    w = from_left(_at(weight, logsnr), z)
+    w = expand_dims_like(_at(weight, logsnr), z)
     return (1 + w) * x_hat[0] - w * x_hat[1], jax.tree.map(lambda leaf: leaf[0], carries)
 
   return guided
@@ -79,7 +79,7 @@ def reconstruction(
 
     gradient, (x_hat, new_carry) = jax.grad(misfit, has_aux=True)(z)
     scale = 0.5 * _at(weight, logsnr) * process.alpha(logsnr)
-    return x_hat - from_left(scale, z) * gradient, new_carry
+    return x_hat - expand_dims_like(scale, z) * gradient, new_carry
 
   return guided
 
@@ -120,7 +120,7 @@ def dynamic_threshold(denoiser: Denoiser, percentile: float) -> Denoiser:
   def thresholded(z: Array, logsnr: Array, cond: Any, carry: Carry) -> tuple[Array, Carry]:
     x_hat, carry = denoiser(z, logsnr, cond, carry)
     s = jnp.percentile(jnp.abs(x_hat).reshape(x_hat.shape[0], -1), percentile, axis=1)
-    s = from_left(jnp.maximum(s, 1.0), x_hat)
+    s = expand_dims_like(jnp.maximum(s, 1.0), x_hat)
     return jnp.clip(x_hat, -s, s) / s, carry
 
   return thresholded

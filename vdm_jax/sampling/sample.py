@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.diffusion import branch
+from vdm_jax.rng import fold_in
 from vdm_jax.types import Array, Carry, Denoiser, Step
 
 State = tuple[Array, Carry]
@@ -59,7 +59,7 @@ def advance(
 
   def body(i: Array, state: State) -> State:
     z, carry = state
-    return step(denoiser, z, _each(logsnrs[i], z), _each(logsnrs[i + 1], z), branch(rng, i), cond, carry)
+    return step(denoiser, z, _each(logsnrs[i], z), _each(logsnrs[i + 1], z), fold_in(rng, i), cond, carry)
 
   return jax.lax.fori_loop(start, stop, body, state)
 

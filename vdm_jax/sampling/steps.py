@@ -11,7 +11,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from vdm_jax.diffusion import GaussianProcess, branch, diffuse, from_left, noise_in, posterior, unit_noise
+from vdm_jax.diffusion import GaussianProcess, diffuse, expand_dims_like, posterior, predict_eps_from_x
+from vdm_jax.rng import StepStream, fold_in, unit_noise
 from vdm_jax.types import Array, Carry, Denoiser, Step
 
 
@@ -30,7 +31,7 @@ def ancestral(process: GaussianProcess, gamma: float = 0.0) -> Step:
     x_hat, carry = denoiser(z_t, logsnr_t, cond, carry)
     reverse = posterior(process, z_t, x_hat, logsnr_t, logsnr_s)
     std = reverse.std_min ** (1 - gamma) * reverse.std_max**gamma
-    return reverse.mean + from_left(std, z_t) * unit_noise(rng, z_t.shape), carry
+    return reverse.mean + expand_dims_like(std, z_t) * unit_noise(rng, z_t.shape), carry
 
   return step
 
@@ -42,7 +43,7 @@ def ddim(process: GaussianProcess) -> Step:
     denoiser: Denoiser, z_t: Array, logsnr_t: Array, logsnr_s: Array, rng: Array, cond: Any, carry: Carry
   ) -> tuple[Array, Carry]:
     x_hat, carry = denoiser(z_t, logsnr_t, cond, carry)
-    return diffuse(process, x_hat, noise_in(process, z_t, x_hat, logsnr_t), logsnr_s), carry
+    return diffuse(process, x_hat, predict_eps_from_x(process, z_t, x_hat, logsnr_t), logsnr_s), carry
 
   return step
 
@@ -70,24 +71,24 @@ def heun(
   def step(
     denoiser: Denoiser, z_t: Array, logsnr_t: Array, logsnr_s: Array, rng: Array, cond: Any, carry: Carry
   ) -> tuple[Array, Carry]:
-    y, noise_s = z_t / from_left(process.alpha(logsnr_t), z_t), jnp.exp(-0.5 * logsnr_s)
+    y, noise_s = z_t / expand_dims_like(process.alpha(logsnr_t), z_t), jnp.exp(-0.5 * logsnr_s)
     if churn:
       noise = jnp.exp(-0.5 * logsnr_t)
       share = jnp.where((noise >= churn_range[0]) & (noise <= churn_range[1]), churn, 0.0)
       raised = noise * churn_noise * jnp.sqrt(share * (2 + share))
-      y = y + from_left(raised, y) * unit_noise(rng, y.shape)
+      y = y + expand_dims_like(raised, y) * unit_noise(rng, y.shape)
       logsnr_t = logsnr_t - 2 * jnp.log1p(share)
     noise_t = jnp.exp(-0.5 * logsnr_t)
 
     def slope(y: Array, logsnr: Array, noise: Array, carry: Carry) -> tuple[Array, Carry]:
-      x_hat, carry = denoiser(from_left(process.alpha(logsnr), y) * y, logsnr, cond, carry)
-      return (y - x_hat) / from_left(noise, y), carry
+      x_hat, carry = denoiser(expand_dims_like(process.alpha(logsnr), y) * y, logsnr, cond, carry)
+      return (y - x_hat) / expand_dims_like(noise, y), carry
 
-    length = from_left(noise_s - noise_t, y)
+    length = expand_dims_like(noise_s - noise_t, y)
     first, carry = slope(y, logsnr_t, noise_t, carry)
     second, carry = slope(y + length * first, logsnr_s, noise_s, carry)
     y = y + length * (first + second) / 2
-    return from_left(process.alpha(logsnr_s), y) * y, carry
+    return expand_dims_like(process.alpha(logsnr_s), y) * y, carry
 
   return step
 
@@ -103,12 +104,12 @@ def langevin_corrected(step: Step, process: GaussianProcess, delta: float = 0.1)
   def corrected(
     denoiser: Denoiser, z_t: Array, logsnr_t: Array, logsnr_s: Array, rng: Array, cond: Any, carry: Carry
   ) -> tuple[Array, Carry]:
-    step_rng, noise_rng = branch(rng, 0), branch(rng, 1)
+    step_rng, noise_rng = fold_in(rng, StepStream.INNER_STEP), fold_in(rng, StepStream.NOISE)
     z, carry = step(denoiser, z_t, logsnr_t, logsnr_s, step_rng, cond, carry)
     x_hat, carry = denoiser(z, logsnr_s, cond, carry)
-    drift = -0.5 * delta * noise_in(process, z, x_hat, logsnr_s)
+    drift = -0.5 * delta * predict_eps_from_x(process, z, x_hat, logsnr_s)
     noise = delta**0.5 * unit_noise(noise_rng, z.shape)
-    return z + from_left(process.sigma(logsnr_s), z) * (drift + noise), carry
+    return z + expand_dims_like(process.sigma(logsnr_s), z) * (drift + noise), carry
 
   return corrected
 
@@ -122,7 +123,7 @@ def redraw(step: Step, process: GaussianProcess, observed: Array, mask: Array) -
   def redrawn(
     denoiser: Denoiser, z_t: Array, logsnr_t: Array, logsnr_s: Array, rng: Array, cond: Any, carry: Carry
   ) -> tuple[Array, Carry]:
-    step_rng, noise_rng = branch(rng, 0), branch(rng, 1)
+    step_rng, noise_rng = fold_in(rng, StepStream.INNER_STEP), fold_in(rng, StepStream.NOISE)
     z, carry = step(denoiser, z_t, logsnr_t, logsnr_s, step_rng, cond, carry)
     x = jnp.broadcast_to(observed, z.shape)
     return jnp.where(mask, diffuse(process, x, unit_noise(noise_rng, z.shape), logsnr_s), z), carry

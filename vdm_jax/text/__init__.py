@@ -9,11 +9,11 @@ over a caption never divides by zero. Every text function is picklable and may b
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from vdm_jax.names import choose
 from vdm_jax.text import cache as embeddings
 from vdm_jax.text.encoders import encoder_folder
 from vdm_jax.text.encoders.published import PUBLISHED, encoder
@@ -31,9 +31,7 @@ def width(name: str) -> int | None:
 
   Loads nothing. Raises ValueError for an unknown name.
   """
-  if name not in _NAMES:
-    nearest = difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.0)[0]
-    raise ValueError(f'data.text={name!r} is unknown; the nearest of {", ".join(_NAMES)} is {nearest!r}')
+  choose('data.text', name, _NAMES)
   return PUBLISHED[name].width if name in PUBLISHED else None
 
 

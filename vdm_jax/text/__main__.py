@@ -16,6 +16,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from vdm_jax import configuration, jobs
+from vdm_jax.errors import InvalidInput
 from vdm_jax.jobs import command
 from vdm_jax.text.cache import STORED
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
   mesh = None if sizes == {'fsdp': 1, 'tensor': 1} else sizes
   try:
     return jobs.embed(_config(), stored=_STORE.value, mesh=mesh, host=jobs.read_host(_HOST.value))
-  except jobs.BadInput as error:
+  except InvalidInput as error:
     command.refuse(error.args)
   except (ValueError, OSError) as error:
     command.refuse([str(error)])
@@ -60,7 +61,7 @@ def _define_config(argv: Sequence[str]) -> None:
   if command.peek(argv, 'config') is not None:
     return command.define_experiment(argv)
   if command.peek(argv, 'data') is None and command.peek(argv, 'config.data.name') is None:
-    raise jobs.BadInput(
+    raise InvalidInput(
       'whose captions? Name the training with --config=configs/..., or a folder of clips with --data=FOLDER.'
     )
   command.define_values(configuration.default(), 'Changes to the default configuration.', argv)
@@ -74,7 +75,7 @@ def run() -> None:
   try:
     if not {'--help', '-h', '--helpfull'} & set(argv):
       _define_config(argv)
-  except (jobs.BadInput, ValueError) as error:
+  except (InvalidInput, ValueError) as error:
     command.refuse(error.args)
   app.run(main, argv=[sys.argv[0], *argv], flags_parser=command.parse)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from vdm_jax.runtime.atomic_files import replacing, write_text
+from vdm_jax.runtime.atomic_files import atomic_write, write_text
 from vdm_jax.text import cache, fingerprint
 from vdm_jax.text.cache import RECORD, STORED, Record
 from vdm_jax.text.frozen import FrozenEncoder
@@ -92,7 +92,7 @@ def _write_block(encode: FrozenEncoder, folder: str, record: Record, number: int
     'embedding_ends': np.cumsum([len(embedding) for embedding in embeddings], dtype=np.int64),
     'embeddings': np.concatenate(embeddings),
   }
-  with replacing(cache.block_file(folder, record, number)) as temporary:
+  with atomic_write(cache.block_file(folder, record, number)) as temporary:
     temporary.write_bytes(save(tensors, {'record': record.digest}))  # not save_file, whose files none else may read
 
 

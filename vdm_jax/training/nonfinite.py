@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from vdm_jax import checkpoints, partitioning
 from vdm_jax.models import Model
-from vdm_jax.runtime.atomic_files import replacing
+from vdm_jax.runtime.atomic_files import atomic_write
 from vdm_jax.training import optimizer, run_folder, state
 from vdm_jax.training.step import jit_train_step, make_gradient
 from vdm_jax.types import Array, Batch, Conditioning, Params
@@ -177,7 +177,7 @@ def _some(names: list[str]) -> str:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-  with replacing(path) as temporary:
+  with atomic_write(path) as temporary:
     safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary)
 
 

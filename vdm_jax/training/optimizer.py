@@ -6,7 +6,6 @@ dead and then growing exponentially; the reference LAMB exempts them, and so doe
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vdm_jax.names import choose
 from vdm_jax.types import Array, Params
 
 # The last word of a parameter's name says whether weight decay and LAMB's trust ratio apply to it.
@@ -55,8 +55,7 @@ def build(training: Any, logical_axes: Any = None) -> Optimizer:
     ValueError: an unknown optimizer or schedule, or (from `init` and `update`) a parameter whose name ends in
       none of DECAYED and EXEMPT.
   """
-  kind = training.optimizer
-  _check_name('optimizer', kind, _EPS)
+  kind = choose('training.optimizer', training.optimizer, tuple(_EPS))
   parts = [optax.clip_by_global_norm(training.clip_norm)] if training.clip_norm else []
   parts.append(optax.scale_by_adam(training.beta1, training.beta2, eps=_EPS[kind]))
   parts.append(optax.add_decayed_weights(training.weight_decay, mask=is_decayed))
@@ -92,7 +91,7 @@ def is_decayed(params: Params) -> Any:
 def _schedule(training: Any) -> Callable[[Array], Array]:
   """step -> rate, as `build` says."""
   peak, warmup, total = training.learning_rate, training.warmup_steps, training.num_steps
-  _check_name('schedule', training.schedule, _SCHEDULES)
+  choose('training.schedule', training.schedule, _SCHEDULES)
   if training.schedule == 'cosine' and warmup >= total:
     raise ValueError(
       f'training.warmup_steps={warmup} leaves nothing of training.num_steps={total} for the cosine: '
@@ -129,10 +128,3 @@ def _stacked_axes(logical_axes: Any) -> dict[str, tuple[int, ...]]:
   return {
     jax.tree_util.keystr(path): tuple(i for i, a in enumerate(axes or ()) if a == LAYERS) for path, axes in leaves
   }
-
-
-def _check_name(key: str, name: str, known: Any) -> None:
-  if name not in known:
-    match = difflib.get_close_matches(name, list(known), n=1)
-    hint = f" Did you mean '{match[0]}'?" if match else ''
-    raise ValueError(f"training.{key}='{name}' is unknown: choose one of {', '.join(known)}.{hint}")

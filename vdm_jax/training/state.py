@@ -16,7 +16,7 @@ from vdm_jax.training.optimizer import Optimizer
 from vdm_jax.types import Array, Params
 
 # Checkpoints of earlier versions lack these, which were zero then.
-ADDED = ('skipped_in_a_row', 'usual_gradient_norm', 'sums/spikes')
+ADDED = ('skipped_in_a_row', 'grad_norm_ema', 'sums/spikes')
 
 
 class TrainState(NamedTuple):
@@ -25,7 +25,7 @@ class TrainState(NamedTuple):
   step: Array  # int32 [], steps taken, those skipped included
   updates: Array  # int32 [], updates applied
   skipped_in_a_row: Array  # int32 [], steps that were not finite since the last one that was
-  usual_gradient_norm: Array  # float32 [], see `spikes.judge`
+  grad_norm_ema: Array  # float32 [], see `spikes.judge`
   params: Params
   opt_state: Any
   ema: Params
@@ -102,7 +102,7 @@ def _initialiser(model: Model, optimizer: Optimizer) -> Callable[[Array], TrainS
       step=jnp.zeros((), jnp.int32),
       updates=jnp.zeros((), jnp.int32),
       skipped_in_a_row=jnp.zeros((), jnp.int32),
-      usual_gradient_norm=jnp.zeros(()),
+      grad_norm_ema=jnp.zeros(()),
       params=params,
       opt_state=optimizer.init(params),
       ema=jax.tree.map(jnp.copy, params),

@@ -15,8 +15,9 @@ import optax
 from jax.sharding import Mesh
 
 from vdm_jax import partitioning
-from vdm_jax.diffusion import augment, branch, cosine_logsnr, denoising_loss, downsample
+from vdm_jax.diffusion import augment, cosine_logsnr, denoising_loss, downsample
 from vdm_jax.models import Model
+from vdm_jax.rng import ExampleStream, fold_in
 from vdm_jax.training import metrics, spikes
 from vdm_jax.training.optimizer import Optimizer
 from vdm_jax.training.state import TrainState, ema_decay, shardings, update_ema
@@ -56,8 +57,8 @@ def make_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mes
     finite = jnp.isfinite(jnp.stack([loss, *norms.values(), optax.tree.norm(ema)])).all()
     # A run that is to end keeps the state that its last step was taken from, whatever was dispatched after it.
     finite &= state.skipped_in_a_row < MAX_SKIPPED
-    judged = spikes.judge(norms['gradient_norm'], state.usual_gradient_norm, state.updates, training.spike_factor)
-    applied, usual = finite & judged[0], jnp.where(finite, judged[1], state.usual_gradient_norm)
+    judged = spikes.judge(norms['gradient_norm'], state.grad_norm_ema, state.updates, training.spike_factor)
+    applied, usual = finite & judged[0], jnp.where(finite, judged[1], state.grad_norm_ema)
     new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
     params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
 
@@ -204,11 +205,11 @@ def _loss(
 def with_low_resolution(batch: Batch, factor: int, keys: Array) -> Conditioning:
   """The batch's condition with its own video at low resolution, corrupted at a level of its own per example.
 
-  The level's time on the cosine schedule is uniform in [0, 1]. `keys` `[b]`, which denoising_loss branches at 0 to 2.
+  The level's time on the cosine schedule is uniform in [0, 1]. `keys` `[b]` are those that `denoising_loss` is given.
   """
-  time = jax.vmap(jax.random.uniform)(branch(keys, 3))
+  time = jax.vmap(jax.random.uniform)(fold_in(keys, ExampleStream.AUGMENTATION_LEVEL))
   logsnr = cosine_logsnr(time)
-  low = augment(downsample(batch.x, factor), factor, logsnr, branch(keys, 4))
+  low = augment(downsample(batch.x, factor), factor, logsnr, fold_in(keys, ExampleStream.AUGMENTATION_NOISE))
   return batch.cond._replace(low_resolution=low, augmentation_logsnr=logsnr)
 
 

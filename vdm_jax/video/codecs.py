@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vdm_jax.runtime.atomic_files import replacing
+from vdm_jax.runtime.atomic_files import atomic_write
 from vdm_jax.video.opening import MAX_FRAMES, MAX_SECONDS, Clock, check_bytes, open_video
 from vdm_jax.video.transforms import frame_numbers, to_channels, to_uint8
 
@@ -120,7 +120,7 @@ def write_gif(path: str | os.PathLike, video, fps: float) -> None:
 def write_png(path: str | os.PathLike, image) -> None:
   """Writes one picture [h w c], uint8 or float in [-1, 1], 1 or 3 channels."""
   (frame,) = as_frames(np.asarray(image)[None])
-  with replacing(path) as temporary:
+  with atomic_write(path) as temporary:
     Image.fromarray(frame).save(temporary, format='PNG')
 
 
@@ -282,7 +282,7 @@ def _encode(path, frames: Iterator[np.ndarray], fps: float, container_format, co
   if (first := next(frames, None)) is None:
     raise ValueError(f'{path}: there are no frames to write; give one or more.')
   rate = fractions.Fraction(fps).limit_denominator(1001)
-  with replacing(path) as temporary, av.open(str(temporary), 'w', format=container_format) as container:
+  with atomic_write(path) as temporary, av.open(str(temporary), 'w', format=container_format) as container:
     stream = container.add_stream(codec, rate=rate, options=options)
     stream.height, stream.width = first.shape[:2]
     stream.pix_fmt = pixel_format

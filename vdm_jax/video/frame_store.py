@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vdm_jax.runtime.atomic_files import replacing
+from vdm_jax.runtime.atomic_files import atomic_write
 from vdm_jax.video.transforms import to_float, to_uint8
 
 
@@ -63,7 +63,7 @@ class FrameStore:
 
 def _make(path: pathlib.Path, shape: tuple[int, ...]) -> None:
   """A file of the whole size, most of which takes no room on the disk yet."""
-  with replacing(path) as temporary, open(temporary, 'wb') as file:
+  with atomic_write(path) as temporary, open(temporary, 'wb') as file:
     np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
     file.truncate(file.tell() + int(np.prod(shape)))
 

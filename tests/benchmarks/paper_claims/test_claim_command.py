@@ -33,7 +33,7 @@ def test_arms_differ_in_what_is_claimed_alone():
   assert all(a.to_dict() == b.to_dict() for a, b in itertools.pairwise(runs))
   runs = [arm.run.config() for arm in input_scaling.CLAIM.arms.values()]
   for config in runs:
-    config.model.sigma_in, config.data.still_rate = 4.0, 0.0
+    config.model.sigma_in, config.data.image_rate = 4.0, 0.0
   assert all(a.to_dict() == b.to_dict() for a, b in itertools.pairwise(runs))
   edm = configuration.default().model
   assert (runs[0].model.lognormal_mean, runs[0].model.lognormal_std) == (edm.lognormal_mean, edm.lognormal_std)

@@ -93,7 +93,7 @@ def test_training_on_records_is_training_on_the_folder_they_were_made_from(tmp_p
   source = data.Folder(root, 'train', num_frames=1, train_on_all=True)
   exact = data.convert(source, tmp_path / 'exact', clips_per_shard=2, say=list)
   small = data.convert(source, tmp_path / 'small', size=(8, 16), say=list)
-  more = {'batch_size': 2, 'num_images': 1, 'text': 'words', 'labels': False, 'still_rate': 0.0, 'num_workers': 0}
+  more = {'batch_size': 2, 'num_images': 1, 'text': 'words', 'labels': False, 'image_rate': 0.0, 'num_workers': 0}
   for path, size in [(exact, (16, 24)), (exact, (8, 16)), (small, (8, 16))]:
     for split in ('train', 'test'):
       pairs = []

@@ -25,7 +25,7 @@ FAULTS = [
     'digits_fit',
     {'data.num_images': 4},
     'data.num_images=4: FIT takes no appended images, for its groups would mix them with the video. Set it to 0, and '
-    'data.still_rate to train on images as videos.',
+    'data.image_rate to train on images as videos.',
   ),
   (
     'digits_fit',
@@ -61,8 +61,8 @@ FAULTS = [
   ),
   (
     'digits_fit_upsampler',
-    {'training.first_stage': '', 'sampling.augmentation': 1.5},
-    'sampling.augmentation=1.5 must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is noise alone.',
+    {'training.first_stage': '', 'sampling.noise_aug_level': 1.5},
+    'sampling.noise_aug_level=1.5 must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is pure noise.',
   ),
   (
     'digits_fit_upsampler',
@@ -168,8 +168,8 @@ def test_clips_without_captions_teach_no_words(tmp_path):
 
 
 def test_settings_of_the_data_are_refused_before_training():
-  found = doctor.problems(shipped('digits', {'data.still_rate': 2.0}))
-  assert found == ['data.still_rate=2.0, but it must be a share, 0 to 1.']
+  found = doctor.problems(shipped('digits', {'data.image_rate': 2.0}))
+  assert found == ['data.image_rate=2.0, but it must be a share, 0 to 1.']
   found = doctor.problems(shipped('digits', {'data.images': ('pictures:nowhere',)}))
   assert [problem.split(' A ')[0].split(' Such')[0] for problem in found] == [
     "data.path='nowhere' is not a folder; check the path."

@@ -28,7 +28,7 @@ from vdm_jax.benchmarks.paper_claims import (
   samplers,
 )
 from vdm_jax.benchmarks.paper_claims.claim import Claim
-from vdm_jax.jobs import BadInput
+from vdm_jax.errors import InvalidInput
 
 # Models of the package that claims about sampling are about.
 MODELS = ('digits', 'digits_fit')
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   for name in chosen:
     try:
       found = runner.rows(known[name], args.out, range(args.seeds))
-    except (BadInput, ValueError) as error:
+    except (InvalidInput, ValueError) as error:
       sys.exit(f'{name}: {error}')
     report = runner.report(known[name], found, timing.command('paper_claims', argv))
     runner.write(known[name], report, args.out)

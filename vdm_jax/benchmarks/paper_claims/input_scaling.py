@@ -18,22 +18,22 @@ NUM_STEPS = 1_000
 SAMPLING = {'num_steps': 16, 'grid': 'karras', 'step': 'ddim', 'threshold': 'clip', 'guidance_weight': 1.0}
 
 
-def run(sigma_in: float, still_rate: float = 0.0) -> Run:
-  name = f'unet_64_sigma_in_{sigma_in:g}' + (f'_stills_{still_rate:g}' if still_rate else '')
-  return Run(name, functools.partial(_config, sigma_in, still_rate))
+def run(sigma_in: float, image_rate: float = 0.0) -> Run:
+  name = f'unet_64_sigma_in_{sigma_in:g}' + (f'_stills_{image_rate:g}' if image_rate else '')
+  return Run(name, functools.partial(_config, sigma_in, image_rate))
 
 
 def large_digits(config: ConfigDict) -> ConfigDict:
   """The configuration on 16x64x64 videos, whose glyphs are of 4x4 equal pixels, trained and sampled alike for all."""
-  config.data.update(num_frames=16, height=64, width=64, num_images=0, still_rate=0.0)
+  config.data.update(num_frames=16, height=64, width=64, num_images=0, image_rate=0.0)
   config.training.update(warmup_steps=100, checkpoint_every=500, preview_every=0, heldout_every=0)
   config.sampling.update(SAMPLING)
   return config
 
 
-def _config(sigma_in: float, still_rate: float) -> ConfigDict:
+def _config(sigma_in: float, image_rate: float) -> ConfigDict:
   config = large_digits(config_of('digits'))
-  config.data.still_rate = still_rate
+  config.data.image_rate = image_rate
   # 8x8 pixels a patch make this size cheap enough for 25 runs. So small a network cannot carry the noise of a patch to
   # its output, as the snap parameterization asks: it predicts x.
   config.model.update(

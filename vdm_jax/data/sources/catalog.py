@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fractions
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +21,7 @@ from vdm_jax.data.sources.records import Records
 from vdm_jax.data.sources.stored_clips import Stored
 from vdm_jax.data.sources.tfds import INFO as TFDS_INFO
 from vdm_jax.data.sources.tfds import Tfds
+from vdm_jax.names import choose
 
 
 class Source(Protocol):
@@ -58,9 +58,7 @@ def build(config: Any, split: str, seed: int, quarantine: str | Path | None = No
   if split not in SPLITS:
     raise ValueError(f"data: split is {split!r}; use 'train' or 'test'.")
   names = ('digits', *_STORED, 'mixture')
-  if config.name not in names:
-    nearest = difflib.get_close_matches(config.name, names, n=1, cutoff=0.0)[0]
-    raise ValueError(f'data.name={config.name!r} is unknown; the nearest is {nearest!r}, all are {", ".join(names)}.')
+  choose('data.name', config.name, names)
   for key in ('frame_rate', 'target_frame_rate'):
     if config[key] < 0:
       raise ValueError(f'data.{key}={config[key]}, but it must be frames per second, or 0 for {_NO_RATE[key]}.')
@@ -88,8 +86,8 @@ def build_images(config: Any, split: str, seed: int, quarantine: str | Path | No
   """
   if not config.images:
     return None
-  if not config.num_images and not config.still_rate:
-    raise ValueError('data.images has no effect with data.num_images=0 and data.still_rate=0; set one, or this to ().')
+  if not config.num_images and not config.image_rate:
+    raise ValueError('data.images has no effect with data.num_images=0 and data.image_rate=0; set one, or this to ().')
   return _mix('data.images', config, split, seed, quarantine, {'num_frames': 1})
 
 

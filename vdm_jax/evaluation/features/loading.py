@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from jax.sharding import Mesh
 from vdm_jax.evaluation.features import clip_image, convolutional
 from vdm_jax.evaluation.features.extractor import Extractor, build
 from vdm_jax.evaluation.features.inference_layers import parameter_shapes, random_params
+from vdm_jax.names import choose
 from vdm_jax.text.encoders.clip import Clip
 from vdm_jax.text.encoders.encoder_folder import CONFIG, TOKENIZER
 from vdm_jax.text.encoders.published import PUBLISHED as TEXTS
@@ -111,9 +111,7 @@ def _recorded_clip(name: str, folder: str, *needed: str) -> str:
 
 
 def _check(name: str, path: str | None, seed: int | None) -> None:
-  if name not in NAMES:
-    nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
-    raise ValueError(f'there is no feature network {name!r}; the nearest of {", ".join(NAMES)} is {nearest!r}')
+  choose('feature network', name, NAMES)
   if (path is None) == (seed is None):
     published = convolutional.PUBLISHED.get(name)
     files = published.files if published else _CLIP_FILES.format(name=name)

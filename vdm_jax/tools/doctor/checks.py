@@ -109,7 +109,7 @@ def check_model(config: ConfigDict) -> None:
   if config.data.num_images and config.model.network == 'fit':
     raise ValueError(
       f'data.num_images={config.data.num_images}: FIT takes no appended images, for its groups would mix them with the '
-      'video. Set it to 0, and data.still_rate to train on images as videos.'
+      'video. Set it to 0, and data.image_rate to train on images as videos.'
     )
   factor = config.training.spike_factor
   if factor and not factor > 1:

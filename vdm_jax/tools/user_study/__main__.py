@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vdm_jax.data.sources import metadata
+from vdm_jax.errors import ExitStatus
 from vdm_jax.runtime.atomic_files import write_text
 from vdm_jax.tools.user_study import ballot_page, ballots
 from vdm_jax.tools.user_study.ballots import QUESTIONS, VOTES, Vote
 
-BAD_INPUT = 2  # exit status
 KINDS = ('.mp4', '.webm', '.gif')  # what browsers play; of one video in several kinds the first is taken
 LISTS = ('videos.jsonl', metadata.FILE)
 MAX_ANSWERS = 1 << 24  # bytes of a file of answers
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return args.run(args)
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
-    return BAD_INPUT
+    return ExitStatus.INVALID_INPUT
 
 
 def _make(args: argparse.Namespace) -> int:
