@@ -85,17 +85,17 @@ def settings(path: Path, batch_size: int, num_frames: int, size: tuple[int, int]
 @contextlib.contextmanager
 def noted() -> Iterator[list[tuple[Path, int]]]:
   """File and first frame of each window that this process reads meanwhile, as it begins to."""
-  windows, read = [], codecs.read_video
+  windows, read = [], codecs.read_frames
 
-  def note(path: Path, *, start: int, **how: Any) -> np.ndarray:
-    windows.append((path, start))
-    return read(path, start=start, **how)
+  def note(path: Path, numbers: Sequence[int], **limits: Any) -> np.ndarray:
+    windows.append((path, numbers[0]))
+    return read(path, numbers, **limits)
 
-  codecs.read_video = note
+  codecs.read_frames = note
   try:
     yield windows
   finally:
-    codecs.read_video = read
+    codecs.read_frames = read
 
 
 def bare_loop(windows: Sequence[tuple[Path, int]], num_frames: int, size: tuple[int, int] | None = None) -> int:

@@ -1,7 +1,7 @@
-"""Video files: exact reading by frame number, and writing that is never seen half done.
+"""Video files: exact reading by frame number, and atomic writing, with PyAV (FFmpeg).
 
-H.264 is written in full range with BT.709, and converted here rather than by swscale, whose fast paths are
-off by up to 5/255: a flat patch comes back within 2/255.
+Pixels are converted to full-range BT.709 here rather than by swscale, whose fast paths are off by up to 5/255; a flat
+patch is reproduced within 2/255.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from vdm_jax.runtime.atomic_files import atomic_write
 from vdm_jax.video.opening import MAX_FRAMES, MAX_SECONDS, Clock, check_bytes, open_video
 from vdm_jax.video.transforms import frame_numbers, to_channels, to_uint8
 
-# Only these containers store exact times; elsewhere frames are counted from the start.
+# Only these containers store exact times; in others, frames are counted from the start.
 _TIMED = ('mov', 'matroska')
-# Without mbtree, which reads memory that nobody wrote: equal frames would come out as other bytes now and then.
+# Without mbtree, which reads uninitialized memory: equal frames would sometimes be encoded as different bytes.
 _X264 = {'crf': '4', 'g': '16', 'x264-params': 'no-psy=1:no-mbtree=1:chroma-qp-offset=-6'}
-_PLANAR = ('yuv420p', 'yuvj420p', 'yuv422p', 'yuv444p', 'yuv420p10le')  # formats of pixels that footage comes in
+_PLANAR = ('yuv420p', 'yuvj420p', 'yuv422p', 'yuv444p', 'yuv420p10le')  # common pixel formats of camera footage
 _YUV = np.array(  # BT.709, full range: luma, blue and red difference
   [
     [0.2126, 0.7152, 0.0722],
@@ -39,18 +39,20 @@ _YUV = np.array(  # BT.709, full range: luma, blue and red difference
 
 
 class VideoInfo(NamedTuple):
+  """What is known of a video without decoding it."""
+
   num_frames: int
-  frame_rate: float  # frames per second, the mean one if it varies; 0 where the file does not tell
-  resolution: tuple[int, int] = (0, 0)  # height and width in pixels as they are stored, before any rotation
+  frame_rate: float  # frames per second, the mean if it varies; 0 if unknown
+  resolution: tuple[int, int] = (0, 0)  # height and width in pixels as stored, before any rotation
 
 
 class _Index(NamedTuple):
   info: VideoInfo
-  times: Sequence[int] | None  # presentation time of each frame; None where they cannot be trusted
+  times: Sequence[int] | None  # presentation time of each frame; None if they are not reliable
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
-  """Number of frames and frame rate, without decoding. Raises as `read_video` does."""
+  """Return the number of frames, the frame rate and the size, without decoding. Raises as `read_video` does."""
   return _index(path).info
 
 
@@ -63,44 +65,72 @@ def read_video(
   max_bytes: int | None = None,
   max_seconds: float = math.inf,
 ) -> np.ndarray:
-  """Frames start, start + frame_skip, ... of a file: mp4, mov, mkv, webm, avi, gif, or one picture.
+  """Return frames start, start + frame_skip, ... of a file: mp4, mov, mkv, webm, avi, gif, or one image.
 
-  Where these are no whole numbers, the nearest frames. Returns uint8 [t h w 3], upright; t is `num_frames`, or all
-  there are. Raises FileNotFoundError, and ValueError if the file cannot be decoded, has too few frames or larger ones
-  than 8K video, or if reading it takes more than `max_bytes` of memory or `max_seconds` of computing.
+  Args:
+    path: the file.
+    start: first frame, 0 or more.
+    num_frames: number of frames; None: all from `start`.
+    frame_skip: 1 or more; for a fraction, the nearest frames are read.
+    max_bytes: limit of memory.
+    max_seconds: limit of computing time.
+
+  Returns:
+    uint8 `[t h w 3]`, upright.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: the file cannot be decoded, has too few frames or frames larger than 8K video, or exceeds a limit.
   """
-  index = _index(path)
-  available = index.info.num_frames
   if start < 0 or frame_skip < 1 or (num_frames is not None and num_frames < 1):
     raise ValueError(
-      f'{path}: start={start}, num_frames={num_frames}, frame_skip={frame_skip} name no frames; '
+      f'{path}: start={start}, num_frames={num_frames}, frame_skip={frame_skip} are not a valid selection of frames; '
       'start must be 0 or more, the others 1 or more.'
     )
   if num_frames is None:
-    num_frames = max(0, math.ceil((available - start - 0.5) / frame_skip))
-  wanted = frame_numbers(start, num_frames, frame_skip)
-  if not wanted or wanted[-1] >= available:
-    last = wanted[-1] if wanted else start
-    raise ValueError(f'{path}: frame {last} is needed, but the video has {available} frames; use a longer video.')
+    num_frames = max(0, math.ceil((_index(path).info.num_frames - start - 0.5) / frame_skip))
+  numbers = frame_numbers(start, num_frames, frame_skip) or [start]
+  return read_frames(path, numbers, max_bytes=max_bytes, max_seconds=max_seconds)
+
+
+def read_frames(
+  path: str | os.PathLike,
+  numbers: Sequence[int],
+  *,
+  max_bytes: int | None = None,
+  max_seconds: float = math.inf,
+) -> np.ndarray:
+  """Return the frames of these numbers, which increase, as uint8 `[t h w 3]`; see `read_video`."""
+  index = _index(path)
+  if numbers[-1] >= (available := index.info.num_frames):
+    raise ValueError(
+      f'{path}: frame {numbers[-1]} is needed, but the video has {available} frames; use a longer video.'
+    )
   if max_bytes is not None:
-    check_bytes(path, num_frames, *index.info.resolution, max_bytes)
+    check_bytes(path, len(numbers), *index.info.resolution, max_bytes)
   clock = Clock(path, max_seconds)
   with _decoding(path):
-    video = _decode(path, index, wanted, clock, seek=True)
+    video = _decode(path, index, numbers, clock, seek=True)
     if video is None:
-      video = _decode(path, index, wanted, clock, seek=False)
+      video = _decode(path, index, numbers, clock, seek=False)
   if video is None:
-    raise ValueError(f'{path}: frames {start} to {wanted[-1]} cannot be decoded; re-encode or remove the file.')
+    raise ValueError(f'{path}: frames {numbers[0]} to {numbers[-1]} cannot be decoded; re-encode or remove the file.')
   return video
 
 
 def write_mp4(path: str | os.PathLike, video, fps: float) -> None:
-  """Writes a video as H.264; odd sides grow by one pixel.
+  """Write a video as H.264; odd sides grow by one pixel.
 
-  `video` is an array [t h w c] or an iterable of frames [h w c], uint8 or float in [-1, 1], 1 or 3 channels. Frames are
-  converted and encoded one at a time: memory does not grow with their number. Raises ValueError for other shapes, no
-  frames, frames of several sizes, pixels that are not finite, and an fps that is not positive; the file is then as it
-  was before.
+  Frames are converted and encoded one at a time, so memory does not grow with their number.
+
+  Args:
+    path: the file, replaced atomically: after an error it is as before.
+    video: an array `[t h w c]` or an iterable of frames `[h w c]`, uint8 or float in [-1, 1], 1 or 3 channels.
+    fps: frames per second.
+
+  Raises:
+    ValueError: other shapes, no frames, frames of different sizes, NaN or infinite pixels, or an fps that is not
+      positive.
   """
   even = (
     np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), 'edge')
@@ -110,22 +140,25 @@ def write_mp4(path: str | os.PathLike, video, fps: float) -> None:
 
 
 def write_gif(path: str | os.PathLike, video, fps: float) -> None:
-  """Writes what `write_mp4` takes, as it does, as an endless GIF; exact where a frame has at most 256 colours.
+  """Write a video as an endlessly repeating GIF, exact if a frame has at most 256 colors; see `write_mp4`.
 
-  GIF counts in hundredths of a second: 24 frames per second come out as 4, 4, 5, ... hundredths.
+  GIF stores durations in hundredths of a second: at 24 frames per second, frames last 4, 4, 5, ... hundredths.
   """
   _encode(path, _each_frame(path, video), fps, 'gif', 'gif', 'pal8', _paletted, {})
 
 
 def write_png(path: str | os.PathLike, image) -> None:
-  """Writes one picture [h w c], uint8 or float in [-1, 1], 1 or 3 channels."""
+  """Write an image `[h w c]`, uint8 or float in [-1, 1], 1 or 3 channels."""
   (frame,) = as_frames(np.asarray(image)[None])
   with atomic_write(path) as temporary:
     Image.fromarray(frame).save(temporary, format='PNG')
 
 
 def as_frames(video) -> np.ndarray:
-  """uint8 [t h w 3] of a video [t h w 1 or 3] of uint8 or of float in [-1, 1]; else ValueError."""
+  """Convert a video `[t h w 1 or 3]` of uint8 or of float in [-1, 1] to uint8 `[t h w 3]`.
+
+  Raises ValueError for other shapes.
+  """
   video = np.asarray(video)
   _check_shape(video.shape)
   return np.ascontiguousarray(to_channels(video if video.dtype == np.uint8 else to_uint8(video), 3))
@@ -134,23 +167,23 @@ def as_frames(video) -> np.ndarray:
 def _check_shape(shape: tuple[int, ...]) -> None:
   if len(shape) != 4 or shape[-1] not in (1, 3) or 0 in shape:
     raise ValueError(
-      f'video: the shape is {shape}, but [frames, height, width, 1 or 3 channels] is needed; pass one video at a time.'
+      f'video: {shape} is not a valid shape; pass one video [frames, height, width, 1 or 3 channels] at a time.'
     )
 
 
 def _each_frame(path: str | os.PathLike, video) -> Iterator[np.ndarray]:
-  """uint8 [h w 3] of each frame of an array or an iterable, converted when its turn comes."""
+  """Yield each frame of an array or an iterable as uint8 [h w 3], converted lazily."""
   if hasattr(video, 'shape'):
     _check_shape(video.shape)
-    video = np.asarray(video)  # a memory-mapped file stays one
+    video = np.asarray(video)  # a memory-mapped file stays memory-mapped
   size = None
   for number, frame in enumerate(video):
     (converted,) = as_frames(np.asarray(frame)[None])
     size = size or converted.shape[:2]
     if converted.shape[:2] != size:
       raise ValueError(
-        f'{path}: frame {number} is {converted.shape[0]}x{converted.shape[1]}, but those before are '
-        f'{size[0]}x{size[1]}; give frames of one size.'
+        f'{path}: frame {number} is {converted.shape[0]}x{converted.shape[1]}, but the frames before it are '
+        f'{size[0]}x{size[1]}; pass frames of one size.'
       )
     yield converted
 
@@ -163,13 +196,13 @@ def _index(path: str | os.PathLike) -> _Index:
   with _decoding(path):
     index = _cached_index(os.path.abspath(path), stat.st_mtime_ns, stat.st_size)
   if index is None or not index.info.num_frames:
-    raise ValueError(f'{path}: there are no video frames in this file; re-encode or remove it.')
+    raise ValueError(f'{path}: contains no video frames; re-encode or remove the file.')
   return index
 
 
-@functools.lru_cache(maxsize=4096)  # 8 bytes a frame
+@functools.lru_cache(maxsize=4096)  # 8 bytes per frame
 def _cached_index(path: str, mtime_ns: int, size: int) -> _Index | None:
-  """Reads packets and decodes none, which is fast. The last two arguments make a changed file a new one."""
+  """Index a file by its packets, without decoding them. A changed time or size misses the cache."""
   clock = Clock(path, MAX_SECONDS)
   with open_video(path) as container:
     if not container.streams.video:
@@ -181,7 +214,7 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> _Index | None:
       if packet.size and not packet.is_discard:
         shown.append(packet.pts)
       if len(shown) > MAX_FRAMES:
-        raise ValueError(f'{path}: there are more than {MAX_FRAMES:,} frames in this file; cut it.')
+        raise ValueError(f'{path}: contains more than {MAX_FRAMES:,} frames; cut the video.')
     rate = float(stream.average_rate or 0)
     times = sorted(time for time in shown if time is not None)
     if len(times) > 1 and len(set(times)) == len(shown):
@@ -194,20 +227,21 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> _Index | None:
 def _decode(
   path: str | os.PathLike, index: _Index, wanted: Sequence[int], clock: Clock, seek: bool
 ) -> np.ndarray | None:
-  """The wanted frames in order, or None if some did not appear or are damaged.
+  """Return the wanted frames in order, or None if some are missing or damaged.
 
-  FFmpeg fills in what it cannot decode and says so of that frame alone, but all up to the next key frame build on it.
+  FFmpeg fills in what it cannot decode and marks that frame alone as corrupt, but all frames up to the next key frame
+  are predicted from it.
   """
   keys = wanted if index.times is None else [index.times[frame] for frame in wanted]
   places = {key: place for place, key in enumerate(keys)}
   video, scalers, damaged = None, _scalers(), False
   with open_video(path) as container:
     stream = container.streams.video[0]
-    stream.thread_type, stream.codec_context.thread_count = 'NONE', 1  # Grain brings its own threads
-    sparing = seek and index.times is not None
-    if sparing and wanted[0]:
+    stream.thread_type, stream.codec_context.thread_count = 'NONE', 1  # Grain uses threads of its own
+    seeking = seek and index.times is not None
+    if seeking and wanted[0]:
       container.seek(keys[0], stream=stream, backward=True)
-    frames = _needed(container, stream, places) if sparing else container.decode(stream)
+    frames = _needed(container, stream, places) if seeking else container.decode(stream)
     for number, frame in enumerate(frames):
       clock.check()
       place = places.pop(number if index.times is None else frame.pts, None)
@@ -218,7 +252,7 @@ def _decode(
         picture = _to_rgb(frame, *scalers)
         video = np.empty((len(keys), *picture.shape), np.uint8) if video is None else video
         if picture.shape != video.shape[1:]:
-          raise ValueError(f'{path}: the size of its frames changes; re-encode or remove the file.')
+          raise ValueError(f'{path}: its frames differ in size; re-encode or remove the file.')
         video[place] = picture
       if not places:
         return video
@@ -226,9 +260,9 @@ def _decode(
 
 
 def _needed(container, stream, times: Container[int]) -> Iterator:
-  """The decoded frames of a stream, without some that are not at these times and that no other frame builds on.
+  """Yield the decoded frames of a stream, except frames at other times that no frame is predicted from.
 
-  H.264 alone: what HEVC says of a frame holds within its temporal layer, and those above may build on it.
+  Only for H.264: HEVC marks such frames within their temporal layer, and frames of higher layers may depend on them.
   """
   context = stream.codec_context
   for packet in container.demux(stream):
@@ -238,16 +272,16 @@ def _needed(container, stream, times: Container[int]) -> Iterator:
 
 
 def _scalers() -> tuple:
-  """One for each conversion of `_to_rgb`, for each keeps its tables from frame to frame."""
+  """Return one reformatter for each conversion of `_to_rgb`: each keeps its tables from frame to frame."""
   from av.video.reformatter import VideoReformatter
 
   return VideoReformatter(), VideoReformatter()
 
 
 def _to_rgb(frame, to_planes, to_rgb) -> np.ndarray:
-  """uint8 [h w 3], upright, a view of memory of FFmpeg's.
+  """Convert a frame to upright uint8 [h w 3], a view of FFmpeg's memory.
 
-  By way of planes of colour, which swscale fills twice as fast; to the same bytes where the height is even.
+  The conversion goes through planes of color, which swscale fills twice as fast; for even heights the bytes are equal.
   """
   from av.video.reformatter import ColorRange, Interpolation
 
@@ -278,9 +312,9 @@ def _encode(path, frames: Iterator[np.ndarray], fps: float, container_format, co
   import av
 
   if not (math.isfinite(fps) and fps > 0):
-    raise ValueError(f'{path}: fps is {fps}, but a positive number of frames per second is needed.')
+    raise ValueError(f'{path}: fps={fps} is not a valid frame rate; use a positive number of frames per second.')
   if (first := next(frames, None)) is None:
-    raise ValueError(f'{path}: there are no frames to write; give one or more.')
+    raise ValueError(f'{path}: the video has no frames; pass one or more.')
   rate = fractions.Fraction(fps).limit_denominator(1001)
   with atomic_write(path) as temporary, av.open(str(temporary), 'w', format=container_format) as container:
     stream = container.add_stream(codec, rate=rate, options=options)
@@ -295,7 +329,7 @@ def _encode(path, frames: Iterator[np.ndarray], fps: float, container_format, co
 
 
 def _yuv420(frame: np.ndarray):
-  """uint8 [h w 3], even sides, to a full-range BT.709 frame whose chroma is the mean of four pixels."""
+  """Convert uint8 [h w 3] with even sides to a full-range BT.709 frame; chroma is the mean of four pixels."""
   import av
 
   height, width, _ = frame.shape
