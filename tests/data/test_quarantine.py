@@ -16,7 +16,7 @@ from helpers.messages import raises
 from vdm_jax import data
 from vdm_jax.data import quarantine
 from vdm_jax.data.quarantine import Quarantine, Substituting, TooManyBadClips, substitute
-from vdm_jax.video import codecs, opening, write_mp4, write_png
+from vdm_jax.video import opening, reading, write_mp4, write_png
 
 
 @pytest.fixture(scope='module')
@@ -232,20 +232,20 @@ def test_sizes_bytes_frames_and_time_are_bounded(tmp_path, monkeypatch, clips):
   path, good = tmp_path / 'a.gif', str(clips / '00.mp4')
   path.write_bytes(huge(60000, 60000))
   with raises(ValueError, path):
-    codecs.probe(path)
+    reading.probe(path)
   for width, height in [(8192, 8192), (60000, 600)]:
     path.write_bytes(huge(width, height))
     with raises(ValueError, path, f'{height}x{width}', '33,554,432'):
-      codecs.probe(path)
+      reading.probe(path)
   with raises(ValueError, good, '4 frames of 16x16', 'data.num_frames'):
-    codecs.read_video(good, num_frames=4, max_bytes=4 * 16 * 16 * 3 - 1)
-  assert len(codecs.read_video(good, num_frames=4, max_bytes=4 * 16 * 16 * 3)) == 4
+    reading.read_video(good, num_frames=4, max_bytes=4 * 16 * 16 * 3 - 1)
+  assert len(reading.read_video(good, num_frames=4, max_bytes=4 * 16 * 16 * 3)) == 4
   with raises(ValueError, good, '0 s'):
-    codecs.read_video(good, max_seconds=0)
+    reading.read_video(good, max_seconds=0)
   shutil.copy(good, tmp_path / 'b.mp4')
-  monkeypatch.setattr(codecs, 'MAX_FRAMES', 4)
+  monkeypatch.setattr(reading, 'MAX_FRAMES', 4)
   with raises(ValueError, f'{tmp_path}/b.mp4', '4 frames'):
-    codecs.probe(tmp_path / 'b.mp4')
+    reading.probe(tmp_path / 'b.mp4')
 
 
 @pytest.mark.parametrize('name', ['a.mp4', 'a%03d.png', 'concat:a|b.mp4', 'file:a.mp4'])
@@ -256,19 +256,19 @@ def test_no_other_file_is_ever_read(tmp_path, clips, name):
   path = tmp_path / name
   path.write_text('ffconcat version 1.0\nfile secret.mp4\n')
   with raises(ValueError, path, 'mov, matroska, avi, gif, mpeg, mpegts'):
-    codecs.read_video(path)
+    reading.read_video(path)
 
 
 def test_damage_ends_at_the_next_key_frame(tmp_path):
   noise = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
   write_mp4(tmp_path / 'a.mp4', noise, fps=8)
-  good = codecs.read_video(tmp_path / 'a.mp4')
+  good = reading.read_video(tmp_path / 'a.mp4')
   content = (tmp_path / 'a.mp4').read_bytes()
   (tmp_path / 'a.mp4').write_bytes(damaged(content, content.find(b'mdat') + 1200, 40))
   readable = []
   for start in range(37):
     try:
-      window = codecs.read_video(tmp_path / 'a.mp4', start=start, num_frames=3)
+      window = reading.read_video(tmp_path / 'a.mp4', start=start, num_frames=3)
     except ValueError as error:
       known = f'frames {start} to {start + 2} ', 'cannot be decoded as a video (Invalid data'
       assert str(error).removeprefix(f'{tmp_path}/a.mp4: ').startswith(known)
@@ -277,7 +277,7 @@ def test_damage_ends_at_the_next_key_frame(tmp_path):
       readable.append(start)
   assert set(range(16, 37)) <= set(readable), 'key frames are 16 apart'
   assert len(readable) < 37
-  assert math.isclose(codecs.probe(tmp_path / 'a.mp4').frame_rate, 8)
+  assert math.isclose(reading.probe(tmp_path / 'a.mp4').frame_rate, 8)
   assert quarantine.FILE == 'quarantine.jsonl'
 
 
@@ -286,7 +286,7 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path, clips, monkeypatch):
     raise PermissionError(13, 'Permission denied', str(path))
 
   monkeypatch.setattr(opening, 'check_frame_count', forbidden)
-  codecs._cached_index.cache_clear()
+  reading._cached_index.cache_clear()
   path = clips / '01.mp4'
   with raises(ValueError, path, 'Permission denied'):
-    codecs.probe(path)
+    reading.probe(path)

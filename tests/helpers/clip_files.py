@@ -21,6 +21,11 @@ def make_clip(number, num_frames=7, height=16, width=24):
   )
 
 
+def numbered(num_frames, side=48):
+  """Return a video whose frame i has the gray value 6 i, so that a decoded frame identifies its number."""
+  return np.full((num_frames, side, side, 3), 6 * np.arange(num_frames)[:, None, None, None], np.uint8)
+
+
 def encode(path, video, codec, pixel_format, **options):
   with av.open(str(path), 'w') as container:
     stream = container.add_stream(codec, rate=8, options=options)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers.messages import raises
 
-from vdm_jax.video import codecs, contact_sheets
+from vdm_jax.video import contact_sheets, reading, writing
 
 
 def clip(seed, num_frames=4, side=16, channels=3):
@@ -73,8 +73,8 @@ def test_tile_places_videos_in_reading_order_and_stops_on_the_last_frame():
 
 def test_tiled_videos_can_be_written_and_read(tmp_path):
   tiled = contact_sheets.tile([clip(i, channels=1) for i in range(5)])
-  codecs.write_mp4(tmp_path / 'a.mp4', tiled, fps=8)
-  read = codecs.read_video(tmp_path / 'a.mp4')
+  writing.write_mp4(tmp_path / 'a.mp4', tiled, fps=8)
+  read = reading.read_video(tmp_path / 'a.mp4')
   assert np.abs(read.astype(int) - tiled).max() <= 6  # gray noise, which loses no color
 
 

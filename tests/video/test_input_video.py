@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.messages import raises
 
-from vdm_jax.video import codecs, input_video, transforms
+from vdm_jax.video import input_video, transforms, writing
 from vdm_jax.video.input_video import InputVideo, check_frame_rate, read_input_video
 
 SIZE = {'height': 16, 'width': 32}
@@ -45,25 +45,25 @@ def test_floats_are_converted_back_to_their_levels(tmp_path, dtype):
 
 
 def test_gif_and_png_are_exact_and_mp4_within_two_levels(tmp_path):
-  codecs.write_gif(tmp_path / 'a.gif', clip(), fps=8)
+  writing.write_gif(tmp_path / 'a.gif', clip(), fps=8)
   found = read_input_video(tmp_path / 'a.gif', **SIZE, channels=3)
   np.testing.assert_array_equal(found.video, clip())
   assert found.frame_rate == pytest.approx(8, rel=0.06)
 
-  codecs.write_png(tmp_path / 'a.png', clip()[0])
+  writing.write_png(tmp_path / 'a.png', clip()[0])
   found = read_input_video(tmp_path / 'a.png', **SIZE, channels=3)
   np.testing.assert_array_equal(found.video, clip()[:1])
   assert found.frame_rate is None
 
   flat = np.full((5, 16, 32, 3), [200, 40, 90], np.uint8)
-  codecs.write_mp4(tmp_path / 'a.mp4', flat, fps=24)
+  writing.write_mp4(tmp_path / 'a.mp4', flat, fps=24)
   found = read_input_video(str(tmp_path / 'a.mp4'), **SIZE, channels=3)
   assert np.abs(found.video.astype(int) - flat).max() <= 2
   assert found.frame_rate == pytest.approx(24, rel=1e-3)
 
 
 def test_a_video_of_one_frame_has_no_frame_rate(tmp_path):
-  codecs.write_mp4(tmp_path / 'a.mp4', clip(1), fps=24)
+  writing.write_mp4(tmp_path / 'a.mp4', clip(1), fps=24)
   assert read_input_video(tmp_path / 'a.mp4', **SIZE, channels=3).frame_rate is None
 
 
@@ -73,7 +73,7 @@ def test_channels_are_converted(tmp_path, kind, stored, wanted):
   video = clip(channels=stored)
   path = tmp_path / ('a.gif' if kind == 'gif' else 'a.npy')
   if kind == 'gif':
-    codecs.write_gif(path, video, fps=8)
+    writing.write_gif(path, video, fps=8)
   else:
     save(path, video if kind == 'npy' else transforms.to_float(video))
   np.testing.assert_array_equal(
@@ -83,12 +83,12 @@ def test_channels_are_converted(tmp_path, kind, stored, wanted):
 
 def test_another_size_raises_with_a_command_that_resizes(tmp_path):
   path = tmp_path / 'my clip.gif'
-  codecs.write_gif(path, clip(height=32, width=64), fps=8)
+  writing.write_gif(path, clip(height=32, width=64), fps=8)
   command = f'`ffmpeg -i {shlex.quote(str(path))} -vf scale=32:16 OUT.mp4`'
   with raises(ValueError, path, '32x64', '16x32', command, EXACT):
     read_input_video(path, **SIZE, channels=3)
   path = tmp_path / 'a.png'
-  codecs.write_png(path, clip(height=32)[0])
+  writing.write_png(path, clip(height=32)[0])
   with raises(ValueError, f'`ffmpeg -i {path} -vf scale=32:16 OUT.png`', EXACT):
     read_input_video(path, **SIZE, channels=3)
   path = save(tmp_path / 'a.npy', clip(width=16))
@@ -140,7 +140,7 @@ def test_numbers_of_frames(tmp_path):
   with raises(ValueError, path, 'no frames'):
     read_input_video(path, **SIZE, channels=3)
   save(path, clip(5))
-  codecs.write_gif(tmp_path / 'a.gif', clip(5), fps=8)
+  writing.write_gif(tmp_path / 'a.gif', clip(5), fps=8)
   for file in (path, tmp_path / 'a.gif'):
     assert len(read_input_video(file, **SIZE, channels=3, max_frames=5).video) == 5
     with raises(ValueError, file, '5 frames', '4'):

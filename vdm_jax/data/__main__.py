@@ -24,7 +24,7 @@ from vdm_jax.data.conversion import CLIPS_PER_SHARD, convert
 from vdm_jax.data.inspection import SHOWN, inspect
 from vdm_jax.data.sources.catalog import open_stored
 from vdm_jax.errors import ExitStatus
-from vdm_jax.video.codecs import write_png
+from vdm_jax.video.writing import write_png
 
 INCOMPLETE = 1  # exit status of `caption` if clips are left without a caption
 

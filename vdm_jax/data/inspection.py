@@ -13,8 +13,8 @@ from vdm_jax.data.sources.catalog import open_stored
 from vdm_jax.data.sources.contract import PROVIDED
 from vdm_jax.data.sources.stored_clips import StoredClips, skip_in_clip_frames
 from vdm_jax.video import transforms
-from vdm_jax.video.codecs import VideoInfo
 from vdm_jax.video.contact_sheets import contact_sheet
+from vdm_jax.video.reading import VideoInfo
 
 BINS = 8
 BAR = 40  # characters

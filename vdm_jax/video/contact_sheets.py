@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vdm_jax.video.codecs import as_frames
+from vdm_jax.video.writing import as_frames
 
 GAP = 2  # pixels between frames
 GAP_COLOR = 64

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vdm_jax.video.codecs import probe, read_video
+from vdm_jax.video.reading import probe, read_video
 from vdm_jax.video.transforms import to_channels, to_uint8
 
 ACCEPTED = (

@@ -11,7 +11,7 @@ from helpers.messages import raises
 from vdm_jax.data import Folder, StoredClips, TooManyBadClips
 from vdm_jax.data.quarantine import Quarantine, Substituting
 from vdm_jax.data.sources.folder import LAYOUT
-from vdm_jax.video import codecs, write_gif, write_mp4
+from vdm_jax.video import reading, write_gif, write_mp4
 
 
 def clip(level, num_frames=12, height=16, width=24):
@@ -127,7 +127,7 @@ def test_errors(tmp_path):
 
 def test_a_clip_without_a_frame_rate_can_only_be_an_image(tmp_path, monkeypatch):
   fill(tmp_path, 1)
-  monkeypatch.setattr(codecs, 'probe', lambda path: codecs.VideoInfo(12, 0.0))
+  monkeypatch.setattr(reading, 'probe', lambda path: reading.VideoInfo(12, 0.0))
   with raises(ValueError, f'{tmp_path}/000.mp4', 'data.frame_rate'):
     StoredClips(Folder(tmp_path), 'train', num_frames=2).check(0)
   assert StoredClips(Folder(tmp_path), 'train', num_frames=2, frame_rate=5.0).check(0).frame_rate == 5

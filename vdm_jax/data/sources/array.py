@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from vdm_jax.data.sources.contract import Source
-from vdm_jax.video.codecs import VideoInfo
 from vdm_jax.video.opening import check_bytes, check_size
+from vdm_jax.video.reading import VideoInfo
 
 
 def open_array(path: str | os.PathLike, axes: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from vdm_jax.video.codecs import VideoInfo
+from vdm_jax.video.reading import VideoInfo
 
 SPLITS = ('train', 'test')
 HELD_OUT_EVERY = 10

@@ -11,9 +11,9 @@ import numpy as np
 from vdm_jax.data.sources import array, frame_folders, metadata
 from vdm_jax.data.sources.contract import PROVIDED, Source, held_out_by_hash
 from vdm_jax.data.sources.metadata import check_inside
-from vdm_jax.video import codecs
-from vdm_jax.video.codecs import VideoInfo
+from vdm_jax.video import reading
 from vdm_jax.video.opening import MAX_BYTES, MAX_SECONDS
+from vdm_jax.video.reading import VideoInfo
 
 VIDEOS = ('.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.gif')
 SUFFIXES = (*VIDEOS, '.npy')
@@ -93,7 +93,7 @@ class Folder(Source):
     path = self.file(clip)
     if path.suffix.lower() == '.npy' and path.is_file():
       return array.probe_array(path)
-    return frame_folders.probe_frames(path, self._root) if _is_frames(path) else codecs.probe(path)
+    return frame_folders.probe_frames(path, self._root) if _is_frames(path) else reading.probe(path)
 
   def frames(self, clip: int, numbers: Sequence[int]) -> np.ndarray:
     path = self.file(clip)
@@ -101,7 +101,7 @@ class Folder(Source):
       return array.read_array(path, numbers, max_bytes=MAX_BYTES)
     if _is_frames(path):
       return frame_folders.read_frames(path, self._root, numbers, max_bytes=MAX_BYTES)
-    return codecs.read_frames(path, numbers, max_bytes=MAX_BYTES, max_seconds=MAX_SECONDS)
+    return reading.read_frames(path, numbers, max_bytes=MAX_BYTES, max_seconds=MAX_SECONDS)
 
   def file(self, clip: int) -> pathlib.Path:
     """Return the file or folder of a clip. Raises ValueError if it is a link out of the data folder."""

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from vdm_jax.data.sources.metadata import check_inside
-from vdm_jax.video.codecs import VideoInfo
 from vdm_jax.video.opening import check_bytes, open_image
+from vdm_jax.video.reading import VideoInfo
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 _EIGHT_BITS = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')

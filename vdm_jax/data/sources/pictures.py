@@ -11,8 +11,8 @@ import numpy as np
 from vdm_jax.data.sources import frame_folders, metadata
 from vdm_jax.data.sources.folder import Folder
 from vdm_jax.data.sources.metadata import check_inside
-from vdm_jax.video.codecs import VideoInfo
 from vdm_jax.video.opening import MAX_BYTES
+from vdm_jax.video.reading import VideoInfo
 
 
 class Pictures(Folder):

@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from vdm_jax.data.sources.contract import Clip, Source, clip_path
-from vdm_jax.video.codecs import VideoInfo
 from vdm_jax.video.opening import MAX_BYTES, check_bytes, open_image
+from vdm_jax.video.reading import VideoInfo
 
 MAGIC = b'VDMCLIP1'
 INFO = 'dataset.json'

@@ -8,8 +8,8 @@ import numpy as np
 
 from vdm_jax.data.sources.contract import Clip, Source, clip_path
 from vdm_jax.video import transforms
-from vdm_jax.video.codecs import VideoInfo
 from vdm_jax.video.opening import MAX_BYTES, check_bytes
+from vdm_jax.video.reading import VideoInfo
 
 
 def skip_in_clip_frames(

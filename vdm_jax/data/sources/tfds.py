@@ -13,8 +13,8 @@ import numpy as np
 
 from vdm_jax.data.sources.contract import Source, clip_path, held_out_by_hash
 from vdm_jax.data.sources.records import Shards, decode_image
-from vdm_jax.video.codecs import VideoInfo
 from vdm_jax.video.opening import MAX_BYTES, check_bytes, check_size
+from vdm_jax.video.reading import VideoInfo
 
 INFO = 'dataset_info.json'
 FRAMES = ('video', 'image_main')  # features that hold frames: in most data sets, and in BAIR
