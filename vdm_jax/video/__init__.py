@@ -8,13 +8,14 @@ and from float32 in [-1, 1].
 from vdm_jax.video.contact_sheets import contact_sheet, enlarge, enlarge_frames, tile
 from vdm_jax.video.frame_store import FrameStore
 from vdm_jax.video.input_video import InputVideo, check_frame_rate, read_input_video
-from vdm_jax.video.reading import probe, read_video
+from vdm_jax.video.reading import VideoInfo, probe, read_video
 from vdm_jax.video.transforms import to_float, to_uint8
 from vdm_jax.video.writing import write_gif, write_mp4, write_png
 
 __all__ = [
   'FrameStore',
   'InputVideo',
+  'VideoInfo',
   'check_frame_rate',
   'contact_sheet',
   'enlarge',

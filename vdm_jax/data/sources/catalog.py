@@ -69,22 +69,40 @@ def build_images(config: Any, split: str, seed: int, quarantine: str | Path | No
   return _mix('data.images', config, {'num_frames': 1}, split=split, seed=seed, quarantine=quarantine)
 
 
-def open_stored(path: str, split: str, **settings: Any) -> tuple[str, StoredClips]:
-  """Open stored clips whose kind is recognized by their files.
+def locate(where: str) -> tuple[str, str]:
+  """Return the `data.name` and the `data.path` of data that a command names.
 
   Args:
-    path: as `data.path`. KIND:PATH opens kinds that cannot be recognized, such as pictures:PATH.
+    where: a path, whose kind is recognized by its files; KIND:PATH; or the name of a kind that is not stored.
+
+  >>> locate('digits'), locate('pictures:photos'), locate('clips')
+  (('digits', ''), ('pictures', 'photos'), ('folder', 'clips'))
+  """
+  name, colon, path = where.partition(':')
+  if name in KINDS and bool(colon) == (KINDS[name].source is not None) and not Path(where).exists():
+    return name, path
+  sources = {name: kind.source for name, kind in KINDS.items() if kind.source is not None}
+  return next((name for name, source in sources.items() if source.recognizes(Path(where))), DEFAULT), where
+
+
+def open_stored(where: str, split: str, **settings: Any) -> tuple[str, StoredClips]:
+  """Open stored clips.
+
+  Args:
+    where: as for `locate`.
     split: 'train' or 'test'.
     **settings: those of `StoredClips`.
 
   Returns:
-    The `data.name` of the kind, and the clips. Raises as the source does.
+    The `data.name`, and the clips.
+
+  Raises:
+    ValueError: the data are not stored; and what the source raises.
   """
-  sources = {name: kind.source for name, kind in KINDS.items() if kind.source is not None}
-  name, colon, rest = path.partition(':')
-  if not (colon and name in sources and not Path(path).exists()):
-    name, rest = next((name for name, source in sources.items() if source.recognizes(Path(path))), DEFAULT), path
-  return name, StoredClips(sources[name](rest), split, **settings)
+  name, path = locate(where)
+  if (source := KINDS[name].source) is None:
+    raise ValueError(f'{name} are not stored clips; name a folder or a file, or KIND:PATH.')
+  return name, StoredClips(source(path), split, **settings)
 
 
 def vocabulary(config: Any) -> tuple[str, ...]:
