@@ -74,7 +74,7 @@ def convert(
 
 
 def _prepare(destination: pathlib.Path, plan: dict[str, Any]) -> None:
-  """Create the folder and write the plan. Raises ValueError if there are other data or another plan."""
+  """Makes the folder and writes the plan; raises ValueError if there is other data or another plan."""
   path = destination / PLAN
   if destination.exists() and not destination.is_dir():
     raise ValueError(f'{destination} is a file; name a new folder.')
@@ -83,15 +83,15 @@ def _prepare(destination: pathlib.Path, plan: dict[str, Any]) -> None:
       before = json.loads(path.read_text())
       different = [key for key in plan if before.get(key) != plan[key]]
     except (ValueError, AttributeError) as error:
-      raise ValueError(f'{path} is not valid ({error}); remove the folder, or name a new one.') from error
+      raise ValueError(f'{path} cannot be read ({error}); remove the folder, or name a new one.') from error
     if different:
       raise ValueError(
-        f'{destination} contains another conversion, which differs in {", ".join(different)}; name a new folder, or '
-        'remove this one.'
+        f'{destination} holds another conversion, with other {", ".join(different)}; name a new folder, or remove this '
+        'one.'
       )
     return
   if destination.exists() and any(destination.iterdir()):
-    raise ValueError(f'{destination} is not empty and does not contain a conversion; name a new folder.')
+    raise ValueError(f'{destination} is not empty, and what is in it is no conversion; name a new folder.')
   destination.mkdir(parents=True, exist_ok=True)
   write_text(path, json.dumps(plan, indent=2) + '\n')
 
