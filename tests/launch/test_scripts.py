@@ -149,13 +149,13 @@ def test_several_processes_share_the_gpus_and_a_coordinator(calls, tmp_path):
   assert sum('preflight' in line for line in lines(calls)) == 2
 
 
-@pytest.mark.parametrize(('given', 'shares'), [('2,3', ['2', '3']), ('7,5,GPU-a,GPU-b', ['7,5', 'GPU-a,GPU-b'])])
-def test_only_the_visible_gpus_are_shared(calls, tmp_path, given, shares):
+@pytest.mark.parametrize(('visible', 'shares'), [('2,3', ['2', '3']), ('7,5,GPU-a,GPU-b', ['7,5', 'GPU-a,GPU-b'])])
+def test_only_the_visible_gpus_are_shared(calls, tmp_path, visible, shares):
   arguments = ('--processes=2', '--config=c.py', f'--workdir={tmp_path}')
-  launch('multi_gpu.sh', *arguments, CUDA_VISIBLE_DEVICES=given)
+  launch('multi_gpu.sh', *arguments, CUDA_VISIBLE_DEVICES=visible)
   assert not any('nvidia-smi' in line for line in lines(calls))
   assert sorted(line.split('gpus=')[1] for line in lines(calls) if 'preflight' not in line) == sorted(shares)
-  printed = launch('multi_gpu.sh', *arguments, '--dry_run', CUDA_VISIBLE_DEVICES=given).stdout
+  printed = launch('multi_gpu.sh', *arguments, '--dry_run', CUDA_VISIBLE_DEVICES=visible).stdout
   assert re.findall("'CUDA_VISIBLE_DEVICES=(.*?)'", printed) == 2 * shares
 
 

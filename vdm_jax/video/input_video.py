@@ -68,7 +68,7 @@ def read_input_video(
     first = _with_alternatives(read_video, path, num_frames=1)  # a long video of the wrong size is not decoded
     _check_size(path, first.shape[1:3], (height, width), _resize_command(path, length, height, width))
     array = _with_alternatives(read_video, path)
-    rate = rate if length > 1 and rate > 0 else None  # one frame has no rate, whatever its header contains
+    rate = rate if length > 1 and rate > 0 else None  # a single frame has no frame rate, even if its header has one
   video = _convert(path, array, channels)
   video.flags.writeable = False
   return InputVideo(video, rate)

@@ -150,10 +150,10 @@ def test_two_digits_have_no_label():
 @pytest.mark.parametrize('mode', [MODES[0], MODES[7], MODES[-1]], ids=['plain', 'hard', 'two-hard'])
 def test_a_clip_is_a_function_of_seed_split_and_index(mode):
   source = digits(seed=3, **mode)
-  twin = pickle.loads(pickle.dumps(digits(seed=3, **mode)))
+  copy = pickle.loads(pickle.dumps(digits(seed=3, **mode)))
   for i in (7, 0, 2**20 - 1, 7):
-    np.testing.assert_array_equal(source[i].video, twin[np.int64(i)].video)
-    assert source[i].caption == twin[i].caption
+    np.testing.assert_array_equal(source[i].video, copy[np.int64(i)].video)
+    assert source[i].caption == copy[i].caption
   videos = [digits(split, seed, **mode)[i].video for split in ('train', 'test') for seed in (3, 4) for i in (0, 1)]
   assert len({video.tobytes() for video in videos}) == len(videos)
 
@@ -254,9 +254,9 @@ def test_captions_of_scenes_are_many_and_can_be_parsed():
 
 
 def test_gray_in_three_channels_equals_gray_in_one():
-  grey, rgb = digits(), digits(channels=3)
+  gray, rgb = digits(), digits(channels=3)
   for i in range(5):
-    np.testing.assert_array_equal(rgb[i].video, grey[i].video.repeat(3, axis=-1))
+    np.testing.assert_array_equal(rgb[i].video, gray[i].video.repeat(3, axis=-1))
 
 
 def test_large_frames_enlarge_the_same_handwriting():

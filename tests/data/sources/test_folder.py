@@ -15,7 +15,7 @@ from vdm_jax.video import reading, write_gif, write_mp4
 
 
 def clip(level, num_frames=12, height=16, width=24):
-  """Frame i has the grey value level + 2 i: pixels tell the clip and the frame."""
+  """Return a clip whose frame i has the gray value level + 2 i: pixels identify the clip and the frame."""
   levels = level + 2 * np.arange(num_frames)
   return np.broadcast_to(levels[:, None, None, None], (num_frames, height, width, 3)).astype(np.uint8)
 

@@ -86,7 +86,7 @@ class Source(Protocol):
 
   @classmethod
   def recognizes(cls, path: pathlib.Path) -> bool:
-    """Return whether the data at `path` are of this kind, so that commands need not be told; never by default."""
+    """Return whether the data at `path` are of this kind, for commands that get only a path; never by default."""
     return False
 
   @abc.abstractmethod

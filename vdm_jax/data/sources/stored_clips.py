@@ -21,7 +21,7 @@ def skip_in_clip_frames(
     num_frames: frames of the window.
     frame_skip: distance of two frames of the window, in frames at the target rate.
     frame_rate: frames per second of the clip.
-    target_frame_rate: frames per second; 0 leaves the skip as it is.
+    target_frame_rate: frames per second; 0 leaves the skip unchanged.
 
   Returns:
     The skip, at least 1; None if the clip is so slow that the window would contain one of its frames twice.
@@ -41,7 +41,7 @@ class StoredClips:
   Args:
     source: all clips of a data set.
     split: 'train' or 'test'.
-    num_frames: frames of a window. A usable clip holds so many, each `max_frame_skip` after the previous one.
+    num_frames: frames of a window. A usable clip has room for a window at `max_frame_skip`.
     max_frame_skip: largest frame skip that will be requested.
     min_frame_skip: smallest frame skip that will be requested.
     frame_rate: frames per second of clips whose files have no frame rate; 0 if unknown.
@@ -81,7 +81,7 @@ class StoredClips:
     if num_frames > 1 and not frame_rate and source.without_frame_rate is not None:
       where = clip_path(source, list(source.names).index(source.without_frame_rate))
       raise ValueError(
-        f'data.frame_rate=0, but {where} has no frame rate of its own; set it to the frames per second of the clips.'
+        f'data.frame_rate=0, but {where} has no frame rate; set it to the frames per second of the clips.'
       )
     if not self.names:
       raise ValueError(
