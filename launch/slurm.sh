@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Submits a run to SLURM, one task per GPU, and queues it again when it is preempted or its time is up.
+# Submits a run to SLURM, one task per GPU, and requeues it after preemption or its time limit.
 #
 #   launch/slurm.sh [--nodes=1] [--gpus=8] [--time=24:00:00] [--partition=NAME] [--account=NAME] [--sbatch=OPTION ...] \
 #       [--dry_run] --config=configs/t2v_large.py --workdir=/shared/runs/t2v ...
 #
-# --gpus is per node; --gpus=0 runs one task per node on CPUs. A task has 8 cores. --sbatch hands any option to sbatch, as
-# often as needed: --sbatch=--cpus-per-task=12 --sbatch=--mem=0. Two minutes before the end of its time, and on
-# preemption, SLURM sends SIGTERM: the run saves, exits with status 75 and goes back to the queue. So it does after a
-# crash, or a process that hangs, as long as it got further than when it was started. Each start begins with a preflight
-# of half a minute. The folder must be on a file system that all nodes share. Everything else goes to
-# `python -m vdm_jax.main` as it is. PYTHON names the interpreter (python3).
+# --gpus is per node; --gpus=0 runs one task per node on CPUs. A task has 8 cores. --sbatch passes any option to sbatch,
+# as often as needed: --sbatch=--cpus-per-task=12 --sbatch=--mem=0. Two minutes before the time limit, and on preemption,
+# SLURM sends SIGTERM: the run saves, exits with status 75 and is requeued. It is also requeued after a crash or a hang,
+# if it got further than its start. Each start begins with a preflight check of half a minute. The folder must be on a
+# file system that all nodes share. All other arguments are passed to `python -m vdm_jax.main`. PYTHON is the
+# interpreter (python3). --dry_run prints the commands.
 set -euo pipefail
 
-# Inside the job: SLURM's copy of this script, with the folder of this one and what `python -m vdm_jax.main` is given.
+# Inside the job: SLURM's copy of this script, with the folder of the original and the arguments of vdm_jax.main.
 if [[ ${1:-} == --inside ]]; then
   # shellcheck source-path=SCRIPTDIR source=common.sh
   source "$2/common.sh"
@@ -21,24 +21,24 @@ if [[ ${1:-} == --inside ]]; then
   for argument in "$@"; do
     [[ $argument != --workdir=* ]] || workdir=${argument#*=}
   done
-  # Newer releases of srun leave a task one core, whatever sbatch was asked for, unless told again.
+  # Recent releases of srun give a task one core unless the number is repeated here.
   cores=()
   [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || cores=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
-  # A task that does not end with the others is frozen: SLURM kills it a minute later.
+  # A task that does not end with the others hangs: SLURM kills it a minute later.
   step=(srun "${cores[@]}" --kill-on-bad-exit=0 --wait=60 --gpu-bind=none env "${memory[@]}" "$python" -m vdm_jax.main)
   "${step[@]}" --mode=preflight "$@"
   before=$(newest "$workdir") status=0
-  # SLURM signals the steps itself; the script only has to outlive them.
+  # SLURM signals the job steps itself; the script only has to outlive them.
   trap ':' TERM USR1
   "${step[@]}" "$@" &
   await $! || status=$?
   if [[ $status -eq $stopped ]]; then
-    echo "stopped and saved: job $SLURM_JOB_ID goes back to the queue." >&2
+    echo "stopped and saved: job $SLURM_JOB_ID is requeued." >&2
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
   fi
   if [[ $status -ne 0 && $status -ne $refused && $(newest "$workdir") -gt $before ]]; then
-    echo "the run ended with status $status at step $(newest "$workdir"): job $SLURM_JOB_ID goes back to the queue." >&2
+    echo "the run ended with status $status at step $(newest "$workdir"): job $SLURM_JOB_ID is requeued." >&2
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
   fi
@@ -63,15 +63,15 @@ for argument in "$@"; do
   esac
 done
 for argument in "${arguments[@]}"; do
-  case ${argument%%=*} in # flags of the library have no hyphens; it would refuse these, after the wait in the queue
+  case ${argument%%=*} in # flags of the library have no hyphens; it would reject these, but only after the wait in the queue
     --*-* | --mem | --qos | --exclusive | --constraint | --gres | --nodelist | --exclude | --reservation | --dependency)
-      fail "${argument%%=*} is an option of sbatch: give it as --sbatch=$argument." ;;
+      fail "${argument%%=*} is an option of sbatch: pass it as --sbatch=$argument." ;;
   esac
 done
-[[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "--nodes=$nodes is no number of nodes."
-[[ $gpus =~ ^[0-9]+$ ]] || fail "--gpus=$gpus is no number of GPUs."
-[[ -n $workdir ]] || fail '--workdir=DIR is missing: name the folder of the run, on a shared file system.'
-[[ " ${arguments[*]} " == *' --config='* ]] || fail '--config=FILE is missing: name the experiment, such as configs/digits.py.'
+[[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "--nodes=$nodes is not a valid number of nodes."
+[[ $gpus =~ ^[0-9]+$ ]] || fail "--gpus=$gpus is not a valid number of GPUs."
+[[ -n $workdir ]] || fail '--workdir=DIR is missing: set the folder of the run, on a shared file system.'
+[[ " ${arguments[*]} " == *' --config='* ]] || fail '--config=FILE is missing: set the experiment, such as configs/digits.py.'
 
 if [[ $gpus -gt 0 ]]; then
   options=(--ntasks-per-node="$gpus" --gpus-per-node="$gpus" "${options[@]}")
@@ -80,5 +80,5 @@ else
 fi
 command=(sbatch --job-name="$(basename "$workdir")" --nodes="$nodes" --time="$time" --requeue --signal=TERM@120
   --open-mode=append --output="$workdir/slurm-%j.log" "${options[@]}" "$here/slurm.sh" --inside "$here" "${arguments[@]}")
-call mkdir -p "$workdir" # sbatch does not make the folder of its log
+call mkdir -p "$workdir" # sbatch does not create the folder of its log
 call "${command[@]}"

@@ -270,7 +270,7 @@ def test_the_large_model_says_within_seconds_what_it_lacks(tmp_path):
   data, encoder = text.splitlines()
   assert data == (
     "error: data.path='data/captioned_videos' is not a folder; check the path. A data folder holds clips (.mp4, .mov, "
-    '.m4v, .mkv, .webm, .avi, .gif, .npy, or folders of numbered pictures), each with an optional caption beside it: '
+    '.m4v, .mkv, .webm, .avi, .gif, .npy, or folders of numbered images), each with an optional caption beside it: '
     'clip.mp4 and clip.txt, or a line of metadata.jsonl.'
   )
   assert re.match(r'error: data.text=bert-large needs a folder with model.safetensors, .*data.text=words$', encoder)

@@ -30,35 +30,35 @@ def default(network: str = 'unet3d') -> ConfigDict:
 
 def _data() -> dict[str, Any]:
   return {
-    'name': 'digits',  # digits (embedded), or your clips: folder, array, records, tfds, pictures, or mixture of these
-    'path': '',  # where the clips are: a folder, or the .npy file of array; '' with mixture
-    'mixture': (),  # mixture: ('folder:PATH=WEIGHT', 'tfds:PATH@FRAMERATE=WEIGHT', ...), weights in any unit
-    'images': (),  # as mixture: where appended images and stills come from; (): from the clips themselves
-    'frame_rate': 0.0,  # frames per second of clips that do not tell theirs (all but video files); 0: not known
-    'train_on_all': False,  # train on the clips of the test split too, which measures nothing then. VDM on UCF101
-    'max_bad_share': 0.05,  # share of the clips that may be unusable before training stops; others replace them
-    'batch_size': 128,  # videos per step, over all devices and micro-batches
+    'name': 'digits',  # digits (shipped), or stored clips: folder, array, records, tfds, pictures, or a mixture
+    'path': '',  # folder of the clips, or the .npy file of array; '' for digits and mixture
+    'mixture': (),  # mixture: ('folder:PATH=WEIGHT', 'tfds:PATH@FRAMERATE=WEIGHT', ...); only ratios of weights matter
+    'images': (),  # like mixture: data sets of appended images and of images as videos; (): the clips themselves
+    'frame_rate': 0.0,  # frames per second of clips without a frame rate (all but video files); 0: unknown
+    'train_on_all': False,  # train on the test split too, so that no clip is held out. VDM on UCF101
+    'max_bad_share': 0.05,  # fraction of unusable clips above which training stops; below, others replace them
+    'batch_size': 128,  # videos per step, across all devices and micro-batches
     'num_frames': 16,
     'height': 64,  # pixels
     'width': 64,
     'channels': 3,
     'num_images': 0,  # independent images appended to each video (joint training)
-    'target_frame_rate': 0.0,  # frames per second that the clips' frames are picked for; 0: the clips' own
-    'frame_skip': 1,  # take every n-th frame, of those picked
-    'frame_skip_max': 0,  # when positive, n is drawn for each clip from frame_skip to this (variable frame rate)
-    'image_rate': 0.0,  # share of the examples that are images: one frame repeated, frame interval 0. Snap: 0.5
-    'pad_rows': 0,  # rows of `height`, at the top and again at the bottom, that repeat the edge; they carry no loss
-    'flip': False,  # left-right flips
+    'target_frame_rate': 0.0,  # frames per second at which frames are picked; 0: frame rate of each clip
+    'frame_skip': 1,  # take every n-th of these frames
+    'frame_skip_max': 0,  # if positive, n is drawn for each clip from frame_skip to this value (variable frame rate)
+    'image_rate': 0.0,  # fraction of examples that are images: one frame repeated, frame interval 0. Snap: 0.5
+    'pad_rows': 0,  # rows of `height`, at the top and at the bottom each, that repeat the edge; excluded from the loss
+    'flip': False,  # random left-right flips
     'text': 'none',  # none, words (trainable vectors) or a frozen encoder: bert-large, t5-11b, ...
-    'text_path': '',  # frozen encoders: folder of their files
-    'text_dtype': 'float32',  # frozen encoders: what they compute in, float32 or bfloat16
-    'text_cache': '',  # frozen encoders: folder of embeddings that `python -m vdm_jax.text embed` made; '': none
+    'text_path': '',  # frozen encoders: folder of the files
+    'text_dtype': 'float32',  # frozen encoders: compute dtype, float32 or bfloat16
+    'text_cache': '',  # frozen encoders: folder of embeddings from `python -m vdm_jax.text embed`; '': none
     'text_length': 32,  # tokens per caption
-    'vocabulary': (),  # words: the known words; () stands for all that the dataset's captions use
-    'labels': False,  # hand class labels to the network
-    'num_workers': 0,  # processes that prepare batches; 0: threads of this one
-    # digits: the embedded data's harder modes, and how many frames a clip has, of which windows of num_frames are cut
-    # at random; 0: as many as a window spans
+    'vocabulary': (),  # words: the known words; (): all words of the captions
+    'labels': False,  # condition the network on class labels
+    'num_workers': 0,  # worker processes that prepare batches; 0: threads of this process
+    # digits: harder modes, and the frames of a clip, from which random windows of num_frames are taken; 0: as many as a
+    # window spans
     'digits': {
       'num_digits': 1,
       'random_start': False,

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from helpers.clip_files import make_clip, prepare_tfds
+from helpers.messages import naming
 from PIL import Image
 
 from vdm_jax import data
@@ -24,7 +25,7 @@ def frames_of(i):
 
 @pytest.fixture(scope='module')
 def clips(tmp_path_factory):
-  """Twenty clips of two lengths, sizes and rates, of which three cannot be used."""
+  """Twenty clips of two lengths, sizes and frame rates, of which three are unusable."""
   root = tmp_path_factory.mktemp('inspected') / 'clips'
   for i in range(20):
     height = 16 if i % 4 else 96
@@ -33,7 +34,7 @@ def clips(tmp_path_factory):
       (root / f'{i:02}.txt').write_text(f'A ball {i % 4}')
   (root / '00.gif').write_text('no video')
   patches = np.random.default_rng(0).integers(0, 256, (36, 4, 4, 3)).astype(np.uint8).repeat(16, 1).repeat(16, 2)
-  write_mp4(root / '03.gif', patches, fps=10)  # an mp4 by its content, which is what counts
+  write_mp4(root / '03.gif', patches, fps=10)  # an mp4 by its content, which decides
   content = (root / '03.gif').read_bytes()
   end = content.find(b'moov') - 400
   (root / '03.gif').write_bytes(content[:end] + b'\xa5' * 200 + content[end + 200 :])
@@ -52,7 +53,7 @@ def test_the_counts_are_those_of_the_clips(clips):
   assert found.usable == [i for i in range(20) if i not in BAD]
   assert found.short == [f'{clips}/05.gif: 3 frames, but 7 are needed']
   assert [reason.split(':')[0] for reason in found.corrupt] == [f'{clips}/00.gif', f'{clips}/03.gif']
-  test = data.Folder(clips, 'test', num_frames=1).names
+  test = data.StoredClips(data.Folder(clips), 'test', num_frames=1).names
   for split in ('train', 'test'):
     chosen = [i for i in range(20) if (f'{i:02}.gif' in test) == (split == 'test')]
     assert found.splits[split] == len(chosen)
@@ -67,7 +68,7 @@ def test_the_report(tmp_path, clips, capsys):
   options = ('--num_frames=4', '--frame_skip=2', f'--sheet={sheet}')
   status, out, err = run(capsys, 'inspect', clips, *options, '--max_bad_share=0.15')
   assert (status, err) == (0, '')
-  test = len(data.Folder(clips, 'test', num_frames=1).names)
+  test = len(data.StoredClips(data.Folder(clips), 'test', num_frames=1).names)
   lines = out.splitlines()
   assert lines[:5] == [
     f'data.name=folder data.path={clips}',
@@ -92,7 +93,7 @@ def test_the_report(tmp_path, clips, capsys):
     f'{"64x64":>22} {1:>8} ###',
   ]
   assert lines[17] == (
-    'captions: 18 of 19 clips have one, 4 different ones, 3 to 3 words each, 3.0 on average, 6 different words'
+    'captions: 18 of 19 clips have one, 4 distinct captions, 3 to 3 words each, 3.0 on average, 6 distinct words'
   )
   assert lines[-2:] == ['training can start', f'contact sheet: {sheet}']
   assert 'labels: none' in lines
@@ -102,48 +103,41 @@ def test_the_report(tmp_path, clips, capsys):
 
 
 @pytest.mark.parametrize(
-  ('options', 'reason'),
+  ('options', 'reasons'),
   [
-    (
-      ['--num_frames=4'],
-      '3 of 20 clips cannot be used, more than max_bad_share=0.05 allows; repair or remove them, or raise '
-      'data.max_bad_share.',
-    ),
-    (['--num_frames=40', '--max_bad_share=1'], 'no clip of the train split can be used; add clips that can.'),
+    (['--num_frames=4'], ('3 of 20 clips', 'max_bad_share=0.05')),
+    (['--num_frames=40', '--max_bad_share=1'], ('train split',)),
   ],
 )
-def test_training_that_could_not_start_is_status_1(clips, capsys, options, reason):
+def test_status_1_if_training_could_not_start(clips, capsys, options, reasons):
   status, out, _ = run(capsys, 'inspect', clips, '--sheet=', *options)
   assert status == 1
-  assert out.splitlines()[-1] == f'training cannot start: {reason}'
+  assert re.match(naming('training cannot start: ', *reasons), out.splitlines()[-1])
   config = [option.lstrip('-').split('=') for option in options]
   settings = {'num_frames': int(config[0][1])}
-  source = data.Folder(clips, 'train', **settings)
+  source = data.StoredClips(data.Folder(clips), 'train', **settings)
   with pytest.raises(data.TooManyBadClips):
     substituting = Substituting(source, 0, Quarantine(str(clips), 20, float(dict(config).get('max_bad_share', 0.05))))
     for i in range(len(source)):
       substituting.read(i, np.random.default_rng(0), settings['num_frames'])
 
 
-def test_nothing_there_and_frame_rates_that_are_not_told(tmp_path, capsys):
+def test_an_empty_folder_and_unknown_frame_rates(tmp_path, capsys):
   (tmp_path / 'empty').mkdir()
   status, out, _ = run(capsys, 'inspect', tmp_path / 'empty')
   assert status == 1
-  assert out.splitlines()[-1].startswith(f"training cannot start: data.path='{tmp_path}/empty' has no clips. A data f")
+  assert out.splitlines()[-1].startswith(f"training cannot start: data.path='{tmp_path}/empty' ")
   (tmp_path / 'clips').mkdir()
   for i in range(9):
     np.save(tmp_path / 'clips' / f'{i}.npy', make_clip(i))
   status, out, _ = run(capsys, 'inspect', tmp_path / 'clips', '--num_frames=2', '--sheet=')
-  assert (status, out.splitlines()[-1]) == (
-    1,
-    'training cannot start: 9 clips do not tell their frame rate; give --frame_rate, and set data.frame_rate in '
-    'training.',
-  )
+  assert status == 1
+  assert re.match(naming('training cannot start: 9 clips', '--frame_rate', 'data.frame_rate'), out.splitlines()[-1])
   assert run(capsys, 'inspect', tmp_path / 'clips', '--num_frames=2', '--sheet=', '--frame_rate=8')[0] == 0
 
 
 @pytest.mark.parametrize('kind', ['array', 'records', 'tfds'])
-def test_the_kind_of_data_is_found_out(tmp_path, capsys, kind):
+def test_the_kind_of_data_is_recognized(tmp_path, capsys, kind):
   clips = [make_clip(i) for i in range(12)]
   path = tmp_path / 'clips.npy'
   np.save(path, np.stack(clips))
@@ -157,7 +151,7 @@ def test_the_kind_of_data_is_found_out(tmp_path, capsys, kind):
     path = tmp_path / 'out'
   if kind == 'tfds':
     path = prepare_tfds(tmp_path, 'ucf101', {'train': clips[:9], 'test': clips[9:]})
-    capsys.readouterr()  # what TFDS says
+    capsys.readouterr()  # the output of TFDS
   status, out, _ = run(capsys, 'inspect', path, '--num_frames=5', '--frame_rate=8', '--sheet=')
   assert status == 0
   assert out.startswith(f'data.name={kind} data.path={path}\nclips: 12 (')
@@ -166,18 +160,18 @@ def test_the_kind_of_data_is_found_out(tmp_path, capsys, kind):
 
 
 @pytest.mark.parametrize(
-  ('arguments', 'message'),
+  ('arguments', 'named'),
   [
-    (['convert', 'missing', 'out'], "data.path='missing' is not a folder; check the path. "),
-    (['convert', 'missing', 'out', '--clips_per_shard=0'], '--clips_per_shard=0, but it must be 1 or more.'),
-    (['inspect', 'missing', '--num_frames=0'], '--num_frames=0 --frame_skip=1: both must be 1 or more.'),
+    (['convert', 'missing', 'out'], ("data.path='missing'",)),
+    (['convert', 'missing', 'out', '--clips_per_shard=0'], ('--clips_per_shard=0',)),
+    (['inspect', 'missing', '--num_frames=0'], ('--num_frames=0', '--frame_skip=1')),
   ],
 )
-def test_bad_input_is_status_2(tmp_path, monkeypatch, capsys, arguments, message):
+def test_status_2_for_invalid_input(tmp_path, monkeypatch, capsys, arguments, named):
   monkeypatch.chdir(tmp_path)
   status, out, err = run(capsys, *arguments)
   assert (status, out) == (2, '')
-  assert err.startswith(f'error: {message}')
+  assert re.match(naming('error: ', *named), err)
   assert os.listdir(tmp_path) == []
 
 
@@ -186,7 +180,7 @@ def test_sizes(tmp_path, capsys):
   np.save(tmp_path / 'clips' / 'a.npy', make_clip(0))
   for size in ('64', '0x4', '-1x4', '4x4x4'):
     status, _, err = run(capsys, 'convert', tmp_path / 'clips', tmp_path / 'out', f'--size={size}')
-    assert (status, err) == (2, f'error: --size={size} is not a height and a width, such as 64x64.\n')
+    assert status == 2 and err.startswith(f'error: --size={size} ')
   assert run(capsys, 'convert', tmp_path / 'clips', tmp_path / 'out', '--size=8x12')[0] == 0
   (line,) = (tmp_path / 'out' / 'clips-00000-of-00001.jsonl').read_text().splitlines()
   assert (json.loads(line)['size'], json.loads(line)['resolution']) == ([8, 12], [16, 24])

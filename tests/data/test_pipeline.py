@@ -4,7 +4,6 @@ import fractions
 import itertools
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.batches import Letters, assert_equal, build, configure, leaves, read_back, take
+from helpers.messages import raises
 
 from vdm_jax import data
 from vdm_jax.data import pipeline
@@ -25,7 +25,7 @@ from vdm_jax.video import to_float, to_uint8, write_gif, write_mp4
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """37 clips, of which clip i is the flat grey level 6 i, and its caption says so."""
+  """37 clips: clip i has the constant gray level 6 i, and its caption names i."""
   root = tmp_path_factory.mktemp('clips')
   for i in range(37):
     write_mp4(root / f'{i:02}.mp4', np.full((9, 16, 16, 1), 6 * i, np.uint8), fps=8)
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 def clip_numbers(batch):
-  """Which clip of `folder` each frame of the batch shows: int [b t+n-1]."""
+  """Return the clip of `folder` that each frame of the batch comes from: int [b t+n-1]."""
   return np.rint((batch.x.mean(axis=(2, 3, 4)) + 1) * 127.5 / 6).astype(int)
 
 
@@ -66,14 +66,14 @@ def checksum(batches):
 
 
 @pytest.mark.parametrize('name', FIRST)
-def test_the_stream_of_earlier_runs_goes_on(name):
-  """A run that was begun before there were skips of digits, stills and padding resumes on the same batches."""
+def test_earlier_runs_resume_on_the_same_batches(name):
+  """Streams are those from before frame skips of digits, images as videos and padding existed."""
   config, arguments, expected = FIRST[name]
   assert checksum(take(build(config, **arguments), 3)) == expected
 
 
 @pytest.mark.parametrize(('split', 'expected'), [('train', 3111689498), ('test', 2286753735)])
-def test_the_stream_of_earlier_runs_on_a_folder_goes_on(tmp_path, split, expected):
+def test_earlier_runs_on_a_folder_resume_on_the_same_batches(tmp_path, split, expected):
   for i in range(13):
     noise = np.random.default_rng(i).integers(0, 256, (12, 16, 18, 1)).astype(np.uint8)
     write_gif(tmp_path / f'{i:02}.gif', noise, fps=8)
@@ -82,55 +82,57 @@ def test_the_stream_of_earlier_runs_on_a_folder_goes_on(tmp_path, split, expecte
   assert checksum(take(build(config, split=split), 6)) == expected
 
 
-def still(batch):
-  """Which videos are stills, by their pixels: bool [b]."""
+def are_images(batch):
+  """Return which videos are a repeated image, by their pixels: bool [b]."""
   return (batch.x[:, :8] == batch.x[:, :1]).all(axis=(1, 2, 3, 4))
 
 
 @pytest.mark.parametrize(
   ('rate', 'batch_size', 'count'), [(0.5, 6, 3), (0.3, 10, 3), (0.7, 10, 7), (1 / 3, 3, 1), (0.99, 100, 99), (1, 6, 6)]
 )
-def test_every_batch_has_its_share_of_stills(rate, batch_size, count):
+def test_every_batch_has_its_share_of_images(rate, batch_size, count):
   for start in (0, 10**9):
     for batch in take(build(configure(image_rate=rate, batch_size=batch_size, num_images=0), start=start), 3):
-      assert still(batch).sum() == count
-      np.testing.assert_array_equal(batch.cond.frame_interval, np.where(still(batch), np.float32(0), np.float32(1 / 8)))
+      assert are_images(batch).sum() == count
+      np.testing.assert_array_equal(
+        batch.cond.frame_interval, np.where(are_images(batch), np.float32(0), np.float32(1 / 8))
+      )
 
 
 @pytest.mark.parametrize('rate', [0.3, 0.4, 0.85])
-def test_stills_are_spread_evenly(rate):
+def test_images_are_spread_evenly(rate):
   config = configure(image_rate=rate, batch_size=1, num_images=0)
-  shown = np.array([still(batch)[0] for batch in take(build(config), 80)])
+  shown = np.array([are_images(batch)[0] for batch in take(build(config), 80)])
   period = {0.3: 10, 0.4: 5, 0.85: 20}[rate]
   counts = shown.reshape(-1, period).sum(1)
-  assert (counts == round(period * rate)).all(), 'as many in every period'
+  assert (counts == round(period * rate)).all(), 'the same number in every period'
   running = np.cumsum(shown) - rate * np.arange(1, 81)
-  assert np.abs(running).max() < 2, 'and nowhere bunched'
+  assert np.abs(running).max() < 2, 'without clusters'
 
 
 @pytest.mark.parametrize(('rate', 'parts'), [(0.5, 2), (0.5, 4), (0.25, 4), (0.75, 8)])
-def test_every_host_and_micro_batch_gets_its_share_of_stills(rate, parts):
+def test_every_host_and_micro_batch_gets_its_share_of_images(rate, parts):
   rate = fractions.Fraction(rate)
-  marks = np.array([pipeline._mark_still(i, 0, rate=rate)[1] for i in range(64 * parts)])
+  marks = np.array([pipeline._mark_images(i, 0, rate=rate)[1] for i in range(64 * parts)])
   np.testing.assert_allclose(marks.reshape(64, parts).mean(0), float(rate), atol=0.1)  # every n-th element
   hosts = marks.reshape(-1, parts, 4).mean((0, 2))  # blocks of 4
   np.testing.assert_allclose(hosts, float(rate), atol=0.1)
 
 
-def test_a_still_is_any_frame_of_its_clip(tmp_path):
-  """Frame f of every clip is the grey level 20 f."""
+def test_an_image_is_a_random_frame_of_its_clip(tmp_path):
+  """Frame f of every clip has the gray level 20 f."""
   levels = np.uint8(20) * np.arange(12, dtype=np.uint8)
   for name in 'abc':
     write_gif(tmp_path / f'{name}.gif', levels[:, None, None, None].repeat(16, 1).repeat(16, 2), fps=8)
   config = configure(name='folder', path=str(tmp_path), labels=False, image_rate=0.5, num_images=0)
   x = np.concatenate([batch.x for batch in take(build(config), 40)])
   frames = np.rint((x.mean(axis=(2, 3, 4)) + 1) * 127.5 / 20).astype(int)
-  is_still = (np.diff(frames[:, :8]) == 0).all(1)
-  assert is_still.sum() * 2 == len(frames)
-  videos, stills = frames[~is_still, :8], frames[is_still, :8]
+  is_image = (np.diff(frames[:, :8]) == 0).all(1)
+  assert is_image.sum() * 2 == len(frames)
+  videos, images = frames[~is_image, :8], frames[is_image, :8]
   assert (np.diff(videos) == 1).all()
-  assert (np.diff(stills) == 0).all()
-  counts = np.bincount(stills[:, 0], minlength=12)
+  assert (np.diff(images) == 0).all()
+  counts = np.bincount(images[:, 0], minlength=12)
   assert len(counts) == 12
   assert np.abs(counts - 10).max() <= 9  # three standard deviations
 
@@ -141,8 +143,8 @@ def test_a_video_of_one_frame_is_an_image():
 
 
 @pytest.mark.parametrize(('least', 'most', 'drawn'), [(1, 3, {1, 2, 3}), (2, 3, {2, 3}), (3, 0, {3}), (2, 2, {2})])
-def test_the_frame_interval_matches_the_skip_that_is_seen(tmp_path, least, most, drawn):
-  """Frame f of every clip is the grey level 5 f, so that the differences tell the skip."""
+def test_the_frame_interval_matches_the_skip_in_the_pixels(tmp_path, least, most, drawn):
+  """Frame f of every clip has the gray level 5 f, so that differences give the skip."""
   levels = np.uint8(5) * np.arange(40, dtype=np.uint8)
   for name in 'abc':
     write_gif(tmp_path / f'{name}.gif', levels[:, None, None, None].repeat(16, 1).repeat(16, 2), fps=10)
@@ -159,12 +161,12 @@ def test_the_frame_interval_matches_the_skip_that_is_seen(tmp_path, least, most,
   assert np.abs(counts - 120 / len(drawn)).max() <= 18  # 3.5 standard deviations
 
 
-def test_a_larger_skip_of_digits_covers_more_of_the_way():
+def test_a_larger_skip_of_digits_covers_more_distance():
   """With skips of 1 to 4, 29 frames take a digit across; a clip shows 8 of them."""
   batch = next(build(configure(frame_skip_max=4, batch_size=200, num_images=0)))
   skips = np.rint(batch.cond.frame_interval * 8).astype(int)
   direction = batch.cond.label[:, 0] % 4
-  # The way is 8 pixels: frame f of 29 is at floor(8 (2 f + 1) / 58).
+  # The distance is 8 pixels: frame f of 29 is at floor(8 (2 f + 1) / 58).
   path = 8 * (2 * np.arange(29) + 1) // 58
   possible = {skip: {tuple(np.diff(path[s::skip][:8])) for s in range(29 - 7 * skip)} for skip in (1, 2, 3, 4)}
   assert set(skips) == set(possible)
@@ -175,7 +177,7 @@ def test_a_larger_skip_of_digits_covers_more_of_the_way():
     assert tuple(steps) in ({tuple(-step for step in p[::-1]) for p in possible[skip]} if backwards else possible[skip])
 
 
-def test_padding_is_around_the_video_and_its_images():
+def test_padding_surrounds_the_video_and_its_images():
   padded, bare = (next(build(configure(height=height, width=24, pad_rows=rows))) for height, rows in ((28, 3), (22, 0)))
   np.testing.assert_array_equal(padded.x, np.pad(bare.x, ((0, 0), (0, 0), (3, 3), (0, 0), (0, 0)), 'edge'))
   np.testing.assert_array_equal(padded.cond.resolution, np.full((6, 2), (22, 24), np.float32))
@@ -194,7 +196,7 @@ def test_padded_clips_of_a_folder_keep_their_aspect(tmp_path):
 
 
 def test_resolution_and_interval_belong_to_the_video(tmp_path):
-  """Clips that differ in size and frame rate, each with an image of another clip."""
+  """Clips differ in size and frame rate, and each has an image of another clip."""
   sizes = {'a': (16, 32, 5), 'b': (48, 24, 10), 'c': (64, 64, 20)}
   for level, (name, (height, width, fps)) in enumerate(sizes.items()):
     write_gif(tmp_path / f'{name}.gif', np.full((8, height, width, 1), 100 * level, np.uint8), fps=fps)
@@ -217,14 +219,14 @@ def test_embeddings_keep_their_width():
   assert batch.cond.text_mask.shape == (6, 3, 5)
 
 
-def test_without_text_and_labels_drop_tells_the_number_of_conditions():
+def test_without_text_and_labels_drop_has_the_number_of_conditions():
   batch = next(build(configure(text='none', labels=False)))
   np.testing.assert_array_equal(batch.cond.drop, np.zeros((6, 3), bool))
   assert [field is None for field in batch.cond] == [True, True, True, False, False, False, True, True]
 
 
 def glyph_is_in(frame, digit):
-  """Whether a training glyph of this digit makes up the whole 16x16 frame."""
+  """Return whether the 16x16 frame contains exactly one training glyph of this digit."""
   images, labels = digits.glyphs('train')
   windows = np.lib.stride_tricks.sliding_window_view(frame, (8, 8)).reshape(-1, 8, 8)
   complete = [window.tobytes() for window in windows if window.sum() == frame.sum()]
@@ -261,9 +263,9 @@ def test_captions_of_a_folder_follow_their_clips(folder):
       assert [read_back(row) for row in tokens] == [f'number {i}' for i in shown[7:]]
 
 
-def test_every_epoch_shows_every_clip_once_in_a_new_order(folder):
+def test_every_epoch_has_every_clip_once_in_a_new_order(folder):
   config = configure(name='folder', path=folder, batch_size=1, num_images=0, labels=False)
-  names = data.Folder(folder, 'train', num_frames=8).names
+  names = data.StoredClips(data.Folder(folder), 'train', num_frames=8).names
   epochs = np.array([clip_numbers(batch)[0, 0] for batch in take(build(config), 3 * len(names))]).reshape(3, -1)
   for epoch in epochs:
     assert sorted(epoch) == [int(name[:2]) for name in names]
@@ -275,11 +277,11 @@ def test_every_epoch_shows_every_clip_once_in_a_new_order(folder):
 
 @pytest.mark.parametrize('hosts', [[None], [(0, 3), (1, 2)], [(0, 1, 6, 7), (2, 4, 8, 10), (3, 5, 9, 11)]])
 def test_resuming_at_any_step_equals_never_having_stopped(tmp_path, hosts):
-  """Every step of three epochs of 37 clips, in batches of four; three hosts, which cannot share four, take four each.
+  """Every step of three epochs of 37 clips, in batches of four; three hosts take four rows each.
 
-  What is resumed is one stream of elements, in which nothing depends on hosts or on the size of a batch.
+  The resumed stream of elements does not depend on the hosts or on the batch size.
   """
-  levels = 6 * np.arange(37)[:, None] + np.arange(3)  # tell the clip and the frame
+  levels = 6 * np.arange(37)[:, None] + np.arange(3)  # identify the clip and the frame
   np.save(tmp_path / 'a.npy', np.uint8(levels)[..., None, None, None].repeat(4, 2).repeat(4, 3))
   config = configure(
     name='array',
@@ -313,7 +315,7 @@ def test_resuming_at_any_step_equals_never_having_stopped(tmp_path, hosts):
 @pytest.mark.parametrize('split', ['train', 'test'])
 @pytest.mark.parametrize('changes', [{}, {'image_rate': 0.4, 'frame_skip_max': 3, 'height': 20, 'pad_rows': 2}])
 def test_hosts_make_any_rows_of_one_global_batch(changes, split):
-  """In blocks, interleaved, of unequal number, and the same rows twice."""
+  """In blocks, interleaved, of unequal numbers, and the same rows twice."""
   config = configure(**changes)
   whole = take(build(config, split=split), 4)
   for rows in ((0, 1), (2, 5), (1, 3, 4), (2, 5), (0, 1, 2, 3, 4, 5)):
@@ -338,12 +340,12 @@ def test_the_held_out_set_is_the_start_of_the_test_stream(folder):
   for a, b, c in zip(first, again, take(build(config, split='test'), 2), strict=True):
     assert_equal(a, b)
     assert_equal(a, c)
-  names = data.Folder(folder, 'test', num_frames=8).names
+  names = data.StoredClips(data.Folder(folder), 'test', num_frames=8).names
   shown = np.concatenate([clip_numbers(batch)[:, 0] for batch in first])
   assert shown.tolist() == [int(name[:2]) for name in itertools.islice(itertools.cycle(names), 12)]
 
 
-def test_flips_mirror_whole_clips_half_of_the_time(tmp_path):
+def test_flips_mirror_whole_clips_with_probability_one_half(tmp_path):
   video = np.zeros((8, 16, 16, 1), np.uint8)
   video[:, :, :4] = 255  # bright at the left
   for name in 'abc':
@@ -352,20 +354,20 @@ def test_flips_mirror_whole_clips_half_of_the_time(tmp_path):
   x = np.concatenate([batch.x for batch in take(build(config), 40)])
   left, right = x[:, :, :, 0].mean(axis=(2, 3)) > 0, x[:, :, :, -1].mean(axis=(2, 3)) > 0
   assert (left != right).all()
-  assert (left[:, :8] == left[:, :1]).all()  # a clip is flipped as a whole
+  assert (left[:, :8] == left[:, :1]).all()  # all frames of a clip are flipped together
   assert 0.35 < left[:, 0].mean() < 0.65
-  assert 0.35 < (left[:, 0] == left[:, 8]).mean() < 0.65  # its image on its own
+  assert 0.35 < (left[:, 0] == left[:, 8]).mean() < 0.65  # its image independently
   assert all((batch.x[:, :, :, 0] > 0).all() for batch in take(build(config, split='test'), 10))
 
 
-def test_clips_are_fitted_to_the_size(folder):
+def test_clips_are_scaled_to_the_configured_size(folder):
   config = configure(name='folder', path=folder, labels=False, height=12, width=20, channels=3, num_images=0)
   for batch in take(build(config), 3):
     assert batch.x.shape == (6, 8, 12, 20, 3)
-    assert np.ptp(batch.x, axis=(1, 2, 3, 4)).max() < 0.02  # flat grey stays flat grey
+    assert np.ptp(batch.x, axis=(1, 2, 3, 4)).max() < 0.02  # constant gray remains constant
 
 
-def test_a_single_clip_is_its_own_image(tmp_path):
+def test_a_single_clip_provides_its_own_images(tmp_path):
   write_mp4(tmp_path / 'a.mp4', np.full((8, 16, 16, 1), 90, np.uint8), fps=8)
   config = configure(name='folder', path=str(tmp_path), labels=False)
   assert (clip_numbers(next(build(config))) == 15).all()
@@ -387,7 +389,7 @@ def test_workers_change_nothing():
 @pytest.mark.slow
 def test_workers_share_the_list_of_bad_clips_and_its_limit(tmp_path):
   (root := tmp_path / 'clips').mkdir()
-  for i in range(300):  # more than are looked at before the first batch
+  for i in range(300):  # more than are checked before the first batch
     path = root / f'{i:03}.npy'
     np.save(path, np.full((3, 16, 16, 3), i % 256, np.uint8))
     if i % 3 == 0:
@@ -407,7 +409,7 @@ def test_workers_share_the_list_of_bad_clips_and_its_limit(tmp_path):
     assert_equal(left, right)
   config.update(max_bad_share=(len(listed) - 0.5) / 300)  # exceeded by the last one
   stream = build(config, quarantine=str(tmp_path / '2'))
-  with pytest.raises(data.TooManyBadClips, match=f'{len(listed)} of 300 clips cannot be used, more than'):
+  with raises(data.TooManyBadClips, f'{len(listed)} of 300 clips'):
     take(stream, 30)
 
 
@@ -424,7 +426,7 @@ if __name__ == '__main__':
 
 
 @pytest.mark.slow
-def test_workers_end_quietly_with_the_program(tmp_path):
+def test_workers_exit_silently_with_the_program(tmp_path):
   script = tmp_path / 'script.py'
   script.write_text(EXIT_WITH_LIVE_WORKERS.format(folder=str(Path(__file__).parents[1])))
   paths = os.pathsep.join(sys.path)
@@ -447,69 +449,34 @@ def test_closed_streams_stop_their_threads():
 
 
 @pytest.mark.parametrize(
-  ('changes', 'arguments', 'message'),
+  ('changes', 'arguments', 'named'),
   [
-    (
-      {'name': 'digit'},
-      {},
-      "data.name='digit' is unknown; the nearest is 'digits', all are digits, folder, array, records, tfds, pictures, "
-      'mixture.',
-    ),
-    ({}, {'split': 'valid'}, "data: split is 'valid'; use 'train' or 'test'."),
-    ({'batch_size': 0}, {}, 'data.batch_size=0, but it must be 1 or more.'),
-    ({'num_images': -1}, {}, 'data.num_images=-1, but it must be 0 or more.'),
-    ({'channels': 2}, {}, 'data.channels=2, but it must be 1 (grey) or 3 (RGB).'),
-    ({}, {'start': -1}, 'start=-1, but the first step is 0.'),
-    *(
-      (
-        {},
-        {'rows': rows},
-        f'rows={rows} are not rows of a batch of data.batch_size=6 in increasing order: give one or more of 0 to 5, '
-        'each once.',
-      )
-      for rows in ([4, 6], [-1, 2], [3, 1], [1, 1], [])
-    ),
-    (
-      {'text': 'bert-large'},
-      {},
-      "data.text='bert-large', but no text function is given; the two must agree.",
-    ),
-    ({'frame_skip': 0}, {}, 'data.frame_skip=0, but it must be 1 or more.'),
-    (
-      {'frame_skip': 3, 'frame_skip_max': 2},
-      {},
-      'data.frame_skip_max=2 is below data.frame_skip=3; raise it, or set it to 0 for the one skip.',
-    ),
-    ({'image_rate': -0.1}, {}, 'data.image_rate=-0.1, but it must be a share, 0 to 1.'),
-    ({'image_rate': 1.5}, {}, 'data.image_rate=1.5, but it must be a share, 0 to 1.'),
-    ({'pad_rows': -1}, {}, 'data.pad_rows=-1, but it must be 0 or more.'),
-    (
-      {'pad_rows': 8},
-      {},
-      'data.pad_rows=8 at the top and at the bottom leaves none of data.height=16 to the video; '
-      'lower it, or raise the height.',
-    ),
-    ({'pad_rows': 2}, {}, 'digits: the size is 12x16, too small to read a digit; use sides of 16 or more.'),
-    (
-      {'flip': True},
-      {},
-      "data.flip=True would make the captions of data.name='digits' false; set it to False.",
-    ),
-    (
-      {'digits': {'num_digits': 2}},
-      {},
-      "data.labels=True, but the clips of data.name='digits' with these settings have no labels; set it to False.",
-    ),
+    ({'name': 'digit'}, {}, ("data.name='digit'", "'digits'")),
+    ({}, {'split': 'valid'}, ("split='valid'", "'train'", "'test'")),
+    ({'batch_size': 0}, {}, ('data.batch_size=0',)),
+    ({'num_images': -1}, {}, ('data.num_images=-1',)),
+    ({'channels': 2}, {}, ('data.channels=2',)),
+    ({}, {'start': -1}, ('start=-1',)),
+    *(({}, {'rows': rows}, (f'rows={rows}', 'data.batch_size=6')) for rows in ([4, 6], [-1, 2], [3, 1], [1, 1], [])),
+    ({'text': 'bert-large'}, {}, ("data.text='bert-large'",)),
+    ({'frame_skip': 0}, {}, ('data.frame_skip=0',)),
+    ({'frame_skip': 3, 'frame_skip_max': 2}, {}, ('data.frame_skip_max=2', 'data.frame_skip=3')),
+    ({'image_rate': -0.1}, {}, ('data.image_rate=-0.1',)),
+    ({'image_rate': 1.5}, {}, ('data.image_rate=1.5',)),
+    ({'pad_rows': -1}, {}, ('data.pad_rows=-1',)),
+    ({'pad_rows': 8}, {}, ('data.pad_rows=8', 'data.height=16')),
+    ({'pad_rows': 2}, {}, ('digits: 12x16',)),
+    ({'flip': True}, {}, ('data.flip=True', "data.name='digits'")),
+    ({'digits': {'num_digits': 2}}, {}, ('data.labels=True', "data.name='digits'")),
   ],
 )
-def test_errors_come_before_the_first_batch(changes, arguments, message):
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+def test_errors_come_before_the_first_batch(changes, arguments, named):
+  with raises(ValueError, *named):
     build(configure(**changes), **arguments)
 
 
-def test_text_function_without_text():
-  message = "data.text='none', but a text function is given; the two must agree."
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+def test_a_text_function_without_text():
+  with raises(ValueError, "data.text='none'"):
     data.build(configure(text='none'), Letters(), seed=0)
 
 
@@ -525,7 +492,7 @@ LONG = {'num_digits': 1, 'random_start': False, 'bounce': True, 'colors': False,
 @pytest.mark.parametrize('split', ['train', 'test'])
 @pytest.mark.parametrize(('num_frames', 'skip'), [(8, 1), (4, 3), (32, 1)])
 def test_windows_are_parts_of_one_longer_clip(split, num_frames, skip):
-  """What follows a window is in the same clip: whatever a window's length, its clip has 32 frames."""
+  """A clip has 32 frames for windows of any length, so what follows a window is in the same clip."""
   source = catalog.build(configure(digits=LONG, num_frames=num_frames, frame_skip=skip), split, 3)
   rng, last, starts = np.random.default_rng(0), 32 - (num_frames - 1) * skip, set()
   for index in range(60):
@@ -548,9 +515,8 @@ def test_batches_are_windows_of_longer_clips():
 
 
 @pytest.mark.parametrize(('clip_frames', 'changes', 'span'), [(7, {}, 8), (21, {'frame_skip': 3}, 22)])
-def test_clips_shorter_than_a_window_are_refused(clip_frames, changes, span):
-  message = f'data.digits.clip_frames={clip_frames}, but a window spans {span} frames; use {span} or more, or 0.'
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+def test_clips_shorter_than_a_window_raise(clip_frames, changes, span):
+  with raises(ValueError, f'data.digits.clip_frames={clip_frames}', f'{span} frames'):
     catalog.build(configure(digits=LONG | {'clip_frames': clip_frames}, **changes), 'train', 0)
 
 
@@ -561,7 +527,7 @@ def test_captions_of_both_splits(folder):
   assert data.captions(config) == tuple(sorted(seen))
 
 
-def test_examples_are_unpadded_and_at_the_smallest_skip(folder):
+def test_examples_have_no_padding_and_the_smallest_skip(folder):
   changes = {'frame_skip': 2, 'frame_skip_max': 3, 'image_rate': 0.5, 'height': 20, 'pad_rows': 2}
   for clip, whole in zip(
     data.examples(configure(**changes), 'test', seed=1, count=5),
@@ -582,8 +548,8 @@ def test_import_stays_light():
   assert shown.strip() == '[]'
 
 
-def test_bad_clips_leave_the_stream_the_same_for_all_hosts_and_after_a_resume(tmp_path):
-  """A fifth of the clips is bad, of which most are found only when they are decoded."""
+def test_with_bad_clips_the_stream_is_the_same_on_all_hosts_and_after_a_resume(tmp_path):
+  """A fifth of the clips is bad, and most are only found when they are decoded."""
   (root := tmp_path / 'clips').mkdir()
   (state := tmp_path / 'state').mkdir()
   for i in range(30):
@@ -598,14 +564,14 @@ def test_bad_clips_leave_the_stream_the_same_for_all_hosts_and_after_a_resume(tm
   )
   whole = take(build(config, quarantine=str(state)), 12)
   lines = (state / 'quarantine.jsonl').read_text().splitlines()
-  train = [name for name in data.Folder(root, 'train', num_frames=6).names if int(name[:2]) % 5 == 0]
+  train = [name for name in data.StoredClips(data.Folder(root), 'train', num_frames=6).names if int(name[:2]) % 5 == 0]
   assert sorted(json.loads(line)['clip'] for line in lines) == train
   for rows in (range(6), (0, 4), (1, 2), (3, 5)):
     for start in (0, 5, 11):
       batch = next(build(config, quarantine=str(state), start=start, rows=rows))
       np.testing.assert_array_equal(batch.x, whole[start].x[list(rows)])
   assert (state / 'quarantine.jsonl').read_text().splitlines() == lines
-  with pytest.raises(data.TooManyBadClips, match=r'^data.path=.*: [1-6] of 30 clips cannot be used, more than'):
+  with raises(data.TooManyBadClips, 'data.path=', 'of 30 clips'):
     take(build(configure(**config.to_dict() | {'max_bad_share': 0.1})), 12)
 
 
@@ -621,6 +587,5 @@ def test_train_on_all_adds_the_clips_of_the_test_split(folder):
   assert shown['train', True] == list(range(37))
   assert shown['test', True] == shown['test', False]
   assert set(shown['train', False]) == set(range(37)) - set(shown['test', False])
-  message = "data.train_on_all=True has no meaning for data.name='digits', which is endless; set it to False."
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+  with raises(ValueError, 'data.train_on_all=True', "data.name='digits'"):
     build(configure(train_on_all=True))

@@ -1,4 +1,4 @@
-"""Configurations of data, streams of batches, and comparing them, for the tests."""
+"""Configurations of data, streams of batches and their comparison, for the tests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def configure(**changes):
 
 
 class Letters:
-  """A text function that can be undone: every character becomes its number."""
+  """An invertible text function: every character becomes its code."""
 
   def __call__(self, captions):
     tokens = np.zeros((len(captions), 40), np.int32)

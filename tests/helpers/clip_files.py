@@ -1,4 +1,4 @@
-"""Clips written losslessly in every form that the library reads, for the tests."""
+"""Clips written losslessly in every format that the library reads, for the tests."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from vdm_jax import video as files
 
 
 def make_clip(number, num_frames=7, height=16, width=24):
-  """uint8 [t h w 3] with few colours, so that a GIF holds them; pixels tell the clip and the frame."""
+  """Return uint8 [t h w 3] with few colors, so that a GIF is exact; pixels identify the clip and the frame."""
   rng = np.random.default_rng(number)
   return (
     rng.integers(0, 8, (num_frames, height, width, 3)).astype(np.uint8)
     * np.uint8([9, 30, 2])
     * (rng.random((num_frames, height, width, 1)) < 0.4).astype(np.uint8)
   )
+
+
+def numbered(num_frames, side=48):
+  """Return a video whose frame i has the gray value 6 i, so that a decoded frame identifies its number."""
+  return np.full((num_frames, side, side, 3), 6 * np.arange(num_frames)[:, None, None, None], np.uint8)
 
 
 def encode(path, video, codec, pixel_format, **options):
@@ -57,7 +62,7 @@ def write_npy(path, video):
 
 def write_frames(path, video):
   path.mkdir()
-  for number, frame in enumerate(video, 8):  # from one digit to two
+  for number, frame in enumerate(video, 8):  # from one-digit to two-digit numbers
     files.write_png(path / f'frame_{number}.png', frame)
 
 
@@ -79,7 +84,7 @@ def png(frame):
 
 
 def prepare_tfds(folder, dataset, splits, *, bair=False):
-  """A builder with the features of ucf101, or of BAIR, from clips [t h w 3] by split; returns its folder."""
+  """Prepare a data set with the features of ucf101, or of BAIR, from clips [t h w 3] by split; return its folder."""
   import tensorflow_datasets as tfds
 
   shape = next(iter(splits.values()))[0].shape[1:]
@@ -100,7 +105,7 @@ def prepare_tfds(folder, dataset, splits, *, bair=False):
   class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version('2.0.0')
     name = dataset
-    code_path = None  # nothing beside this file is read
+    code_path = None  # read no files beside this one
 
     def _info(self):
       return tfds.core.DatasetInfo(builder=self, features=features)

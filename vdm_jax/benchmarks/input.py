@@ -28,7 +28,7 @@ from PIL import Image
 
 from vdm_jax import configuration, data
 from vdm_jax.benchmarks import timing
-from vdm_jax.video import codecs, probe, transforms
+from vdm_jax.video import probe, reading, transforms
 
 IDLE_SECONDS = 0.5
 NOISE = 6  # levels up and down, as of a sensor: they make most of the bits
@@ -85,17 +85,17 @@ def settings(path: Path, batch_size: int, num_frames: int, size: tuple[int, int]
 @contextlib.contextmanager
 def noted() -> Iterator[list[tuple[Path, int]]]:
   """File and first frame of each window that this process reads meanwhile, as it begins to."""
-  windows, read = [], codecs.read_video
+  windows, read = [], reading.read_frames
 
-  def note(path: Path, *, start: int, **how: Any) -> np.ndarray:
-    windows.append((path, start))
-    return read(path, start=start, **how)
+  def note(path: Path, numbers: Sequence[int], **limits: Any) -> np.ndarray:
+    windows.append((path, numbers[0]))
+    return read(path, numbers, **limits)
 
-  codecs.read_video = note
+  reading.read_frames = note
   try:
     yield windows
   finally:
-    codecs.read_video = read
+    reading.read_frames = read
 
 
 def bare_loop(windows: Sequence[tuple[Path, int]], num_frames: int, size: tuple[int, int] | None = None) -> int:

@@ -1,13 +1,14 @@
-"""Looks at data, and converts it.
+"""Inspect, convert and caption stored clips.
 
     python -m vdm_jax.data inspect clips --num_frames=16 --sheet=clips.png
     python -m vdm_jax.data convert clips clips_64 --size=64x64
     python -m vdm_jax.data caption clips --captioner=my_module:describe
 
-A path is a folder of clips, a .npy file of uint8 [n t h w c], a folder that `convert` wrote, a prepared data set of
-TensorFlow Datasets, or pictures:FOLDER. `caption` imports the module and gives its function the frames of each clip
-without a caption, uint8 [t h w 3]; what it returns is kept in captions.jsonl of the folder. `inspect` ends with status
-1 and the reason where training could not start, `caption` where a clip is left without one.
+A path is a folder of clips, a .npy file of uint8 [n t h w c], a folder that `convert` wrote, a data set prepared by
+TensorFlow Datasets, or KIND:PATH, such as pictures:FOLDER. `caption` imports the module and calls its function with the
+frames of each clip without a caption, uint8 [t h w 3]; the caption that it returns is stored in captions.jsonl of the
+folder. `inspect` exits with status 1 and the reason if training could not start, and `caption` if a clip is left
+without a caption.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from vdm_jax.data import captioning
 from vdm_jax.data.conversion import CLIPS_PER_SHARD, convert
 from vdm_jax.data.inspection import SHOWN, inspect
 from vdm_jax.data.sources.catalog import open_stored
-from vdm_jax.data.sources.folder import Folder
 from vdm_jax.errors import ExitStatus
-from vdm_jax.video.codecs import write_png
+from vdm_jax.video.writing import write_png
 
-INCOMPLETE = 1
+INCOMPLETE = 1  # exit status of `caption` if clips are left without a caption
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+  """Run the command and return its exit status."""
   args = _parser().parse_args(argv)
   try:
     return args.run(args)
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _inspect(args: argparse.Namespace) -> int:
   if args.target_frame_rate < 0:
-    raise ValueError(f'--target_frame_rate={args.target_frame_rate}, but it must be 0 or more.')
+    raise ValueError(f'--target_frame_rate={args.target_frame_rate} must be 0 or more.')
   if args.num_frames < 1 or args.frame_skip < 1:
     raise ValueError(f'--num_frames={args.num_frames} --frame_skip={args.frame_skip}: both must be 1 or more.')
   found, sheet = inspect(
@@ -61,10 +62,10 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _convert(args: argparse.Namespace) -> int:
   if args.clips_per_shard < 1:
-    raise ValueError(f'--clips_per_shard={args.clips_per_shard}, but it must be 1 or more.')
-  _, source = open_stored(args.source, 'train', num_frames=1, frame_rate=args.frame_rate, train_on_all=True)
+    raise ValueError(f'--clips_per_shard={args.clips_per_shard} must be 1 or more.')
+  _, clips = open_stored(args.source, 'train', num_frames=1, frame_rate=args.frame_rate, train_on_all=True)
   convert(
-    source,
+    clips,
     args.destination,
     size=_size(args.size),
     clips_per_shard=args.clips_per_shard,
@@ -76,21 +77,19 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _caption(args: argparse.Namespace) -> int:
   if args.max_frames < 1:
-    raise ValueError(f'--max_frames={args.max_frames}, but it must be 1 or more.')
-  _, source = open_stored(args.path, 'train', num_frames=1, train_on_all=True)
-  if not isinstance(source, Folder):
-    raise ValueError(f'{args.path} is no folder of clips or pictures, so that captions have no place beside them.')
+    raise ValueError(f'--max_frames={args.max_frames} must be 1 or more.')
+  _, clips = open_stored(args.path, 'train', num_frames=1, train_on_all=True)
   captioner = _function(args.captioner)
-  made, failures = captioning.caption(source, captioner, args.captioner, max_frames=args.max_frames)
-  print(f'{args.path}: {made} captions made by {args.captioner}, {len(failures)} clips left without one')
+  made, failures = captioning.caption(clips, captioner, args.captioner, max_frames=args.max_frames)
+  print(f'{args.path}: {made} captions made by {args.captioner}, {len(failures)} clips left without a caption')
   for reason in list(failures.values())[:SHOWN]:
     print(f'  {reason}')
   return INCOMPLETE if failures else 0
 
 
 def _function(name: str) -> Callable:
-  """What `module:function` names: the user's own code, which is run because the user named it."""
-  form = f'--captioner={name}: name a function as module:function, where Python finds the module from this folder'
+  """Import the function that `module:function` names: the user's own code, which runs because the user named it."""
+  form = f'--captioner={name} is not a valid function; write module:function, with a module that Python can import here'
   if not re.fullmatch(r'[\w.]+:[\w.]+', name):
     raise ValueError(f'{form}.')
   try:
@@ -98,7 +97,7 @@ def _function(name: str) -> Callable:
   except Exception as error:  # the module may raise anything while it is imported
     raise ValueError(f'{form} ({type(error).__name__}: {error}).') from error
   if not callable(found):
-    raise ValueError(f'{form}; this is a {type(found).__name__}.')
+    raise ValueError(f'{form} (this is a {type(found).__name__}).')
   return found
 
 
@@ -106,7 +105,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
   if text is None:
     return None
   if not (match := re.fullmatch(r'([1-9][0-9]*)x([1-9][0-9]*)', text)):
-    raise ValueError(f'--size={text} is not a height and a width, such as 64x64.')
+    raise ValueError(f'--size={text} is not a valid size; write the height and the width, such as 64x64.')
   return int(match[1]), int(match[2])
 
 
@@ -115,28 +114,34 @@ def _parser() -> argparse.ArgumentParser:
     'python -m vdm_jax.data', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   shared = argparse.ArgumentParser(add_help=False)
-  shared.add_argument('--frame_rate', type=float, default=0.0, help='of clips that do not tell theirs')
-  shared.add_argument('--max_bad_share', type=float, default=0.05, help='share of the clips that may be unusable')
+  shared.add_argument('--frame_rate', type=float, default=0.0, help='frames per second of clips without a frame rate')
+  shared.add_argument('--max_bad_share', type=float, default=0.05, help='fraction of the clips that may be unusable')
   commands = parser.add_subparsers(required=True)
-  look = commands.add_parser('inspect', parents=[shared], help='counts, histograms, and whether training can start')
+  look = commands.add_parser(
+    'inspect', parents=[shared], help='count clips, draw histograms, and check whether training can start'
+  )
   look.add_argument('path')
-  look.add_argument('--num_frames', type=int, default=16, help='data.num_frames of the training that is planned')
+  look.add_argument('--num_frames', type=int, default=16, help='data.num_frames of the planned training')
   look.add_argument('--frame_skip', type=int, default=1, help='data.frame_skip, or the largest one')
   look.add_argument('--target_frame_rate', type=float, default=0.0, help='data.target_frame_rate')
-  look.add_argument('--sheet', default='inspect.png', help='PNG to write; empty for none')
-  look.add_argument('--quick', action='store_true', help='open the files, but decode none')
+  look.add_argument('--sheet', default='inspect.png', help='PNG file of the contact sheet; empty: none')
+  look.add_argument('--quick', action='store_true', help='open the files without decoding them')
   look.set_defaults(run=_inspect)
-  write = commands.add_parser('convert', parents=[shared], help='write ArrayRecord shards; resumes')
+  write = commands.add_parser(
+    'convert', parents=[shared], help='write ArrayRecord shards; can be interrupted and resumed'
+  )
   write.add_argument('source')
-  write.add_argument('destination', help='new folder, or one that this command was interrupted on')
-  write.add_argument('--size', help='HxW that frames are scaled to cover and cut to; as they are by default')
+  write.add_argument('destination', help='new folder, or one where this command was interrupted')
+  write.add_argument('--size', help='HxW that frames are scaled to cover and cropped to; by default pixels are kept')
   write.add_argument('--clips_per_shard', type=int, default=CLIPS_PER_SHARD)
   write.set_defaults(run=_convert)
-  describe = commands.add_parser('caption', help='fill in missing captions; resumes, and replaces none')
+  describe = commands.add_parser(
+    'caption', help='add missing captions; can be interrupted and resumed, and replaces no caption'
+  )
   describe.add_argument('path')
   describe.add_argument('--captioner', required=True, help='module:function')
   describe.add_argument(
-    '--max_frames', type=int, default=captioning.MAX_FRAMES, help='frames of a clip that are shown to it, evenly spread'
+    '--max_frames', type=int, default=captioning.MAX_FRAMES, help='frames of a clip that it receives, evenly spread'
   )
   describe.set_defaults(run=_caption)
   return parser

@@ -1,4 +1,4 @@
-"""Writes the clips of any source as ArrayRecord shards, which `data.name='records'` reads."""
+"""Conversion of any stored clips to ArrayRecord shards, which `data.name='records'` reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sources import records
 from vdm_jax.data.sources.contract import Clip
-from vdm_jax.data.sources.stored_clips import Stored
+from vdm_jax.data.sources.stored_clips import StoredClips
 from vdm_jax.runtime.atomic_files import atomic_write, write_text
 from vdm_jax.video import transforms
 
@@ -24,43 +24,51 @@ FRAMES_AT_ONCE = 64
 
 
 def convert(
-  source: Stored,
+  clips: StoredClips,
   destination: str | os.PathLike,
   *,
   size: tuple[int, int] | None = None,
   clips_per_shard: int = CLIPS_PER_SHARD,
   max_bad_share: float = 0.05,
-  say: Callable[[str], None] = print,
+  log: Callable[[str], None] = print,
 ) -> pathlib.Path:
-  """Writes all clips of a source that has both splits, made with `train_on_all`; returns the folder.
+  """Write clips as ArrayRecord shards. After an interruption, the same call continues with the first missing shard.
 
-  Frames are kept exactly, or with `size` (height, width) scaled to cover it and cut, as training would. After an
-  interruption the same call goes on with the first shard that is not finished. Clips that cannot be decoded are left
-  out and listed in `quarantine.jsonl`.
+  Args:
+    clips: the clips of both splits, opened with `train_on_all`.
+    destination: a new folder, or one where this conversion was interrupted.
+    size: height and width that frames are scaled to cover and cropped to, as in training; None keeps pixels exactly.
+    clips_per_shard: clips of a shard.
+    max_bad_share: fraction of clips that may be unusable. These are left out and listed in `quarantine.jsonl`.
+    log: receives a line for each shard.
 
-  Raises ValueError if the folder holds anything but the beginning of this very conversion, and TooManyBadClips above
-  `max_bad_share`.
+  Returns:
+    The folder.
+
+  Raises:
+    ValueError: the folder contains anything but the beginning of this conversion.
+    TooManyBadClips: more clips than `max_bad_share` are unusable.
   """
   destination = pathlib.Path(destination)
-  count = math.ceil(len(source) / clips_per_shard)
+  count = math.ceil(len(clips) / clips_per_shard)
   _prepare(
     destination,
     {
       'format': FORMAT,
-      'source': os.path.abspath(source.path),
-      'clips': _fingerprint(source),
+      'source': os.path.abspath(clips.path),
+      'clips': _fingerprint(clips),
       'size': None if size is None else list(size),
       'num_shards': count,
     },
   )
-  quarantine = Quarantine(source.path, source.total, max_bad_share, destination)
+  quarantine = Quarantine(clips.path, clips.total, max_bad_share, destination)
   for number, (file, index) in enumerate(records.shard_files(destination, count)):
     if not index.exists():
-      chosen = range(len(source))[number * clips_per_shard : (number + 1) * clips_per_shard]
-      written = _write_shard(source, chosen, file, index, size, quarantine)
+      chosen = range(len(clips))[number * clips_per_shard : (number + 1) * clips_per_shard]
+      written = _write_shard(clips, chosen, file, index, size=size, quarantine=quarantine)
       left_out = f', {len(chosen) - written} left out' if written < len(chosen) else ''
-      say(f'{file.name}: {written} clips{left_out}')
-  info = {'format': FORMAT, 'num_shards': count, 'num_classes': source.num_classes}
+      log(f'{file.name}: {written} clips{left_out}')
+  info = {'format': FORMAT, 'num_shards': count, 'num_classes': clips.num_classes}
   write_text(destination / records.INFO, json.dumps(info, indent=2) + '\n')
   return destination
 
@@ -89,25 +97,26 @@ def _prepare(destination: pathlib.Path, plan: dict[str, Any]) -> None:
 
 
 def _write_shard(
-  source: Stored,
+  clips: StoredClips,
   chosen: range,
   file: pathlib.Path,
   index: pathlib.Path,
+  *,
   size: tuple[int, int] | None,
   quarantine: Quarantine,
 ) -> int:
-  """The records and then their index, each seen only when it is whole; returns the number of records."""
+  """Write the records and then their index, each atomically; return the number of records."""
   from array_record.python.array_record_module import ArrayRecordWriter
 
   lines = []
   with atomic_write(file) as temporary:
-    writer = ArrayRecordWriter(str(temporary), 'group_size:1')  # one record per chunk: none is read in vain
+    writer = ArrayRecordWriter(str(temporary), 'group_size:1')  # one record per chunk, so that only one is read
     try:
       for clip in chosen:
         try:
-          record = records.encode(_windows(source, clip, size), source.names[clip], source.split_of(clip))
+          record = records.encode(_windows(clips, clip, size), clips.names[clip], clips.split_of(clip))
         except (ValueError, OSError, MemoryError) as error:
-          quarantine.add(source.names[clip], error)
+          quarantine.add(clips.names[clip], error)
           continue
         writer.write(record)
         lines.append(json.dumps(records.index_line(record)) + '\n')
@@ -117,23 +126,23 @@ def _write_shard(
   return len(lines)
 
 
-def _windows(source: Stored, index: int, size: tuple[int, int] | None) -> Iterator[Clip]:
-  """A whole clip, a few frames at a time, so that memory does not grow with the frames' size and number."""
-  length = source.check(index).num_frames
+def _windows(clips: StoredClips, index: int, size: tuple[int, int] | None) -> Iterator[Clip]:
+  """Yield a whole clip, a few frames at a time, so that memory does not grow with its length."""
+  length = clips.check(index).num_frames
   for start in range(0, length, FRAMES_AT_ONCE):
-    clip = source.window(index, start, min(FRAMES_AT_ONCE, length - start))
+    clip = clips.window(index, start, min(FRAMES_AT_ONCE, length - start))
     yield clip if size is None else clip._replace(video=transforms.resize_and_crop(clip.video, *size))
 
 
-def _fingerprint(source: Stored) -> str:
-  """Changes when a clip, its caption, label or split, or the size or time of its file does."""
+def _fingerprint(clips: StoredClips) -> str:
+  """Return a hash of every clip's name, split, caption and label, and of the size and time of its file."""
   digest = hashlib.sha256()
-  for index, name in enumerate(source.names):
+  for index, name in enumerate(clips.names):
     try:
-      stat = os.stat(os.path.join(source.path, name))
+      stat = os.stat(os.path.join(clips.path, name))
       state = [stat.st_size, stat.st_mtime_ns]
     except OSError:
-      state = []  # not a file, or one that is missing and will be listed
-    line = [name, source.split_of(index), source.caption(index), source.label(index), state]
+      state = []  # not a file, or a missing one, which will be quarantined
+    line = [name, clips.split_of(index), clips.caption(index), clips.label(index), state]
     digest.update(json.dumps(line).encode())
   return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Clips of a split as a model of the configuration sees them, one at a time, for measurements."""
+"""Single clips of a split, prepared as a model of the configuration sees them, for measurements and previews."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from vdm_jax.video import transforms
 
 
 class ExampleClips:
-  """The clips of a split by random access, at `data.frame_skip`, of the configured size without its padding.
+  """The clips of a split by random access, at `data.frame_skip` and at the configured size without its padding.
 
-  They have `num_frames` frames, `data.num_frames` by default. Raises as `sources.build` does.
+  Args:
+    config: section `data` of a configuration.
+    split: 'train' or 'test'.
+    seed: of the windows.
+    num_frames: frames of a clip; by default `data.num_frames`.
+
+  Raises as `catalog.build` does.
   """
 
   def __init__(self, config: Any, split: str, *, seed: int, num_frames: int | None = None):
@@ -28,28 +34,28 @@ class ExampleClips:
 
   @property
   def class_names(self) -> tuple[str, ...] | None:
-    """Of the labels 0, 1, ...; None where the data do not name them."""
+    """Names of the labels 0, 1, ...; None if the data do not name them."""
     return getattr(self._source, 'class_names', None)
 
   def first(self, count: int) -> Sequence[int]:
-    """The numbers of the first `count` clips, or of all there are; of a mixture in its shares."""
+    """Return the numbers of the first `count` clips, or of all if there are fewer; of a mixture by its weights."""
     if isinstance(self._source, Mixture):
       return self._source.first(count)
     return range(min(count, len(self)))
 
   def __getitem__(self, index: int) -> Clip:
-    """Clip `index` at the window that the seed and the index give it."""
+    """Return clip `index` at the window that the seed and the index determine."""
     return self.window(index, np.random.default_rng((self._seed, index)))
 
   def window(self, index: int, rng: np.random.Generator | None) -> Clip:
-    """Clip `index` at a random window, or at its first frames without a generator."""
+    """Return clip `index` at a random window, or at its first frames if `rng` is None."""
     config = self._config
     clip = self._source.read(index, rng, self._num_frames, config.frame_skip)
     video = transforms.resize_and_crop(clip.video, config.height - 2 * config.pad_rows, config.width)
     return clip._replace(video=transforms.to_channels(video, config.channels))
 
   def describe(self, index: int) -> tuple[str, int | None]:
-    """Caption and label of a clip; those of stored clips are read without their frames."""
+    """Return the caption and the label of a clip; those of stored clips are read without their frames."""
     if hasattr(self._source, 'caption'):
       return self._source.caption(index), self._source.label(index)
     clip = self[index]
@@ -57,6 +63,6 @@ class ExampleClips:
 
 
 def examples(config: Any, split: str, *, seed: int, count: int, num_frames: int | None = None) -> list[Clip]:
-  """The first `count` clips of a split, or all there are; raises as `sources.build` does."""
+  """Return the first `count` clips of a split, or all if there are fewer; see `ExampleClips`."""
   clips = ExampleClips(config, split, seed=seed, num_frames=num_frames)
   return [clips[index] for index in clips.first(count)]

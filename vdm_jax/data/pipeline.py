@@ -1,8 +1,8 @@
-"""From a source to batches, on Grain.
+"""Batches of clips, on Grain.
 
-The stream is one global sequence of elements, each a pure function of the seed and its index. Step k takes
-elements k * batch_size to (k + 1) * batch_size - 1, of which a host makes the rows that its devices hold. So a
-run resumes by its step number alone, on any hosts and workers.
+The stream is one global sequence of elements, each a pure function of the seed and its index. Step k takes elements
+k * batch_size to (k + 1) * batch_size - 1, of which a host makes the rows that its devices hold. So a run resumes from
+its step number alone, on any number of hosts and workers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from vdm_jax.data import mixture
 from vdm_jax.data.delivery import deliver
 from vdm_jax.data.mixture import Mixture
 from vdm_jax.data.sources import catalog
+from vdm_jax.data.sources.contract import Clips
 from vdm_jax.types import Batch, Conditioning
 from vdm_jax.video import transforms
 
@@ -33,7 +34,7 @@ class _Element(NamedTuple):
   frames: np.ndarray  # uint8 [t+n-1 h w c]
   captions: tuple[str, ...]  # n
   labels: tuple[int, ...]  # n, empty if clips have none
-  frame_interval: float  # seconds; 0 for a still
+  frame_interval: float  # seconds; 0 for an image
   resolution: tuple[int, int]  # of the clip, before any resizing
 
 
@@ -47,30 +48,39 @@ def build(
   rows: Sequence[int] | None = None,
   quarantine: str | Path | None = None,
 ) -> Iterator[Batch]:
-  """Endless batches of this host, from step `start` on: of each global batch its `rows`, increasing; None: all.
+  """Return the endless batches of this host.
 
-  `config` is the section `data`; `encode` turns captions into (tokens [n l] or [n l c], mask [n l]), and is
-  None exactly if data.text is 'none'. With b rows (all: batch_size) and n = 1 + num_images, x is float32
-  [b t+n-1 h w c] in [-1, 1]; its last n - 1 frames are each a random frame of another clip of the same data set, or of
-  `images` where these are given (joint training, VDM section 3.2). text [b n l] or [b n l c], text_mask bool [b n l]
-  and label int32 [b n] belong to the video and to each image. With neither text nor labels, drop bool [b n] is False.
-  frame_interval float32 [b] in seconds and resolution float32 [b 2], the original height and width in pixels, belong to
-  the video alone.
+  With b rows and n = 1 + num_images, x is float32 `[b t+n-1 h w c]` in [-1, 1]. Its last n - 1 frames are each a random
+  frame of another clip of the same data set, or of `images` if these are configured (joint training, VDM section 3.2).
+  text `[b n l]` or `[b n l c]`, text_mask bool `[b n l]` and label int32 `[b n]` describe the video and each appended
+  image. With neither text nor labels, drop bool `[b n]` is False. frame_interval float32 `[b]` in seconds and
+  resolution float32 `[b 2]`, the original height and width in pixels, describe the video alone.
 
-  A share `image_rate` of the videos, evenly spread over the stream, are stills: an image as a video of infinite
-  frame rate, one random frame of the clip throughout with a frame interval of 0 (Snap Video, section 3.3). Where
-  `images` are given, the stills are those, each once in its epoch. With num_frames=1 the frame interval is 0 as well.
+  A fraction `image_rate` of the videos, evenly spread over the stream, are images, treated as videos of infinite frame
+  rate: one random frame of a clip, repeated, with a frame interval of 0 (Snap Video, section 3.3). If `images` are
+  configured, they are taken from there, each once in an epoch. With num_frames=1 the frame interval is 0 as well.
 
-  The train stream is shuffled anew in every epoch; the test stream keeps the order of the source and is never
-  flipped. Each data set of a mixture is shuffled and repeated on its own, and has its share of every part of the
-  stream. Raises ValueError on settings that do not fit, and what the source raises, before the first batch.
+  The train stream is shuffled again in every epoch; the test stream keeps the order of the source and is never flipped.
+  Each data set of a mixture is shuffled and repeated separately, and has its share of every part of the stream. Clips
+  that cannot be used are replaced by others.
 
-  Clips that cannot be used are replaced by others and listed in `quarantine.jsonl` of the folder `quarantine`. The
-  iterator raises TooManyBadClips with the list when they are more than the share `max_bad_share` of all.
+  Args:
+    config: section `data` of a configuration.
+    encode: turns captions into (tokens `[n l]` or embeddings `[n l c]`, mask `[n l]`); None if and only if data.text is
+      'none'.
+    seed: of the order and of everything random about the clips.
+    split: 'train' or 'test'.
+    start: first step.
+    rows: rows of each global batch that this host makes, increasing; None: all.
+    quarantine: folder in which unusable clips are listed in `quarantine.jsonl`; None: nowhere.
+
+  Raises:
+    ValueError: settings do not fit together, before the first batch; and what the source raises.
+    TooManyBadClips: more clips than the fraction `max_bad_share` are unusable, here or from the iterator.
   """
   if start < 0:
-    raise ValueError(f'start={start}, but the first step is 0.')
-  batches = _dataset(config, encode, seed, split, rows, quarantine)
+    raise ValueError(f'start={start} is negative; the first step is 0.')
+  batches = _dataset(config, encode, seed=seed, split=split, rows=rows, quarantine=quarantine)
   return deliver(batches, start, config.num_workers)
 
 
@@ -83,22 +93,22 @@ def held_out(
   rows: Sequence[int] | None = None,
   quarantine: str | Path | None = None,
 ) -> list[Batch]:
-  """The first `num_batches` batches of the test split, as `build` makes them: the same ones on every call."""
-  batches = _dataset(config, encode, seed, 'test', rows, quarantine)
+  """Return the first `num_batches` batches of the test split, as `build` makes them; the same ones on every call."""
+  batches = _dataset(config, encode, seed=seed, split='test', rows=rows, quarantine=quarantine)
   return [batches[k] for k in range(num_batches)]
 
 
 def trained_on(config: Any, *, seed: int, count: int) -> list[int]:
-  """The numbers of the first `count` clips that `build` takes for videos of the train split, in its order."""
+  """Return the numbers of the first `count` clips that `build` trains on, in its order."""
   order = _order(catalog.build(config, 'train', seed), seed, 'train')
   return [int(order[position]) for position in range(count)]
 
 
 def check(config: Any, *, seed: int) -> None:
-  """Raises what `build` would raise, of either split, before any work: in a second or a few."""
+  """Raise what `build` would raise for either split, within a few seconds."""
   for split in ('train', 'test'):
     encode = None if config.text == 'none' else _no_text
-    _dataset(config, encode, seed, split, None, None)
+    _dataset(config, encode, seed=seed, split=split)
 
 
 def _no_text(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -106,15 +116,21 @@ def _no_text(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _dataset(
-  config, encode, seed: int, split: str, rows: Sequence[int] | None, quarantine: str | Path | None
+  config: Any,
+  encode: Encode | None,
+  *,
+  seed: int,
+  split: str,
+  rows: Sequence[int] | None = None,
+  quarantine: str | Path | None = None,
 ) -> grain.MapDataset:
-  """Batches of one host by random access: element k is step k."""
+  """Return the batches of one host by random access: element k is step k."""
   _check(config, encode, rows)
   source = catalog.build(config, split, seed, quarantine)
   images = catalog.build_images(config, split, seed, quarantine)
   if config.labels and mixture.agreed_classes([source, *filter(None, [images])]) is None:
     raise ValueError(
-      f'data.labels=True, but the clips of data.name={config.name!r} with these settings have no labels; '
+      f'data.labels=True, but the clips of data.name={config.name!r} have no labels with these settings; '
       'set it to False.'
     )
   read = functools.partial(
@@ -127,16 +143,16 @@ def _dataset(
     pad_rows=config.pad_rows,
     flip=config.flip and split == 'train',
   )
-  read(0, np.random.default_rng(seed))  # so that bad data fails here and not in a thread
+  read(0, np.random.default_rng(seed))  # so that bad data fail here and not in a thread
   clips = _order(source, seed, split)
-  if config.image_rate:  # not always: a stage more would change the seed that Grain gives to random_map
-    rate = fractions.Fraction(config.image_rate).limit_denominator(10**6)  # 3/10, which 0.3 stands for
+  if config.image_rate:  # only then: one more stage would change the seed that Grain gives to random_map
+    rate = fractions.Fraction(config.image_rate).limit_denominator(10**6)  # 0.3 means 3/10
     if images is None:
-      clips = clips.map_with_index(functools.partial(_mark_still, rate=rate))
+      clips = clips.map_with_index(functools.partial(_mark_images, rate=rate))
     else:
-      weights = mixture.whole([1 - rate, rate])
+      weights = mixture.integer_weights([1 - rate, rate])
       clips = _take_turns([clips, _order(images, _derive(seed, len(weights)), split)], weights, seed)
-      clips = clips.map(_mark_image)
+      clips = clips.map(_mark_taken)
     read = functools.partial(_read_marked, read=read)
   elements = clips.random_map(read)
   if rows is not None:
@@ -145,12 +161,12 @@ def _dataset(
   return elements.batch(config.batch_size if rows is None else len(rows), drop_remainder=True, batch_fn=collate)
 
 
-def _order(source: catalog.Source, seed: int, split: str) -> grain.MapDataset:
-  """The endless order of the clips of a source, as their numbers."""
+def _order(source: Clips, seed: int, split: str) -> grain.MapDataset:
+  """Return the numbers of the clips of a source in their endless order."""
   if isinstance(source, Mixture):
     parts = [_order(part, _derive(seed, which), split) for which, part in enumerate(source.parts)]
     return _take_turns(parts, source.weights, seed).map(functools.partial(_number, source=source))
-  # Not shuffle(seed): there, epoch e of seed s is epoch 0 of seed s + e.
+  # Not shuffle(seed), with which epoch e of seed s equals epoch 0 of seed s + e.
   clips = grain.MapDataset.range(len(source)).seed(seed)
   if split == 'train':
     clips = clips.shuffle()
@@ -158,12 +174,12 @@ def _order(source: catalog.Source, seed: int, split: str) -> grain.MapDataset:
 
 
 def _take_turns(orders: Sequence[grain.MapDataset], weights: Sequence[int], seed: int) -> grain.MapDataset:
-  """Elements (which, element) of several endless orders, by their weights."""
+  """Return the elements (which, element) of several endless orders, taken by their weights."""
   return grain.MapDataset.range(ENDLESS).seed(seed).map(functools.partial(_take, orders=orders, weights=weights))
 
 
 def _take(position: int, *, orders: Sequence[grain.MapDataset], weights: Sequence[int]) -> tuple[int, int]:
-  which, number = mixture.choose(position, weights)
+  which, number = mixture.part_at(position, weights)
   return which, int(orders[which][number])
 
 
@@ -172,12 +188,12 @@ def _number(taken: tuple[int, int], *, source: Mixture) -> int:
 
 
 def _derive(seed: int, number: int) -> int:
-  """A seed of its own for each of several streams."""
+  """Derive a separate seed for one of several streams."""
   return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
 class _Rows(grain.MapDataset):
-  """Of every `batch_size` elements in a row those at `rows`."""
+  """The elements at `rows` of every `batch_size` consecutive elements."""
 
   def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
     super().__init__(parent)
@@ -191,7 +207,7 @@ class _Rows(grain.MapDataset):
     return self.parents[0][step * self._batch_size + self._rows[which]]
 
 
-def _check(config, encode: Encode | None, rows: Sequence[int] | None) -> None:
+def _check(config: Any, encode: Encode | None, rows: Sequence[int] | None) -> None:
   for name, least in {
     'batch_size': 1,
     'num_frames': 1,
@@ -200,65 +216,65 @@ def _check(config, encode: Encode | None, rows: Sequence[int] | None) -> None:
     'num_workers': 0,
   }.items():
     if config[name] < least:
-      raise ValueError(f'data.{name}={config[name]}, but it must be {least} or more.')
+      raise ValueError(f'data.{name}={config[name]} must be {least} or more.')
   if not 0 <= config.image_rate <= 1:
-    raise ValueError(f'data.image_rate={config.image_rate}, but it must be a share, 0 to 1.')
+    raise ValueError(f'data.image_rate={config.image_rate} is not a valid fraction; use 0 to 1.')
   if config.height <= 2 * config.pad_rows:
     raise ValueError(
-      f'data.pad_rows={config.pad_rows} at the top and at the bottom leaves none of data.height={config.height} to '
+      f'data.pad_rows={config.pad_rows} at the top and at the bottom leaves no rows of data.height={config.height} for '
       'the video; lower it, or raise the height.'
     )
   if config.channels not in (1, 3):
-    raise ValueError(f'data.channels={config.channels}, but it must be 1 (grey) or 3 (RGB).')
+    raise ValueError(f'data.channels={config.channels} is not supported; use 1 (gray) or 3 (RGB).')
   if rows is not None and (not len(rows) or list(rows) != sorted({*rows} & {*range(config.batch_size)})):
     raise ValueError(
-      f'rows={list(rows)} are not rows of a batch of data.batch_size={config.batch_size} in increasing order: give '
-      f'one or more of 0 to {config.batch_size - 1}, each once.'
+      f'rows={list(rows)} are not valid rows of a batch of data.batch_size={config.batch_size}; give one or more of 0 '
+      f'to {config.batch_size - 1}, each once and in increasing order.'
     )
   if (config.text == 'none') != (encode is None):
-    given = 'no text function' if encode is None else 'a text function'
-    raise ValueError(f'data.text={config.text!r}, but {given} is given; the two must agree.')
+    passed = 'no' if encode is None else 'a'
+    raise ValueError(f"data.text={config.text!r}, but {passed} text function was passed; pass one unless it is 'none'.")
 
 
-def _mark_still(position: int, index: int, *, rate: fractions.Fraction) -> tuple[int, bool]:
-  """Makes stills of `rate.numerator` in every `rate.denominator` elements of the stream.
+def _mark_images(position: int, index: int, *, rate: fractions.Fraction) -> tuple[int, bool]:
+  """Return the element and whether it is an image: `rate.numerator` of every `rate.denominator` elements are.
 
-  The pattern moves as that of a mixture does, for the same reason.
+  The pattern is offset from period to period like that of a mixture, for the same reason.
   """
   period, place = divmod(position, rate.denominator)
-  place = (place + mixture.beginning(period, rate.denominator)) % rate.denominator
+  place = (place + mixture.pattern_offset(period, rate.denominator)) % rate.denominator
   return index, place * rate // 1 < (place + 1) * rate // 1
 
 
-def _mark_image(taken: tuple[int, int]) -> tuple[int, bool]:
-  """What was taken from the videos or, as a still, from the images."""
+def _mark_taken(taken: tuple[int, int]) -> tuple[int, bool]:
+  """Return the element and whether it is an image, for elements taken from the videos (0) or from the images (1)."""
   which, index = taken
   return index, bool(which)
 
 
 def _read_marked(marked: tuple[int, bool], rng: np.random.Generator, *, read: Callable[..., _Element]) -> _Element:
-  index, still = marked
-  return read(index, rng, still=still)
+  index, is_image = marked
+  return read(index, rng, is_image=is_image)
 
 
 def _read(
   index: int,
   rng: np.random.Generator,
   *,
-  source: catalog.Source,
+  source: Clips,
   images: Mixture | None,
   size: tuple[int, int, int, int],
   frame_skips: tuple[int, int],
   num_images: int,
   pad_rows: int,
   flip: bool,
-  still: bool = False,
+  is_image: bool = False,
 ) -> _Element:
   num_frames, height, width, channels = size
   least, most = frame_skips
   skip = int(rng.integers(least, most + 1)) if most > least else least  # a draw only where there is a choice
-  first = images if still and images is not None else source
-  clips = [first.read(index, rng, 1 if still else num_frames, skip)]
+  first = images if is_image and images is not None else source
+  clips = [first.read(index, rng, 1 if is_image else num_frames, skip)]
   chosen = _others(index, rng, num_images, source) if images is None else [images.draw(rng) for _ in range(num_images)]
   clips += [(source if images is None else images).read(other, rng, 1) for other in chosen]
   videos = []
@@ -266,7 +282,7 @@ def _read(
     video = transforms.resize_and_crop(clip.video, height, width)
     video = transforms.random_flip(video, rng) if flip else video
     videos.append(transforms.to_channels(video, channels))
-  if still:
+  if is_image:
     videos[0] = videos[0].repeat(num_frames, axis=0)
   return _Element(
     transforms.pad_rows(np.concatenate(videos), pad_rows),
@@ -277,10 +293,10 @@ def _read(
   )
 
 
-def _others(index: int, rng: np.random.Generator, count: int, source: catalog.Source) -> list[int]:
-  """Random clips beside clip `index`, of its part of a mixture: so each part has its share of the images as well."""
+def _others(index: int, rng: np.random.Generator, count: int, source: Clips) -> list[int]:
+  """Draw clips other than `index`, from its part of a mixture, so that each part has its share of the images too."""
   own = source.part_of(index)[1] if isinstance(source, Mixture) else range(len(source))
-  others = max(1, len(own) - 1)  # a lone clip has to be its own image
+  others = max(1, len(own) - 1)  # a single clip provides its own images
   return [own[(own.index(index) + 1 + int(offset)) % len(own)] for offset in rng.integers(others, size=count)]
 
 

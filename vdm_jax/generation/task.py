@@ -13,7 +13,7 @@ from vdm_jax import checkpoints, data, generation
 from vdm_jax.errors import InvalidInput
 from vdm_jax.generation import Plan
 from vdm_jax.jobs.arguments import Request
-from vdm_jax.video import Given, check_frame_rate, read_given
+from vdm_jax.video import InputVideo, check_frame_rate, read_input_video
 
 TEST_SPLIT = 'test'  # the value of --init_video that stands for clips of the test split
 
@@ -107,7 +107,7 @@ def _extend(config: ConfigDict, request: Request, given: int) -> Plan:
 def _continue_file(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Task:
   """A file continued, or interpolated."""
   height, width, channels = _frame_shape(config)
-  given = read_given(request.init_video, height=height, width=width, channels=channels)
+  given = read_input_video(request.init_video, height=height, width=width, channels=channels)
   count = request.init_frames or len(given.video)
   if count > len(given.video):
     raise ValueError(
@@ -168,7 +168,7 @@ def _enlarge(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Tas
   elif Path(path).is_dir():
     raise ValueError(f'--low_resolution={path} has no config.json: name the folder of a training run, or a file.')
   else:
-    given = read_given(path, channels=config.model.channels)
+    given = read_input_video(path, channels=config.model.channels)
     count, size = len(given.video), given.video.shape[1:3]
     rate = _frame_rate(config, request, given, factor, path)
   _check_smaller(size, _frame_shape(config)[:2], path)
@@ -182,14 +182,14 @@ def _frame_shape(config: ConfigDict) -> tuple[int, int, int]:
   return model.height - 2 * model.pad_rows, model.width, model.channels
 
 
-def _frame_rate(config: ConfigDict, request: Request, given: Given, factor: int, path: str) -> float:
+def _frame_rate(config: ConfigDict, request: Request, given: InputVideo, factor: int, path: str) -> float:
   """Of the video to make: what was asked for, or what the file tells; a model that is not told it has its own."""
   told = 'frame_interval' in config.model.scalars
   if told and request.frame_rate is None and given.frame_rate is not None:
     return given.frame_rate * factor
   rate = request.frame_rate or config.sampling.fps
   flag = '--fps' if told else '--config.sampling.fps'
-  check_frame_rate(given, rate / factor, path, ask=f'give {flag}={(given.frame_rate or 0) * factor:.4g}')
+  check_frame_rate(given, rate / factor, path, remedy=f'give {flag}={(given.frame_rate or 0) * factor:.4g}')
   return rate
 
 

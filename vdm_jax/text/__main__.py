@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from vdm_jax import configuration, jobs
+from vdm_jax import configuration, data, jobs
 from vdm_jax.errors import InvalidInput
 from vdm_jax.jobs import command
 from vdm_jax.text.cache import STORED
@@ -52,7 +52,7 @@ def _config() -> ConfigDict:
     if flag.value is not None:
       config.data[key] = flag.value
   if chosen is not None:
-    config.data.name, config.data.path = ('digits', '') if chosen == 'digits' else ('folder', chosen)
+    config.data.name, config.data.path = data.locate(chosen)
   return config
 
 

@@ -1,4 +1,4 @@
-"""Several videos in one picture or one video, for people to look at."""
+"""Several videos in one image or one video, for viewing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vdm_jax.video.codecs import as_frames
+from vdm_jax.video.writing import as_frames
 
 GAP = 2  # pixels between frames
 GAP_COLOR = 64
@@ -22,14 +22,25 @@ LINE_CHARACTERS = 28
 def contact_sheet(
   videos: Sequence, captions: Sequence[str], *, frame_size: int = 64, max_frames: int = 16
 ) -> np.ndarray:
-  """One row per video, its caption and then its frames from left to right; uint8 [h w 3].
+  """Draw one row per video: its caption, then its frames from left to right.
 
-  Videos are [t h w c], uint8 or float in [-1, 1]. Small frames are enlarged to about `frame_size` pixels, of
-  more than `max_frames` frames an even selection is shown, and a long caption is shortened. No other frames are read:
-  a video may be a memory-mapped file of any length. Raises ValueError if the numbers of videos and captions differ.
+  Args:
+    videos: `[t h w c]` each, uint8 or float in [-1, 1]. Only the frames shown are read, so a video may be a
+      memory-mapped file of any length.
+    captions: one for each video; long ones are shortened.
+    frame_size: pixels per side that small frames are enlarged to, approximately.
+    max_frames: frames of a video that are shown at most, evenly spread.
+
+  Returns:
+    uint8 `[h w 3]`.
+
+  Raises:
+    ValueError: there are no videos, or not as many captions.
   """
   if len(videos) != len(captions) or not len(videos):
-    raise ValueError(f'contact_sheet: {len(videos)} videos and {len(captions)} captions; give each video one caption.')
+    raise ValueError(
+      f'contact_sheet: {len(videos)} videos and {len(captions)} captions; pass one caption for each video.'
+    )
   rows = []
   for video, caption in zip(videos, captions, strict=True):
     video = np.asarray(video)
@@ -41,15 +52,23 @@ def contact_sheet(
 
 
 def tile(videos: Sequence, *, columns: int | None = None, frame_size: int = 64) -> np.ndarray:
-  """Several videos of one size side by side: uint8 [t h w 3], for `write_mp4` or `write_gif`.
+  """Arrange videos of one size side by side, for `write_mp4` or `write_gif`.
 
-  Videos are [t h w c], uint8 or float in [-1, 1], enlarged to about `frame_size` pixels; a shorter one rests
-  on its last frame. `columns` defaults to a square. Raises ValueError if heights or widths differ.
+  Args:
+    videos: `[t h w c]` each, uint8 or float in [-1, 1]; a shorter one stops on its last frame.
+    columns: videos in a row; by default the rows make a square.
+    frame_size: pixels per side that small frames are enlarged to, approximately.
+
+  Returns:
+    uint8 `[t h w 3]`.
+
+  Raises:
+    ValueError: heights or widths differ.
   """
   videos = [as_frames(video) for video in videos]
   sizes = sorted({video.shape[1:3] for video in videos})
   if len(sizes) != 1:
-    raise ValueError(f'tile: the videos have the sizes {sizes}; give one or more videos of one size.')
+    raise ValueError(f'tile: the videos have the sizes {sizes}; pass one or more videos of one size.')
   length = max(len(video) for video in videos)
   columns = columns or math.ceil(math.sqrt(len(videos)))
   cells = [
@@ -61,14 +80,14 @@ def tile(videos: Sequence, *, columns: int | None = None, frame_size: int = 64) 
 
 
 def enlarge(video: np.ndarray, frame_size: int) -> np.ndarray:
-  """Repeats pixels of [t h w c] to about `frame_size` rows, so that single ones can be seen; large ones stay."""
+  """Enlarge `[t h w c]` to about `frame_size` rows by repeating pixels, as uint8 `[t h w 3]`; large frames are kept."""
   frames = as_frames(video)
   factor = max(1, round(frame_size / frames.shape[1]))
   return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def enlarge_frames(frames: Iterable[np.ndarray], frame_size: int) -> Iterator[np.ndarray]:
-  """The frames of `enlarge`, one at a time, for `write_mp4` and `write_gif` of a video that is too long for memory."""
+  """Yield the frames of `enlarge` one at a time, for writing videos that do not fit into memory."""
   for frame in frames:
     yield enlarge(frame[None], frame_size)[0]
 
@@ -79,7 +98,7 @@ def _frame_with_gap(frames: np.ndarray) -> np.ndarray:
 
 
 def _label(caption: str, height: int) -> np.ndarray:
-  """uint8 [height LABEL_WIDTH 3]: the caption in as many lines as fit."""
+  """Draw the caption, in as many lines as fit, as uint8 [height LABEL_WIDTH 3]."""
   lines = textwrap.wrap(caption, LINE_CHARACTERS, max_lines=max(1, height // LINE_HEIGHT), placeholder=' ...')
   image = Image.new('RGB', (LABEL_WIDTH, height))
   font = ImageFont.load_default(size=FONT_SIZE)

@@ -1,6 +1,6 @@
-"""How many frames an MP4 or MOV file claims to have, before FFmpeg makes room for them all.
+"""Check of the frame count in the header of an MP4 or MOV file, before FFmpeg allocates an index for it.
 
-A few bytes can claim a billion samples of one size: the index that FFmpeg builds of them would take gigabytes.
+Written here because FFmpeg has no such limit: a few bytes can claim a billion samples, whose index takes gigabytes.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ _FIRST = (b'ftyp', b'moov', b'moof', b'mdat', b'free', b'skip', b'wide', b'styp'
 _TABLES = (b'moov', b'moof')
 
 
-def check_claims(path: str | os.PathLike, most: int) -> None:
-  """Raises ValueError if a table of samples claims more than the file can hold, or a fragment more than `most`.
+def check_frame_count(path: str | os.PathLike, max_frames: int) -> None:
+  """Check the numbers of samples in the tables of an MP4 or MOV file; files of other formats pass.
 
-  Files of other formats pass.
+  Args:
+    path: the file.
+    max_frames: limit for fragments, whose entries may take no bytes.
+
+  Raises:
+    ValueError: a table of samples claims more than the file can hold, or a fragment more than `max_frames`.
   """
   length = os.path.getsize(path)
   with open(path, 'rb') as file:
@@ -31,16 +36,16 @@ def check_claims(path: str | os.PathLike, most: int) -> None:
         for place in _boxes(content, b'trun', start, end):
           flags, count = struct.unpack_from('>II', content, place + 4)
           entry = 4 * (flags >> 8 & 0xF).bit_count()
-          _check(path, count, count * entry <= length if entry else count <= most)
+          _check(path, count, count * entry <= length if entry else count <= max_frames)
 
 
 def _check(path: str | os.PathLike, count: int, possible: bool) -> None:
   if not possible:
-    raise ValueError(f'{path}: claims {count:,} samples, more than a file of this size holds; remove it.')
+    raise ValueError(f'{path}: claims {count:,} samples, more than a file of this size can hold; remove it.')
 
 
 def _tables(content: mmap.mmap, length: int) -> Iterator[tuple[int, int]]:
-  """Where the boxes that hold tables begin and end."""
+  """Yield the start and the end of the boxes that contain tables."""
   start = 0
   while start + 16 <= length:
     size, kind = struct.unpack_from('>I4s', content, start)
@@ -53,7 +58,7 @@ def _tables(content: mmap.mmap, length: int) -> Iterator[tuple[int, int]]:
 
 
 def _boxes(content: mmap.mmap, kind: bytes, start: int, end: int) -> Iterator[int]:
-  """Where the name of each box of a kind is, inside of its file; those too short for their numbers are left out."""
+  """Yield the offset of the name of each box of a kind; boxes too short for their numbers are skipped."""
   place = content.find(kind, start, end)
   while place >= 0:
     if place + 16 <= end and struct.unpack_from('>I', content, place - 4)[0] >= 16:

@@ -1,4 +1,4 @@
-"""Opening files that strangers made: local files in known containers alone, bounded in pixels, frames and time."""
+"""Safe opening of untrusted files: only local files in known formats, bounded in pixels, frames and time."""
 
 from __future__ import annotations
 
@@ -10,81 +10,81 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from vdm_jax.video.headers import check_claims
+from vdm_jax.video.headers import check_frame_count
 
 CONTAINERS = ('mov', 'matroska', 'avi', 'gif', 'mpeg', 'mpegts')
-PICTURES = ('png_pipe', 'jpeg_pipe', 'webp_pipe', 'bmp_pipe')
-# Playlists, lists of files and patterns of names would read other files, protocols other machines.
-_OPTIONS = {'protocol_whitelist': 'file', 'format_whitelist': ','.join(CONTAINERS + PICTURES)}
-MAX_PIXELS = 2**25  # of one frame: 8K video
-MAX_FRAMES = 2**20  # of one file: twelve hours
+IMAGES = ('png_pipe', 'jpeg_pipe', 'webp_pipe', 'bmp_pipe')
+# Playlists, lists of files and patterns of names would read other files; protocols would read other machines.
+_OPTIONS = {'protocol_whitelist': 'file', 'format_whitelist': ','.join(CONTAINERS + IMAGES)}
+MAX_PIXELS = 2**25  # of a frame: 8K video
+MAX_FRAMES = 2**20  # of a file: twelve hours
 MAX_BYTES = 2**31  # of the frames of one read
-MAX_SECONDS = 60.0  # of computing for one read, which a slow disk and a loaded machine do not use up
+MAX_SECONDS = 60.0  # of CPU time for one read, which a slow disk or a loaded machine does not consume
 
 
 @contextlib.contextmanager
 def open_video(path: str | os.PathLike) -> Iterator:
-  """A PyAV container of a local file. Raises ValueError unless its format is known and its frames are of bounded size.
+  """Open a PyAV container of a local file. Raises ValueError if its format is unknown or its frames are too large.
 
-  FFmpeg decodes a picture while it opens it, so the size of pictures is read before.
+  FFmpeg decodes an image while opening it, so the size of images is checked before.
   """
   import av
 
-  _check_picture(path)
+  _check_image(path)
   try:
-    check_claims(path, MAX_FRAMES)
+    check_frame_count(path, MAX_FRAMES)
   except OSError as error:
     raise ValueError(f'{path}: cannot be opened ({error.strerror}); check its permissions, or remove it.') from error
   try:
     container = av.open(os.path.abspath(path), container_options=_OPTIONS)
   except av.error.ArgumentError as error:
     raise ValueError(
-      f'{path}: is not in a container that is read ({", ".join(CONTAINERS)}); playlists and lists of files are not '
+      f'{path}: is not in a supported container ({", ".join(CONTAINERS)}); playlists and lists of files are not '
       'followed. Re-encode or remove the file.'
     ) from error
   with container:
     for stream in container.streams.video:
       check_size(path, stream.codec_context.height, stream.codec_context.width)
-      stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}  # for frames that are larger than the header says
+      stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}  # for frames larger than the header claims
     yield container
 
 
 def check_size(path: str | os.PathLike, height: int, width: int) -> None:
-  """Raises ValueError if a frame has more than MAX_PIXELS, or none, as FFmpeg says of absurd sizes."""
+  """Raise ValueError if a frame has more than MAX_PIXELS, or none, which is how FFmpeg reports absurd sizes."""
   if not height * width:
-    raise ValueError(f'{path}: does not tell the size of its frames; re-encode or remove the file.')
+    raise ValueError(f'{path}: has no valid frame size; re-encode or remove the file.')
   if height * width > MAX_PIXELS:
     raise ValueError(
-      f'{path}: the frames are {height}x{width}, but at most {MAX_PIXELS:,} pixels are read; resize or remove the file.'
+      f'{path}: the frames are {height}x{width}, above the limit of {MAX_PIXELS:,} pixels; resize or remove the file.'
     )
 
 
 def check_bytes(path: str | os.PathLike, num_frames: int, height: int, width: int, max_bytes: int) -> None:
-  """Raises ValueError if so many RGB frames exceed `max_bytes`."""
+  """Raise ValueError if this number of RGB frames exceeds `max_bytes`."""
   if num_frames * height * width * 3 > max_bytes:
     raise ValueError(
-      f'{path}: {num_frames} frames of {height}x{width} take {num_frames * height * width * 3 / 1e9:.1f} GB, but at '
-      f'most {max_bytes / 1e9:.1f} GB are read at once; resize the file, or lower data.num_frames.'
+      f'{path}: {num_frames} frames of {height}x{width} take {num_frames * height * width * 3 / 1e9:.1f} GB, above the '
+      f'limit of {max_bytes / 1e9:.1f} GB for one read; resize the file, or lower data.num_frames.'
     )
 
 
 class Clock:
-  """Seconds of computing of this thread since it was made; waiting for a disk or for other processes is free."""
+  """A limit of the CPU time that this thread uses from now on; waiting for a disk or other processes is free."""
 
   def __init__(self, path: str | os.PathLike, limit: float):
     self._path, self._limit, self._since = path, limit, time.thread_time()
 
   def check(self) -> None:
-    """Raises ValueError once the limit is passed."""
+    """Raise ValueError if the limit is exceeded."""
     if time.thread_time() - self._since > self._limit:
       raise ValueError(f'{self._path}: takes more than {self._limit:g} s to decode; re-encode or remove the file.')
 
 
 @contextlib.contextmanager
-def open_picture(path: str | os.PathLike, content: bytes | None = None) -> Iterator[Image.Image]:
-  """A picture, of a file or of its `content`, of which only the header has been read.
+def open_image(path: str | os.PathLike, content: bytes | None = None) -> Iterator[Image.Image]:
+  """Open an image file, or its `content`, and read only its header.
 
-  Raises ValueError if it is too large, OSError if it is none.
+  Raises ValueError if the image is too large, OSError if it is not an image.
   """
   with open(path, 'rb') if content is None else io.BytesIO(content) as file:
     try:
@@ -95,7 +95,7 @@ def open_picture(path: str | os.PathLike, content: bytes | None = None) -> Itera
     yield image
 
 
-def _check_picture(path: str | os.PathLike) -> None:
-  """Raises ValueError if the file is a picture that is too large; other files pass."""
-  with contextlib.suppress(OSError), open_picture(path):
+def _check_image(path: str | os.PathLike) -> None:
+  """Raise ValueError if the file is an image that is too large; other files pass."""
+  with contextlib.suppress(OSError), open_image(path):
     pass

@@ -1,1 +1,1 @@
-"""Where clips come from: one file per kind of source, and the catalog that opens them by name."""
+"""Where clips come from: the contract of a source, one file per kind of source, and the catalog that opens them."""

@@ -1,174 +1,176 @@
-"""Sources of clips by name. A new one of stored clips is a subclass of `Stored` and an entry of `_STORED`."""
+"""Kinds of data by name, the values of `data.name`, and how each is opened. A new kind is one entry of `KINDS`."""
 
 from __future__ import annotations
 
-import fractions
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from vdm_jax.data import mixture
 from vdm_jax.data.mixture import Mixture
 from vdm_jax.data.quarantine import Quarantine, Substituting
 from vdm_jax.data.sources.array import Array
-from vdm_jax.data.sources.contract import Clip
-from vdm_jax.data.sources.digits import SPLITS, Digits
+from vdm_jax.data.sources.contract import SPLITS, Clips, Source
+from vdm_jax.data.sources.digits import Digits
 from vdm_jax.data.sources.folder import Folder
 from vdm_jax.data.sources.pictures import Pictures
-from vdm_jax.data.sources.records import INFO as RECORDS_INFO
 from vdm_jax.data.sources.records import Records
-from vdm_jax.data.sources.stored_clips import Stored
-from vdm_jax.data.sources.tfds import INFO as TFDS_INFO
+from vdm_jax.data.sources.stored_clips import StoredClips
 from vdm_jax.data.sources.tfds import Tfds
 from vdm_jax.names import choose
 
 
-class Source(Protocol):
-  """Clips by random access. Must be picklable, for workers."""
+class Kind(NamedTuple):
+  """How the data of one `data.name` are opened."""
 
-  @property
-  def num_classes(self) -> int | None:
-    """Number of labels, None when clips have none."""
-
-  @property
-  def vocabulary(self) -> tuple[str, ...]:
-    """All words that captions can contain, in lower case, sorted."""
-
-  @property
-  def captions(self) -> tuple[str, ...]:
-    """All captions of both splits, each once, sorted; a source that cannot list them has no such attribute."""
-
-  def __len__(self) -> int: ...
-
-  def read(self, index: int, rng: np.random.Generator | None, num_frames: int, frame_skip: int = 1) -> Clip:
-    """`num_frames` frames of clip `index`, each `frame_skip` after the one before.
-
-    What is random about them comes from `rng` alone; without one they are the clip's first.
-    """
+  build: Callable[..., Clips]  # of (config, *, split, seed, quarantine), as `build` below
+  source: type[Source] | None = None  # clips stored at data.path, which can also be mixed, inspected and converted
+  has_parts: bool = False  # the data sets are those that data.mixture lists
 
 
-def build(config: Any, split: str, seed: int, quarantine: str | Path | None = None) -> Source:
-  """The source that `config.name` names; `config` is the section `data` of a configuration.
+def stored(source: type[Source]) -> Kind:
+  """Return the kind of data whose clips are stored at `data.path` and opened by `source(path)`."""
+  return Kind(functools.partial(_build_stored, source), source)
 
-  `split` is 'train' or 'test', which have nothing in common unless `train_on_all` is set. Stored clips that cannot be
-  used are replaced, and listed in `quarantine.jsonl` of the folder `quarantine` if there is one. Raises ValueError on
-  settings that do not fit or too many such clips, and what the source itself raises.
+
+def build(config: Any, split: str, seed: int, quarantine: str | Path | None = None) -> Clips:
+  """Return the clips of one split of the configured data.
+
+  Args:
+    config: section `data` of a configuration.
+    split: 'train' or 'test', which have no clip in common unless `train_on_all` is set.
+    seed: of everything random about the data themselves and the substitutes of unusable clips.
+    quarantine: folder in which unusable clips are listed in `quarantine.jsonl`; None: nowhere.
+
+  Raises:
+    ValueError: settings do not fit together, or too many clips cannot be used; and what the source raises.
   """
   if split not in SPLITS:
-    raise ValueError(f"data: split is {split!r}; use 'train' or 'test'.")
-  names = ('digits', *_STORED, 'mixture')
-  choose('data.name', config.name, names)
-  for key in ('frame_rate', 'target_frame_rate'):
+    raise ValueError(f"data: split={split!r} is not a valid split; use 'train' or 'test'.")
+  kind = choose('data.name', config.name, KINDS)
+  for key, unset in (('frame_rate', 'if unknown'), ('target_frame_rate', 'to keep that of the clips')):
     if config[key] < 0:
-      raise ValueError(f'data.{key}={config[key]}, but it must be frames per second, or 0 for {_NO_RATE[key]}.')
-  if config.mixture and config.name != 'mixture':
+      raise ValueError(f'data.{key}={config[key]} is not a valid frame rate; use frames per second, or 0 {unset}.')
+  if config.mixture and not kind.has_parts:
     raise ValueError(f"data.mixture has no effect with data.name={config.name!r}; use 'mixture' there, or () here.")
-  if config.name == 'digits':
-    return _digits(config, split, seed)
-  least, most = frame_skips(config)
-  skips = {'min_frame_skip': least, 'max_frame_skip': most}
-  settings = {'num_frames': config.num_frames, 'target_frame_rate': config.target_frame_rate, **skips}
-  if config.name != 'mixture':
-    part = mixture.Part(config.name, config.path, None, fractions.Fraction(1))
-    return _open(part, config, split, seed, quarantine, settings)
-  if not config.mixture:
-    raise ValueError(f"data.name='mixture', but data.mixture is empty; list its data sets, each as {mixture.FORM}.")
-  if config.path:
-    raise ValueError(f"data.path={config.path!r} has no effect with data.name='mixture'; leave it empty.")
-  return _mix('data.mixture', config, split, seed, quarantine, settings)
+  return kind.build(config, split=split, seed=seed, quarantine=quarantine)
 
 
 def build_images(config: Any, split: str, seed: int, quarantine: str | Path | None = None) -> Mixture | None:
-  """The data sets of `config.images`, of whose clips single frames are taken; None if there are none.
+  """Return the data sets of `config.images`, from whose clips single frames are taken; None if there are none.
 
-  The other arguments are those of `build`. Raises as it does, and where nothing would use the images.
+  The other arguments are those of `build`. Raises as it does, and ValueError if no setting uses the images.
   """
   if not config.images:
     return None
   if not config.num_images and not config.image_rate:
     raise ValueError('data.images has no effect with data.num_images=0 and data.image_rate=0; set one, or this to ().')
-  return _mix('data.images', config, split, seed, quarantine, {'num_frames': 1})
+  return _mix('data.images', config, {'num_frames': 1}, split=split, seed=seed, quarantine=quarantine)
 
 
-def open_stored(path: str, split: str, **settings: Any) -> tuple[str, Stored]:
-  """The `data.name` that reads what is at `path`, and the source; `settings` are those of `Stored`.
+def locate(where: str) -> tuple[str, str]:
+  """Return the `data.name` and the `data.path` of data that a command names.
 
-  Where it cannot be told from the files, as with pictures, the path begins with it: pictures:PATH.
+  Args:
+    where: a path, whose kind is recognized by its files; KIND:PATH; or the name of a kind that is not stored.
+
+  >>> locate('digits'), locate('pictures:photos'), locate('clips')
+  (('digits', ''), ('pictures', 'photos'), ('folder', 'clips'))
   """
-  kind, colon, rest = path.partition(':')
-  if colon and kind in _STORED and not Path(path).exists():
-    return kind, _STORED[kind](rest, split, **settings)
-  name = 'array' if path.lower().endswith('.npy') and Path(path).is_file() else 'folder'
-  marks = {RECORDS_INFO: 'records', TFDS_INFO: 'tfds'}
-  name = next((marks[mark] for mark in marks if (Path(path) / mark).is_file()), name)
-  return name, _STORED[name](path, split, **settings)
+  name, colon, path = where.partition(':')
+  if name in KINDS and bool(colon) == (KINDS[name].source is not None) and not Path(where).exists():
+    return name, path
+  sources = {name: kind.source for name, kind in KINDS.items() if kind.source is not None}
+  return next((name for name, source in sources.items() if source.recognizes(Path(where))), DEFAULT), where
+
+
+def open_stored(where: str, split: str, **settings: Any) -> tuple[str, StoredClips]:
+  """Open stored clips.
+
+  Args:
+    where: as for `locate`.
+    split: 'train' or 'test'.
+    **settings: those of `StoredClips`.
+
+  Returns:
+    The `data.name`, and the clips.
+
+  Raises:
+    ValueError: the data are not stored; and what the source raises.
+  """
+  name, path = locate(where)
+  if (source := KINDS[name].source) is None:
+    raise ValueError(f'{name} are not stored clips; name a folder or a file, or KIND:PATH.')
+  return name, StoredClips(source(path), split, **settings)
 
 
 def vocabulary(config: Any) -> tuple[str, ...]:
-  """All words that captions of the data can contain, in lower case, sorted; raises as `build` does."""
-  return mixture.union(source.vocabulary for source in _all(config))
+  """Return all words that captions of the data can contain, in lower case, sorted. Raises as `build` does."""
+  return mixture.union(clips.vocabulary for clips in _all(config))
 
 
 def captions(config: Any) -> tuple[str, ...]:
-  """All captions of both splits, each once, sorted; raises as `build` does, and where the source cannot list them."""
-  sources = _all(config)
-  if any(getattr(source, 'captions', None) is None for source in sources):
+  """Return all captions of both splits, each once, sorted.
+
+  Raises as `build` does, and ValueError if the data cannot list their captions.
+  """
+  parts = _all(config)
+  if any(getattr(clips, 'captions', None) is None for clips in parts):
     raise ValueError(
-      f'data.name={config.name!r} does not list its captions, so their embeddings cannot be computed beforehand; '
+      f'data.name={config.name!r} does not list its captions, so their embeddings cannot be computed in advance; '
       'leave data.text_cache empty.'
     )
-  return mixture.union(source.captions for source in sources)
+  return mixture.union(clips.captions for clips in parts)
 
 
 def num_classes(config: Any) -> int:
-  """Labels that the network is handed, 0 unless data.labels is set; raises as `build` does."""
+  """Return the number of labels that the network receives, 0 unless data.labels is set. Raises as `build` does."""
   return (mixture.agreed_classes(_all(config)) or 0) if config.labels else 0
 
 
 def frame_skips(config: Any) -> tuple[int, int]:
-  """The smallest and the largest frame skip; raises ValueError if these are none."""
+  """Return the smallest and the largest frame skip. Raises ValueError if they are not valid."""
   if config.frame_skip < 1:
-    raise ValueError(f'data.frame_skip={config.frame_skip}, but it must be 1 or more.')
+    raise ValueError(f'data.frame_skip={config.frame_skip} must be 1 or more.')
   if config.frame_skip_max and config.frame_skip_max < config.frame_skip:
     raise ValueError(
       f'data.frame_skip_max={config.frame_skip_max} is below data.frame_skip={config.frame_skip}; '
-      'raise it, or set it to 0 for the one skip.'
+      'raise it, or set it to 0 for a single skip.'
     )
   return config.frame_skip, config.frame_skip_max or config.frame_skip
 
 
-def _all(config: Any) -> list[Source]:
+def _all(config: Any) -> list[Clips]:
+  """Return the training clips, and the images if there are any."""
   images = build_images(config, 'train', seed=0)
   return [build(config, 'train', seed=0), *([] if images is None else [images])]
 
 
-def _mix(
-  key: str, config: Any, split: str, seed: int, quarantine: str | Path | None, settings: dict[str, Any]
-) -> Mixture:
-  parts = mixture.parse(key, config[key.removeprefix('data.')], list(_STORED))
-  sources = [_open(part, config, split, seed, quarantine, settings) for part in parts]
-  return Mixture(sources, [part.weight for part in parts])
+def _build_stored(source: type[Source], config: Any, **opening: Any) -> Substituting:
+  return _open(source, config.path, config.frame_rate, config, _windows(config), **opening)
 
 
-def _open(
-  part: mixture.Part, config: Any, split: str, seed: int, quarantine: str | Path | None, settings: dict[str, Any]
-) -> Substituting:
-  rate = config.frame_rate if part.frame_rate is None else part.frame_rate
-  source = _STORED[part.name](part.path, split, frame_rate=rate, train_on_all=config.train_on_all, **settings)
-  return Substituting(source, seed, Quarantine(source.path, source.total, config.max_bad_share, quarantine))
+def _build_mixture(config: Any, **opening: Any) -> Mixture:
+  if not config.mixture:
+    raise ValueError(
+      f'data.name={config.name!r}, but data.mixture is empty; list data sets there, each as {mixture.FORM}.'
+    )
+  if config.path:
+    raise ValueError(f'data.path={config.path!r} has no effect with data.name={config.name!r}; leave it empty.')
+  return _mix('data.mixture', config, _windows(config), **opening)
 
 
-def _digits(config: Any, split: str, seed: int) -> Digits:
+def _build_digits(config: Any, *, split: str, seed: int, quarantine: str | Path | None) -> Digits:
   if config.flip:
-    raise ValueError("data.flip=True would make the captions of data.name='digits' false; set it to False.")
+    raise ValueError("data.flip=True would make the captions of data.name='digits' wrong; set it to False.")
   if config.target_frame_rate:
     raise ValueError(
-      f"data.target_frame_rate={config.target_frame_rate} has no meaning for data.name='digits', which has one frame "
-      'rate; set it to 0.'
+      f"data.target_frame_rate={config.target_frame_rate} has no effect with data.name='digits', which has a single "
+      'frame rate; set it to 0.'
     )
   if config.train_on_all:
-    raise ValueError("data.train_on_all=True has no meaning for data.name='digits', which is endless; set it to False.")
+    raise ValueError("data.train_on_all=True has no effect with data.name='digits', which is endless; set it to False.")
   modes = dict(config.digits)
   span, clip_frames = (config.num_frames - 1) * frame_skips(config)[1] + 1, modes.pop('clip_frames', 0)
   if clip_frames and clip_frames < span:
@@ -186,11 +188,51 @@ def _digits(config: Any, split: str, seed: int) -> Digits:
   )
 
 
-_STORED: dict[str, type[Stored]] = {
-  'folder': Folder,
-  'array': Array,
-  'records': Records,
-  'tfds': Tfds,
-  'pictures': Pictures,
+def _windows(config: Any) -> dict[str, Any]:
+  """Return the settings of `StoredClips` for the windows that training reads."""
+  least, most = frame_skips(config)
+  return {
+    'num_frames': config.num_frames,
+    'target_frame_rate': config.target_frame_rate,
+    'min_frame_skip': least,
+    'max_frame_skip': most,
+  }
+
+
+def _mix(key: str, config: Any, windows: dict[str, Any], **opening: Any) -> Mixture:
+  """Return the mixture that the setting `key` lists."""
+  sources = {name: kind.source for name, kind in KINDS.items() if kind.source is not None}
+  clips, weights = [], []
+  for part in mixture.parse(key, config[key.removeprefix('data.')], list(sources)):
+    rate = config.frame_rate if part.frame_rate is None else part.frame_rate
+    clips.append(_open(sources[part.name], part.path, rate, config, windows, **opening))
+    weights.append(part.weight)
+  return Mixture(clips, weights)
+
+
+def _open(
+  source: type[Source],
+  path: str,
+  frame_rate: float,
+  config: Any,
+  windows: dict[str, Any],
+  *,
+  split: str,
+  seed: int,
+  quarantine: str | Path | None,
+) -> Substituting:
+  """Open one stored data set, whose unusable clips are replaced."""
+  clips = StoredClips(source(path), split, frame_rate=frame_rate, train_on_all=config.train_on_all, **windows)
+  return Substituting(clips, seed, Quarantine(clips.path, clips.total, config.max_bad_share, quarantine))
+
+
+KINDS: dict[str, Kind] = {
+  'digits': Kind(_build_digits),
+  'folder': stored(Folder),
+  'array': stored(Array),
+  'records': stored(Records),
+  'tfds': stored(Tfds),
+  'pictures': stored(Pictures),
+  'mixture': Kind(_build_mixture, has_parts=True),
 }
-_NO_RATE = {'frame_rate': 'not known', 'target_frame_rate': "the clips' own"}
+DEFAULT = 'folder'  # the kind of files that no other kind recognizes

@@ -1,7 +1,7 @@
-"""Captioned moving digits: real handwriting (UCI digits, shipped inside scikit-learn), nothing to download.
+"""Captioned moving digits: real handwriting (UCI digits, shipped with scikit-learn), nothing to download.
 
-The plain mode shows one digit crossing the middle of the picture, so that the caption explains most of the
-pixels and a small model learns it on a CPU in minutes. Each flag of `Digits` makes it harder.
+The plain mode shows one digit that crosses the middle of the frame, so that the caption explains most of the pixels
+and a small model learns it on a CPU in minutes. Each flag of `Digits` makes it harder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vdm_jax.data.sources.contract import Clip
+from vdm_jax.data.sources.contract import SPLITS, Clip
 from vdm_jax.video.transforms import window_start
 
 DIRECTIONS = ('left', 'right', 'up', 'down')
@@ -27,19 +27,18 @@ COLORS = {
   'magenta': (250, 40, 230),
   'cyan': (30, 230, 240),
 }
-SPLITS = ('train', 'test')
 FRAME_RATE = 8.0
 HELD_OUT_EVERY = 6  # every sixth glyph of each digit belongs to the test split
-MIN_SIDE = 16  # glyphs of half of it keep the 8x8 pixels of the handwriting
-MIN_BOUNCE_FRAMES = 4  # with fewer, one of the two legs of a bounce would not be seen
-TRAVEL = (0.4, 0.8)  # the two random speeds: share of the free way covered in one clip
-BOUNCE_TRAVEL = (1.25, 1.75)  # more than the whole way, so that the wall is always met
-MOTIONS = ('slowly', 'quickly', 'bouncing')  # as captions tell them; the first two are those of TRAVEL
-WITHHELD = 5  # one of so many combinations is withheld from training
+MIN_SIDE = 16  # pixels; glyphs of half that size keep the 8x8 pixels of the handwriting
+MIN_BOUNCE_FRAMES = 4  # with fewer, one of the two directions of a bounce might not be visible
+TRAVEL = (0.4, 0.8)  # the two random speeds: fraction of the free distance covered in one clip
+BOUNCE_TRAVEL = (1.25, 1.75)  # more than the free distance, so that the digit always reaches the wall
+MOTIONS = ('slowly', 'quickly', 'bouncing')  # as in captions; the first two are the speeds of TRAVEL
+WITHHELD = 5  # one in this many combinations is withheld from training
 
 
 class Phrase(NamedTuple):
-  """What is said of one digit of a clip; None where captions do not tell it."""
+  """The caption of one digit of a clip; None for properties that captions leave out."""
 
   digit: int
   direction: str
@@ -54,12 +53,19 @@ _PHRASE = re.compile(
 
 
 def parse_caption(caption: str) -> tuple[Phrase, ...]:
-  """The phrases of a caption of `Digits`, in its order. Raises ValueError for other text."""
+  """Return the phrases of a caption of `Digits`, in its order.
+
+  Raises:
+    ValueError: the text is not such a caption.
+
+  >>> parse_caption('a 3 moving left')
+  (Phrase(digit=3, direction='left', color=None, motion=None),)
+  """
   phrases = []
   for part in caption.split(' and '):
     if (found := _PHRASE.fullmatch(part)) is None:
       raise ValueError(
-        f'digits: {part!r} of the caption {caption!r} is not understood; one is like '
+        f'digits: {part!r} in the caption {caption!r} is not a valid phrase; write a caption such as '
         "'a red 3 moving left slowly and a blue 7 bouncing up'."
       )
     motion = 'bouncing' if found['verb'] == 'bouncing' else found['how']
@@ -68,9 +74,9 @@ def parse_caption(caption: str) -> tuple[Phrase, ...]:
 
 
 def withheld(phrase: Phrase) -> bool:
-  """Whether a combination is one of the fifth that `Digits(withhold=True)` does not train on.
+  """Return whether a combination is one of the fifth that `Digits(withhold=True)` withholds from training.
 
-  With colors or motions every two parts of a phrase are still seen together, such as each digit in every direction.
+  With colors or motions, every pair of properties still occurs in training, such as each digit in every direction.
   """
   color = list(COLORS).index(phrase.color) if phrase.color else 0
   motion = MOTIONS.index(phrase.motion) if phrase.motion else 0
@@ -78,21 +84,21 @@ def withheld(phrase: Phrase) -> bool:
 
 
 def _distinct(phrases: Sequence[Phrase]) -> bool:
-  """Whether a color tells each digit from the others, where there are colors."""
+  """Return whether the digits have different colors, if they have colors."""
   colors = [phrase.color for phrase in phrases if phrase.color]
   return len(set(colors)) == len(colors)
 
 
 @functools.cache
 def glyphs(split: str) -> tuple[np.ndarray, np.ndarray]:
-  """The handwriting of one split: uint8 [n 8 8] images (ink is 255) and their int64 [n] digits.
+  """Return the handwriting of one split: uint8 `[n 8 8]` images (ink is 255) and their int64 `[n]` digits.
 
-  Train and test have no image in common: every sixth image of each digit is held out, whatever the seed.
+  The splits have no image in common: every sixth image of each digit is held out, independently of any seed.
   """
   from sklearn.datasets import load_digits  # imported here: it takes seconds
 
   data = load_digits()
-  rank = np.zeros(len(data.target), np.int64)  # how many earlier images show the same digit
+  rank = np.zeros(len(data.target), np.int64)  # number of earlier images of the same digit
   for digit in range(10):
     members = data.target == digit
     rank[members] = np.arange(members.sum())
@@ -103,7 +109,7 @@ def glyphs(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _by_digit(split: str, size: int) -> tuple[np.ndarray, ...]:
-  """Entry d holds the glyphs of digit d, enlarged to `size` by repeating pixels."""
+  """Return the glyphs of each digit, enlarged to `size` pixels per side by repeating pixels."""
   images, digits = glyphs(split)
   nearest = np.arange(size) * 8 // size
   enlarged = images[:, nearest][:, :, nearest]
@@ -112,18 +118,29 @@ def _by_digit(split: str, size: int) -> tuple[np.ndarray, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Digits:
-  """Endless moving digits by random access; element i is a pure function of (seed, split, i).
+  """Endless moving digits by random access; element i is a pure function of (seed, split, i). See `contract.Clips`.
 
-  Plain captions read `a 3 moving left`: one digit, half as large as the smaller side, crosses the middle at
-  constant speed and never leaves the frame. `random_start` draws lane, start and one of two speeds. `bounce`
-  turns round at the wall (`a bouncing 3 moving left`: left at first). `colors` tints the ink (`a red 3 moving
-  left`) and needs three channels. `num_digits=2` shows two, joined by `and` and never of one color; the first one
-  named has the upper or left lane unless `random_start`. `motions` lets each digit move in one of three ways, and
-  captions tell which: `a 3 moving left slowly`, `a 3 moving left quickly`, `a 3 bouncing left`. `withhold` keeps the
-  combinations that `withheld` names, a fifth, out of the train split.
+  Plain captions read `a 3 moving left`: one digit, half as large as the smaller side, crosses the middle at constant
+  speed and never leaves the frame. The label of a one-digit clip is digit * 4 + direction (left, right, up, down).
 
-  The label of a one-digit clip is digit * 4 + direction (left, right, up, down). Raises ValueError on
-  arguments that cannot be shown.
+  Args:
+    split: 'train' or 'test'; the splits share no handwriting.
+    seed: 0 or more.
+    num_frames: frames of a clip.
+    height: pixels, 16 or more.
+    width: pixels, 16 or more.
+    channels: 1 or 3.
+    num_digits: 1 or 2. Captions of two are joined by `and`. They never have the same color; the first one named has
+      the upper or left lane unless `random_start`.
+    random_start: draw lane, start and one of two speeds.
+    bounce: turn around at the wall (`a bouncing 3 moving left`: first left).
+    colors: tint the ink (`a red 3 moving left`); needs 3 channels.
+    motions: each digit moves in one of three ways, and captions say which: `a 3 moving left slowly`,
+      `a 3 moving left quickly`, `a 3 bouncing left`.
+    withhold: keep the combinations that `withheld` names, a fifth, out of the train split.
+
+  Raises:
+    ValueError: the arguments cannot be rendered.
   """
 
   split: str
@@ -141,29 +158,29 @@ class Digits:
 
   def __post_init__(self):
     if self.split not in SPLITS:
-      raise ValueError(f"digits: split is {self.split!r}; use 'train' or 'test'.")
+      raise ValueError(f"digits: split={self.split!r} is not a valid split; use 'train' or 'test'.")
     if self.seed < 0:
-      raise ValueError(f'digits: seed is {self.seed}, but a seed cannot be negative; use 0 or more.')
+      raise ValueError(f'digits: seed={self.seed} is negative; use 0 or more.')
     if self.num_digits not in (1, 2):
-      raise ValueError(f'digits: num_digits is {self.num_digits}; use 1 or 2.')
+      raise ValueError(f'digits: num_digits={self.num_digits} is not supported; use 1 or 2.')
     if self.num_frames < 1:
-      raise ValueError(f'digits: num_frames is {self.num_frames}; use 1 or more.')
+      raise ValueError(f'digits: num_frames={self.num_frames} must be positive; use 1 or more.')
     if min(self.height, self.width) < MIN_SIDE:
       raise ValueError(
-        f'digits: the size is {self.height}x{self.width}, too small to read a digit; use sides of {MIN_SIDE} or more.'
+        f'digits: {self.height}x{self.width} pixels are too small for legible digits; use sides of {MIN_SIDE} or more.'
       )
     if self.channels not in (1, 3):
-      raise ValueError(f'digits: channels is {self.channels}; use 1 (grey) or 3 (RGB).')
+      raise ValueError(f'digits: channels={self.channels} is not supported; use 1 (gray) or 3 (RGB).')
     if self.colors and self.channels != 3:
       raise ValueError(
-        f'digits: colors needs 3 channels, but channels is {self.channels}; set channels=3 or colors=False.'
+        f'digits: colors=True needs 3 channels, but channels={self.channels}; set channels=3 or colors=False.'
       )
     if self.bounce and self.motions:
-      raise ValueError('digits: bounce and motions are both set; bouncing is one of the motions: leave bounce out.')
+      raise ValueError('digits: bounce and motions are both set, but bouncing is one of the motions; unset bounce.')
     if (self.bounce or self.motions) and self.num_frames < MIN_BOUNCE_FRAMES:
       raise ValueError(
-        f'digits: bouncing cannot be seen in {self.num_frames} frames; '
-        f'use num_frames={MIN_BOUNCE_FRAMES} or more, or bounce=False and motions=False.'
+        f'digits: num_frames={self.num_frames} is too short to show a bounce; '
+        f'use {MIN_BOUNCE_FRAMES} or more, or bounce=False and motions=False.'
       )
 
   def __len__(self) -> int:
@@ -171,12 +188,12 @@ class Digits:
 
   @property
   def num_classes(self) -> int | None:
-    """Number of labels, None when two digits are shown and there is no label."""
+    """Number of labels; None for two digits, which have no label."""
     return 40 if self.num_digits == 1 else None
 
   @property
   def vocabulary(self) -> tuple[str, ...]:
-    """All words that captions of this mode can contain, sorted."""
+    """All words that captions with these settings can contain, sorted."""
     words = {'a', 'moving', *map(str, range(10)), *DIRECTIONS}
     words |= {'bouncing'} if self.bounce else set()
     words |= set(MOTIONS) if self.motions else set()
@@ -186,29 +203,31 @@ class Digits:
 
   @property
   def captions(self) -> tuple[str, ...]:
-    """All captions of this mode, the same in both splits, sorted."""
+    """All captions with these settings, the same in both splits, sorted."""
     motions, colors = MOTIONS if self.motions else (None,), COLORS if self.colors else (None,)
     choices = [Phrase(*choice) for choice in itertools.product(range(10), DIRECTIONS, colors, motions)]
     chosen = itertools.product(choices, repeat=self.num_digits)
-    return tuple(sorted(' and '.join(map(self._say, phrases)) for phrases in chosen if _distinct(phrases)))
+    return tuple(sorted(' and '.join(map(self._caption, phrases)) for phrases in chosen if _distinct(phrases)))
 
   def __getitem__(self, index: int) -> Clip:
     if not 0 <= index < len(self):
-      raise IndexError(f'digits: index {index} is outside of 0 ... {len(self) - 1}.')
+      raise IndexError(f'digits: index {index} is out of range; use 0 to {len(self) - 1}.')
     return self._render(index, 0, self.num_frames)
 
   def showing(self, phrases: Sequence[Phrase], index: int) -> Clip:
-    """A clip of these phrases, withheld or not, in the handwriting of this split that `index` chooses.
+    """Return a clip of these phrases, withheld or not; `index` chooses the handwriting of this split.
 
-    Raises ValueError for more or fewer phrases than the clips have.
+    Raises ValueError if the number of phrases is not that of the digits in a clip.
     """
     if len(phrases) != self.num_digits:
-      raise ValueError(f'digits: {len(phrases)} phrases, but num_digits is {self.num_digits}; pass as many.')
+      raise ValueError(f'digits: {len(phrases)} phrases, but num_digits={self.num_digits}; pass one for each digit.')
     return self._render(index, 0, self.num_frames, phrases=phrases)
 
   def read(self, index: int, rng: np.random.Generator | None, num_frames: int, frame_skip: int = 1) -> Clip:
-    """`num_frames` frames of clip `index`, each `frame_skip` after the one before, from a random start,
-    or from the first frame without a generator."""
+    """Return `num_frames` frames of a clip, each `frame_skip` after the previous one.
+
+    They begin at a random frame, or at the first one if `rng` is None.
+    """
     start = window_start(self.num_frames, num_frames, frame_skip, rng)
     return self._render(index, start, num_frames, frame_skip)
 
@@ -227,7 +246,7 @@ class Digits:
       for frame, (y, x) in zip(video, path[start::frame_skip][:num_frames], strict=True):
         window = frame[y : y + self._size, x : x + self._size]
         np.maximum(window, glyph, out=window)
-    caption = ' and '.join(map(self._say, phrases))
+    caption = ' and '.join(map(self._caption, phrases))
     label = phrases[0].digit * 4 + DIRECTIONS.index(phrases[0].direction) if self.num_digits == 1 else None
     return Clip(video, caption, label, FRAME_RATE / frame_skip, (self.height, self.width))
 
@@ -236,13 +255,13 @@ class Digits:
     return min(self.height, self.width) // 2
 
   def path(self, phrase: Phrase, position: int = 0) -> np.ndarray:
-    """Corner (y, x) of a digit's box in each frame, int64 [t 2]: the only path of a phrase without `random_start`."""
+    """Return the corner (y, x) of a digit's box in each frame, int64 `[t 2]`. Raises ValueError with `random_start`."""
     if self.random_start:
-      raise ValueError('digits: with random_start a phrase has many paths.')
+      raise ValueError('digits: random_start=True gives a phrase many paths; use random_start=False.')
     return self._draw_path(phrase, position, None)
 
   def _draw_phrase(self, others: Sequence[Phrase], rng) -> Phrase:
-    """One that this split may show beside the others."""
+    """Draw a phrase that this split may show together with the others."""
     while True:
       digit, direction = int(rng.integers(10)), DIRECTIONS[rng.integers(4)]
       color = list(COLORS)[rng.integers(len(COLORS))] if self.colors else None
@@ -251,13 +270,13 @@ class Digits:
       if _distinct([*others, phrase]) and not (self.withhold and self.split == 'train' and withheld(phrase)):
         return phrase
 
-  def _say(self, phrase: Phrase) -> str:
+  def _caption(self, phrase: Phrase) -> str:
     verb, how = ('bouncing', None) if phrase.motion == 'bouncing' else ('moving', phrase.motion)
     words = ['a', 'bouncing' if self.bounce else None, phrase.color, str(phrase.digit), verb, phrase.direction, how]
     return ' '.join(word for word in words if word)
 
   def _path(self, phrase: Phrase, position: int, rng, other: np.ndarray | None) -> np.ndarray:
-    """Corner [t 2] (y, x) of a digit's box in each frame; a random path is redrawn while it hides `other`."""
+    """Return the corner (y, x) of a digit's box in each frame `[t 2]`; redraw a random path while it hides `other`."""
     while True:
       path = self._draw_path(phrase, position, rng)
       if other is None or not self.random_start or _overlap(path, other, self._size) <= 0.5:
@@ -272,13 +291,13 @@ class Digits:
       lane = int(rng.integers(across + 1))
       drawn = rng.integers(2)
       share = BOUNCE_TRAVEL[drawn] if bounces else TRAVEL[MOTIONS.index(phrase.motion) if self.motions else drawn]
-      # A bounce starts in the first half of the way, so that its first leg is seen.
+      # A bounce starts in the first half of the distance, so that its first direction is visible.
       start, travel = rng.uniform(0, along / 2 if bounces else along * (1 - share)), along * share
     else:
       lane = across // 2 if self.num_digits == 1 else position * across
       share = 2 if bounces else TRAVEL[MOTIONS.index(phrase.motion)] if self.motions else 1
       start, travel = 0.0, along * share
-    # One division last: exact for whole numbers, so that floor is safe.
+    # A single division at the end: exact for integers, so that floor is safe.
     moved = start + travel * (2 * np.arange(self.num_frames) + 1) / (2 * self.num_frames)
     folded = along - np.abs(along - moved % (2 * along))
     backwards = phrase.direction in ('left', 'up')
@@ -288,13 +307,13 @@ class Digits:
 
 
 def _tint(glyph: np.ndarray, color: str | None, channels: int) -> np.ndarray:
-  """uint8 [h w] -> uint8 [h w channels]; without a colour all channels are equal."""
+  """Color a glyph: uint8 [h w] -> uint8 [h w channels]; all channels are equal if `color` is None."""
   if color is None:
     return np.repeat(glyph[..., None], channels, axis=-1)
   return np.round(glyph[..., None] * (np.array(COLORS[color]) / 255)).astype(np.uint8)
 
 
 def _overlap(path: np.ndarray, other: np.ndarray, size: int) -> float:
-  """Mean share of a digit's box that the other's covers."""
+  """Return the mean fraction of a digit's box that the other one's covers."""
   sides = np.maximum(0, size - np.abs(path - other))
   return float(sides.prod(axis=1).mean()) / size**2

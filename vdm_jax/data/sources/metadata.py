@@ -1,4 +1,8 @@
-"""`metadata.jsonl`: one line per clip, with the keys of Hugging Face's folders: file_name, text, label."""
+"""Descriptions of clips beside the clips: `metadata.jsonl` and `captions.jsonl`.
+
+`metadata.jsonl` has one line per clip, with the keys of a Hugging Face folder data set: file_name, text, label.
+`captions.jsonl` has the captions that `python -m vdm_jax.data caption` made.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,28 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 FILE = 'metadata.jsonl'
-MADE = 'captions.jsonl'  # captions that a captioner made, beside those that came with the clips
+GENERATED_CAPTIONS = 'captions.jsonl'
 _OTHER_NAMES_OF_TEXT = ('caption', 'captions', 'prompt', 'prompts', 'description')
 
 
 class Entry(NamedTuple):
+  """A line of `metadata.jsonl`."""
+
   text: str  # '' when the line has none
   label: int | str | None
   origin: str  # file and line, for messages
 
 
 def read_metadata(root: pathlib.Path, files: Sequence[pathlib.Path]) -> dict[str, Entry]:
-  """What `files` below `root` say of each clip, by its path relative to the root; other keys are ignored.
+  """Return the entries of metadata files, by the path of their clip relative to the root; other keys are ignored.
 
-  Paths in a file are relative to its folder. Raises ValueError naming the line if one is not such an object, names a
-  clip twice or one that is not below the root, or if captions have another key than text.
+  Args:
+    root: folder of all clips.
+    files: metadata files below it. The paths in a file are relative to its folder.
+
+  Raises:
+    ValueError: a line is not such an object, repeats a clip, or names one that is not below the root, or the captions
+      have another key than text. The message names the line.
   """
   entries, keys = {}, set()
   for file in files:
@@ -31,7 +42,7 @@ def read_metadata(root: pathlib.Path, files: Sequence[pathlib.Path]) -> dict[str
       keys |= line.keys()
       name = _name(line.get('file_name'), file, root, origin)
       if name in entries:
-        raise ValueError(f'{origin}: {name} is listed twice, first by {entries[name].origin}; remove one of them.')
+        raise ValueError(f'{origin}: {name} is listed twice, first in {entries[name].origin}; remove one of them.')
       entries[name] = _entry(line, origin)
   misnamed = keys.intersection(_OTHER_NAMES_OF_TEXT)
   if misnamed and 'text' not in keys:
@@ -39,37 +50,47 @@ def read_metadata(root: pathlib.Path, files: Sequence[pathlib.Path]) -> dict[str
   return entries
 
 
-class Made(NamedTuple):
+class GeneratedCaption(NamedTuple):
   """A caption that a captioner made."""
 
   text: str
   origin: str  # module:function
 
 
-def read_made(root: pathlib.Path) -> dict[str, Made]:
-  """The captions of `captions.jsonl` in the root, by clip; a last line that was cut off by a crash is skipped.
+def read_generated(root: pathlib.Path) -> dict[str, GeneratedCaption]:
+  """Return the captions of `captions.jsonl` in the root, by clip; a last line that a crash cut off is skipped.
 
-  Raises ValueError naming the line if another one is damaged.
+  Raises ValueError, naming the line, if another one is damaged.
   """
-  file, made = root / MADE, {}
+  file, found = root / GENERATED_CAPTIONS, {}
   if not file.is_file():
-    return made
+    return found
   check_inside(file, root)
   lines = file.read_text(encoding='utf-8', errors='surrogateescape').split('\n')
-  for number, text in enumerate(lines[:-1], 1):  # a whole line ends
+  for number, text in enumerate(lines[:-1], 1):  # every complete line ends with a newline
     try:
       line = json.loads(text)
-      made[line['file_name']] = Made(str(line['text']), str(line['text_origin']))
+      found[line['file_name']] = GeneratedCaption(str(line['text']), str(line['text_origin']))
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(f'{file}, line {number}: is damaged; remove this line.') from error
-  return made
+  return found
 
 
 def class_numbers(labels: Sequence[int | str | None], where: str) -> tuple[list[int | None], int | None]:
-  """Class numbers of clips, and how many classes there are, None if clips have none.
+  """Number the classes of clips.
 
-  Numbers are kept; names are numbered in their alphabetical order. Raises ValueError unless all clips have a label, of
-  one kind.
+  Args:
+    labels: a class number (kept), a class name (numbered in alphabetical order) or None, for each clip.
+    where: the data set, for the message.
+
+  Returns:
+    The class number of each clip, and the number of classes, None if clips have none.
+
+  Raises:
+    ValueError: the labels mix numbers, names and None.
+
+  >>> class_numbers(['dog', 'cat', 'dog'], 'clips')
+  ([1, 0, 1], 2)
   """
   kinds = {type(label) for label in labels}
   if kinds <= {type(None)}:
@@ -77,7 +98,7 @@ def class_numbers(labels: Sequence[int | str | None], where: str) -> tuple[list[
   if len(kinds) > 1:
     names = {int: 'numbers', str: 'names', type(None): 'none'}
     found = ', '.join(sorted(names[kind] for kind in kinds))
-    raise ValueError(f'{where}: the labels of the clips are of several kinds ({found}); give every clip one of a kind.')
+    raise ValueError(f'{where}: the labels of the clips mix {found}; give every clip a number, or every clip a name.')
   if kinds == {int}:
     return list(labels), max(labels) + 1
   numbers = {name: number for number, name in enumerate(class_names(labels))}
@@ -85,17 +106,18 @@ def class_numbers(labels: Sequence[int | str | None], where: str) -> tuple[list[
 
 
 def class_names(labels: Sequence[int | str | None]) -> tuple[str, ...] | None:
-  """The names of the classes in the order of their numbers, None where labels are numbers or there are none."""
+  """Return the names of the classes in the order of their numbers; None if labels are numbers or there are none."""
   return tuple(sorted(set(labels))) if labels and isinstance(labels[0], str) else None
 
 
 def check_inside(path: pathlib.Path, root: pathlib.Path) -> None:
-  """Raises ValueError if a link leads out of the root, which is a resolved path."""
+  """Raise ValueError if the path is a link that leads out of the root, which must be resolved."""
   if path.is_symlink() and not path.resolve().is_relative_to(root):
-    raise ValueError(f'{path} is a link to a place outside of data.path; copy the file instead.')
+    raise ValueError(f'{path} is a link to a place outside data.path; copy the file instead.')
 
 
 def _lines(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Yield (file and line number, object) of each line that is not blank."""
   with open(file, encoding='utf-8', errors='replace') as lines:
     for number, text in enumerate(lines, 1):
       if not text.strip():
@@ -104,16 +126,17 @@ def _lines(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
       try:
         line = json.loads(text)
       except ValueError as error:
-        raise ValueError(f'{origin}: is not JSON ({error}); write one object per line.') from error
+        raise ValueError(f'{origin}: is not valid JSON ({error}); write one object per line.') from error
       if not isinstance(line, dict) or not isinstance(line.get('file_name'), str) or not line['file_name']:
         raise ValueError(
-          f'{origin}: an object with the key file_name is needed, such as '
+          f'{origin}: must be an object with the key file_name, such as '
           '{"file_name": "a.mp4", "text": "a red ball rolls"}.'
         )
       yield origin, line
 
 
 def _name(name: str, file: pathlib.Path, root: pathlib.Path, origin: str) -> str:
+  """Return the path of a clip relative to the root; raise if it leads out of the folder of its metadata file."""
   path = pathlib.PurePosixPath(name)
   if path.is_absolute() or '..' in path.parts or '\0' in name or '\\' in name or '://' in name or not path.parts:
     raise ValueError(f'{origin}: file_name={name!r} is not a path below the folder of this file; copy the clip there.')
@@ -125,5 +148,5 @@ def _entry(line: dict[str, Any], origin: str) -> Entry:
   if text is not None and not isinstance(text, str):
     raise ValueError(f'{origin}: text={text!r} is not a string.')
   if isinstance(label, bool) or not isinstance(label, int | str | None) or (isinstance(label, int) and label < 0):
-    raise ValueError(f'{origin}: label={label!r} is neither a class number, 0 or more, nor the name of a class.')
+    raise ValueError(f'{origin}: label={label!r} is not a valid class number (0 or more) or class name.')
   return Entry(' '.join((text or '').split()), label, origin)

@@ -1,54 +1,48 @@
-"""A folder of pictures, each a clip of one frame."""
+"""A folder of images, each a clip of one frame: `data.name='pictures'`."""
 
 from __future__ import annotations
 
 import os
 import pathlib
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from vdm_jax.data.sources import frame_folders, metadata
 from vdm_jax.data.sources.folder import Folder
 from vdm_jax.data.sources.metadata import check_inside
-from vdm_jax.video.codecs import VideoInfo
+from vdm_jax.video.opening import MAX_BYTES
+from vdm_jax.video.reading import VideoInfo
 
 
 class Pictures(Folder):
-  """The pictures of one split below `path`, in the order of their names, by random access.
+  """The images below a folder, in the order of their names, turned upright by their EXIF data.
 
-  Captions, labels and splits are those of a `Folder`, with the picture in place of the clip: cat.jpg and cat.txt.
-  They are turned upright as their EXIF data say. Raises as `Folder` does, and ValueError unless `num_frames` is 1.
+  Captions, labels and splits are those of a `Folder`, with the image as the clip: cat.jpg and cat.txt. Raises as
+  `Folder` does.
   """
 
   layout = (
-    f'Such a folder holds pictures ({", ".join(frame_folders.SUFFIXES)}), each with an optional caption beside it: '
+    f'Such a folder holds images ({", ".join(frame_folders.SUFFIXES)}), each with an optional caption beside it: '
     f'cat.jpg and cat.txt, or a line of {metadata.FILE}.'
   )
   suffixes = frame_folders.SUFFIXES
+  single_frame = True
 
-  def __init__(self, path: str | os.PathLike, split: str, *, num_frames: int, **settings: Any):
-    if num_frames > 1:
-      raise ValueError(
-        f'data.path={os.fspath(path)!r} holds pictures, which are clips of one frame, but data.num_frames='
-        f'{num_frames}; set it to 1, or name the pictures by data.images.'
-      )
-    super().__init__(path, split, num_frames=1, **settings)
-
-  def _list(self) -> tuple[set[str], list[pathlib.Path]]:
+  def list_clips(self, root: pathlib.Path) -> tuple[set[str], list[pathlib.Path]]:
     found, described = set(), []
-    for folder, subfolders, files in os.walk(self._root):
+    for folder, subfolders, files in os.walk(root):
       here = pathlib.Path(folder)
       subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
-      for name in frame_folders.pictures(files):
-        check_inside(here / name, self._root)
-        found.add((here / name).relative_to(self._root).as_posix())
+      for name in frame_folders.image_files(files):
+        check_inside(here / name, root)
+        found.add((here / name).relative_to(root).as_posix())
       if metadata.FILE in files:
         described.append(here / metadata.FILE)
     return found, described
 
-  def _info(self, place: int) -> VideoInfo:
-    return VideoInfo(1, 0.0, frame_folders.picture_size(self._file(place)))
+  def info(self, clip: int) -> VideoInfo:
+    return VideoInfo(1, 0.0, frame_folders.image_size(self.file(clip)))
 
-  def _frames(self, place: int, start: int, num_frames: int, frame_skip: float, max_bytes: int) -> np.ndarray:
-    return frame_folders.read_picture(self._file(place), max_bytes)
+  def frames(self, clip: int, numbers: Sequence[int]) -> np.ndarray:
+    return frame_folders.read_image(self.file(clip), MAX_BYTES)

@@ -1,8 +1,9 @@
-"""Clips in ArrayRecord shards: what one record holds, and the source that reads a folder of them.
+"""Clips in ArrayRecord shards: the format of a record, and the source that reads a folder of them.
 
 A record is the bytes `VDMCLIP1`, the length of a header as four bytes (little endian), the header as JSON, and the
-frames one after another, each a PNG. The header names the clip's caption, label, frame rate and original resolution,
-and the number of bytes of each frame: a window is read without decoding the rest, and nothing in a record is executed.
+frames one after another, each a PNG. The header holds the clip's caption, label, frame rate and original resolution,
+and the number of bytes of each frame, so that a window is read without decoding the rest. Written
+here because tf.train.Example must be parsed as a whole; nothing in a record is executed.
 """
 
 from __future__ import annotations
@@ -19,11 +20,9 @@ import grain
 import numpy as np
 from PIL import Image
 
-from vdm_jax.data.sources.contract import Clip
-from vdm_jax.data.sources.stored_clips import Stored
-from vdm_jax.video.codecs import VideoInfo
-from vdm_jax.video.opening import check_bytes, open_picture
-from vdm_jax.video.transforms import frame_numbers
+from vdm_jax.data.sources.contract import Clip, Source, clip_path
+from vdm_jax.video.opening import MAX_BYTES, check_bytes, open_image
+from vdm_jax.video.reading import VideoInfo
 
 MAGIC = b'VDMCLIP1'
 INFO = 'dataset.json'
@@ -32,20 +31,20 @@ _LENGTH = struct.Struct('<I')
 
 
 class Header(NamedTuple):
-  """What a record says of its clip."""
+  """The header of a record."""
 
   name: str
   split: str  # train or test
   caption: str
   label: int | None
-  frame_rate: float  # 0: not known
+  frame_rate: float  # frames per second; 0: unknown
   resolution: tuple[int, int]  # height and width before any resizing
   size: tuple[int, int]  # height and width of the stored frames
-  frame_bytes: tuple[int, ...]  # of each frame
+  frame_bytes: tuple[int, ...]  # number of bytes of each frame
 
 
-class Line(NamedTuple):
-  """What the index of a folder says of a clip; its fields are those of `Header`, and where the clip is."""
+class IndexEntry(NamedTuple):
+  """A clip in the index of a folder: the fields of its `Header`, and where its record is."""
 
   name: str
   split: str
@@ -55,11 +54,17 @@ class Line(NamedTuple):
   resolution: tuple[int, int]
   size: tuple[int, int]
   num_frames: int
-  record: int = 0  # number among the records of all shards, which is not in the file
+  record: int = 0  # number among the records of all shards, which is not in the index file
 
 
 def encode(windows: Iterable[Clip], name: str, split: str) -> bytes:
-  """A record of a clip that comes in windows, uint8 [t h w 1 or 3], one after another; pixels are kept exactly."""
+  """Return the record of a clip, whose pixels are kept exactly.
+
+  Args:
+    windows: the clip in parts of consecutive frames, uint8 `[t h w 1 or 3]`, with equal descriptions.
+    name: name of the clip.
+    split: train or test.
+  """
   frames = []
   for clip in windows:
     frames += [_png(frame) for frame in clip.video]
@@ -78,7 +83,7 @@ def encode(windows: Iterable[Clip], name: str, split: str) -> bytes:
 
 
 def decode_header(record: bytes) -> tuple[Header, int]:
-  """The header of a record, and where its frames begin. Raises ValueError if it is no such record or is damaged."""
+  """Return the header of a record and the offset of its first frame. Raises ValueError if the record is not valid."""
   start = len(MAGIC) + _LENGTH.size
   if record[: len(MAGIC)] != MAGIC or len(record) < start:
     raise ValueError('is not a clip that `python -m vdm_jax.data convert` wrote')
@@ -90,32 +95,30 @@ def decode_header(record: bytes) -> tuple[Header, int]:
   except (ValueError, TypeError) as error:
     raise ValueError(f'has a damaged header ({error})') from error
   if min(sizes, default=-1) < 0 or start + length + sum(sizes) != len(record):
-    raise ValueError('is not as long as its header says')
+    raise ValueError('does not have the length that its header gives')
   return header, start + length
 
 
-def decode_frames(
-  record: bytes, where: str, *, start: int, num_frames: int, frame_skip: float, max_bytes: int
-) -> np.ndarray:
-  """Frames start, start + frame_skip, ...; uint8 [t h w c]. Raises ValueError if one is damaged."""
+def decode_frames(record: bytes, where: str, numbers: Sequence[int], *, max_bytes: int) -> np.ndarray:
+  """Return the frames of these numbers, uint8 `[t h w c]`. Raises ValueError, naming `where`, if one is damaged."""
   header, offset = decode_header(record)
-  check_bytes(where, num_frames, *header.size, max_bytes)
+  check_bytes(where, len(numbers), *header.size, max_bytes)
   offsets = offset + np.concatenate([[0], np.cumsum(header.frame_bytes)])
   frames = []
-  for number in frame_numbers(start, num_frames, frame_skip):
-    frames.append(decode_picture(record[offsets[number] : offsets[number + 1]], f'{where}: frame {number}'))
+  for number in numbers:
+    frames.append(decode_image(record[offsets[number] : offsets[number + 1]], f'{where}: frame {number}'))
     if frames[-1].shape[:2] != header.size:
-      raise ValueError(f'{where}: frame {number} is {frames[-1].shape[:2]}, but the header says {header.size}.')
+      raise ValueError(f'{where}: frame {number} is {frames[-1].shape[:2]}, but its header gives {header.size}.')
   return np.stack(frames)
 
 
-def decode_picture(content: bytes, where: str) -> np.ndarray:
-  """uint8 [h w 1 or 3] of a PNG or JPEG. Raises ValueError if it cannot be decoded or is too large."""
+def decode_image(content: bytes, where: str) -> np.ndarray:
+  """Return a PNG or JPEG as uint8 `[h w 1 or 3]`. Raises ValueError if it cannot be decoded or is too large."""
   try:
-    with open_picture(where, content) as image:
+    with open_image(where, content) as image:
       pixels = np.asarray(image if image.mode in ('L', 'RGB') else image.convert('RGB'))
-  except Exception as error:  # a damaged picture raises almost any of them
-    raise ValueError(f'{where} cannot be decoded as a picture ({type(error).__name__}).') from error
+  except Exception as error:  # a damaged image raises almost any exception
+    raise ValueError(f'{where} cannot be decoded as an image ({type(error).__name__}).') from error
   return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
@@ -135,63 +138,69 @@ class Shards:
       raise ValueError(f'record {index} cannot be read ({str(error).splitlines()[0]})') from error
 
 
-class Records(Stored):
-  """The clips of one split of a folder that `python -m vdm_jax.data convert` wrote.
+class Records(Source):
+  """The clips of a folder that `python -m vdm_jax.data convert` wrote.
 
-  Order, split, captions and labels are those of the data it was made from. Raises FileNotFoundError if there is no such
-  folder, and ValueError if it is not complete.
+  Order, split, captions and labels are those of the converted data. Raises FileNotFoundError if there is no such
+  folder, and ValueError if it is incomplete.
   """
 
-  def __init__(self, path: str | os.PathLike, split: str, **settings: Any):
-    self._clips, self._shards, self.num_classes = _open(pathlib.Path(path), os.fspath(path))
-    names = [clip.name for clip in self._clips]
-    held_out = {clip.name for clip in self._clips if clip.split == 'test'}
-    without_rate = next((clip.name for clip in self._clips if not clip.frame_rate), None)
-    super().__init__(path, split, names, held_out, without_rate=without_rate, **settings)
+  def __init__(self, path: str | os.PathLike):
+    self.path = os.fspath(path)
+    self._clips, self._shards, self.num_classes = _open(pathlib.Path(path), self.path)
+    self.names = [clip.name for clip in self._clips]
+    self.without_frame_rate = next((clip.name for clip in self._clips if not clip.frame_rate), None)
 
-  def _info(self, place: int) -> VideoInfo:
-    clip = self._clips[place]
-    return VideoInfo(clip.num_frames, clip.frame_rate, clip.size)
+  @classmethod
+  def recognizes(cls, path: pathlib.Path) -> bool:
+    return (path / INFO).is_file()
 
-  def _frames(self, place: int, start: int, num_frames: int, frame_skip: float, max_bytes: int) -> np.ndarray:
-    clip = self._clips[place]
-    where = os.path.join(self.path, clip.name)
+  def info(self, clip: int) -> VideoInfo:
+    entry = self._clips[clip]
+    return VideoInfo(entry.num_frames, entry.frame_rate, entry.size)
+
+  def frames(self, clip: int, numbers: Sequence[int]) -> np.ndarray:
+    entry, where = self._clips[clip], clip_path(self, clip)
     try:
-      record = self._shards[clip.record]
+      record = self._shards[entry.record]
       header, _ = decode_header(record)
     except ValueError as error:
-      raise ValueError(f'{where} {error}; convert the data anew.') from error
-    if header.name != clip.name:
-      raise ValueError(f'{where}: its record is of {header.name}; convert the data anew.')
-    return decode_frames(record, where, start=start, num_frames=num_frames, frame_skip=frame_skip, max_bytes=max_bytes)
+      raise ValueError(f'{where} {error}; convert the data again.') from error
+    if header.name != entry.name:
+      raise ValueError(f'{where}: its record belongs to {header.name}; convert the data again.')
+    return decode_frames(record, where, numbers, max_bytes=MAX_BYTES)
 
-  def _caption(self, place: int) -> str:
-    return self._clips[place].caption
+  def caption(self, clip: int) -> str:
+    return self._clips[clip].caption
 
-  def _label(self, place: int) -> int | None:
-    return self._clips[place].label
+  def label(self, clip: int) -> int | None:
+    return self._clips[clip].label
 
-  def _resolution(self, place: int) -> tuple[int, int]:
-    return self._clips[place].resolution
+  def resolution(self, clip: int) -> tuple[int, int]:
+    return self._clips[clip].resolution
+
+  def held_out(self) -> set[str]:
+    return {clip.name for clip in self._clips if clip.split == 'test'}
 
 
 def shard_files(path: pathlib.Path, count: int) -> list[tuple[pathlib.Path, pathlib.Path]]:
-  """The records of each shard, and the index that is written after them."""
+  """Return, for each shard, the file of its records and the file of its index, which is written after them."""
   stems = [f'clips-{i:05d}-of-{count:05d}' for i in range(count)]
   return [(path / f'{stem}{SUFFIX}', path / f'{stem}.jsonl') for stem in stems]
 
 
 def index_line(record: bytes) -> dict[str, Any]:
-  """What the index of a shard says of a record: its header without the bytes of frames, and their number."""
+  """Return the index entry of a record: its header with the number of frames in place of their sizes in bytes."""
   values = decode_header(record)[0]._asdict()
   return values | {'num_frames': len(values.pop('frame_bytes'))}
 
 
-def _open(path: pathlib.Path, given: str) -> tuple[list[Line], Shards, int | None]:
-  """The clips in the order of their names, the records, and the number of classes."""
-  remedy = 'make it with `python -m vdm_jax.data convert SRC DST`'
+def _open(path: pathlib.Path, data_path: str) -> tuple[list[IndexEntry], Shards, int | None]:
+  """Return the clips in the order of their names, the records, and the number of classes."""
   if not (path / INFO).is_file():
-    raise FileNotFoundError(f'data.path={given!r} has no {INFO}; {remedy}.')
+    raise FileNotFoundError(
+      f'data.path={data_path!r} has no {INFO}; make it with `python -m vdm_jax.data convert SRC DST`.'
+    )
   try:
     info = json.loads((path / INFO).read_text())
     files = shard_files(path, info['num_shards'])
@@ -199,20 +208,20 @@ def _open(path: pathlib.Path, given: str) -> tuple[list[Line], Shards, int | Non
     if missing:
       raise ValueError(f'{missing[0]} is missing')
     lines = [line for _, index in files for line in index.read_text().splitlines()]
-    clips = [_line(json.loads(line), record) for record, line in enumerate(lines)]
+    clips = [_index_entry(json.loads(line), record) for record, line in enumerate(lines)]
     shards = Shards([file for file, index in files if index.stat().st_size])
     if len(shards) != len(clips):
-      raise ValueError(f'there are {len(shards)} records, but {len(clips)} in the index')
+      raise ValueError(f'it has {len(shards)} records, but {len(clips)} index entries')
     return sorted(clips, key=lambda clip: clip.name), shards, info['num_classes']
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(
-      f'data.path={given!r} is not complete ({error}); run the same `python -m vdm_jax.data convert` again.'
+      f'data.path={data_path!r} is incomplete ({error}); run the same `python -m vdm_jax.data convert` again.'
     ) from error
 
 
-def _line(values: dict[str, Any], record: int) -> Line:
+def _index_entry(values: dict[str, Any], record: int) -> IndexEntry:
   pairs = {key: tuple(values[key]) for key in ('resolution', 'size')}
-  return Line(**values | pairs, record=record)
+  return IndexEntry(**values | pairs, record=record)
 
 
 def _png(frame: np.ndarray) -> bytes:
