@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from vdm_jax.evaluation.metrics import drift
+from vdm_jax.evaluation import drift
 
 
 def noise(num_frames, seed=0, shape=(5, 6, 3)):

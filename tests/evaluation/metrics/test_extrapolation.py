@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from vdm_jax.evaluation import distance_from, estimate, frechet_distance, merge_all, streamed
-from vdm_jax.evaluation.metrics import moments
+from vdm_jax.evaluation import distance_from, estimate, frechet_distance, merge_all, moments, streamed
 from vdm_jax.evaluation.metrics.frechet import check_rank
 from vdm_jax.evaluation.scores import grouped
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vdm_jax.evaluation import merge, merge_all, streamed
-from vdm_jax.evaluation.metrics import moments
+from vdm_jax.evaluation import merge, merge_all, moments, streamed
 
 
 def rows(n: int, d: int, *, offset: float = 0.0, seed: int = 0) -> np.ndarray:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from vdm_jax.evaluation import compare_motion, mean_pairwise, memorisation, nearest
-from vdm_jax.evaluation.metrics import motion, neighbors
+from vdm_jax.evaluation import compare_motion, mean_pairwise, memorisation, motion, nearest
+from vdm_jax.evaluation.metrics import neighbors
 from vdm_jax.evaluation.metrics.neighbors import precision_recall
 
 RNG = np.random.default_rng(0)

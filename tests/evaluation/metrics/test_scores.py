@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from vdm_jax.evaluation import similarity
-from vdm_jax.evaluation.metrics import inception_score
+from vdm_jax.evaluation import inception_score, similarity
 
 
 def naive(logits: np.ndarray, splits: int) -> tuple[float, float]:
