@@ -1,8 +1,9 @@
 """How good are the videos: protocols and their distances, the judge of captioned digits, drift along a long video."""
 
+from vdm_jax.evaluation.digits.digit_classifier import Scores, accuracy, parse_caption, read_clips, score
 from vdm_jax.evaluation.digits.digit_protocol import evaluate_digits
 from vdm_jax.evaluation.digits.scene_protocol import evaluate_scenes
-from vdm_jax.evaluation.digits.scorer import Scores, accuracy, parse_caption, read_clips, score
+from vdm_jax.evaluation.metric_records import compare, figures_of
 from vdm_jax.evaluation.metrics.clipsim import similarity
 from vdm_jax.evaluation.metrics.drift import drift
 from vdm_jax.evaluation.metrics.frechet import Distance, distance_from, estimate, frechet_distance
@@ -12,7 +13,6 @@ from vdm_jax.evaluation.metrics.motion import compare_motion, motion
 from vdm_jax.evaluation.metrics.neighbors import mean_pairwise, memorisation, nearest, precision_recall
 from vdm_jax.evaluation.protocols.contract import Figure, Metric, Protocol
 from vdm_jax.evaluation.protocols.published import PROTOCOLS
-from vdm_jax.evaluation.score_records import compare, figures_of
 
 __all__ = [
   'PROTOCOLS',

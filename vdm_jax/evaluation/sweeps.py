@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from vdm_jax import plots
 from vdm_jax.errors import InvalidInput
+from vdm_jax.evaluation.metric_records import figures_of
 from vdm_jax.evaluation.protocols.contract import Protocol
-from vdm_jax.evaluation.score_records import figures_of
 from vdm_jax.runtime.atomic_files import write_text
 
 AUGMENTATIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)

@@ -7,8 +7,8 @@ import pytest
 import scipy.linalg
 
 from vdm_jax.evaluation import distance_from, estimate, frechet_distance, merge_all, moments, streamed
+from vdm_jax.evaluation.figures import grouped
 from vdm_jax.evaluation.metrics.frechet import check_rank
-from vdm_jax.evaluation.scores import grouped
 
 D = 12
 

@@ -7,9 +7,9 @@ import pytest
 
 from vdm_jax.evaluation import PROTOCOLS, compare
 from vdm_jax.evaluation.features import NAMES
+from vdm_jax.evaluation.figures import centre, check_clips, check_range, extract
 from vdm_jax.evaluation.protocols import prompts
 from vdm_jax.evaluation.protocols.contract import KINDS, TASKS, Metric
-from vdm_jax.evaluation.scores import centre, check_clips, check_range, extract
 
 SHIPPED = {'digit-scorer', 'scene-reader'}
 

@@ -10,7 +10,14 @@ import numpy as np
 
 from vdm_jax import data
 from vdm_jax.data.sources.digits import DIRECTIONS
-from vdm_jax.evaluation.digits.scorer import WEIGHTS_PATH, Scores, accuracy, parse_caption, read_clips, score_read
+from vdm_jax.evaluation.digits.digit_classifier import (
+  WEIGHTS_PATH,
+  Scores,
+  accuracy,
+  parse_caption,
+  read_clips,
+  score_read,
+)
 from vdm_jax.evaluation.metrics import neighbors
 from vdm_jax.evaluation.metrics.detail import detail
 from vdm_jax.evaluation.metrics.frechet import frechet_distance

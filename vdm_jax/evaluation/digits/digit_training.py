@@ -12,6 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.data.sources.digits import Digits
+from vdm_jax.evaluation.digits.digit_classifier import (
+  SIDE,
+  WEIGHTS_PATH,
+  FrameReader,
+  Weights,
+  parse_caption,
+  read_clips,
+)
 from vdm_jax.evaluation.digits.glyph_pictures import (
   BATCH_SIZE,
   GLYPH,
@@ -22,7 +30,6 @@ from vdm_jax.evaluation.digits.glyph_pictures import (
   reading_loss,
   wear,
 )
-from vdm_jax.evaluation.digits.scorer import SIDE, WEIGHTS_PATH, FrameReader, Weights, parse_caption, read_clips
 from vdm_jax.types import Array, Params
 
 NUM_STEPS = 1500

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.scipy.ndimage import map_coordinates
 
 from vdm_jax.data.sources.digits import glyphs
-from vdm_jax.evaluation.digits.scorer import SIDE, Weights, save_weights
+from vdm_jax.evaluation.digits.digit_classifier import SIDE, Weights, save_weights
 from vdm_jax.types import Array, Params
 
 GLYPH = 8  # pixels per side of a glyph

@@ -13,7 +13,7 @@ from vdm_jax import data
 from vdm_jax.data.sources import catalog
 from vdm_jax.data.sources.digits import COLORS, DIRECTIONS, MOTIONS, Phrase, parse_caption, withheld
 from vdm_jax.evaluation.digits.digit_protocol import trained_clips
-from vdm_jax.evaluation.digits.scenes import (
+from vdm_jax.evaluation.digits.scene_reader import (
   WEIGHTS_PATH,
   Reading,
   accuracy,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.data.sources.digits import COLORS, Digits, Phrase, parse_caption
+from vdm_jax.evaluation.digits.digit_classifier import SIDE, Weights
 from vdm_jax.evaluation.digits.glyph_pictures import (
   BATCH_SIZE,
   GLYPH,
@@ -22,7 +23,7 @@ from vdm_jax.evaluation.digits.glyph_pictures import (
   reading_loss,
   wear,
 )
-from vdm_jax.evaluation.digits.scenes import (
+from vdm_jax.evaluation.digits.scene_reader import (
   ABSENT,
   INKS,
   READER,
@@ -32,7 +33,6 @@ from vdm_jax.evaluation.digits.scenes import (
   score,
   unmixed,
 )
-from vdm_jax.evaluation.digits.scorer import SIDE, Weights
 from vdm_jax.types import Array, Params
 from vdm_jax.video import to_float
 

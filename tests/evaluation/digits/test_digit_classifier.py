@@ -10,8 +10,8 @@ import pytest
 
 from vdm_jax.data.sources.digits import DIRECTIONS, Digits
 from vdm_jax.evaluation import accuracy, parse_caption, read_clips, score
+from vdm_jax.evaluation.digits.digit_classifier import CHUNK, STILL, WEIGHTS_PATH, Weights, load_weights, save_weights
 from vdm_jax.evaluation.digits.digit_training import clips, measure
-from vdm_jax.evaluation.digits.scorer import CHUNK, STILL, WEIGHTS_PATH, Weights, load_weights, save_weights
 
 LEFT, RIGHT, UP, DOWN = range(4)
 OPPOSITE = np.array([RIGHT, LEFT, DOWN, UP])

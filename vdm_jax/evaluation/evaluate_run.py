@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, evaluation
 from vdm_jax.errors import InvalidInput
-from vdm_jax.evaluation import protocol_run, sweeps
-from vdm_jax.evaluation.protocol_run import EvalOptions
+from vdm_jax.evaluation import feature_protocol, sweeps
+from vdm_jax.evaluation.feature_protocol import EvalOptions
+from vdm_jax.evaluation.metric_records import figures_of
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.protocols.published import PROTOCOLS
 from vdm_jax.evaluation.resumable_arrays import digest, fill
-from vdm_jax.evaluation.score_records import figures_of
 from vdm_jax.generation.outputs import writable
 from vdm_jax.generation.stages import open_run
 from vdm_jax.runtime.atomic_files import write_text
@@ -47,7 +47,7 @@ def evaluate(config: ConfigDict, workdir: str, asked: EvalOptions, protocol: Pro
   if protocol.name in OFFLINE:
     measure = _offline(config, workdir, asked)
   else:
-    measure = functools.partial(protocol_run.measured, protocol_run.prepare(config, workdir, protocol, asked))
+    measure = functools.partial(feature_protocol.measured, feature_protocol.prepare(config, workdir, protocol, asked))
   name = f'{protocol.name}_real' if asked.real_vs_real else protocol.name
   if not asked.sweep:
     return _report({'run': workdir} | measure(config.sampling.to_dict()), folder, name)

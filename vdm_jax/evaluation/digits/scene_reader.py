@@ -18,7 +18,14 @@ import numpy as np
 from einops import rearrange, reduce
 
 from vdm_jax.data.sources.digits import COLORS, DIRECTIONS, MOTIONS, Digits, Phrase
-from vdm_jax.evaluation.digits.scorer import SIDE, FrameReader, Weights, load_weights, read_frames, read_record
+from vdm_jax.evaluation.digits.digit_classifier import (
+  SIDE,
+  FrameReader,
+  Weights,
+  load_weights,
+  read_frames,
+  read_record,
+)
 from vdm_jax.types import Array
 
 WEIGHTS_PATH = Path(__file__).with_name('scene_reader.safetensors')

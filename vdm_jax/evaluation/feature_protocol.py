@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, generation, partitioning
 from vdm_jax.errors import InvalidInput
-from vdm_jax.evaluation import clip_subsets, scores
+from vdm_jax.evaluation import clip_subsets, figures
 from vdm_jax.evaluation.clip_subsets import ClipSubset, Conditions
 from vdm_jax.evaluation.feature_files import open_networks, text_tower
 from vdm_jax.evaluation.features import Extractor
@@ -138,8 +138,8 @@ def measured(setup: Setup, sampling: Mapping[str, Any]) -> dict[str, Any]:
   except (ValueError, OSError, FloatingPointError) as error:
     raise InvalidInput(str(error)) from error
   reads = {split: batches.read for split, batches in references.items()}
-  found = scores.figures(protocol, samples.read, reads, setup.conditions.count, say=_say)
-  also = scores.analyses(
+  found = figures.figures(protocol, samples.read, reads, setup.conditions.count, say=_say)
+  also = figures.analyses(
     protocol, samples.read, reads, real_vs_real=asked.real_vs_real, held_out=not config.data.train_on_all
   )
   if also['motion']['dynamic_images']:
@@ -244,16 +244,16 @@ def _clips(setup: Setup, drawn: ClipSubset, positions: np.ndarray, *, cond: Cond
 def _measured(setup: Setup, videos: np.ndarray, positions: np.ndarray, cond: Conditions | None) -> Arrays:
   """What is kept of uint8 videos [b t h w c], which are padded to whole batches for the networks."""
   protocol = setup.protocol
-  scores.check_clips(videos, (protocol.num_frames, protocol.height, protocol.width, 3), 'videos')
+  figures.check_clips(videos, (protocol.num_frames, protocol.height, protocol.width, 3), 'videos')
   padded = videos[np.minimum(np.arange(setup.asked.batch_size), len(videos) - 1)]
-  found = scores.extract(protocol.metrics, setup.networks, padded)
+  found = figures.extract(protocol.metrics, setup.networks, padded)
   found = {name: rows[: len(videos)] for name, rows in found.items()}
-  found[scores.MOTION] = motion(videos)
+  found[figures.MOTION] = motion(videos)
   found[CHECKSUM] = np.array([zlib.crc32(np.ascontiguousarray(video)) for video in videos], np.uint32)
   if cond is not None:
-    found[scores.PROMPT] = cond.group[positions]
+    found[figures.PROMPT] = cond.group[positions]
     if setup.embed is not None:
-      found[scores.TEXT] = setup.embed([cond.prompts[position] for position in positions])
+      found[figures.TEXT] = setup.embed([cond.prompts[position] for position in positions])
   return found
 
 
@@ -287,7 +287,7 @@ def _sampler(setup: Setup, sampling: Mapping[str, Any]) -> Sample:
       given = to_float(cond.given.videos(padded)[:, : protocol.given_frames])
       videos = generate(plan, given=given, count=size, **conditions)
     videos = videos[: len(positions)]
-    scores.check_range(videos)
+    figures.check_range(videos)
     return to_uint8(videos)
 
   return sample

@@ -10,8 +10,16 @@ from vdm_jax import configuration, data
 from vdm_jax.data.sources.digits import COLORS, DIRECTIONS, MOTIONS, Phrase, parse_caption, withheld
 from vdm_jax.evaluation import evaluate_scenes
 from vdm_jax.evaluation.digits import scene_protocol, scene_training
+from vdm_jax.evaluation.digits.scene_reader import (
+  INKS,
+  accuracy,
+  clip_features,
+  glyph_features,
+  read_scenes,
+  score,
+  unmixed,
+)
 from vdm_jax.evaluation.digits.scene_training import calibrated, clips, draw, measure, train
-from vdm_jax.evaluation.digits.scenes import INKS, accuracy, clip_features, glyph_features, read_scenes, score, unmixed
 from vdm_jax.video import to_float, to_uint8
 
 
