@@ -15,9 +15,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vdm_jax.evaluation.features import opcodes
-from vdm_jax.evaluation.features.feature_store import open_npz
-from vdm_jax.evaluation.features.torch_file import open_torch
+from vdm_jax.evaluation.features.published_files import opcodes
+from vdm_jax.evaluation.features.published_files.feature_store import open_npz
+from vdm_jax.evaluation.features.published_files.torch_file import open_torch
 
 FIXTURES = Path(__file__).parent / 'fixtures'
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vdm_jax.evaluation.features import convolutional, published_weights
-from vdm_jax.evaluation.features.feature_store import Stored, open_npz
-from vdm_jax.evaluation.features.torch_file import open_torch
+from vdm_jax.evaluation.features.published_files.feature_store import Stored, open_npz
+from vdm_jax.evaluation.features.published_files.torch_file import open_torch
 
 
 def stored(array: np.ndarray) -> Stored:

@@ -12,12 +12,13 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.evaluation.features import c3d, i3d, inception, published_weights
+from vdm_jax.evaluation.features import c3d, i3d, inception
 from vdm_jax.evaluation.features.extractor import Network
-from vdm_jax.evaluation.features.feature_store import open_npz
 from vdm_jax.evaluation.features.inference_layers import parameter_shapes
+from vdm_jax.evaluation.features.published_files import published_weights
+from vdm_jax.evaluation.features.published_files.feature_store import open_npz
+from vdm_jax.evaluation.features.published_files.torch_file import open_torch
 from vdm_jax.evaluation.features.resizing import Rule, bilinear
-from vdm_jax.evaluation.features.torch_file import open_torch
 from vdm_jax.types import Array, Params
 
 Shapes = Mapping[tuple[str, ...], Sequence[int]]

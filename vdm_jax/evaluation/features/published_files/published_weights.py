@@ -14,7 +14,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from vdm_jax.evaluation.features.feature_store import Stored
+from vdm_jax.evaluation.features.published_files.feature_store import Stored
 
 _ROLES = {
   'scale': ('weight', 'gamma', 'scale'),

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from vdm_jax.evaluation.features import opcodes
-from vdm_jax.evaluation.features.feature_store import Stored, open_archive, read_member
+from vdm_jax.evaluation.features.published_files import opcodes
+from vdm_jax.evaluation.features.published_files.feature_store import Stored, open_archive, read_member
 
 KINDS = {
   'FloatStorage': '<f4',
