@@ -1,29 +1,67 @@
-"""Records of measurements, and when two of them can be compared."""
+"""Records of evaluations: writing them, reading their figures, and comparing two of them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-# What two records must share. Seeds, settings, checkpoints, runs, and real clips or samples are what may be compared.
+from vdm_jax.evaluation.protocols.table import PROTOCOLS
+from vdm_jax.evaluation.resumable_arrays import digest
+from vdm_jax.names import choose
+from vdm_jax.runtime.atomic_files import write_text
+
+# Two records with different values of these are not comparable. Seeds, settings, checkpoints, runs may differ.
 SHARED = ('protocol', 'weights', 'counts', 'num_videos', 'references')
 
 
+def write_record(record: Mapping[str, Any], folder: Path, name: str) -> None:
+  """Write a record to `NAME.json`. An existing record with other content is kept under another name."""
+  text = json.dumps(record, indent=2)
+  path = folder / f'{name}.json'
+  if path.exists() and (before := path.read_text()) != text + '\n':
+    write_text(folder / f'{name}_{digest(before)}.json', before)
+  write_text(path, text + '\n')
+
+
+def figures_of(record: Mapping[str, Any]) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+  """Return the figures of a record of any protocol: `{metric: {variant: {value, spread, ...}}}`.
+
+  For protocols with figures at the top level of the record (`Protocol.record_figures`), the metric is the name of the
+  protocol, and the figures are its variants.
+
+  >>> figures_of({'protocol': 'digits', 'digit': 0.9, 'frechet': 20.0, 'num_videos': 120})['digits']['digit']
+  {'value': 0.9, 'spread': None}
+  """
+  if 'metrics' in record:
+    return record['metrics']
+  protocol = choose('protocol', record['protocol'], PROTOCOLS)
+  names = [name for name in protocol.record_figures if name in record]
+  return {protocol.name: {name: {'value': record[name], 'spread': None} for name in names}}
+
+
 def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-  """How record b differs from record a: `{metric: {variant: {a, b, difference, spread}}}`.
+  """Return how record b differs from record a: `{metric: {variant: {a, b, difference, spread}}}`.
 
-  `spread` is that of the difference of independent values, None where one of theirs is not known. Of the protocol
-  `digits` every figure is a variant of the metric `digits`.
+  The spread is that of the difference of independent values, None if one of their spreads is unknown.
 
-  Raises ValueError, naming each thing that differs, for records of different protocols, feature networks, numbers of
-  clips or reference clips: their figures are not of the same quantity.
+  Args:
+    a: a record of `--mode=evaluate`.
+    b: another one.
+
+  Raises:
+    ValueError: the records differ in protocol, feature networks, number of clips or reference clips, so their figures
+      are not comparable. The message lists each difference.
+
+  >>> record = {'protocol': 'digits', 'num_videos': 120, 'digit': 0.5}
+  >>> compare(record, record | {'digit': 0.75})
+  {'digits': {'digit': {'a': 0.5, 'b': 0.75, 'difference': 0.25, 'spread': None}}}
   """
   differ = [key for key in SHARED if a.get(key) != b.get(key)]
   if differ:
     shown = '; '.join(f'{key} is {a.get(key)!r} and {b.get(key)!r}' for key in differ)
-    raise ValueError(
-      f'these records cannot be compared: {shown}. Measure both by the same protocol, with the same files.'
-    )
+    raise ValueError(f'the records are not comparable: {shown}. Measure both by the same protocol with the same files.')
   first, second = figures_of(a), figures_of(b)
   return {
     metric: {
@@ -33,14 +71,6 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, d
     }
     for metric, variants in first.items()
   }
-
-
-def figures_of(record: Mapping[str, Any]) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-  """`{metric: {variant: {value, spread, ...}}}` of a record of any protocol."""
-  if 'metrics' in record:
-    return record['metrics']
-  names = ('digit', 'direction', 'frame_consistency', 'frechet')
-  return {'digits': {name: {'value': record[name], 'spread': None} for name in names if name in record}}
 
 
 def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Files in which projects publish the weights of feature networks: torch, npz, and how their tensors become parameters."""
+"""Weight files as their projects publish them (torch, npz), and how their tensors become our parameters."""

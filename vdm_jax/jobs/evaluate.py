@@ -1,0 +1,18 @@
+"""Evaluating a run: flags in, the record printed, exit status out."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+from ml_collections import ConfigDict
+
+from vdm_jax.evaluation import EvalOptions, evaluate_run
+
+
+def evaluate(config: ConfigDict, workdir: str, options: EvalOptions) -> int:
+  """Evaluate a run, print the record as JSON, and return 0. Raises InvalidInput as `evaluate_run` does."""
+  record = evaluate_run(config, workdir, options)
+  if jax.process_index() == 0:
+    print(json.dumps(record, indent=2))
+  return 0
