@@ -4,7 +4,7 @@
 - `metrics/` has the metrics (`METRICS`), `features/` the feature networks, `protocols/` the protocols of the papers.
 - `digits/` has classifiers for the embedded digits, and the two protocols that use them.
 
-To add a metric, a feature network or a protocol, see docs/extending/metric.md.
+To add a metric, a feature network or a protocol, see docs/extending/.
 """
 
 from vdm_jax.evaluation.digits.digit_classifier import Scores, accuracy, parse_caption, read_clips, score

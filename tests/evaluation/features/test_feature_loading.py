@@ -15,6 +15,7 @@ from vdm_jax.evaluation.features.inference_layers import parameter_shapes, rando
 from vdm_jax.evaluation.fingerprint import fingerprint
 
 FIXTURES = Path(__file__).parent / 'fixtures'
+NAMES = tuple(features.FEATURE_NETWORKS)  # before other tests add entries
 TINY_CLIP = clip_image.VisionConfig(8, 12, 2, 2, 6, 12, image_size=24)
 
 
@@ -168,4 +169,4 @@ def test_a_clip_without_an_image_encoder_is_refused(tmp_path):
 
 def test_names_are_the_documented_ones():
   documented = re.findall(r'^([a-z][\w-]+) {2,}', features.__doc__, re.MULTILINE)
-  assert documented == ['name', *features.FEATURE_NETWORKS]
+  assert documented == ['name', *NAMES]

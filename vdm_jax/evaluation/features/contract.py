@@ -1,8 +1,8 @@
 """The contract of a feature network: clips of uint8 go in, features come out.
 
 A feature network is one file of this folder with a `FeatureNetwork`, and one entry in `table.FEATURE_NETWORKS`. Metrics
-name the entry (`protocols.contract.Metric.network`); no other module knows a network by name. docs/extending/metric.md
-has an example.
+name the entry (`protocols.contract.Metric.network`); no other module knows a network by name.
+docs/extending/feature_network.md has an example.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A protocol is one `Protocol` and one entry in `table.PROTOCOLS`. It is one of tw
 - It lists `metrics`. Samples and real clips are turned into features, and each metric is computed from those.
 - It has a function `evaluate`, which scores samples by itself and returns the record.
 
-docs/extending/metric.md has examples.
+docs/extending/protocol.md has examples.
 """
 
 from __future__ import annotations
