@@ -36,7 +36,7 @@ class ClipSubset(NamedTuple):
 
   @property
   def record(self) -> dict[str, Any]:
-    """What distinguishes this subset from others, ready for JSON."""
+    """A description for JSON that distinguishes this subset from others."""
     return {'clips': len(self.indices), 'which': zlib.crc32(self.indices.astype('<i8').tobytes()), 'seed': self.seed}
 
 

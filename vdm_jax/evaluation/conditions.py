@@ -1,4 +1,4 @@
-"""What samples are generated from: prompts, labels, or the first frames of real clips."""
+"""Conditions of samples: prompts, labels, or the first frames of real clips."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vdm_jax.text.prompts import read_prompts
 
 
 class Conditions(NamedTuple):
-  """What `count` samples are generated from. None: not conditioned on this."""
+  """Conditions of `count` samples. None: not conditioned on this."""
 
   count: int
   prompts: list[str] | None = None

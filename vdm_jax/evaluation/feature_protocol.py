@@ -261,7 +261,7 @@ def _fill(
 
 
 def _arrays(setup: Measurement, videos: np.ndarray, positions: np.ndarray, *, conditions: Conditions | None) -> Arrays:
-  """What is stored of uint8 videos [b t h w c], which are padded to whole batches for the networks."""
+  """The arrays stored for uint8 videos [b t h w c], which are padded to whole batches for the networks."""
   protocol = setup.protocol
   extraction.check_clips(videos, (protocol.num_frames, protocol.height, protocol.width, 3), 'videos')
   padded = videos[np.minimum(np.arange(setup.options.batch_size), len(videos) - 1)]

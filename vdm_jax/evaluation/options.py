@@ -9,7 +9,7 @@ from vdm_jax.errors import InvalidInput
 
 
 class EvalOptions(NamedTuple):
-  """What to measure, and how.
+  """Options of an evaluation.
 
   Attributes:
     protocol: key of PROTOCOLS.

@@ -35,7 +35,7 @@ INKS = {name: np.float32(color) / 255 for name, color in COLORS.items()}
 
 
 class Reading(NamedTuple):
-  """What b clips show in each of c colors, in the order of COLORS, as NumPy arrays."""
+  """Outputs of the reader for b clips in each of c colors, in the order of COLORS, as NumPy arrays."""
 
   present: np.ndarray  # float32 [b c], probability that a digit has the color
   digit: np.ndarray  # int [b c]

@@ -19,7 +19,7 @@ Encode = Callable[[Sequence[str]], np.ndarray]  # n captions -> float32 [n d]
 
 
 class Features(NamedTuple):
-  """What a network computes from n clips of t frames.
+  """Outputs of a network for n clips of t frames.
 
   Networks of clips have one row per clip. Networks of images have one per frame; `Metric.frames` says what becomes of
   those.

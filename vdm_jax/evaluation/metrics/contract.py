@@ -15,7 +15,7 @@ Stream = Callable[[], Iterator[np.ndarray]]  # reads arrays [b ...] batch by bat
 
 
 class MetricInputs(NamedTuple):
-  """What a metric is computed from. The arrays are on disk; a stream holds one batch of them at a time.
+  """Inputs of a metric. The arrays are on disk; a stream holds one batch of them at a time.
 
   The arrays hold one row per clip: the features of the metric's network, or what `MetricKind.from_videos` returned.
   Features of single frames (`Metric.frames` is 'each') have shape `[b t d]`, all others `[b d]`.
