@@ -14,8 +14,8 @@ import numpy as np
 from vdm_jax.evaluation.features import c3d, i3d, inception
 from vdm_jax.evaluation.features.contract import FeatureNetwork, Network
 from vdm_jax.evaluation.features.inference_layers import parameter_shapes, random_params
-from vdm_jax.evaluation.features.published_files import published_weights
-from vdm_jax.evaluation.features.published_files.feature_store import open_npz
+from vdm_jax.evaluation.features.published_files import layer_matching
+from vdm_jax.evaluation.features.published_files.stored_tensors import open_npz
 from vdm_jax.evaluation.features.published_files.torch_file import open_torch
 from vdm_jax.evaluation.features.resizing import Rule, bilinear
 from vdm_jax.evaluation.fingerprint import fingerprint
@@ -145,8 +145,8 @@ def load_params(name: str, module: nn.Module, path: Path) -> tuple[Params, str]:
     raise ValueError(f'{path} is {known}, which has no weights of {name!r}. Download {published.download}')
   tensors = open_npz(path) if path.suffix == '.npz' else open_torch(path)
   try:
-    matched, how = published_weights.match(ours, published_weights.units(tensors))
-    params = published_weights.read(ours, matched, _EPSILON.get(family, 0.0), _flattened(family, ours))
+    matched, how = layer_matching.match(ours, layer_matching.units(tensors))
+    params = layer_matching.read(ours, matched, _EPSILON.get(family, 0.0), _flattened(family, ours))
   except ValueError as error:
     if str(error).startswith(str(path)):
       raise

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from vdm_jax.evaluation.features.published_files import opcodes
-from vdm_jax.evaluation.features.published_files.feature_store import Stored, open_archive, read_member
+from vdm_jax.evaluation.features.published_files.stored_tensors import Stored, open_archive, read_member
 
 KINDS = {
   'FloatStorage': '<f4',

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vdm_jax.evaluation.features import convolutional
-from vdm_jax.evaluation.features.published_files import published_weights
-from vdm_jax.evaluation.features.published_files.feature_store import Stored, open_npz
+from vdm_jax.evaluation.features.published_files import layer_matching
+from vdm_jax.evaluation.features.published_files.stored_tensors import Stored, open_npz
 from vdm_jax.evaluation.features.published_files.torch_file import open_torch
 
 
@@ -24,9 +24,9 @@ shapes_of = functools.cache(convolutional.shapes)
 
 def read(name: str, module, tensors) -> tuple[dict, str]:
   shapes = shapes_of(name, module)
-  matched, how = published_weights.match(shapes, published_weights.units(tensors))
+  matched, how = layer_matching.match(shapes, layer_matching.units(tensors))
   epsilon = {'i3d': 1e-3, 'inception': 1e-3}.get(name, 0.0)
-  return published_weights.read(shapes, matched, epsilon, convolutional._flattened(name, shapes)), how
+  return layer_matching.read(shapes, matched, epsilon, convolutional._flattened(name, shapes)), how
 
 
 def equal(ours: dict, theirs: dict) -> None:
@@ -41,12 +41,12 @@ def test_a_batch_norm_folds_into_the_kernel_and_the_bias_before_it():
   scale, bias, mean = rng.normal(size=(3, 3)).astype(np.float32)
   variance = np.array([0, 1e-4, 2], np.float32)
   vectors = {'scale': scale, 'bias': bias, 'mean': mean, 'variance': variance}
-  folded, offset = published_weights.fold('w', kernel, vectors, 1e-3)
+  folded, offset = layer_matching.fold('w', kernel, vectors, 1e-3)
   x = rng.normal(size=2)
   expected = (kernel[..., 0] @ x - mean) / np.sqrt(variance + 1e-3) * scale + bias
   np.testing.assert_allclose(folded[..., 0] @ x + offset, expected, rtol=1e-6)
-  without = published_weights.fold('w', kernel, {'mean': mean, 'variance': variance, 'bias': bias}, 1e-3)
-  ones = published_weights.fold('w', kernel, vectors | {'scale': np.ones(3, np.float32)}, 1e-3)
+  without = layer_matching.fold('w', kernel, {'mean': mean, 'variance': variance, 'bias': bias}, 1e-3)
+  ones = layer_matching.fold('w', kernel, vectors | {'scale': np.ones(3, np.float32)}, 1e-3)
   for a, b in zip(without, ones, strict=True):
     np.testing.assert_array_equal(a, b)
 
@@ -158,5 +158,5 @@ SHAPES = {('fc', 'kernel'): (3, 4), ('fc', 'bias'): (4,)}
 )
 def test_tensors_that_do_not_match_are_named(tensors, message):
   with pytest.raises(ValueError, match=f'{message}'):
-    matched, _ = published_weights.match(SHAPES, published_weights.units(tensors))
-    published_weights.read(SHAPES, matched)
+    matched, _ = layer_matching.match(SHAPES, layer_matching.units(tensors))
+    layer_matching.read(SHAPES, matched)
