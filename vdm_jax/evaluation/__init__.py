@@ -1,24 +1,39 @@
-"""How good are the videos: protocols and their distances, the judge of captioned digits, drift along a long video."""
+"""Video quality metrics and protocols.
 
+- `evaluate_run` measures a run by one of `PROTOCOLS`, and `compare` compares two records.
+- `metrics/` has the metrics (`METRICS`), `features/` the feature networks, `protocols/` the protocols of the papers.
+- `digits/` has classifiers for the embedded digits, and the two protocols that use them.
+
+To add a metric, a feature network or a protocol, see docs/extending/.
+"""
+
+from vdm_jax.evaluation.digits.digit_classifier import Scores, accuracy, parse_caption, read_clips, score
 from vdm_jax.evaluation.digits.digit_protocol import evaluate_digits
 from vdm_jax.evaluation.digits.scene_protocol import evaluate_scenes
-from vdm_jax.evaluation.digits.scorer import Scores, accuracy, parse_caption, read_clips, score
+from vdm_jax.evaluation.evaluate_run import evaluate_run
+from vdm_jax.evaluation.metric_records import compare, figures_of
 from vdm_jax.evaluation.metrics.clipsim import similarity
+from vdm_jax.evaluation.metrics.contract import MetricInputs, MetricKind
 from vdm_jax.evaluation.metrics.drift import drift
 from vdm_jax.evaluation.metrics.frechet import Distance, distance_from, estimate, frechet_distance
 from vdm_jax.evaluation.metrics.inception_score import inception_score
 from vdm_jax.evaluation.metrics.moments import Moments, merge, merge_all, moments, streamed
 from vdm_jax.evaluation.metrics.motion import compare_motion, motion
-from vdm_jax.evaluation.metrics.neighbors import mean_pairwise, memorisation, nearest, precision_recall
+from vdm_jax.evaluation.metrics.neighbors import mean_pairwise, memorization, nearest, precision_recall
+from vdm_jax.evaluation.metrics.table import METRICS
+from vdm_jax.evaluation.options import EvalOptions
 from vdm_jax.evaluation.protocols.contract import Figure, Metric, Protocol
-from vdm_jax.evaluation.protocols.published import PROTOCOLS
-from vdm_jax.evaluation.score_records import compare, figures_of
+from vdm_jax.evaluation.protocols.table import PROTOCOLS
 
 __all__ = [
+  'METRICS',
   'PROTOCOLS',
   'Distance',
+  'EvalOptions',
   'Figure',
   'Metric',
+  'MetricInputs',
+  'MetricKind',
   'Moments',
   'Protocol',
   'Scores',
@@ -29,12 +44,13 @@ __all__ = [
   'drift',
   'estimate',
   'evaluate_digits',
+  'evaluate_run',
   'evaluate_scenes',
   'figures_of',
   'frechet_distance',
   'inception_score',
   'mean_pairwise',
-  'memorisation',
+  'memorization',
   'merge',
   'merge_all',
   'moments',

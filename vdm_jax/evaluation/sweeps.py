@@ -1,4 +1,4 @@
-"""Measuring one run at several values of a setting, with a table and plots: VDM Table 5, Snap Figs. 5 and 6."""
+"""Sweeps: one run measured at several values of a setting, with a table and plots (VDM Table 5, Snap Figs. 5 and 6)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from vdm_jax import plots
 from vdm_jax.errors import InvalidInput
+from vdm_jax.evaluation.metric_records import figures_of
+from vdm_jax.evaluation.metrics.table import METRICS
 from vdm_jax.evaluation.protocols.contract import Protocol
-from vdm_jax.evaluation.score_records import figures_of
 from vdm_jax.runtime.atomic_files import write_text
 
 AUGMENTATIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -34,15 +35,28 @@ class Point(NamedTuple):
 
 
 def points(protocol: Protocol, sweep: str, config: ConfigDict) -> list[Point]:
-  """What a sweep measures, in its order. Raises InvalidInput where the protocol or the model has no such setting."""
+  """Return what a sweep measures, in order.
+
+  Args:
+    protocol: the protocol.
+    sweep: key of SWEEPS.
+    config: of the run.
+
+  Raises:
+    InvalidInput: the protocol does not include this sweep, or the model does not have the setting.
+  """
   key, step = SWEEPS[sweep], config.sampling.step
+  if protocol.evaluate is not None and protocol.objective is None:
+    raise InvalidInput(f'--sweep is not part of --protocol={protocol.name}: omit it.')
   if sweep == 'augmentation':
     if config.model.upsampling == 1:
-      raise InvalidInput('--sweep=augmentation is for a second stage: this model has no low-resolution input.')
+      raise InvalidInput('--sweep=augmentation needs a second stage, but this model has no low-resolution input.')
     return [Point(step, value, {key: value}) for value in AUGMENTATIONS]
   if sweep == 'guidance':
     if config.data.text == 'none' and not config.data.labels:
-      raise InvalidInput('--sweep=guidance is for a model that is told a text or a class: this run is told neither.')
+      raise InvalidInput(
+        '--sweep=guidance needs a model conditioned on text or classes, but this model is unconditional.'
+      )
     fixed = dict(protocol.guidance_sampling)
     return [Point(fixed.get('step', step), value, fixed | {key: value}) for value in _listed(protocol, sweep)]
   samplers = protocol.samplers or (step,)
@@ -50,10 +64,25 @@ def points(protocol: Protocol, sweep: str, config: ConfigDict) -> list[Point]:
   return [Point(name, value, changes[name] | {key: value}) for name in samplers for value in _listed(protocol, sweep)]
 
 
-def write(
-  folder: Path, name: str, sweep: str, found: Sequence[tuple[Point, Mapping[str, Any]]], protocol: Protocol, skip: int
+def write_sweep(
+  folder: Path,
+  name: str,
+  *,
+  sweep: str,
+  found: Sequence[tuple[Point, Mapping[str, Any]]],
+  protocol: Protocol,
+  frame_skip: int,
 ) -> None:
-  """`NAME.csv` with a row for each figure, and `NAME.png` with a plot for each metric."""
+  """Write `NAME.csv`, with a row for each figure, and `NAME.png`, with a plot for each metric.
+
+  Args:
+    folder: of the records.
+    name: of the files.
+    sweep: key of SWEEPS.
+    found: each point with its record.
+    protocol: the protocol, with its published values.
+    frame_skip: `data.frame_skip` of the run, on which published values may depend.
+  """
   rows = [
     (
       point.series,
@@ -62,7 +91,7 @@ def write(
       variant,
       figure['value'],
       figure['spread'],
-      _published(protocol, sweep, metric, variant, point, skip),
+      _published(protocol, sweep, metric, variant, point, frame_skip),
     )
     for point, record in found
     for metric, variants in figures_of(record).items()
@@ -83,15 +112,29 @@ def write(
   plots.draw_sweep(folder / f'{name}.png', lines, x=f'sampling.{SWEEPS[sweep]}', log=sweep == 'steps')
 
 
+def objective(record: Mapping[str, Any], protocol: Protocol) -> float:
+  """Return what a sweep minimizes: the last variant of the first metric, negated if higher is better.
+
+  Protocols with `evaluate` name it (`Protocol.objective`).
+  """
+  figures = figures_of(record)
+  if protocol.evaluate is not None:
+    metric, variant = protocol.objective
+    return figures[metric][variant]['value']
+  metric = protocol.metrics[0]
+  value = list(figures[metric.name].values())[-1]['value']
+  return value if METRICS[metric.kind].lower_is_better else -value
+
+
 def _listed(protocol: Protocol, sweep: str) -> tuple[float, ...]:
   values = {'guidance': protocol.guidance_weights, 'steps': protocol.num_steps}[sweep]
   if not values:
-    raise InvalidInput(f'--sweep={sweep} is not part of --protocol={protocol.name}: leave it out.')
+    raise InvalidInput(f'--sweep={sweep} is not part of --protocol={protocol.name}: omit it.')
   return values
 
 
 def _without_noise(step: str, config: ConfigDict) -> dict[str, Any]:
-  """The keys of other steps than `step` that have no effect on it, reset to where they say so."""
+  """The keys of `sampling` that other steps read, reset to the value without effect."""
   keys = {key: off for owner, keys in STEP_KEYS.items() if owner != step for key, off in keys.items()}
   return {key: off for key, off in keys.items() if config.sampling[key] != off}
 

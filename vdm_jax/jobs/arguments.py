@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from vdm_jax.errors import InvalidInput
@@ -43,19 +42,6 @@ class Request(NamedTuple):
     prompts = [prompt for prompt in self.prompts for _ in range(self.repeats)] or None
     labels = [label for label in self.labels for _ in range(self.repeats)] or None
     return prompts, labels, prompts or [f'class {label}' for label in labels or ()] or [''] * self.count
-
-
-def read_prompts(path: str | None) -> list[str]:
-  """The non-empty lines of a UTF-8 text file; none without a path."""
-  if path is None:
-    return []
-  try:
-    lines = Path(path).read_text(encoding='utf-8').splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise InvalidInput(
-      f'--prompt_file={path} cannot be read ({error}): give a UTF-8 text file, one prompt a line.'
-    ) from error
-  return [line.strip() for line in lines if line.strip()]
 
 
 def read_frame_rate(text: str | None) -> float | None:

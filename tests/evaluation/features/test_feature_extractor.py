@@ -1,4 +1,4 @@
-"""Clips in, features out: what is refused, and that neither the size of a call nor the devices change a feature."""
+"""Extractors refuse invalid clips, and features depend neither on the batch size nor on the devices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from helpers.process_group import virtual
 
 from vdm_jax.evaluation.features import load
 from vdm_jax.evaluation.features.clip_image import square
-from vdm_jax.evaluation.features.extractor import Network, build
+from vdm_jax.evaluation.features.contract import Network
+from vdm_jax.evaluation.features.extractor import build
 
 
 def forward(params, rows):
@@ -36,7 +37,7 @@ def clips(n: int, t: int = 3) -> np.ndarray:
 @pytest.mark.parametrize(
   ('wrong', 'message'),
   [
-    (clips(2).astype(np.float32) / 255, r'these clips are float32: from \[-1, 1\] make round\(\(x \+ 1\) \* 127.5\)'),
+    (clips(2).astype(np.float32) / 255, r'these clips are float32: .*round\(\(x \+ 1\) \* 127.5\)'),
     (clips(2).astype(np.int16), 'these clips are int16'),
     (clips(2)[0], r'these clips have shape \(3, 4, 5, 3\)'),
     (clips(2)[..., :1], r'these clips have shape \(2, 3, 4, 5, 1\)'),
@@ -51,7 +52,7 @@ def test_clips_of_another_kind_are_refused(wrong, message):
     extractor.apply(wrong)
 
 
-def test_a_network_of_one_length_says_which():
+def test_a_network_with_a_fixed_number_of_frames_names_it():
   extractor = build(network(frames=(16, 16)), 'none', np.float32(1))
   for t in (15, 17):
     with pytest.raises(ValueError, match=f't exactly 16; these clips have {t} frames'):
@@ -59,14 +60,14 @@ def test_a_network_of_one_length_says_which():
 
 
 def test_i3d_needs_nine_frames():
-  """The last pool spans two of the steps that remain: 8 frames leave one."""
+  """The last pool spans two time steps, and 8 frames leave one."""
   extractor = load('i3d', None, seed=0, width=1 / 60)
   with pytest.raises(ValueError, match='t 9 or more; these clips have 8 frames'):
     extractor.apply(clips(1, t=8))
 
 
 @pytest.mark.parametrize('n', [1, 2, 3, 4, 5, 9])
-def test_the_number_of_clips_changes_no_feature_and_few_calls_have_another_size(n):
+def test_features_do_not_depend_on_the_number_of_clips_and_calls_have_few_sizes(n):
   calls = []
   given = clips(n)
   made = build(network(calls=calls), 'none', np.float32(2)).apply(given)
@@ -75,7 +76,7 @@ def test_the_number_of_clips_changes_no_feature_and_few_calls_have_another_size(
   assert {shape[0] for shape in calls} == {{1: 1, 2: 2}.get(n, 4)} and len(calls) == -(-n // 4)
 
 
-def test_networks_of_images_have_a_row_for_every_frame():
+def test_networks_of_images_have_one_row_per_frame():
   given = clips(3)
   made = build(network(of_images=True), 'none', np.float32(1)).apply(given)
   assert made.pool.shape == (3, 3, 1)
@@ -87,7 +88,8 @@ def test_networks_of_images_have_a_row_for_every_frame():
 ON_FOUR = """
 import jax, numpy as np
 from vdm_jax import partitioning
-from vdm_jax.evaluation.features.extractor import Network, build
+from vdm_jax.evaluation.features.contract import Network
+from vdm_jax.evaluation.features.extractor import build
 
 def forward(params, rows):
   return rows.astype('float32').mean((2, 3, 4)) @ params, None
@@ -110,7 +112,7 @@ def test_four_devices_give_what_one_gives():
   assert run.returncode == 0, run.stderr
 
 
-def test_frames_for_clip_keep_their_middle():
+def test_frames_for_clip_are_cropped_to_their_center():
   frame = np.zeros((24, 35, 3), np.uint8)
   frame[:, 5:29] = 200  # 35 - 24 leaves 5 on the left and 6 on the right
   np.testing.assert_array_equal(square(frame, 24), np.full((24, 24, 3), 200, np.uint8))

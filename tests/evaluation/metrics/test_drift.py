@@ -1,4 +1,4 @@
-"""Drift along a video: closed forms of colour, motion and seams."""
+"""Drift along a video: closed forms of color, motion and seams."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def shifted(num_frames):
   return np.stack([np.roll(picture, frame, axis=1) for frame in range(num_frames)])
 
 
-def grey(levels):
+def gray(levels):
   return np.full((len(levels), 4, 4, 1), np.array(levels)[:, None, None, None], np.uint8)
 
 
@@ -37,7 +37,7 @@ def test_a_constant_speed_has_no_seams():
 
 def test_a_cut_scores_its_change_over_the_mean_change_of_both_blocks():
   """Three pairs that change by 2 levels, then two that change by 7: the mean is 4, and the cut changes 60 levels."""
-  found = drift(grey([10, 12, 14, 16, 76, 83, 90]), [0, 4])
+  found = drift(gray([10, 12, 14, 16, 76, 83, 90]), [0, 4])
   assert [block['motion'] for block in found['blocks']] == pytest.approx([2 / 127.5, 7 / 127.5], rel=1e-15)
   assert found['seams'] == [{'frame': 4, 'change': pytest.approx(60 / 127.5, rel=1e-15), 'score': 15.0}]
   assert found['seam_score'] == 15.0
@@ -46,8 +46,8 @@ def test_a_cut_scores_its_change_over_the_mean_change_of_both_blocks():
 def test_the_sign_of_a_change_does_not_matter():
   levels = [10, 12, 14, 16, 76, 83, 90]
   mirrored = [255 - level for level in levels]
-  assert drift(grey(levels), [0, 4])['seams'] == drift(grey(mirrored), [0, 4])['seams']
-  assert drift(grey([0, 255, 0, 255]), [0, 2])['seams'][0]['change'] == 2.0  # black to white is the whole range
+  assert drift(gray(levels), [0, 4])['seams'] == drift(gray(mirrored), [0, 4])['seams']
+  assert drift(gray([0, 255, 0, 255]), [0, 2])['seams'][0]['change'] == 2.0  # black to white is the whole range
 
 
 @pytest.mark.parametrize('starts', [[0], [0, 1, 2, 9], [3, 5, 12]])
@@ -72,7 +72,7 @@ def test_colors_and_motion_are_those_of_numpy(starts):
     assert seam['change'] == pytest.approx(change, rel=1e-13)
 
 
-def test_frames_before_the_first_start_are_a_block_of_their_own():
+def test_frames_before_the_first_start_are_a_separate_block():
   found = drift(shifted(12), [4, 8])
   assert [block['name'] for block in found['blocks']] == ['given', '0', '1']
   assert [seam['frame'] for seam in found['seams']] == [4, 8]
@@ -80,7 +80,7 @@ def test_frames_before_the_first_start_are_a_block_of_their_own():
 
 
 @pytest.mark.parametrize('chunk', [1, 90, 180, 91 * 4, 10**9])
-def test_the_chunk_does_not_matter(chunk):
+def test_the_result_does_not_depend_on_the_chunk(chunk):
   assert drift(noise(17), [2, 3, 11], chunk=chunk) == drift(noise(17), [2, 3, 11])
 
 
@@ -89,7 +89,7 @@ def test_a_mapped_file_is_read_in_parts(tmp_path):
   read = []
 
   class Recorded:
-    """An array that notes how many frames are taken at a time."""
+    """An array that records how many frames are read at a time."""
 
     def __init__(self, array):
       self.array, self.shape, self.ndim, self.dtype = array, array.shape, array.ndim, array.dtype
@@ -103,20 +103,20 @@ def test_a_mapped_file_is_read_in_parts(tmp_path):
 
   mapped = np.load(tmp_path / 'a.npy', mmap_mode='r', allow_pickle=False)
   assert drift(Recorded(mapped), [0, 30], chunk=4 * 90) == drift(noise(40), [0, 30])
-  assert max(read) == 5  # four frames and the one that follows
+  assert max(read) == 5  # four frames and the following one
 
 
-def test_what_cannot_be_told_is_null():
-  still = drift(grey([9, 9, 200, 200]), [0, 2])
+def test_undefined_values_are_null():
+  still = drift(gray([9, 9, 200, 200]), [0, 2])
   assert [seam['score'] for seam in still['seams']] == [None]
   assert still['seam_score'] is None
-  single = drift(grey([1, 2, 3]), [0, 1, 2])
+  single = drift(gray([1, 2, 3]), [0, 1, 2])
   assert [block['motion'] for block in single['blocks']] == [None, None, None]
   assert [seam['score'] for seam in single['seams']] == [None, None]
-  mixed = drift(grey([9, 9, 200, 206, 208, 210]), [0, 2, 3])
+  mixed = drift(gray([9, 9, 200, 206, 208, 210]), [0, 2, 3])
   assert [seam['score'] for seam in mixed['seams']] == [None, 3.0]
   assert mixed['seam_score'] == 3.0
-  assert drift(grey([5]), [0])['seams'] == []
+  assert drift(gray([5]), [0])['seams'] == []
 
 
 def test_the_record_is_plain_json():
@@ -127,17 +127,14 @@ def test_the_record_is_plain_json():
 
 @pytest.mark.parametrize('starts', [[], [-1, 2], [3, 3], [4, 2], [0, 9]])
 def test_bad_starts_are_named(starts):
-  message = f'drift: starts={starts} must be one or more increasing frames of the 9 from 0 on.'
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+  with pytest.raises(ValueError, match=re.escape(f'drift: starts={starts} ') + '.* from 0 to 8'):
     drift(noise(9), starts)
 
 
 def test_other_errors():
-  message = 'drift: starts=[0, 1.5] are not whole numbers; give the first frame of each block.'
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+  with pytest.raises(ValueError, match=re.escape('drift: starts=[0, 1.5] are not integers')):
     drift(noise(9), [0, 1.5])
-  message = 'drift: the video is float32 [9, 5, 6, 3]; give uint8 [t h w c].'
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+  with pytest.raises(ValueError, match=re.escape('drift: the video is float32 [9, 5, 6, 3]; pass uint8 [t h w c]')):
     drift(noise(9).astype(np.float32), [0])
   with pytest.raises(ValueError, match=re.escape('drift: the video is uint8 [0, 5, 6, 3];')):
     drift(noise(0), [0])

@@ -1,4 +1,4 @@
-"""Streamed statistics against NumPy on all rows at once, also where a naive sum of squares loses every digit."""
+"""Streamed statistics equal those of NumPy on all rows, also where a naive sum of squares loses all precision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_batches_of_any_size_give_the_mean_and_covariance_of_all_rows(offset):
     assert np.abs(naive - exact).max() > 1e-3, 'the case is hard enough to tell a stable sum from a naive one'
 
 
-def test_merging_is_commutative_associative_and_knows_nothing():
+def test_merging_is_commutative_and_associative_with_the_empty_set_as_identity():
   parts = [moments(rows(n, 4, offset=10.0 * n, seed=n)) for n in (3, 50, 1)]
   nothing = moments(np.zeros((0, 4)))
   for one, other in (
@@ -45,10 +45,6 @@ def test_float32_features_are_summed_in_float64():
 
 
 def test_bad_features_are_named():
-  for bad, message in (
-    ([np.zeros(3)], 'frechet_distance: samples has shape (3,); pass [n d], one row per sample.'),
-    ([], 'frechet_distance: samples is empty; pass one batch or more.'),
-  ):
-    with pytest.raises(ValueError) as error:
+  for bad, message in (([np.zeros(3)], r'samples has shape \(3,\)'), ([], 'samples is empty')):
+    with pytest.raises(ValueError, match=message):
       streamed(bad, 'samples')
-    assert str(error.value) == message

@@ -1,4 +1,4 @@
-"""Diversity, precision and recall, memorisation and motion, against plain loops and in cases with a known answer."""
+"""Diversity, precision and recall, memorization and motion: equal to plain loops, and right in known cases."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from vdm_jax.evaluation import compare_motion, mean_pairwise, memorisation, motion, nearest
+from vdm_jax.evaluation import compare_motion, mean_pairwise, memorization, motion, nearest
 from vdm_jax.evaluation.metrics import neighbors
 from vdm_jax.evaluation.metrics.neighbors import precision_recall
 
@@ -44,15 +44,15 @@ def test_few_modes_keep_precision_and_lose_recall():
   found = precision_recall(one_mode, real)
   assert found['precision'] > 0.9 and found['recall'] < 0.55
   assert precision_recall(real, real) == {'precision': 1.0, 'recall': 1.0}
-  with pytest.raises(ValueError, match='give more than k=3 of each'):
+  with pytest.raises(ValueError, match='k=3'):
     precision_recall(real[:3], real)
 
 
-def test_copies_of_training_clips_are_told_from_new_ones():
+def test_copies_of_training_clips_are_distinguished_from_new_ones():
   train, held_out, fresh = (RNG.standard_normal((200, 4)) for _ in range(3))
   np.testing.assert_allclose(nearest(held_out, train), cdist(held_out, train).min(1), rtol=1e-6)
   copies = train[:100] + 1e-3
-  learned, copied = memorisation(fresh, held_out, train), memorisation(copies, held_out, train)
+  learned, copied = memorization(fresh, held_out, train), memorization(copies, held_out, train)
   assert 0.8 < learned['ratio'] < 1.25 and learned['share_near'] < 0.15
   assert copied['ratio'] < 0.02 and copied['share_near'] > 0.95
 

@@ -1,1 +1,1 @@
-"""The yardstick of the embedded digits: networks that read digits and scenes in videos, and their protocols."""
+"""Evaluation on the embedded digits: classifiers of digits and scenes in videos, and their protocols."""

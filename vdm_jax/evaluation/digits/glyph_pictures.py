@@ -1,4 +1,4 @@
-"""What the readers of digits are trained on, pictures of train glyphs, and how: one optimizer for all of them."""
+"""Training of the digit and scene classifiers: pictures of train glyphs, the loss, and the optimizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.scipy.ndimage import map_coordinates
 
 from vdm_jax.data.sources.digits import glyphs
-from vdm_jax.evaluation.digits.scorer import SIDE, Weights, save_weights
+from vdm_jax.evaluation.digits.digit_classifier import SIDE, Weights, save_weights
 from vdm_jax.types import Array, Params
 
 GLYPH = 8  # pixels per side of a glyph
@@ -27,7 +27,7 @@ BLUR = np.outer((1, 2, 1), (1, 2, 1)) / 16
 
 
 def random_glyphs(digit_key: Array, glyph_key: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
-  """Digits int [*shape], drawn evenly like those of the data set, and train glyphs of them [*shape 8 8] in [0, 1]."""
+  """Return uniformly random digits int [*shape], and train glyphs of them [*shape 8 8] in [0, 1]."""
   images, digits = glyphs('train')
   order = np.argsort(digits, kind='stable')
   ink, count = jnp.asarray(images[order] / 255, jnp.float32), np.bincount(digits)
@@ -37,20 +37,23 @@ def random_glyphs(digit_key: Array, glyph_key: Array, shape: tuple[int, ...]) ->
   return digit, ink[first[digit] + which]
 
 
-def place(ink: Array, centre: Array, shape: Array) -> Array:
-  """One glyph [8 8] in a picture [16 16]; `shape` holds unit normals for angle, height, width and slant."""
+def place(ink: Array, center: Array, shape: Array) -> Array:
+  """Return a picture [16 16] with a glyph [8 8]; `shape` is unit normals for angle, height, width and slant."""
   angle, slant = 0.1 * shape[0], 0.1 * shape[3]
   stretch = jnp.exp(0.07 * shape[1:3])
   turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle) + slant, jnp.cos(angle)]])
   pixels = jnp.stack(jnp.meshgrid(*2 * [jnp.arange(SIDE, dtype=jnp.float32)], indexing='ij'))
-  source = jnp.einsum('ij,jhw->ihw', turn * stretch, pixels - centre[:, None, None], precision='highest')
+  source = jnp.einsum('ij,jhw->ihw', turn * stretch, pixels - center[:, None, None], precision='highest')
   return map_coordinates(ink, list(source + (GLYPH - 1) / 2), order=1, mode='constant')
 
 
-def wear(keys: Mapping[str, Array], frames: Array, rough: Array) -> Array:
-  """Frames [n h w c] in [0, 1] to ones in [-1, 1], those that are `rough` [n] faded, blurred and noisy.
+def degrade(keys: Mapping[str, Array], frames: Array, rough: Array) -> Array:
+  """Return frames [n h w c] in [0, 1] as frames in [-1, 1], faded, blurred and noisy where `rough` [n].
 
-  `keys` are those of 'fade', 'blur', 'level' and 'noise'.
+  Args:
+    keys: random keys for 'fade', 'blur', 'level' and 'noise'.
+    frames: the frames.
+    rough: which of them to degrade.
   """
   n, rough = len(frames), rough[:, None, None, None]
   fade = 1 - 0.35 * jax.random.uniform(keys['fade'], (n, 1, 1, 1)) * rough
@@ -61,17 +64,19 @@ def wear(keys: Mapping[str, Array], frames: Array, rough: Array) -> Array:
   return jnp.clip(frames + level * jax.random.normal(keys['noise'], frames.shape), -1, 1)
 
 
-def reading_loss(logits: Array, label: Array, position: Array, centre: Array, located: Array | float = 1.0) -> Array:
-  """Cross entropy of labels [n] and distance of places [n 2], where those are to be `located` [n]."""
+def classification_loss(
+  logits: Array, label: Array, position: Array, center: Array, located: Array | float = 1.0
+) -> Array:
+  """Return the cross entropy of labels [n] plus the Huber loss of positions [n 2] where `located` [n]."""
   target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), LABEL_SMOOTHING)
-  missed = optax.huber_loss(position, centre).sum(-1) * located
+  missed = optax.huber_loss(position, center).sum(-1) * located
   return (optax.softmax_cross_entropy(logits, target) + 0.2 * missed).mean()
 
 
 def fit(
   network: nn.Module, shape: tuple[int, ...], loss: Callable[[Params, Array], Array], num_steps: int, *, seed: int
 ) -> Params:
-  """Trains a network of pictures of `shape` on `loss(params, key)`, a fresh key at each step."""
+  """Return parameters of a network for pictures of `shape`, trained on `loss(params, key)` with a new key each step."""
   schedule = optax.cosine_onecycle_schedule(num_steps, LEARNING_RATE, pct_start=0.1)
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.01))
 
@@ -83,7 +88,7 @@ def fit(
   init_key, train_key = jax.random.split(jax.random.key(seed))
   params = jax.jit(network.init)(init_key, jnp.zeros((1, *shape)))
   state = optimizer.init(params)
-  # Steps are dispatched one by one: XLA:CPU runs the gradients of convolutions far slower inside of a scan.
+  # A Python loop, because XLA:CPU runs gradients of convolutions far slower inside a scan.
   for index in range(num_steps):
     params, state = step(params, state, jax.random.fold_in(train_key, index))
   return jax.tree.map(np.asarray, params)
@@ -96,7 +101,7 @@ def make_weights(
   train: Callable[[int], Weights],
   measure: Callable[[Weights], dict[str, float]],
 ) -> None:
-  """The command that trains a reader, measures it and rewrites its weights file."""
+  """Run the command that trains a classifier, measures it, and rewrites its weights file."""
   parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--out', type=Path, default=path, help='weights file to write')
   parser.add_argument('--steps', type=int, default=num_steps, help='training steps')

@@ -1,8 +1,10 @@
-"""The `scenes` protocol: two colored digits, by captions that were trained on and by ones that never were; offline."""
+"""The protocol `scenes`: two colored digits, for captions with and without combinations withheld from training.
+
+The shipped scene reader scores the videos. Needs no files.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +15,7 @@ from vdm_jax import data
 from vdm_jax.data.sources import catalog
 from vdm_jax.data.sources.digits import COLORS, DIRECTIONS, MOTIONS, Phrase, parse_caption, withheld
 from vdm_jax.evaluation.digits.digit_protocol import trained_clips
-from vdm_jax.evaluation.digits.scenes import (
+from vdm_jax.evaluation.digits.scene_reader import (
   WEIGHTS_PATH,
   Reading,
   accuracy,
@@ -22,16 +24,18 @@ from vdm_jax.evaluation.digits.scenes import (
   read_scenes,
   score,
 )
+from vdm_jax.evaluation.fingerprint import fingerprint
 from vdm_jax.evaluation.metrics import neighbors
 from vdm_jax.evaluation.metrics.detail import detail
 from vdm_jax.evaluation.metrics.frechet import frechet_distance
 from vdm_jax.evaluation.metrics.motion import compare_motion, motion
+from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.video import to_float, to_uint8
 
 CAPTIONS = 64  # of each kind
 REPEATS = 2
-NULL_CLIPS = 20_000  # at most so many of those trained on does the null model choose from
-TRAINING_CLIPS = 2_000  # of these are looked at for memorisation, beside what the null model chose
+NULL_CLIPS = 20_000  # most training clips that the null model chooses from
+TRAINING_CLIPS = 2_000  # of these, searched for copies together with the null model's choice
 READ_AT_ONCE = 64
 KINDS = ('seen', 'unseen')
 
@@ -39,80 +43,95 @@ KINDS = ('seen', 'unseen')
 def evaluate_scenes(
   generate: Callable[[Sequence[str]], np.ndarray], config: Any, *, seed: int = 0, num_trained: int = NULL_CLIPS
 ) -> dict[str, Any]:
-  """Scores videos of 64 captions whose phrases were all trained on, and of 64 with one that was not, two of each.
+  """Return the scores of videos of 64 captions with no withheld phrase, and of 64 captions with one; two of each.
+
+  All scores but `detail` are computed from 16x16 means of larger pictures.
 
   Args:
-    generate: prompts -> videos float [n t h w 3] in [-1, 1].
-    config: the section `data` of the model's configuration; clips of the same settings are the reference.
-    seed, num_trained: of the run, and how many clips it was trained on: they say which ones.
+    generate: prompts -> videos float `[n t h w 3]` in [-1, 1].
+    config: the section `data` of the model's configuration; the reference clips have the same settings.
+    seed: of the run; together with `num_trained` it determines which clips the run was trained on.
+    num_trained: number of clips the run was trained on.
 
   Returns:
-    `rows`: for the `model`; for the `null` model, which answers with those of the clips trained on that answer the
-    caption best; and for `real` clips of the captions in held-out handwriting: `seen` and `unseen`, the shares of
-    `scenes.score`; `frechet`, the distance to other such clips; `diversity` per prompt; `glyphs`, precision and recall
-    of the digits' looks against held-out ones; `memorisation` of clips and of glyphs; `motion` against the data's. All
-    these look at 16x16 means of larger pictures; `detail` is `vdm_jax.evaluation.metrics.detail`.
-    `metrics`: the model's figures with standard errors over captions. `reader`: the reader's own accuracy.
+    The record:
+    - `rows`: scores of the `model`; of a `null` model, which returns the training clips that match a caption best; and
+      of `real` clips of the captions in held-out handwriting. Each row has `seen` and `unseen`, the shares of
+      `scene_reader.score`; `frechet`, the distance to other such clips; `diversity` per prompt; `glyphs`, precision
+      and recall of the digits' appearance against held-out digits; `memorisation` of clips and of glyphs; `motion`
+      compared to the data's; `detail`, see `metrics.detail`.
+    - `metrics`: the model's scores with standard errors over captions.
+    - `reader`: accuracy of the scene reader; `weights`: hash of its file.
 
-  Raises ValueError when the model was not trained on such clips with some withheld.
+  Raises:
+    ValueError: the model was not trained on such clips with withheld combinations.
+
+  >>> from vdm_jax import configuration
+  >>> evaluate_scenes(lambda prompts: None, configuration.default().data)
+  Traceback (most recent call last):
+  ...
+  ValueError: the protocol 'scenes' measures models of two colored digits ...
   """
+  _check_data(config)
+  evaluator = _Evaluator(config, seed, num_trained)
+  rows = {
+    'model': evaluator.scores(generate(evaluator.prompts)),
+    'null': evaluator.scores(evaluator.null),
+    'real': evaluator.scores(evaluator.real),
+  }
+  return {
+    'protocol': SCENES.name,
+    'num_videos': len(evaluator.prompts),
+    'rows': rows,
+    'metrics': {name: {kind: rows['model'][kind][name] for kind in KINDS} for name in rows['model']['seen']}
+    | {'frechet': {'test': {'value': rows['model']['frechet'], 'spread': None}}},
+    'null_clips': evaluator.null_clips,
+    'reader': accuracy(),
+    'weights': fingerprint(WEIGHTS_PATH),
+  }
+
+
+def _check_data(config: Any) -> None:
   modes = config.digits
   if config.name != 'digits' or not (modes.num_digits == 2 and modes.colors and modes.motions and modes.withhold):
     raise ValueError(
-      "the protocol 'scenes' reads two colored digits, some combinations withheld: it needs a model of "
+      "the protocol 'scenes' measures models of two colored digits with withheld combinations: use a model with "
       'data.name="digits", data.digits.num_digits=2, and colors, motions and withhold True.'
     )
   if modes.random_start or modes.clip_frames or config.frame_skip != 1:
     raise ValueError(
-      "the protocol 'scenes' knows motions from the wall on, frame by frame: it needs data.digits.random_start=False, "
-      'data.digits.clip_frames=0 and data.frame_skip=1.'
+      "the protocol 'scenes' compares motions frame by frame from the wall: use a model with "
+      'data.digits.random_start=False, data.digits.clip_frames=0 and data.frame_skip=1.'
     )
-  judge = _Judge(config, seed, num_trained)
-  rows = {
-    'model': judge.assess(generate(judge.prompts)),
-    'null': judge.assess(judge.null),
-    'real': judge.assess(judge.real),
-  }
-  return {
-    'protocol': 'scenes',
-    'num_videos': len(judge.prompts),
-    'rows': rows,
-    'metrics': {name: {kind: rows['model'][kind][name] for kind in KINDS} for name in rows['model']['seen']}
-    | {'frechet': {'test': {'value': rows['model']['frechet'], 'spread': None}}},
-    'null_clips': judge.null_clips,
-    'reader': accuracy(),
-    'weights': hashlib.sha256(WEIGHTS_PATH.read_bytes()).hexdigest(),
-  }
 
 
-class _Judge:
-  """Prompts and the clips that videos are held against: what was trained on, and two sets in held-out handwriting."""
+class _Evaluator:
+  """The prompts, and the clips that videos are compared to: training clips, and two sets in held-out handwriting."""
 
   def __init__(self, config: Any, seed: int, num_trained: int):
     captions = _captions(config)
-    said = [parse_caption(caption) for caption in captions]
+    phrases = [parse_caption(caption) for caption in captions]
     self.prompts = captions * REPEATS
-    self.real, new = (_held_out(config, said * REPEATS, first) for first in (0, len(self.prompts)))
+    self.real, new = (_held_out(config, phrases * REPEATS, first) for first in (0, len(self.prompts)))
     train, train_captions = trained_clips(config, seed, min(num_trained, NULL_CLIPS))
     self.null_clips = len(train)
-    chosen = best_answers(said, [parse_caption(caption) for caption in train_captions]).T.ravel()
+    chosen = best_matches(phrases, [parse_caption(caption) for caption in train_captions]).T.ravel()
     self.null = to_float(train[chosen])
-    looked_at = np.union1d(np.arange(min(TRAINING_CLIPS, len(train))), chosen)
-    self._said, self._new_clips = said * REPEATS, new
-    readings = _read(new), _read(to_float(train[looked_at]))
+    searched = np.union1d(np.arange(min(TRAINING_CLIPS, len(train))), chosen)
+    self._phrases, self._new_clips = phrases * REPEATS, new
+    readings = _read(new), _read(to_float(train[searched]))
     self._clips, self._train_clips = map(clip_features, readings)
     self._glyphs, self._train_glyphs = map(glyph_features, readings)
     self._motion = motion(to_uint8(new))
 
-  def assess(self, videos: np.ndarray) -> dict[str, Any]:
-    """What is measured of videos of the prompts."""
+  def scores(self, videos: np.ndarray) -> dict[str, Any]:
+    """Return the scores of videos of the prompts."""
     reading = _read(videos)
-    right = {
-      name: shares.reshape(REPEATS, -1).mean(0) for name, shares in score(reading, self._said).items()
-    }  # of each caption
+    shares = score(reading, self._phrases)
+    right = {name: values.reshape(REPEATS, -1).mean(0) for name, values in shares.items()}  # of each caption
     clips, glyphs = clip_features(reading), glyph_features(reading)
     return {
-      kind: {name: _mean(shares[part]) for name, shares in right.items()}
+      kind: {name: _mean(values[part]) for name, values in right.items()}
       for kind, part in zip(KINDS, (slice(0, CAPTIONS), slice(CAPTIONS, None)), strict=True)
     } | {
       'frechet': frechet_distance(clips, self._clips),
@@ -122,37 +141,37 @@ class _Judge:
       },
       'glyphs': neighbors.precision_recall(glyphs, self._glyphs),
       'memorisation': {
-        'clips': neighbors.memorisation(clips, self._clips, self._train_clips),
-        'glyphs': neighbors.memorisation(glyphs, self._glyphs, self._train_glyphs),
+        'clips': neighbors.memorization(clips, self._clips, self._train_clips),
+        'glyphs': neighbors.memorization(glyphs, self._glyphs, self._train_glyphs),
       },
       'motion': compare_motion(motion(to_uint8(videos)), self._motion),
       'detail': detail(videos, self._new_clips),
     }
 
 
-def best_answers(captions: Sequence[Sequence[Phrase]], others: Sequence[Sequence[Phrase]]) -> np.ndarray:
-  """For each of n captions the REPEATS of `others` that `scenes.score` would rate best, best first: int [n REPEATS].
+def best_matches(captions: Sequence[Sequence[Phrase]], others: Sequence[Sequence[Phrase]]) -> np.ndarray:
+  """Return, for each of n captions, which REPEATS of `others` match it best, best first: int [n REPEATS].
 
-  They have most phrases right; of equal ones most digits, directions and motions of the colors that are asked for.
+  The best have most phrases in common; among those, most digits, directions and motions of the same color.
   """
   there = _parts(others)
   best = []
   for wanted in _parts(captions):
-    same = there[:, :, None] == wanted  # [m p q 4]: a phrase of another clip against one that is wanted
+    same = there[:, :, None] == wanted  # [m p q 4]: phrases of another clip and phrases of this caption
     right = same & same[..., :1]
     worth = 10 * right.all(-1).sum((1, 2)) + right.sum((1, 2, 3))
     best.append(np.argsort(-worth, kind='stable')[:REPEATS])
   return np.array(best)
 
 
-def _held_out(config: Any, said: Sequence[Sequence[Phrase]], first: int) -> np.ndarray:
+def _held_out(config: Any, captions: Sequence[Sequence[Phrase]], first: int) -> np.ndarray:
   """A clip of each caption in held-out handwriting, float32 [n t h w c]."""
   source = catalog.build(config, 'test', 0)
-  return to_float(np.stack([source.showing(phrases, first + i).video for i, phrases in enumerate(said)]))
+  return to_float(np.stack([source.showing(phrases, first + i).video for i, phrases in enumerate(captions)]))
 
 
 def _captions(config: Any) -> list[str]:
-  """CAPTIONS that are seen in training, then CAPTIONS that are not, as test clips of another seed have them."""
+  """CAPTIONS without withheld phrases, then CAPTIONS with one, from test clips of another seed."""
   found: dict[bool, list[str]] = {False: [], True: []}
   count = CAPTIONS
   while min(map(len, found.values())) < CAPTIONS:
@@ -166,13 +185,13 @@ def _is_unseen(phrases: Sequence[Phrase]) -> bool:
   return any(withheld(phrase) for phrase in phrases)
 
 
-def _parts(said: Sequence[Sequence[Phrase]]) -> np.ndarray:
-  """The parts of n captions of p phrases as numbers, the color first: int [n p 4]."""
+def _parts(captions: Sequence[Sequence[Phrase]]) -> np.ndarray:
+  """Color, digit, direction and motion of n captions of p phrases as integers: [n p 4]."""
   colors = list(COLORS)
   return np.array(
     [
       [(colors.index(p.color), p.digit, DIRECTIONS.index(p.direction), MOTIONS.index(p.motion)) for p in phrases]
-      for phrases in said
+      for phrases in captions
     ]
   )
 
@@ -182,7 +201,26 @@ def _mean(shares: np.ndarray) -> dict[str, float]:
 
 
 def _read(clips: np.ndarray) -> Reading:
-  """Reads many, float [n t h w 3], a few at a time."""
+  """The reading of any number of clips, float [n t h w 3], a few at a time."""
   starts = range(0, len(clips), READ_AT_ONCE)
   parts = [read_scenes(clips[start : start + READ_AT_ONCE]) for start in starts]
   return Reading(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
+
+
+SCENES = Protocol(
+  name='scenes',
+  source='this library',
+  task='captions',
+  metrics=(),
+  references=('test',),
+  height=0,
+  width=0,
+  num_frames=0,
+  num_samples=2 * CAPTIONS * REPEATS,
+  num_references=2 * CAPTIONS * REPEATS,
+  training_clips=TRAINING_CLIPS,
+  notes='64 captions without withheld phrases and 64 with one, two videos of each, scored by the shipped scene reader. '
+  'Clips of the size that the run was trained on; the reference is held-out handwriting.',
+  evaluate=evaluate_scenes,
+  objective=('frechet', 'test'),
+)

@@ -1,6 +1,6 @@
-"""C3D (Tran et al. 2015), fine-tuned on UCF101: the FID and Inception Score of videos as TGAN v2 computes them.
+"""C3D (Tran et al. 2015), fine-tuned on UCF101: for FID and Inception Score of videos as TGAN v2 computes them.
 
-Its input is blue, green and red bytes at 112x112 minus a mean clip. Features are those of fc7, classes of fc8.
+Its input is uint8 BGR at 112x112 minus a mean clip. Features are the output of fc7, logits that of fc8.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from vdm_jax.types import Array
 
 SIZE = 112
 FRAMES = 16
-MEAN_SHAPE = (3, FRAMES, 128, 171)  # [c t h w] in mean2.npz, c in the order BGR
-MEAN_CORNER = 8  # row and column where its crop to SIZE begins
+MEAN_SHAPE = (3, FRAMES, 128, 171)  # [c t h w] in mean2.npz, BGR
+MEAN_CORNER = 8  # first row and column of its crop to SIZE
 
 # Channels of the convolutions; a pool follows each group.
 GROUPS = (
@@ -25,14 +25,14 @@ GROUPS = (
   {'conv5a': 512, 'conv5b': 512},
 )
 HIDDEN = 4096
-POOLED = (1, 4, 4)  # frames, rows and columns behind the last pool
+POOLED = (1, 4, 4)  # frames, rows and columns after the last pool
 
 
 class C3D(nn.Module):
-  """Videos to logits, and the output of every layer on the way.
+  """Videos to logits, with the output of every layer.
 
-  The last pool meets 7x7 pixels, and its last window hangs over the end, as in Caffe and Chainer. Ports to PyTorch
-  that pad a row on both sides instead have other windows, and other features.
+  The input of the last pool is 7x7 pixels, and its last window is partly outside, as in Caffe and Chainer. PyTorch
+  ports that pad a row on both sides instead have other windows, and other features.
   """
 
   classes: int = 101
@@ -40,7 +40,7 @@ class C3D(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> dict[str, Array]:
-    """x float32 [b 16 112 112 3], bytes in the order BGR -> outputs by name; 'fc7' [b d], 'logits' [b classes]."""
+    """x float32 [b 16 112 112 3], BGR in [0, 255] -> outputs by name; 'fc7' [b d], 'logits' [b classes]."""
     blocks = {}
     x = x + self.param('bias', nn.initializers.zeros, x.shape[1:])  # minus the mean clip
     for i, group in enumerate(GROUPS):

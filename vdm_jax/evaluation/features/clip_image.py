@@ -1,12 +1,15 @@
-"""CLIP's image encoder (Radford et al. 2021): frames into the space they share with captions.
+"""CLIP's image encoder (Radford et al. 2021): frames to embeddings in the space shared with captions.
 
-Its layers are those of the text encoder in `vdm_jax.text.encoders.clip`, without the causal mask; its weights are in
+It has the layers of the text encoder in `vdm_jax.text.encoders.clip`, without the causal mask, and its weights are in
 the same files.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 
 import flax.linen as nn
 import flax.traverse_util
@@ -14,21 +17,25 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from vdm_jax.evaluation.features.extractor import Network
-from vdm_jax.text.encoders.clip import ClipLayer
+from vdm_jax.evaluation.features.contract import Encode, FeatureNetwork, Network
+from vdm_jax.evaluation.features.inference_layers import parameter_shapes, random_params
+from vdm_jax.evaluation.fingerprint import fingerprint
+from vdm_jax.text.encoders.clip import Clip, ClipLayer
 from vdm_jax.text.encoders.clip_folder import layer_tensors
+from vdm_jax.text.encoders.encoder_folder import CONFIG, TOKENIZER
+from vdm_jax.text.encoders.published import PUBLISHED as TEXT_ENCODERS
 from vdm_jax.text.encoders.transformer_layers import LayerNorm
-from vdm_jax.text.encoders.weight_files import FLOATS, Tensor, open_weights, read_arrays
+from vdm_jax.text.encoders.weight_files import FLOATS, WEIGHTS, Tensor, open_weights, read_arrays
 from vdm_jax.types import Array, Params
 
-# Of the pixels CLIP was trained on, in [0, 1], red first.
+# Statistics of the pixels CLIP was trained on, RGB in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-  """What an image encoder computes, under the names of Hugging Face's config.json."""
+  """Sizes of an image encoder, named as in Hugging Face's config.json."""
 
   hidden_size: int
   intermediate_size: int
@@ -45,16 +52,19 @@ PUBLISHED = {
   'clip-vit-base-patch32': VisionConfig(768, 3072, 12, 12, 32, 512),
   'clip-vit-large-patch14': VisionConfig(1024, 4096, 24, 16, 14, 768),
 }
+CAPTION_LENGTH = 77  # tokens, the most CLIP reads
+# SHA-256 -> repository, for files whose hash is public.
+KNOWN = {'a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb': 'openai/clip-vit-large-patch14'}
 
 
 class ClipImage(nn.Module):
-  """Frames to embeddings, not normalised; everything in float32."""
+  """Frames to embeddings, not normalized, in float32."""
 
   config: VisionConfig
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """x float32 [b s s 3], standardised -> [b d]."""
+    """x float32 [b s s 3], standardized -> [b d]."""
     config, width = self.config, self.config.hidden_size
     patch = (config.patch_size,) * 2
     x = nn.Conv(width, patch, patch, 'VALID', use_bias=False, precision='highest', name='patch')(x)
@@ -77,7 +87,7 @@ class ClipImage(nn.Module):
 
 
 def network(name: str, config: VisionConfig) -> Network:
-  """Returns the feature network of an image encoder."""
+  """Return the computation of an image encoder."""
   module = ClipImage(config)
 
   def forward(params: Params, frames: Array) -> tuple[Array, None]:
@@ -91,10 +101,10 @@ def network(name: str, config: VisionConfig) -> Network:
 
 
 def square(frame: np.ndarray, size: int) -> np.ndarray:
-  """Returns the middle square of a frame, uint8 [h w 3] -> [size size 3].
+  """Return the center square of a frame, uint8 [h w 3] -> [size size 3].
 
-  The shorter side is resized to `size` with Pillow's bicubic filter, to whole bytes; the longer side is cut to its
-  middle, an odd pixel more at the end.
+  The shorter side is resized to `size` with Pillow's bicubic filter, in uint8; the longer side is cropped to its
+  center, with an odd pixel cut off at the end.
   """
   height, width = frame.shape[:2]
   short = min(height, width)
@@ -105,21 +115,25 @@ def square(frame: np.ndarray, size: int) -> np.ndarray:
 
 
 def load_params(name: str, config: VisionConfig, folder: str) -> Params:
-  """Returns the parameters in a folder's safetensors files; raises ValueError where a tensor is missing or unlike."""
+  """Return the parameters in a folder's safetensors files.
+
+  Raises:
+    ValueError: a tensor is missing, or has another shape or type.
+  """
   tensors = _tensors(config)
   with open_weights(folder, _todays_name) as entries:
     for tensor in tensors:
       for theirs in tensor.names:
         if theirs not in entries:
           raise ValueError(
-            f'{folder} has no tensor {theirs}: its weights are not of a whole {name}, which has an '
-            f'encoder of images and its projection; take them from openai/{name} on the Hugging Face hub'
+            f'{folder} has no tensor {theirs}: its weights are not those of a complete {name}, with image encoder and '
+            f'projection; download them from openai/{name} on the Hugging Face hub'
           )
         shape, kind = entries[theirs].shape(), entries[theirs].kind()
         if shape != tensor.shape or kind not in FLOATS:
           raise ValueError(
-            f'{folder}: tensor {theirs} is {kind} of shape {shape}, {name} has floats of shape {tensor.shape}; take '
-            f'them from openai/{name} on the Hugging Face hub'
+            f'{folder}: tensor {theirs} is {kind} of shape {shape}, but {name} has floats of shape {tensor.shape}; '
+            f'download them from openai/{name} on the Hugging Face hub'
           )
   read = {
     tuple(ours.split('/')): np.asarray(array, np.float32)
@@ -129,6 +143,61 @@ def load_params(name: str, config: VisionConfig, folder: str) -> Params:
   read['projection', 'kernel'] = read['projection', 'kernel'].T
   read['class', 'embedding'] = read['class', 'embedding'][None]
   return flax.traverse_util.unflatten_dict(read)
+
+
+def entry(name: str) -> FeatureNetwork:
+  """Return the entry of an image encoder of PUBLISHED, with its text encoder."""
+
+  def whole(width: float) -> Network:
+    if width != 1:
+      raise ValueError(f'features of {name!r} have a single width; leave width at 1')
+    return network(name, PUBLISHED[name])
+
+  def stand_in(seed: int, _: float) -> Params:
+    size = PUBLISHED[name].image_size
+    shapes = parameter_shapes(ClipImage(PUBLISHED[name]), (1, size, size, 3))
+    return flax.traverse_util.unflatten_dict(random_params(shapes, seed))
+
+  def load(folder: Path, _: float) -> tuple[Params, str]:
+    recorded = _recorded(name, folder, WEIGHTS)
+    return load_params(name, PUBLISHED[name], str(folder)), recorded
+
+  def load_text(folder: Path) -> tuple[Encode, str]:
+    recorded = _recorded(name, folder, WEIGHTS, CONFIG, TOKENIZER)
+    return Clip(TEXT_ENCODERS[name], str(folder), CAPTION_LENGTH).project, recorded
+
+  return FeatureNetwork(
+    network=whole,
+    load_params=load,
+    random_params=stand_in,
+    files=(name,),
+    download=_download(name),
+    load_text=load_text,
+    random_text=lambda seed: lambda captions: _directions(captions, PUBLISHED[name].projection_dim, seed),
+  )
+
+
+def _download(name: str) -> str:
+  return f'{WEIGHTS}, {CONFIG} and {TOKENIZER} of openai/{name} on the Hugging Face hub, in one folder'
+
+
+def _recorded(name: str, folder: Path, *needed: str) -> str:
+  """The hash of the weights, if all files that are needed exist."""
+  missing = [file for file in needed if not (folder / file).is_file()]
+  if missing:
+    raise FileNotFoundError(
+      f'features of {name!r} need {_download(name)}, but {str(folder)!r} has no {", ".join(missing)}'
+    )
+  recorded = fingerprint(folder / WEIGHTS)
+  known = KNOWN.get(recorded)
+  return f'{recorded} ({known}, read by names)' if known else f'{recorded} (read by names)'
+
+
+def _directions(captions: Sequence[str], width: int, seed: int) -> np.ndarray:
+  """A random direction for each caption, which depends only on the caption and the seed: float32 [n width]."""
+  digests = (hashlib.sha256(f'{seed} {caption}'.encode()).digest() for caption in captions)
+  rows = [np.random.default_rng(list(digest)).standard_normal(width, np.float32) for digest in digests]
+  return np.stack(rows) if rows else np.zeros((0, width), np.float32)
 
 
 def _tensors(config: VisionConfig) -> list[Tensor]:
@@ -141,7 +210,7 @@ def _tensors(config: VisionConfig) -> list[Tensor]:
     tensor('class/embedding', 'embeddings.class_embedding', width),
     tensor('patch/kernel', 'embeddings.patch_embedding.weight', width, 3, config.patch_size, config.patch_size),
     tensor('position/embedding', 'embeddings.position_embedding.weight', patches + 1, width),
-    tensor('first_norm/scale', 'pre_layrnorm.weight', width),  # so spelled in the files
+    tensor('first_norm/scale', 'pre_layrnorm.weight', width),  # spelled like this in the files
     tensor('first_norm/bias', 'pre_layrnorm.bias', width),
     *layer_tensors(config),
     tensor('last_norm/scale', 'post_layernorm.weight', width),

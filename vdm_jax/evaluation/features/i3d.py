@@ -1,6 +1,6 @@
-"""I3D: Inception-v1 with its filters inflated to three dimensions (Carreira and Zisserman 2017), for the FVD.
+"""I3D: Inception-v1 with filters inflated to three dimensions (Carreira and Zisserman 2017), for the FVD.
 
-The Frechet video distance compares its 400 logits of Kinetics-400, averaged over time (Unterthiner et al. 2018).
+The Frechet video distance compares its 400 Kinetics logits, averaged over time (Unterthiner et al. 2018).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SIZE = 224
 MIN_FRAMES = 9  # the last pool spans two time steps of 8 frames
 EPSILON = 1e-3  # of its batch norms
 
-# Channels of 1x1x1; of 1x1x1 and 3x3x3; again; of 1x1x1 behind the pool.
+# Channels of the branches: 1x1x1; 1x1x1 then 3x3x3; the same again; pool then 1x1x1.
 MIXED = {
   '3b': (64, 96, 128, 16, 32, 32),
   '3c': (128, 128, 192, 32, 96, 64),
@@ -47,7 +47,7 @@ class Mixed(nn.Module):
 
 
 class I3D(nn.Module):
-  """Videos to logits, and the output of every block on the way."""
+  """Videos to logits, with the output of every block."""
 
   classes: int = 400
   width: float = 1.0

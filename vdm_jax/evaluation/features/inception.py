@@ -1,7 +1,7 @@
-"""InceptionV3 as the FID has it (Heusel et al. 2017): the graph of 2015-12-05, which later releases differ from.
+"""InceptionV3 as used for FID (Heusel et al. 2017): the graph of 2015-12-05, from which later releases differ.
 
-Its average pools leave out what is outside of the frame, its last block has a max pool in place of an average pool,
-and it has 1008 classes. Names are torchvision's.
+Its average pools exclude padding, its last block has a max pool instead of an average pool, and it has 1008 classes.
+Layer names are torchvision's.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ ROW, COLUMN = (1, 7), (7, 1)
 
 
 class Inception(nn.Module):
-  """Images to features and logits, and the output of every block on the way.
+  """Images to features and logits, with the output of every block.
 
-  The logits have no bias: the code that the Inception Score was introduced with multiplies by the last layer's kernel
-  alone (Salimans et al. 2016).
+  The logits have no bias: the original code of the Inception Score multiplies by the last layer's kernel only
+  (Salimans et al. 2016).
   """
 
   classes: int = 1008
@@ -52,7 +52,7 @@ class Inception(nn.Module):
 
 
 def _layers(width: float) -> Callable[..., Array]:
-  """Returns the function that adds a layer to the block being traced."""
+  """Return the function that adds a layer to the block being traced."""
 
   def conv(x: Array, name: str, channels: int, kernel: Any = (1, 1), strides: int = 1) -> Array:
     kernel = (kernel,) * 2 if isinstance(kernel, int) else kernel

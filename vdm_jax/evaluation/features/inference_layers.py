@@ -1,7 +1,7 @@
-"""What the convolutional feature networks are built from; everything in float32.
+"""Layers of the convolutional feature networks, in float32.
 
-There are no batch norms: at inference one is a factor and a sum, which `weights` folds into the kernel and the bias
-before it as it reads them.
+There are no batch norms: at inference one is a factor and an offset, which `published_files.layer_matching` folds
+into the kernel and bias before it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Conv(nn.Module):
   features: int
   kernel: Sequence[int]
   strides: int = 1
-  padding: str = 'SAME'  # TensorFlow's: an odd row goes to the end
+  padding: str = 'SAME'  # as in TensorFlow: of an odd padding, the extra row is at the end
   relu: bool = True
 
   @nn.compact
@@ -34,12 +34,12 @@ class Conv(nn.Module):
 
 
 def scaled(channels: int, width: float) -> int:
-  """Channels of a layer in a network `width` times as wide as the published one."""
+  """Return the channels of a layer in a network `width` times as wide as the published one."""
   return max(1, round(channels * width))
 
 
 def parameter_shapes(network: nn.Module, shape: Sequence[int]) -> dict[tuple[str, ...], tuple[int, ...]]:
-  """Returns path -> shape of every parameter, in the order in which the network computes, for inputs of `shape`."""
+  """Return path -> shape of every parameter, in the order of the computation, for inputs of `shape`."""
   order: dict[tuple[str, ...], tuple[int, ...]] = {}
 
   def trace(x: Array) -> None:
@@ -59,9 +59,9 @@ def parameter_shapes(network: nn.Module, shape: Sequence[int]) -> dict[tuple[str
 
 
 def random_params(shapes: dict[tuple[str, ...], tuple[int, ...]], seed: int) -> dict[tuple[str, ...], np.ndarray]:
-  """Returns path -> value of the parameters of a stand-in: kernels that keep the variance under ReLU, biases of zero.
+  """Return path -> random value: kernels that preserve the variance under ReLU, zero biases.
 
-  Each depends on the seed and its own path alone.
+  Each value depends only on the seed and its path.
   """
   params: dict[tuple[str, ...], Params] = {}
   for path, shape in shapes.items():

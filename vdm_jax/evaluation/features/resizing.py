@@ -1,7 +1,7 @@
-"""Bilinear resizing as the code did that metrics were first computed with: three conventions of where a pixel lies.
+"""Bilinear resizing as in the code that introduced each metric: three conventions for the position of a pixel.
 
-None of them smooths before shrinking. They differ by fractions of a pixel, which moves a Frechet distance by more than
-many published improvements.
+None of them antialiases. They differ by fractions of a pixel, which changes a Frechet distance by more than many
+published improvements.
 """
 
 from __future__ import annotations
@@ -13,20 +13,23 @@ import numpy as np
 
 from vdm_jax.types import Array
 
-Rule = Literal['first corners', 'centres', 'corners']
+Rule = Literal['first corners', 'centers', 'corners']
 
 
 def weights(size: int, new: int, rule: Rule) -> np.ndarray:
-  """Returns float32 [new size]: how much each pixel of an axis of `size` counts in each of `new` pixels.
+  """Return the interpolation matrix of an axis, float32 [new size].
 
-  'first corners': pixel i is at i size/new, as in TensorFlow 1's resize_bilinear. 'centres': at (i + 1/2) size/new -
-  1/2, as PyTorch's interpolate without align_corners. 'corners': at i (size - 1)/(new - 1), as Chainer's
-  resize_images. Beyond the last pixel its value is repeated.
+  Args:
+    size: number of pixels.
+    new: number of pixels after resizing.
+    rule: position of new pixel i. 'first corners': i size/new, as in TensorFlow 1's resize_bilinear. 'centers':
+      (i + 1/2) size/new - 1/2, as in PyTorch's interpolate without align_corners. 'corners': i (size - 1)/(new - 1),
+      as in Chainer's resize_images. Positions beyond the last pixel take its value.
   """
   i = np.arange(new, dtype=np.float64)
   if rule == 'first corners':
     at = i * (size / new)
-  elif rule == 'centres':
+  elif rule == 'centers':
     at = np.maximum((i + 0.5) * (size / new) - 0.5, 0)
   else:
     at = i * ((size - 1) / max(new - 1, 1))
@@ -39,7 +42,7 @@ def weights(size: int, new: int, rule: Rule) -> np.ndarray:
 
 
 def bilinear(frames: Array, new: int, rule: Rule) -> Array:
-  """Resizes frames [... h w c], uint8 or float, to float32 [... new new c], whatever their aspect."""
+  """Resize frames [... h w c], uint8 or float, to float32 [... new new c], whatever their aspect ratio."""
   h, w = frames.shape[-3:-1]
   frames = jnp.asarray(frames, jnp.float32)
   rows, columns = weights(h, new, rule), weights(w, new, rule)

@@ -1,4 +1,4 @@
-"""Does a long video change along its blocks, and can one see where they are joined?"""
+"""Drift along a long video: color and motion of its blocks, and the visibility of the seams between them."""
 
 from __future__ import annotations
 
@@ -15,26 +15,38 @@ HALF_RANGE = 127.5  # levels of uint8 per unit of [-1, 1]
 
 
 def drift(video: Array, starts: Sequence[int], *, chunk: int = 2**22) -> dict[str, Any]:
-  """Colour and motion of each block of a video, and how visible the seams between the blocks are.
+  """Return color and motion of each block of a video, and how visible the seams between blocks are.
 
-  `video` is uint8 [t h w c], an array or a memory-mapped file. `starts` are the increasing numbers of the first frame
-  of each block; block k is frames starts[k] to starts[k + 1] - 1. Frames before starts[0] were given and are a block of
-  their own. About `chunk` values (frames x pixels x channels) are read at a time, whatever t is; sums are of whole
-  numbers, and so the result does not depend on it.
+  Sums are of integers, so the result does not depend on `chunk`.
 
-  Returns, ready for JSON, all in units of pixels in [-1, 1] and with |x - y| the mean over pixels and channels:
-    frames: t
-    blocks: for each block its name ('given', '0', '1', ...), first and last frame, color_mean and color_std [c] over
-      all pixels of its frames, and motion, the mean of |x_i - x_(i-1)| over its pairs of frames (None for one frame)
-    seams: for each block but the first its first frame s, change |x_s - x_(s-1)|, and score, change over the mean of
-      |x_i - x_(i-1)| over all pairs inside of the two blocks it joins: 1 where no seam is visible, 2 where the picture
-      changes twice as much as usual (None where nothing moves in both blocks)
-    seam_score: the mean of the scores that are not None, or None
+  Args:
+    video: uint8 `[t h w c]`, an array or a memory-mapped file.
+    starts: first frame of each block, increasing; block k is frames starts[k] to starts[k + 1] - 1. Frames before
+      starts[0] were given to the model and are a block of their own.
+    chunk: values (frames x pixels x channels) to read at a time, about.
 
-  Raises ValueError for another video, and for starts that are not increasing numbers of its frames.
+  Returns:
+    A record for JSON, in units of pixels in [-1, 1], with |x - y| the mean over pixels and channels:
+    - `frames`: t.
+    - `blocks`: for each block its `name` ('given', '0', '1', ...), `first` and `last` frame, `color_mean` and
+      `color_std` [c] over all pixels of its frames, and `motion`, the mean of |x_i - x_(i-1)| over its pairs of frames
+      (None for one frame).
+    - `seams`: for each block but the first its first `frame` s, the `change` |x_s - x_(s-1)|, and the `score`: change
+      divided by the mean of |x_i - x_(i-1)| over all pairs inside the two blocks. 1: no visible seam. 2: the picture
+      changes twice as much as usual. None: nothing moves in both blocks.
+    - `seam_score`: the mean of the scores that are not None, or None.
+
+  Raises:
+    ValueError: not such a video, or `starts` are not increasing frame numbers of it.
+
+  >>> import numpy as np
+  >>> levels = np.array([10, 12, 14, 16, 76, 83, 90], np.uint8)  # jumps at frame 4
+  >>> record = drift(levels[:, None, None, None], starts=[0, 4])
+  >>> record['seams'][0]['frame'], record['seam_score']
+  (4, 15.0)
   """
   if video.ndim != 4 or video.dtype != np.uint8 or 0 in video.shape:
-    raise ValueError(f'drift: the video is {video.dtype} {list(video.shape)}; give uint8 [t h w c].')
+    raise ValueError(f'drift: the video is {video.dtype} {list(video.shape)}; pass uint8 [t h w c].')
   blocks = _blocks(starts, len(video))
   values = math.prod(video.shape[1:])
   frames = max(1, chunk // values)
@@ -58,12 +70,12 @@ def drift(video: Array, starts: Sequence[int], *, chunk: int = 2**22) -> dict[st
 
 
 class _Sums(NamedTuple):
-  """Over a block, in levels of uint8: whole numbers, which do not round."""
+  """Sums over a block, in uint8 levels: integers, which are exact."""
 
   count: int  # values per channel
   total: list[int]  # [c]
   squares: list[int]  # [c]
-  moved: int  # of |x_i - x_(i-1)| over all values of all pairs of frames
+  moved: int  # |x_i - x_(i-1)|, over all values of all pairs of frames
   pairs: int
 
 
@@ -72,10 +84,10 @@ def _blocks(starts: Sequence[int], length: int) -> list[tuple[str, int, int]]:
   try:
     starts = [operator.index(start) for start in starts]
   except TypeError as error:
-    raise ValueError(f'drift: starts={starts} are not whole numbers; give the first frame of each block.') from error
+    raise ValueError(f'drift: starts={starts} are not integers; pass the first frame of each block.') from error
   rising = all(low < high for low, high in zip(starts[:-1], starts[1:], strict=True))
   if not starts or not rising or starts[0] < 0 or starts[-1] >= length:
-    raise ValueError(f'drift: starts={starts} must be one or more increasing frames of the {length} from 0 on.')
+    raise ValueError(f'drift: starts={starts} must be one or more increasing frame numbers from 0 to {length - 1}.')
   named = [(str(number), start) for number, start in enumerate(starts)]
   if starts[0]:
     named.insert(0, ('given', 0))
@@ -84,7 +96,7 @@ def _blocks(starts: Sequence[int], length: int) -> list[tuple[str, int, int]]:
 
 
 def _sum(video: Array, first: int, last: int, frames: int) -> _Sums:
-  """Reads the frames first to last of a block, `frames` of them at a time and the one that follows."""
+  """Return the sums over frames first to last, reading `frames` of them and the following one at a time."""
   channels = video.shape[-1]
   total, squares, moved = np.zeros(channels, np.int64), np.zeros(channels, np.int64), 0
   for start in range(first, last + 1, frames):
@@ -98,7 +110,7 @@ def _sum(video: Array, first: int, last: int, frames: int) -> _Sums:
 
 
 def _changed(frames: Array) -> int:
-  """Sum of |x_i - x_(i-1)| over all values of [t h w c], in levels of uint8."""
+  """Sum of |x_i - x_(i-1)| over all values of [t h w c], in uint8 levels."""
   return int(np.abs(np.diff(np.asarray(frames).astype(np.int16), axis=0)).sum(dtype=np.int64))
 
 

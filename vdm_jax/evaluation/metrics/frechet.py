@@ -1,55 +1,81 @@
-"""The Frechet distance between two sets of features, each seen as a Gaussian, and what few samples add to it."""
+"""Frechet distance between two sets of features, each modeled as a Gaussian, with its spread and small-sample bias."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from vdm_jax.evaluation.metrics.moments import Moments, merge_all, moments
+from vdm_jax.evaluation.metrics.contract import MetricInputs, MetricKind
+from vdm_jax.evaluation.metrics.moments import Moments, gathered, merge_all, moments, streamed
 from vdm_jax.types import Array
 
-GROUPS = 5  # of samples, that the spread and the bias are estimated from
+GROUPS = 5  # of samples, from which spread and bias are estimated
 
 
 class Distance(NamedTuple):
-  """A distance and how far it can be trusted. What needs more samples than there are is NaN."""
+  """A distance with its standard error and bias. Values that need more samples are NaN.
+
+  >>> Distance(value=5.0, spread=0.5, extrapolated=4.0).bias
+  1.0
+  """
 
   value: float
   spread: float  # standard error, by the jackknife over groups of samples
-  extrapolated: float  # what is expected of infinitely many samples
+  extrapolated: float  # expected value for infinitely many samples
 
   @property
   def bias(self) -> float:
-    """What the number of samples adds to the value."""
+    """How much the finite number of samples adds to the value."""
     return self.value - self.extrapolated
 
 
 def frechet_distance(features_a: Array, features_b: Array) -> float:
-  """Squared 2-Wasserstein distance of the Gaussians fitted to two sets of features `[n d]` and `[m d]`.
+  """Return the squared 2-Wasserstein distance of the Gaussians fitted to two sets of features.
 
     |mu_a - mu_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a^(1/2) C_b C_a^(1/2))^(1/2))
 
-  (Dowson and Landau 1982; Heusel et al. 2017, Eq. 6), with the unbiased covariances C, in float64. The symmetric
-  form needs only eigenvalues of symmetric matrices, so it is never complex and takes covariances of low rank.
+  (Dowson and Landau 1982; Heusel et al. 2017, Eq. 6), with unbiased covariances C, in float64. The symmetric form needs
+  only eigenvalues of symmetric matrices: it is never complex and accepts covariances of low rank.
 
-  The estimate is too large by an amount that grows with d and shrinks with n and m: compare distances made with
-  equal n and m only, and with the distance between two sets of real samples of those sizes.
+  The estimate is biased upward; the bias grows with d and shrinks with n and m. Compare only distances with equal n and
+  m, and relate them to the distance between two sets of real samples of those sizes.
 
-  Raises ValueError for arrays that are not `[n d]`, fewer than 2 samples, different d, or values that are not finite.
+  Args:
+    features_a: `[n d]`, one row per sample, n >= 2.
+    features_b: `[m d]`, m >= 2.
+
+  Raises:
+    ValueError: the arrays have other shapes, fewer than 2 rows, different d, or values that are not finite.
+
+  >>> import numpy as np
+  >>> a = np.array([[0.0], [2.0]])
+  >>> round(frechet_distance(a, a + 3), 6)  # a shift costs its square
+  9.0
   """
   a, b = moments(features_a, 'features_a'), moments(features_b, 'features_b')
   return distance_from(a, 'features_a', 'features_b')(b)
 
 
 def distance_from(reference: Moments, name: str = 'reference', other: str = 'samples') -> Callable[[Moments], float]:
-  """The function of samples' moments that is `frechet_distance` to the reference, whose root is taken once.
+  """Return a function of the samples' moments: `frechet_distance` to a reference. The reference's root is taken once.
 
-  Raises ValueError as `frechet_distance` does, where it is called for samples of too small a number or of another d.
+  Args:
+    reference: moments of the real samples.
+    name: what to call the reference in error messages.
+    other: what to call the samples in error messages.
+
+  Raises:
+    ValueError: the reference, or later the samples, have fewer than 2 rows; or another d.
+
+  >>> import numpy as np
+  >>> distance = distance_from(moments(np.array([[0.0], [2.0]])))
+  >>> [round(distance(moments(np.array([[0.0], [2.0]]) + shift)), 6) for shift in (1, 2)]
+  [1.0, 4.0]
   """
   _check_count(reference, name)
   covariance = reference.covariance
@@ -67,18 +93,31 @@ def distance_from(reference: Moments, name: str = 'reference', other: str = 'sam
     cross = np.sqrt(np.clip(np.linalg.eigvalsh((product + product.T) / 2), 0, None)).sum()
     apart = ((samples.mean - reference.mean) ** 2).sum()
     spread = np.trace(covariance) + np.trace(samples.covariance) - 2 * cross
-    return max(float(apart + spread), 0.0)  # rounding can leave equal sets a hair below zero
+    return max(float(apart + spread), 0.0)  # rounding can make the distance of equal sets slightly negative
 
   return distance
 
 
 def estimate(groups: Sequence[Moments], reference: Moments) -> Distance:
-  """The distance of all samples to the reference, from the moments of disjoint groups of equally drawn samples.
+  """Return the distance of all samples to the reference, with its spread and its value for infinitely many samples.
 
-  The spread is the delete-one-group jackknife's. The expected distance of n samples is F + c / n to first order (Chong
-  and Forsyth 2020, Eq. 3): a line through the distances of all groups, of all but one and of all but two against 1/n
-  gives F, that of infinitely many samples. The reference is taken as it is. Groups of fewer than two samples leave
-  spread and extrapolation NaN.
+  The spread is that of the delete-one-group jackknife. To first order, n samples have an expected distance of F + c / n
+  (Chong and Forsyth 2020, Eq. 3). A line through the distances of all groups, of all but one and of all but two against
+  1/n gives F. The reference is used unchanged.
+
+  Args:
+    groups: moments of disjoint groups of samples from one distribution.
+    reference: moments of the real samples.
+
+  Returns:
+    The distance. Spread and extrapolation are NaN for fewer than 3 groups, or groups of fewer than 2 samples.
+
+  >>> import numpy as np
+  >>> rng = np.random.default_rng(0)
+  >>> groups = [moments(rng.standard_normal((20, 4))) for _ in range(5)]
+  >>> found = estimate(groups, moments(rng.standard_normal((10_000, 4))))
+  >>> abs(found.extrapolated) < found.value  # of two sets with the same distribution
+  True
   """
   distance, everything = distance_from(reference), merge_all(groups)
   value = distance(everything)
@@ -96,18 +135,52 @@ def estimate(groups: Sequence[Moments], reference: Moments) -> Distance:
   return Distance(value, spread, float(np.mean(distances) - slope * np.mean(inverse)))
 
 
+def compute(inputs: MetricInputs) -> dict[str, dict[str, Any]]:
+  """Return the distance of the samples to each split: value, spread, extrapolated and bias, None where NaN.
+
+  Warns if there are too few samples, or too few reference clips, for a covariance of full rank.
+  """
+  groups = grouped(inputs.samples())
+  references = {split: streamed(map(rows_of, read())) for split, read in inputs.references.items()}
+  for split, reference in references.items():
+    check_rank(reference, f'{inputs.name}, {split} split')
+  check_rank(merge_all(groups), f'{inputs.name}, samples')
+  return {split: _figure(estimate(groups, reference)) for split, reference in references.items()}
+
+
+def grouped(batches: Iterator[np.ndarray], groups: int = GROUPS) -> list[Moments]:
+  """Return the moments of `groups` disjoint groups: clip i is in group i mod `groups`, with all of its frames.
+
+  Reads each batch once and keeps none.
+  """
+  parts: list[list[Moments]] = [[] for _ in range(groups)]
+  seen = 0
+  for block in gathered(batches):
+    for group in range(groups):
+      rows = rows_of(block[(group - seen) % groups :: groups])
+      if len(rows):
+        parts[group] = [merge_all([*parts[group], streamed([rows])])]
+    seen += len(block)
+  return [part[0] for part in parts if part]
+
+
+def rows_of(features: np.ndarray) -> np.ndarray:
+  """Return `[n d]` unchanged, and the frames of `[n t d]` as rows of their own, `[n t, d]`."""
+  return features.reshape(-1, features.shape[-1])
+
+
 def check_rank(samples: Moments, what: str) -> None:
-  """Warns of fewer samples than a covariance of full rank needs, with that number."""
+  """Warn if there are fewer samples than a covariance of full rank needs."""
   if samples.count <= len(samples.mean):
     warnings.warn(
       f'{what}: {samples.count} samples of {len(samples.mean)} features leave the covariance singular and the distance '
-      f'far too large; take {len(samples.mean) + 1} or more.',
+      f'far too large; use {len(samples.mean) + 1} or more.',
       stacklevel=2,
     )
 
 
 def _without(groups: Sequence[Moments], left_out: int) -> list[tuple[Moments, ...]]:
-  """All choices of all groups but one, and as many of all but two: neighbours in the circle of groups."""
+  """All choices of all groups but one; and equally many of all but two, which are neighbors in the circle of groups."""
   count = len(groups)
   if left_out == 1:
     return list(itertools.combinations(groups, count - 1))
@@ -120,3 +193,11 @@ def _check_count(found: Moments, name: str) -> None:
       f'frechet_distance: {name} has {found.count} sample(s), but a covariance needs 2 or more; '
       'a meaningful distance needs hundreds.'
     )
+
+
+def _figure(found: Distance) -> dict[str, Any]:
+  values = {'value': found.value, 'spread': found.spread, 'extrapolated': found.extrapolated, 'bias': found.bias}
+  return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+FRECHET = MetricKind(compute, lower_is_better=True)

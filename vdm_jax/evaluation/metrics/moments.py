@@ -1,4 +1,4 @@
-"""Mean and covariance of features in one pass: float64, mergeable, and of one size whatever the number of samples."""
+"""Mean and covariance of features in one pass: in float64, mergeable, in memory independent of the sample count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ BLOCK = 1024  # rows that are gathered before their products are summed
 
 
 class Moments(NamedTuple):
-  """What a set of features leaves behind."""
+  """Count, mean and scatter matrix of a set of features.
+
+  >>> import numpy as np
+  >>> moments(np.array([[0.0, 1.0], [2.0, 5.0]])).covariance
+  array([[2., 4.],
+         [4., 8.]])
+  """
 
   count: int
   mean: np.ndarray  # float64 [d]
@@ -28,24 +34,38 @@ class Moments(NamedTuple):
 
 
 def moments(features: Array, name: str = 'features') -> Moments:
-  """The moments of features `[n d]`, which are centred before they are squared.
+  """Return the moments of features, which are centered before they are squared.
 
-  Raises ValueError, naming them, for arrays that are not `[n d]` and for values that are not finite.
+  Args:
+    features: `[n d]`, one row per sample; n may be 0.
+    name: what to call the features in error messages.
+
+  Raises:
+    ValueError: the array is not `[n d]`, or has values that are not finite.
+
+  >>> import numpy as np
+  >>> moments(np.array([[0.0, 1.0], [2.0, 5.0]])).mean
+  array([1., 3.])
   """
   features = np.asarray(features, np.float64)
   if features.ndim != 2:
     raise ValueError(f'frechet_distance: {name} has shape {features.shape}; pass [n d], one row per sample.')
   if not np.isfinite(features).all():
-    raise ValueError(f'frechet_distance: {name} holds NaN or infinity; look at the videos they were computed from.')
+    raise ValueError(f'frechet_distance: {name} contains NaN or infinity; check the videos they were computed from.')
   if not len(features):
     return Moments(0, np.zeros(features.shape[1]), np.zeros((features.shape[1],) * 2))
   mean = features.mean(0)
-  centred = features - mean
-  return Moments(len(features), mean, centred.T @ centred)
+  centered = features - mean
+  return Moments(len(features), mean, centered.T @ centered)
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-  """The moments of both sets together (Chan, Golub and LeVeque 1979, Eq. 2.1), whatever their sizes and order."""
+  """Return the moments of the union of two sets (Chan, Golub and LeVeque 1979, Eq. 2.1).
+
+  >>> import numpy as np
+  >>> merge(moments(np.array([[0.0]])), moments(np.array([[2.0], [4.0]]))).mean
+  array([2.])
+  """
   if not a.count or not b.count:
     return a if a.count else b
   count, apart = a.count + b.count, b.mean - a.mean
@@ -54,24 +74,42 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 def merge_all(parts: Iterable[Moments]) -> Moments:
-  """The moments of all sets together. Raises TypeError where there are none."""
+  """Return the moments of the union of one or more sets.
+
+  Raises:
+    TypeError: there are no parts.
+
+  >>> import numpy as np
+  >>> merge_all(moments(np.full((1, 1), value)) for value in (1.0, 2.0, 6.0)).mean
+  array([3.])
+  """
   return functools.reduce(merge, parts)
 
 
 def streamed(batches: Iterable[Array], name: str = 'features', *, block: int = BLOCK) -> Moments:
-  """The moments of features that come in batches `[b d]`, of which about `block` rows are held at a time.
+  """Return the moments of features that arrive in batches. How they are batched changes only the rounding.
 
-  Batches cut in another way give the same up to rounding. Raises ValueError as `moments` does, and without batches.
+  Args:
+    batches: arrays `[b d]`, one or more.
+    name: what to call the features in error messages.
+    block: rows held in memory at a time, about.
+
+  Raises:
+    ValueError: as in `moments`, or there are no batches.
+
+  >>> import numpy as np
+  >>> streamed(np.full((2, 1), value) for value in (1.0, 3.0)).mean
+  array([2.])
   """
   parts = (moments(rows, name) for rows in gathered(batches, block))
   first = next(parts, None)
   if first is None:
-    raise ValueError(f'frechet_distance: {name} is empty; pass one batch or more.')
+    raise ValueError(f'frechet_distance: {name} is empty; pass one or more batches.')
   return functools.reduce(merge, parts, first)
 
 
 def gathered(batches: Iterable[Array], rows: int = BLOCK) -> Iterator[np.ndarray]:
-  """The same rows in larger batches, of `rows` or a little more."""
+  """Yield the same rows in larger batches of at least `rows` rows, except the last."""
   held: list[np.ndarray] = []
   for batch in batches:
     held.append(np.asarray(batch))

@@ -1,1 +1,1 @@
-"""Measurement protocols: what a protocol is, those of the papers, and their prompts."""
+"""Measurement protocols: the contract, the table, those of the papers, and their prompts."""

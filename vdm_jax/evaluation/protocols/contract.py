@@ -1,82 +1,149 @@
-"""What a protocol consists of: immutable records, so that a figure can say what it is a figure of."""
+"""The contract of a protocol: immutable records that define exactly what is measured, and how.
+
+A protocol is one `Protocol` and one entry in `table.PROTOCOLS`. It is one of two kinds:
+- It lists `metrics`. Samples and real clips are turned into features, and each metric is computed from those.
+- It has a function `evaluate`, which scores samples by itself and returns the record.
+
+docs/extending/protocol.md has examples.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-KINDS = ('frechet', 'inception', 'similarity')
 TASKS = ('unconditional', 'prediction', 'captions', 'classes')
 
 
 class Metric(NamedTuple):
-  """One figure of a record."""
+  """One metric of a protocol: its name in the record, how it is computed, and from which features.
+
+  Attributes:
+    name: key of the record's `metrics`.
+    kind: key of `metrics.table.METRICS`.
+    network: key of `features.table.FEATURE_NETWORKS`; None for metrics that read the videos themselves.
+    output: 'pool' or 'logits' of that network.
+    frames: 'clip' for networks of clips; for networks of images: 'mean' or 'first' of a clip's frames, or 'each', where
+      every frame counts by itself.
+    size: height and width of the center crop that is taken first; None: the whole frame.
+
+  >>> Metric('fvd', 'frechet', 'i3d', 'logits').features
+  'i3d-clip-logits'
+  """
 
   name: str
-  kind: str  # one of KINDS
-  network: str  # of vdm_jax.evaluation.features
-  output: str = 'pool'  # pool or logits of that network
-  frames: str = 'clip'  # of networks of images: mean or first of a clip's frames, or each, which counts for itself
-  size: tuple[int, int] | None = None  # height and width of the centre that is cut out before; None: all
+  kind: str
+  network: str | None = None
+  output: str = 'pool'
+  frames: str = 'clip'
+  size: tuple[int, int] | None = None
 
   @property
   def features(self) -> str:
-    """The name of the features that the metric is computed from, which metrics may share."""
-    cut = '' if self.size is None else '-{}x{}'.format(*self.size)
-    return f'{self.network}-{self.frames}-{self.output}{cut}'
+    """The name of the arrays that the metric is computed from. Metrics with the same name share them."""
+    crop = '' if self.size is None else '-{}x{}'.format(*self.size)
+    return f'{self.kind}{crop}' if self.network is None else f'{self.network}-{self.frames}-{self.output}{crop}'
 
 
 class Figure(NamedTuple):
-  """A published value."""
+  """A published value.
+
+  >>> Figure('fvd', 'test', 16.2, 0.34, 'Video Diffusion Models, Table 3', (('sampling.num_steps', 128),)).value
+  16.2
+  """
 
   metric: str
-  variant: str  # of the record: the split a distance is to, or splits_1, splits_10, mean
+  variant: str  # key of the metric in the record: the split a distance is measured to, or splits_1, splits_10, mean
   value: float
   spread: float | None
   source: str  # paper and table
-  setting: tuple[tuple[str, float | str], ...] = ()  # configuration keys, or what tells rows of the table apart
+  setting: tuple[tuple[str, float | str], ...] = ()  # configuration keys, or what distinguishes the rows of the table
 
 
 class Protocol(NamedTuple):
   """How a model is measured.
 
-  Clips are scaled to cover the protocol's size, aspect kept, and their centre is cut out (`data.ExampleClips`); the
-  model's videos must have that size. `notes` says what the source leaves open and what is done about it.
+  Real clips are scaled to cover the protocol's size, keeping the aspect ratio, and cropped to their center
+  (`data.ExampleClips`). The model's videos must have that size.
+
+  Attributes:
+    name: value of `--protocol`.
+    source: paper and section.
+    task: what samples are generated from, one of TASKS.
+    metrics: the metrics, in the order of the record. A sweep optimizes the first. Empty if there is `evaluate`.
+    references: splits of the data that samples are compared to, each with its own value.
+    height: of the videos, in pixels; 0 with `evaluate`: any.
+    width: likewise.
+    num_frames: likewise.
+    num_samples: number of generated videos.
+    num_references: number of real clips of each reference; None: all.
+    given_frames: for 'prediction': number of first frames given to the model; they count as part of the sample.
+    window: which frames of a clip are used: 'random' or 'first'.
+    replacement: whether clips are drawn with replacement, independently for the references and the given frames.
+    prompts: for 'classes': a set of `protocols.prompts` with one prompt per class.
+    prompt_file: for 'captions': whether the user provides a file with one prompt per sample, instead of the captions of
+      the clips.
+    frame_rate: frames per second, for models conditioned on it.
+    original_size: height and width in pixels, for models conditioned on it.
+    training_clips: number of training clips to search for copies; 0: the model was not trained on this data.
+    guidance_weights: values of `--sweep=guidance`, Eq. 6's w.
+    guidance_sampling: other keys of `sampling` that this sweep sets, and their values.
+    num_steps: values of `--sweep=steps`.
+    samplers: values of `sampling.step` in this sweep; empty: the run's own.
+    sweep_samples: number of samples per point of a sweep; None: num_samples.
+    published: published values of models.
+    calibration: published values of real clips, for `--real_vs_real`.
+    notes: what the source leaves open, and what is done about it.
+    evaluate: scores samples by itself: `(generate, data, *, seed, num_trained) -> record`, with `generate(prompts) ->
+      videos` float `[n t h w c]` in [-1, 1], `data` that section of the configuration, and the number of clips the run
+      was trained on. The record has `metrics` as other records do, or its figures are top-level keys.
+    record_figures: with `evaluate`: the top-level keys that are figures, for records without `metrics`.
+    objective: with `evaluate`: the metric and the variant that a sweep minimizes. For a record without `metrics` the
+      metric is the name of the protocol.
+
+  >>> metric = Metric('fvd', 'frechet', 'i3d', 'logits')
+  >>> protocol = Protocol('mine', 'a paper', 'unconditional', (metric,), ('train', 'test'), 64, 64, 16, 2048, 2048)
+  >>> protocol.networks, protocol.splits
+  (('i3d',), ('train', 'test'))
   """
 
   name: str
   source: str
-  task: str  # one of TASKS: what samples are made from
+  task: str
   metrics: tuple[Metric, ...]
-  references: tuple[str, ...]  # splits that distances are measured to, each giving its own figure
+  references: tuple[str, ...]
   height: int
   width: int
   num_frames: int
   num_samples: int
-  num_references: int | None  # clips of each reference; None: all there are
-  given_frames: int = 0  # prediction: the first frames of a clip, which count as part of the sample
-  window: str = 'random'  # where in a clip its frames are taken: random, or first
-  replacement: bool = False  # whether clips are drawn with replacement, reference and given frames each for itself
-  prompts: str | None = None  # classes: a set of vdm_jax.evaluation.protocols.prompts that has one for each class
-  prompt_file: bool = False  # captions: the user's file with one prompt per sample, instead of the clips' captions
-  frame_rate: float | None = None  # asked for, of models that are told it
-  original_size: tuple[int, int] | None = None  # likewise
-  training_clips: int = 0  # looked at for memorisation; 0: a model that was not trained on this data
-  guidance_weights: tuple[float, ...] = ()  # of --sweep=guidance, Eq. 6's w
-  guidance_sampling: tuple[tuple[str, float | str], ...] = ()  # what this sweep changes besides, keys of `sampling`
-  num_steps: tuple[int, ...] = ()  # of --sweep=steps
-  samplers: tuple[str, ...] = ()  # of this sweep, values of `sampling.step`; (): the run's own
-  sweep_samples: int | None = None  # of each point of a sweep; None: num_samples
+  num_references: int | None
+  given_frames: int = 0
+  window: str = 'random'
+  replacement: bool = False
+  prompts: str | None = None
+  prompt_file: bool = False
+  frame_rate: float | None = None
+  original_size: tuple[int, int] | None = None
+  training_clips: int = 0
+  guidance_weights: tuple[float, ...] = ()
+  guidance_sampling: tuple[tuple[str, float | str], ...] = ()
+  num_steps: tuple[int, ...] = ()
+  samplers: tuple[str, ...] = ()
+  sweep_samples: int | None = None
   published: tuple[Figure, ...] = ()
-  calibration: tuple[Figure, ...] = ()  # of real clips, for --real_vs_real
+  calibration: tuple[Figure, ...] = ()
   notes: str = ''
+  evaluate: Callable[..., dict[str, Any]] | None = None
+  record_figures: tuple[str, ...] = ()
+  objective: tuple[str, str] | None = None
 
   @property
   def networks(self) -> tuple[str, ...]:
-    """The feature networks that are needed, each once."""
-    return tuple(dict.fromkeys(metric.network for metric in self.metrics))
+    """The names of the feature networks that the metrics need."""
+    return tuple(dict.fromkeys(metric.network for metric in self.metrics if metric.network is not None))
 
   @property
   def splits(self) -> tuple[str, ...]:
-    """The splits whose clips are looked at."""
+    """The splits of the data that are read."""
     also = ('train', 'test') if self.training_clips else ()
     return tuple(dict.fromkeys((*self.references, *also)))

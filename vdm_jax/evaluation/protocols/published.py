@@ -1,4 +1,4 @@
-"""The protocols that the figures of both papers are by, and their published values. A table is cited for every one."""
+"""The protocols of both papers, with their published values and the tables these are from."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from vdm_jax.evaluation.protocols.contract import Figure, Metric, Protocol
 
-DIGIT_SCORER = 'digit-scorer'  # the network of the protocol `digits`, which is shipped
-SCENE_READER = 'scene-reader'  # the network of the protocol `scenes`, which is shipped
 VDM, SNAP = 'Video Diffusion Models', 'Snap Video'
-CLIP = 'clip-vit-base-patch32'  # ViT-B/32, which CLIPSIM was introduced with (GODIVA, section 4)
+CLIP = 'clip-vit-base-patch32'  # ViT-B/32, with which CLIPSIM was introduced (GODIVA, section 4)
 
 FVD = Metric('fvd', 'frechet', 'i3d', 'logits')
 STEPS = (8, 16, 32, 64, 128, 256)
@@ -18,7 +16,7 @@ SNAP_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.
 
 
 def _sized(metric: Metric, *sizes: tuple[int, int]) -> tuple[Metric, ...]:
-  """The metric at several cuts of the same videos, named as the papers do, by width and height."""
+  """The metric at several center crops of the same videos, named by width and height as in the papers."""
   return tuple(metric._replace(name=f'{metric.name}_{width}x{height}', size=(height, width)) for height, width in sizes)
 
 
@@ -29,7 +27,7 @@ def _sampler(num_steps: int, langevin_delta: float) -> tuple[tuple[str, float], 
 def _table(
   source: str, names: Sequence[tuple[str, Sequence[str]]], rows: Sequence[tuple[dict, Sequence[float]]]
 ) -> tuple[Figure, ...]:
-  """The figures of a table: `names` are its columns, (metric, variants), and a row is its setting and its numbers."""
+  """The figures of a table: `names` are its columns, (metric, variants); a row is its setting and its numbers."""
   columns = [(metric, variant) for metric, variants in names for variant in variants]
   return tuple(
     Figure(metric, variant, value, None, source, tuple(setting.items()))
@@ -92,7 +90,7 @@ _INTERNAL_PUBLISHED = _table(
   ],
 )
 
-_UCF101 = Protocol(
+VDM_UCF101 = Protocol(
   name='vdm-ucf101-c3d-10k',
   source=f'{VDM}, section 4.1 and Table 1',
   task='unconditional',
@@ -108,12 +106,12 @@ _UCF101 = Protocol(
     Figure('is', 'splits_10', 57.0, 0.62, f'{VDM}, Table 1'),
   ),
   calibration=(Figure('is', 'splits_10', 60.2, None, f'{VDM}, Table 1, real data'),),
-  notes='The model is trained on all 13,320 clips (data.train_on_all), one window of each is the reference. Open in '
-  'the paper: the layer of the FID, here fc7 as in the code it names; windows per clip; what its spreads are '
-  'of. FVD is measured besides: the paper gives none.',
+  notes='The model is trained on all 13,320 clips (data.train_on_all); the reference is one window of each. Not '
+  'stated in the paper: the layer of the FID (here fc7, as in the code it cites), the number of windows per '
+  'clip, and what its spreads measure. FVD is measured too; the paper reports none.',
 )
 
-_KINETICS = Protocol(
+VDM_KINETICS = Protocol(
   name='vdm-kinetics600-50k',
   source=f'{VDM}, section 4.2 and Table 3',
   task='prediction',
@@ -132,12 +130,12 @@ _KINETICS = Protocol(
     Figure('fvd', 'test', 16.2, 0.34, f'{VDM}, Table 3', _sampler(128, 0.1)),
     Figure('is', 'splits_10', 15.64, None, f'{VDM}, Table 3', _sampler(128, 0.1)),
   ),
-  notes='One random window of each of 50,000 clips of the test split, drawn without replacement, is both what samples '
-  'continue and the reference. Samples are the 5 given frames and the 11 predicted ones. Open in the paper: the '
-  'number of splits of the Inception Score.',
+  notes='One random window of each of 50,000 clips of the test split, drawn without replacement, is both the '
+  'reference and what samples continue. Samples are the 5 given frames and the 11 predicted ones. Not stated '
+  'in the paper: the number of splits of the Inception Score.',
 )
 
-_T2V = Protocol(
+VDM_T2V = Protocol(
   name='vdm-t2v-4096',
   source=f'{VDM}, section 4.3 and Tables 4, 5',
   task='captions',
@@ -158,13 +156,14 @@ _T2V = Protocol(
   guidance_weights=(0.0, 1.0, 4.0),
   num_steps=STEPS,
   published=_T2V_PUBLISHED,
-  notes='Captions are those of the test split. Open in the paper: which captions, and how many clips the references '
-  'have. Averages over frames are of activations: logits for the Inception Score, before the softmax.',
+  notes='Captions are those of the test split. Not stated in the paper: which captions, and the number of clips in '
+  'the references. Averages over frames are of activations: for the Inception Score of logits, before the '
+  'softmax.',
 )
 
 _SNAP_SIZES = ((288, 288), (288, 512))
 _ZERO_SHOT = {'height': 288, 'width': 512, 'num_frames': 16, 'references': ('test',), 'frame_rate': 24.0}
-_SNAP_UCF101 = Protocol(
+SNAP_UCF101 = Protocol(
   name='snap-ucf101-10k',
   source=f'{SNAP}, sections 4.2, 4.4 and C.6, Table 4',
   task='classes',
@@ -182,13 +181,13 @@ _SNAP_UCF101 = Protocol(
     for size, values in (('288x288', (260.1, 39.0, 38.89)), ('512x288', (200.2, 28.1, 38.89)))
     for (metric, variant), value in zip((('fvd', 'test'), ('fid', 'test'), ('is', 'splits_10')), values, strict=True)
   ),
-  notes='The square videos are the centre of the wide ones. Classes are those of clips drawn from the reference. Open '
-  'in the paper: the split of the reference (the test split of the data here), the network and frames of FID (each '
-  'frame by InceptionV3), and the network of the Inception Score (C3D).',
+  notes='The square videos are the center of the wide ones. Classes are those of clips drawn from the reference. '
+  'Not stated in the paper: the split of the reference (here the test split), the network and frames of FID '
+  '(here InceptionV3, each frame), and the network of the Inception Score (here C3D).',
   **_ZERO_SHOT,
 )
 
-_SNAP_MSRVTT = Protocol(
+SNAP_MSRVTT = Protocol(
   name='snap-msrvtt-59800',
   source=f'{SNAP}, sections 4.2 and 4.4, Table 5',
   task='captions',
@@ -207,12 +206,12 @@ _SNAP_MSRVTT = Protocol(
       (('clip_fid', 'test'), ('fvd', 'test'), ('clipsim', 'mean')), values, strict=True
     )
   ),
-  notes='One sample for each of the 20 captions of the 2,990 test clips. Open in the paper: the variant of CLIP '
-  '(ViT-B/32 here), and the frames of CLIP-FID (each counts).',
+  notes='One sample for each of the 20 captions of the 2,990 test clips. Not stated in the paper: the variant of '
+  'CLIP (here ViT-B/32), and the frames of CLIP-FID (here each frame).',
   **_ZERO_SHOT,
 )
 
-_SNAP_INTERNAL = Protocol(
+SNAP_INTERNAL = Protocol(
   name='snap-internal-50k',
   source=f'{SNAP}, sections 4.2, 4.3 and C.1, Tables 2, 3, Figs. 5, 6',
   task='captions',
@@ -245,94 +244,53 @@ _SNAP_INTERNAL = Protocol(
   samplers=('ddim', 'heun', 'ancestral'),
   sweep_samples=10_000,
   published=_INTERNAL_PUBLISHED,
-  notes='For the data of the run, as the paper is for its own: figures of other data do not compare. Open in the '
-  'paper: the size of the reference; frames of FID (each counts); the variant of CLIP (ViT-B/32); the steps and '
-  'samplers of Fig. 6, which are drawn but not listed.',
+  notes='Uses the data of the run, as the paper uses its own: values on other data are not comparable. Not stated '
+  'in the paper: the size of the reference, the frames of FID (here each frame), the variant of CLIP (here '
+  'ViT-B/32), and the steps and samplers of Fig. 6, which are drawn but not listed.',
 )
 
-PROTOCOLS: dict[str, Protocol] = {
-  protocol.name: protocol
-  for protocol in (
-    _UCF101,
-    Protocol(
-      name='vdm-bair-100x256',
-      source=f'{VDM}, section 4.2 and Table 2',
-      task='prediction',
-      metrics=(FVD,),
-      references=('test',),
-      height=64,
-      width=64,
-      num_frames=16,
-      given_frames=1,
-      window='first',
-      num_samples=25_600,
-      num_references=256,
-      training_clips=10_000,
-      published=(
-        Figure('fvd', 'test', 68.19, None, f'{VDM}, Table 2', _sampler(512, 0.0)),
-        Figure('fvd', 'test', 66.92, None, f'{VDM}, Table 2', _sampler(256, 0.1)),
-      ),
-      notes='100 samples that continue each of the 256 test clips, to these clips. Samples are the given frame and '
-      'the 15 predicted ones. Open in the paper: which window of a clip, here its first 16 frames.',
-    ),
-    Protocol(
-      name='digits',
-      source='this library',
-      task='captions',
-      metrics=(Metric('frechet', 'frechet', DIGIT_SCORER),),
-      references=('test',),
-      height=0,
-      width=0,
-      num_frames=0,
-      num_samples=120,
-      num_references=120,
-      training_clips=1000,
-      guidance_weights=(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
-      num_steps=STEPS,
-      notes='Each of the 40 captions three times, read by the shipped scorer. Clips of the size that the run was '
-      'trained on (0: any); held-out handwriting is the reference.',
-    ),
-    Protocol(
-      name='scenes',
-      source='this library',
-      task='captions',
-      metrics=(Metric('frechet', 'frechet', SCENE_READER),),
-      references=('test',),
-      height=0,
-      width=0,
-      num_frames=0,
-      num_samples=256,
-      num_references=256,
-      training_clips=2000,
-      notes='64 captions whose phrases were all trained on and 64 with one that was not, each twice, read by the '
-      'shipped reader. Clips of the size that the run was trained on (0: any); held-out handwriting is the reference.',
-    ),
-    _KINETICS,
-    _KINETICS._replace(
-      name='vdm-kinetics600-50k-replacement',
-      replacement=True,
-      published=(Figure('fvd', 'test', 16.9, None, f'{VDM}, section 4.2', _sampler(128, 0.1)),),
-      notes='As vdm-kinetics600-50k, but clips are drawn with replacement, once for what samples continue and once, '
-      'with another seed, for the reference.',
-    ),
-    _T2V,
-    _SNAP_UCF101,
-    _SNAP_MSRVTT,
-    _SNAP_INTERNAL,
-    Protocol(
-      name='stylegan-v-2048',
-      source='StyleGAN-V (Skorokhodov et al. 2022), fvd2048_16f of its code',
-      task='unconditional',
-      metrics=(FVD._replace(network='i3d-stylegan-v'),),
-      references=('train',),
-      height=256,
-      width=256,
-      num_frames=16,
-      num_samples=2048,
-      num_references=2048,
-      training_clips=2048,
-      notes='2,048 samples to 2,048 clips of the train split, a random window of each. Published values depend on the '
-      'data set and are not listed here.',
-    ),
-  )
-}
+VDM_BAIR = Protocol(
+  name='vdm-bair-100x256',
+  source=f'{VDM}, section 4.2 and Table 2',
+  task='prediction',
+  metrics=(FVD,),
+  references=('test',),
+  height=64,
+  width=64,
+  num_frames=16,
+  given_frames=1,
+  window='first',
+  num_samples=25_600,
+  num_references=256,
+  training_clips=10_000,
+  published=(
+    Figure('fvd', 'test', 68.19, None, f'{VDM}, Table 2', _sampler(512, 0.0)),
+    Figure('fvd', 'test', 66.92, None, f'{VDM}, Table 2', _sampler(256, 0.1)),
+  ),
+  notes='100 samples that continue each of the 256 test clips, compared to these clips. Samples are the given frame '
+  'and the 15 predicted ones. Not stated in the paper: which window of a clip; here its first 16 frames.',
+)
+
+VDM_KINETICS_REPLACEMENT = VDM_KINETICS._replace(
+  name='vdm-kinetics600-50k-replacement',
+  replacement=True,
+  published=(Figure('fvd', 'test', 16.9, None, f'{VDM}, section 4.2', _sampler(128, 0.1)),),
+  notes='As vdm-kinetics600-50k, but clips are drawn with replacement, with different seeds for the given frames '
+  'and the reference.',
+)
+
+STYLEGAN_V = Protocol(
+  name='stylegan-v-2048',
+  source='StyleGAN-V (Skorokhodov et al. 2022), fvd2048_16f of its code',
+  task='unconditional',
+  metrics=(FVD._replace(network='i3d-stylegan-v'),),
+  references=('train',),
+  height=256,
+  width=256,
+  num_frames=16,
+  num_samples=2048,
+  num_references=2048,
+  training_clips=2048,
+  notes='2,048 samples compared to 2,048 clips of the train split, one random window each. Published values depend '
+  'on the data set and are not listed here.',
+)

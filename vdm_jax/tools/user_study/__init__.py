@@ -1,1 +1,1 @@
-"""Side-by-side user studies: ballots, the page that voters see, and the scores of their answers."""
+"""User studies: a page on which people compare videos of two methods, and what their votes say."""

@@ -1,4 +1,4 @@
-"""The page that people vote on: pairs of videos side by side, the questions, and a file of answers to save."""
+"""The voting page: pairs of videos side by side, questions, and a file of answers to save."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from vdm_jax import pages
 
 _BODY = """<header>
 <h1>Which video is better?</h1>
-<p class="quiet">Two videos were made from one text. Watch both, then answer; there are no right answers.</p>
+<p class="quiet">Both videos were generated from the same text. Watch both, then answer. There are no wrong answers.</p>
 </header>
 <main>
-<noscript><p>This page needs JavaScript, which runs in your browser alone: nothing is sent anywhere.</p></noscript>
+<noscript><p>This page needs JavaScript. It runs only in your browser and sends nothing anywhere.</p></noscript>
 <form id="start">
-<p><label>Your number, as you were told: <input id="number" type="number" min="1" required></label>
-<button>Begin</button></p>
+<p><label>Your number, from your invitation: <input id="number" type="number" min="1" required></label>
+<button>Start</button></p>
 </form>
 <section id="vote" hidden aria-live="polite">
 <p class="quiet"><progress id="progress" value="0"></progress> <span id="place"></span></p>
@@ -46,21 +46,21 @@ input[type=number] { font: inherit; width: 5rem; padding: .3rem; color: var(--in
 progress { accent-color: var(--accent); width: min(20rem, 60%); }
 """
 
-# Answers are [pair, question, letter of the file]. They are kept in the browser until they are saved, where it allows.
+# Answers are [pair, question, letter of the file]. The browser stores them until they are saved, if it allows that.
 _SCRIPT = """
 const study = JSON.parse(document.getElementById('study').textContent);
 const $ = (id) => document.getElementById(id);
 const questions = Object.entries(study.questions);
 let voter = 0, ballot = [], place = 0, answers = {}, unsaved = false;
-const shelf = () => study.study + '/' + voter;
-function keep() {
+const storageKey = () => study.study + '/' + voter;
+function store() {
   unsaved = true;
-  try { localStorage.setItem(shelf(), JSON.stringify(answers)); } catch (error) { /* a private window keeps nothing */ }
+  try { localStorage.setItem(storageKey(), JSON.stringify(answers)); } catch (error) { /* private window */ }
 }
-function recall() {
-  try { return JSON.parse(localStorage.getItem(shelf())) || {}; } catch (error) { return {}; }
+function restore() {
+  try { return JSON.parse(localStorage.getItem(storageKey())) || {}; } catch (error) { return {}; }
 }
-function put(id, file) {
+function setVideo(id, file) {
   const old = $(id), isPicture = file.endsWith('.gif');
   const fresh = document.createElement(isPicture ? 'img' : 'video');
   fresh.id = id;
@@ -74,9 +74,9 @@ function put(id, file) {
   fresh.src = './' + file;
   old.replaceWith(fresh);
 }
-function say() {
+function showProgress() {
   const given = Object.keys(answers).length, all = ballot.length * questions.length;
-  $('state').textContent = given === all ? 'All answered: save them and send the file back.'
+  $('state').textContent = given === all ? 'All questions are answered. Save the answers and send the file back.'
     : given + ' of ' + all + ' answers';
   $('progress').max = all;
   $('progress').value = given;
@@ -86,7 +86,7 @@ function show() {
   const letters = {left: left, right: left === 'a' ? 'b' : 'a'};
   $('place').textContent = 'Pair ' + (place + 1) + ' of ' + ballot.length;
   $('prompt').textContent = study.pairs[pair].prompt;
-  for (const side of ['left', 'right']) put(side, study.pairs[pair][letters[side]]);
+  for (const side of ['left', 'right']) setVideo(side, study.pairs[pair][letters[side]]);
   $('questions').replaceChildren(...questions.map(([name, question], number) => {
     const set = document.createElement('fieldset'), legend = document.createElement('legend');
     legend.textContent = question;
@@ -97,7 +97,7 @@ function show() {
       radio.name = 'question' + number;
       radio.value = letters[side];
       radio.checked = answers[pair + '/' + name] === letters[side];
-      radio.addEventListener('change', () => { answers[pair + '/' + name] = radio.value; keep(); say(); });
+      radio.addEventListener('change', () => { answers[pair + '/' + name] = radio.value; store(); showProgress(); });
       label.append(radio, ' ' + title);
       set.append(label);
     }
@@ -105,7 +105,7 @@ function show() {
   }));
   $('back').disabled = place === 0;
   $('next').disabled = place === ballot.length - 1;
-  say();
+  showProgress();
 }
 function move(by) { place += by; show(); $('prompt').focus(); }
 $('number').max = study.ballots.length;
@@ -113,7 +113,7 @@ $('start').addEventListener('submit', (event) => {
   event.preventDefault();
   voter = Number($('number').value);
   ballot = study.ballots[voter - 1];
-  answers = recall();
+  answers = restore();
   $('start').hidden = true;
   $('vote').hidden = false;
   show();
@@ -139,8 +139,11 @@ addEventListener('beforeunload', (event) => { if (unsaved) event.preventDefault(
 
 
 def page(study: Mapping[str, Any]) -> str:
-  """The HTML of a study: its `format` and `study`, `questions` name -> sentence, `pairs` with `prompt` and the files
-  `a` and `b`, and `ballots`, for each voter a list of (pair, letter of the file on the left).
+  """Return the HTML page of a study.
+
+  Args:
+    study: its `format` and `study`, the `questions` name -> sentence, the `pairs` with `prompt` and the files `a` and
+      `b`, and the `ballots`, for each voter a list of (pair, letter of the file on the left).
   """
   body = f'{_BODY}\n{pages.embedded("study", study)}'
   return pages.page('Which video is better?', body, style=_STYLE, script=_SCRIPT)

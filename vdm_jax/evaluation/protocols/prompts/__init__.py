@@ -1,6 +1,6 @@
-"""Prompts to judge models by: UCF101's classes, novel views, diversity, and what the paper says goes wrong.
+"""Prompt sets for evaluation: classes of UCF101, novel views, diversity, and failure modes.
 
-The JSON files beside this module say in `about` where their prompts come from.
+The key `about` of each JSON file beside this module gives the source of its prompts.
 """
 
 from __future__ import annotations
@@ -8,24 +8,33 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from vdm_jax.names import choose
+
 FOLDER = Path(__file__).parent
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob('*.json')))
 
 
 def read(name: str) -> tuple[str, ...]:
-  """All prompts of one of NAMES, in their order. Raises ValueError for another name.
+  """Return all prompts of a set, in order.
 
-  `ucf101` has one for each class, in the order of the data set's classInd.txt (Snap appendix C.6); `diversity` those of
-  Snap Fig. 12; `novel_views` those of appendix C.4; `failure_probes` one or more for each limitation of appendix F.1.
+  Args:
+    name: one of NAMES. `ucf101` has one prompt per class, in the order of the data set's classInd.txt (Snap appendix
+      C.6); `diversity` those of Snap Fig. 12; `novel_views` those of appendix C.4; `failure_probes` one or more for
+      each limitation of appendix F.1.
+
+  Raises:
+    ValueError: an unknown name.
   """
   return tuple(prompt for group in groups(name).values() for prompt in group)
 
 
 def groups(name: str) -> dict[str, tuple[str, ...]]:
-  """The prompts of one of NAMES by class, template or limitation. Raises ValueError for another name."""
-  if name not in NAMES:
-    raise ValueError(f'there are no prompts {name!r}: choose one of {", ".join(NAMES)}.')
-  content = json.loads((FOLDER / f'{name}.json').read_text(encoding='utf-8'))
+  """Return the prompts of a set by class, template or limitation.
+
+  Raises:
+    ValueError: an unknown name.
+  """
+  content = json.loads((FOLDER / f'{choose("prompts", name, NAMES)}.json').read_text(encoding='utf-8'))
   objects = content.get('objects')
   if objects is None:
     return {group: tuple(prompts) for group, prompts in content['prompts'].items()}

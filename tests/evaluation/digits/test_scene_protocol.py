@@ -1,4 +1,4 @@
-"""The reader of two colored digits: what it says of true clips and of false ones, and what one protocol makes of it."""
+"""The scene reader on clips that match and do not match their captions, and the protocol `scenes`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ from vdm_jax import configuration, data
 from vdm_jax.data.sources.digits import COLORS, DIRECTIONS, MOTIONS, Phrase, parse_caption, withheld
 from vdm_jax.evaluation import evaluate_scenes
 from vdm_jax.evaluation.digits import scene_protocol, scene_training
-from vdm_jax.evaluation.digits.scene_training import calibrated, clips, draw, measure, train
-from vdm_jax.evaluation.digits.scenes import INKS, accuracy, clip_features, glyph_features, read_scenes, score, unmixed
+from vdm_jax.evaluation.digits.scene_reader import (
+  INKS,
+  accuracy,
+  clip_features,
+  glyph_features,
+  read_scenes,
+  score,
+  unmixed,
+)
+from vdm_jax.evaluation.digits.scene_training import calibrated, clips, measure, render, train
 from vdm_jax.video import to_float, to_uint8
 
 
@@ -24,11 +32,11 @@ def shares(videos, captions):
   return {name: right.mean() for name, right in score(read_scenes(videos), captions).items()}
 
 
-def test_true_captions_are_read_as_they_are(shown):
+def test_clips_match_their_captions(shown):
   assert min(shares(*shown).values()) > 0.9
 
 
-def test_the_accuracy_on_file_is_that_of_a_good_reader():
+def test_the_recorded_accuracy_is_high():
   record = accuracy()
   for side in (16, 64):
     assert record[f'digit_{side}'] > 0.97 and record[f'absent_{side}'] > 0.97
@@ -44,7 +52,7 @@ def test_the_accuracy_on_file_is_that_of_a_good_reader():
   ],
   ids=['digit', 'direction', 'motion'],
 )
-def test_a_false_part_of_a_caption_is_found_and_no_other(shown, change, wrong):
+def test_only_the_wrong_part_of_a_caption_is_wrong(shown, change, wrong):
   videos, captions = shown
   found = shares(videos, [tuple(map(change, phrases)) for phrases in captions])
   assert found[wrong] < 0.05 and found['phrase'] < 0.05 and found['clip'] == 0
@@ -52,7 +60,7 @@ def test_a_false_part_of_a_caption_is_found_and_no_other(shown, change, wrong):
   assert min(found[name] for name in others) > 0.9
 
 
-def test_a_color_that_nothing_has_makes_the_phrase_wrong(shown):
+def test_an_absent_color_makes_the_phrase_wrong(shown):
   videos, captions = shown
   absent = [
     tuple(p._replace(color=next(c for c in COLORS if c not in {q.color for q in phrases})) for p in phrases)
@@ -62,21 +70,21 @@ def test_a_color_that_nothing_has_makes_the_phrase_wrong(shown):
   assert found['color'] < 0.1 and max(found.values()) < 0.1
 
 
-def test_swapped_colors_are_seen_as_swapped_digits(shown):
+def test_swapped_colors_are_read_as_swapped_digits(shown):
   videos, captions = shown
   swapped = [(a._replace(color=b.color), b._replace(color=a.color)) for a, b in captions]
   different = np.array([a.digit != b.digit for a, b in captions])
   assert shares(videos[different], [c for c, keep in zip(swapped, different, strict=True) if keep])['digit'] < 0.05
 
 
-def test_large_pictures_are_read_as_small_ones_are():
+def test_large_pictures_are_read_like_small_ones():
   videos, captions = clips('test', 12, 64, seed=6)
   small = videos.reshape(12, 16, 16, 4, 16, 4, 3).mean((3, 5))
   for large, little in zip(read_scenes(videos)[-2:], read_scenes(small)[-2:], strict=True):
     np.testing.assert_allclose(large, little, atol=2e-4)
 
 
-def test_frozen_and_reversed_clips_do_not_move_as_said(shown):
+def test_frozen_and_reversed_clips_do_not_move_as_captioned(shown):
   videos, captions = shown
   frozen = np.repeat(videos[:, :1], 16, axis=1)
   reading = read_scenes(frozen)
@@ -88,7 +96,7 @@ def test_frozen_and_reversed_clips_do_not_move_as_said(shown):
   assert shares(videos[straight, ::-1], kept)['direction'] < 0.05
 
 
-def test_an_ink_explains_itself_and_leaves_the_others():
+def test_an_ink_explains_its_own_pixels_only():
   for name, ink in INKS.items():
     amount, rest = unmixed(0.7 * ink, ink)
     np.testing.assert_allclose([amount, rest], [0.7, 0], atol=1e-6)
@@ -97,12 +105,12 @@ def test_an_ink_explains_itself_and_leaves_the_others():
         assert unmixed(its_ink, ink)[1] > 0.15, (name, other)
 
 
-def test_what_is_drawn_for_training_is_what_it_says():
-  """In the clean half: a color that is asked for and there has all of its ink in the box that is named."""
+def test_training_pictures_have_the_queried_glyph_at_its_center():
+  """In the clean half, a queried color that is present has all of its ink in its box."""
   ink = np.ones((64, 2, 8, 8), np.float32)
-  frames, asked, centre = map(np.asarray, jax.jit(draw)(jax.random.key(0), ink))
-  assert set(asked) == {0, 1, 2} and np.abs(frames).max() <= 1
-  for frame, which, middle in zip(frames[:32], asked[:32], centre[:32], strict=True):
+  frames, queried, center = map(np.asarray, jax.jit(render)(jax.random.key(0), ink))
+  assert set(queried) == {0, 1, 2} and np.abs(frames).max() <= 1
+  for frame, which, middle in zip(frames[:32], queried[:32], center[:32], strict=True):
     amount = (frame[..., 0] + 1) / 2
     if which == 2:
       assert not ((amount > 0.9) & (frame[..., 1] < -0.9)).any()
@@ -119,13 +127,13 @@ def test_training_the_reader_is_deterministic_and_learns(monkeypatch):
   assert measure(calibrated(one), 40)['color_16'] > 0.7
 
 
-def test_bad_clips_and_captions_are_named(shown):
+def test_bad_clips_and_captions_are_refused(shown):
   videos, captions = shown
-  with pytest.raises(ValueError, match=r'^scene reader: videos have shape \(60, 16, 16, 16, 1\); pass'):
+  with pytest.raises(ValueError, match=r'^scene reader: videos have shape \(60, 16, 16, 16, 1\)'):
     read_scenes(videos[..., :1])
-  with pytest.raises(ValueError, match='^scene reader: videos are uint8; pass finite floats'):
+  with pytest.raises(ValueError, match='^scene reader: videos are uint8'):
     read_scenes(to_uint8(videos))
-  with pytest.raises(ValueError, match='^scene reader: a caption names no color'):
+  with pytest.raises(ValueError, match='^scene reader: a caption has no color'):
     score(read_scenes(videos[:1]), [[Phrase(3, 'left')]])
 
 
@@ -143,24 +151,24 @@ def small(monkeypatch):
   monkeypatch.setattr(scene_protocol, 'TRAINING_CLIPS', 200)
 
 
-def test_half_of_the_prompts_have_a_phrase_that_was_never_trained_on(section, small):
-  asked = []
+def test_half_of_the_prompts_have_a_withheld_phrase(section, small):
+  prompts = []
 
-  def generate(prompts):
-    asked.extend(prompts)
-    return np.zeros((len(prompts), 16, 16, 16, 3), np.float32)
+  def generate(requested):
+    prompts.extend(requested)
+    return np.zeros((len(requested), 16, 16, 16, 3), np.float32)
 
   record = evaluate_scenes(generate, section, num_trained=200)
-  assert len(asked) == record['num_videos'] == 48 and asked[:24] == asked[24:] and len(set(asked)) == 24
-  unseen = [any(map(withheld, parse_caption(prompt))) for prompt in asked[:24]]
+  assert len(prompts) == record['num_videos'] == 48 and prompts[:24] == prompts[24:] and len(set(prompts)) == 24
+  unseen = [any(map(withheld, parse_caption(prompt))) for prompt in prompts[:24]]
   assert unseen == [False] * 12 + [True] * 12
   model = record['rows']['model']
   assert model['seen']['clip']['value'] == 0 and model['motion']['dynamic_images']
   assert record['metrics']['clip']['unseen'] == model['unseen']['clip']
 
 
-def test_real_clips_are_right_and_new_and_training_clips_are_neither(section, small):
-  """The null model copies, and shares hardly a caption with its prompt: that is what the table is to show."""
+def test_real_clips_are_correct_and_new_and_the_null_model_is_neither(section, small):
+  """The null model copies training clips, few of which match its prompts."""
   source = data.Digits(split='test', seed=9, num_frames=16, channels=3, num_digits=2, colors=True, motions=True)
   clips = to_float(np.stack([source[i].video for i in range(48)]))
   record = evaluate_scenes(lambda prompts: clips, section, seed=4, num_trained=300)
@@ -177,7 +185,7 @@ def test_real_clips_are_right_and_new_and_training_clips_are_neither(section, sm
   assert rows['real']['frechet'] < rows['null']['frechet'] * 2
 
 
-def test_the_best_answer_has_most_phrases_right_then_most_parts_whatever_the_order():
+def test_the_best_match_has_most_phrases_then_most_parts_in_any_order():
   wanted = parse_caption('a red 3 moving left slowly and a blue 7 bouncing up')
   others = [
     parse_caption(caption)
@@ -188,11 +196,11 @@ def test_the_best_answer_has_most_phrases_right_then_most_parts_whatever_the_ord
       'a blue 7 bouncing up and a red 4 moving left slowly',  # a phrase, and all but the digit of the other
     )
   ]
-  assert scene_protocol.best_answers([wanted], others).tolist() == [[3, 1]]
+  assert scene_protocol.best_matches([wanted], others).tolist() == [[3, 1]]
 
 
-def test_what_is_wrong_twice_of_one_prompt_is_one_piece_of_evidence(section, small):
-  """Standard errors are over captions: one repetition right and one wrong of each leaves no spread."""
+def test_standard_errors_are_over_captions_not_over_videos(section, small):
+  """If one of two videos of every caption is correct, there is no spread."""
 
   def generate(prompts):
     source = data.Digits(split='test', seed=2, num_frames=16, channels=3, num_digits=2, colors=True, motions=True)
@@ -203,12 +211,12 @@ def test_what_is_wrong_twice_of_one_prompt_is_one_piece_of_evidence(section, sma
   assert found['seen'] == {'value': 0.5, 'spread': 0.0} == found['unseen']
 
 
-def test_the_protocol_wants_a_model_of_such_clips(section):
-  with pytest.raises(ValueError, match="^the protocol 'scenes' reads two colored digits"):
+def test_models_of_other_clips_are_refused(section):
+  with pytest.raises(ValueError, match="^the protocol 'scenes' .*data.digits.num_digits=2"):
     evaluate_scenes(None, configuration.default().data)
   changed = section.copy_and_resolve_references()
   changed.digits.random_start = True
-  with pytest.raises(ValueError, match="^the protocol 'scenes' knows motions from the wall on"):
+  with pytest.raises(ValueError, match="^the protocol 'scenes' .*data.digits.random_start=False"):
     evaluate_scenes(None, changed)
 
 
@@ -220,7 +228,7 @@ def test_clips_of_different_glyphs_have_different_features(shown):
   assert 115 < there < 125 and glyph_features(reading).shape == (there, 48)
 
 
-def test_an_empty_clip_has_no_digit_and_still_has_features():
+def test_an_empty_clip_has_no_digit_but_has_features():
   reading = read_scenes(-np.ones((3, 8, 16, 16, 3), np.float32))
   assert reading.present.max() < 0.5
   assert not clip_features(reading).any() and len(glyph_features(reading)) >= 3

@@ -1,8 +1,8 @@
-"""What a file of PyTorch says, without doing what it says.
+"""Hand-written pickle interpreter for torch files: `pickle` and `torch.load` execute code that a file requests.
 
-Such a file holds a program for a stack machine. The standard library's disassembler reads it one instruction at a
-time, and the machine here knows only the instructions that torch writes. It makes dictionaries, lists, and notes of
-tensors and modules; nothing in it imports, calls or allocates what the file asks for.
+A pickle is a program for a stack machine. The standard library's disassembler reads it one instruction at a time, and
+the machine here knows only the instructions that torch writes. It builds dictionaries, lists, and descriptions of
+tensors and modules; it never imports, calls or allocates what the file requests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_OPCODES = 200_000  # a file of a thousand tensors has about 50,000
 
 
 class Global(NamedTuple):
-  """A name that the file mentions."""
+  """An imported name in the file."""
 
   module: str
   name: str
@@ -25,15 +25,15 @@ class Global(NamedTuple):
 
 
 class Storage(NamedTuple):
-  """A run of numbers in the file."""
+  """A contiguous array of values in the file."""
 
-  kind: str  # FloatStorage and so on
+  kind: str  # FloatStorage, HalfStorage, ...
   key: str
   length: int
 
 
 class View(NamedTuple):
-  """A tensor: which numbers of a storage it is made of."""
+  """A tensor: a view of a storage."""
 
   storage: Storage
   offset: int
@@ -42,7 +42,7 @@ class View(NamedTuple):
 
 
 class Module:
-  """A module of TorchScript: its attributes by name."""
+  """A TorchScript module: its attributes by name."""
 
   def __init__(self):
     self.attributes: dict[str, Any] = {}
@@ -54,14 +54,14 @@ _LISTS = {'build_boollist', 'build_doublelist', 'build_intlist', 'build_tensorli
 
 
 class Refused(ValueError):
-  """What the file says is clear, and no weights need it."""
+  """The file is valid, but requests something that weights do not need."""
 
 
 def run(stream: BinaryIO) -> Any:
-  """Returns the value that the next program in `stream` describes, and leaves the stream behind it.
+  """Return the value of the next pickle in `stream`, and leave the stream after it.
 
-  Raises ValueError, whose message says what is wrong, for an instruction or a name that no weights need, and for a
-  program that is not whole.
+  Raises:
+    ValueError: an instruction or a name that weights do not need, or an incomplete pickle.
   """
   machine = _Machine()
   try:
@@ -70,7 +70,7 @@ def run(stream: BinaryIO) -> Any:
         (value,) = machine.stack
         return value
       if count >= MAX_OPCODES:
-        raise Refused(f'has more than {MAX_OPCODES} instructions, which no weights need')
+        raise Refused(f'has more than {MAX_OPCODES} instructions, far more than weights need')
       if opcode.name not in _HANDLERS:
         raise Refused(f'has the instruction {opcode.name}, which torch does not write')
       _HANDLERS[opcode.name](machine, argument)
@@ -78,7 +78,7 @@ def run(stream: BinaryIO) -> Any:
     raise
   except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
     raise ValueError(f'is damaged ({error or type(error).__name__})') from error
-  raise ValueError('is damaged (it has no end)')
+  raise ValueError('is damaged (it has no STOP instruction)')
 
 
 class _Machine:
@@ -114,7 +114,7 @@ def _mention(machine: _Machine, argument: str) -> None:
     or module.split('.')[0] == '__torch__'
   )
   if not known:
-    raise Refused(f'asks for {module}.{name}, which no weights need')
+    raise Refused(f'requests {module}.{name}, which weights do not need')
   machine.stack.append(Global(module, name))
 
 
@@ -130,7 +130,7 @@ def _reduce(machine: _Machine, _: Any) -> None:
   elif function.name in _LISTS | {'_rebuild_parameter'}:
     value = arguments[0]
   else:
-    raise Refused(f'calls {function}, which no weights need')
+    raise Refused(f'calls {function}, which weights do not need')
   machine.stack.append(value)
 
 
@@ -139,14 +139,14 @@ def _view(storage: Any, offset: Any, shape: Any, strides: Any) -> View:
   if not isinstance(storage, Storage) or len(shape) != len(strides):
     raise TypeError
   if any(type(number) is not int or number < 0 for number in numbers):
-    raise Refused(f'has a tensor of shape {shape} and strides {strides} at {offset}, which is none')
+    raise Refused(f'has a tensor of shape {shape} and strides {strides} at {offset}, which is not a valid tensor')
   return View(storage, offset, tuple(shape), tuple(strides))
 
 
 def _make(machine: _Machine, _: Any) -> None:
   kind, _ = machine.pop(2)
   if not isinstance(kind, Global) or not kind.module.startswith('__torch__'):
-    raise Refused(f'makes an object of {kind}, which no weights need')
+    raise Refused(f'creates a {kind}, which weights do not need')
   machine.stack.append(Module())
 
 
@@ -155,25 +155,25 @@ def _build(machine: _Machine, _: Any) -> None:
   target = machine.stack[-1]
   if isinstance(target, Module):
     _add_pairs(target.attributes, [item for pair in state.items() for item in pair])
-  elif not isinstance(target, dict):  # what an OrderedDict carries beside its items is of no use here
+  elif not isinstance(target, dict):  # attributes of an OrderedDict are ignored
     raise TypeError
 
 
 def _refer(machine: _Machine, _: Any) -> None:
   ((label, kind, key, _, length, *view),) = machine.pop(1)
   if label != 'storage' or not isinstance(kind, Global) or any(part is not None for part in view):
-    raise Refused(f'refers to {label!r} outside of itself, which no weights need')
+    raise Refused(f'refers to {label!r} outside the file, which weights do not need')
   if type(length) is not int or length < 0 or not isinstance(key, str):
-    raise Refused(f'has a storage {key!r} of {length} numbers, which is none')
+    raise Refused(f'has a storage {key!r} of {length} values, which is not a valid storage')
   machine.stack.append(Storage(kind.name, key, length))
 
 
 def _add_pairs(target: dict, items: list[Any]) -> None:
   for key, value in zip(items[::2], items[1::2], strict=True):
-    if not isinstance(key, str | int):  # hashing a tuple of tuples without end would overflow the stack
+    if not isinstance(key, str | int):  # hashing an endlessly nested tuple would overflow the stack
       raise TypeError(f'a key is a {type(key).__name__}')
     if key in target:
-      raise Refused(f'has two values of {key!r}')
+      raise Refused(f'has two values for {key!r}')
     target[key] = value
 
 

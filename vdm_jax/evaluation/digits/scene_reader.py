@@ -1,9 +1,9 @@
-"""The judge of clips of two digits: of each color, which digit has it, and how does that digit move?
+"""Scene reader: for each color in a clip of two digits, which digit has it, and how that digit moves.
 
-A small network looks at one frame and one color at a time, at the ink that this color explains and at the rest. It says
-which digit has the color, if any has, and where it is. A digit is the vote of its frames, a motion the path of
-`vdm_jax.data.Digits` that comes nearest, wherever it begins. Trained by `vdm_jax.evaluation.digits.scene_training` on
-train glyphs; `accuracy()` is what it reached on the held-out ones.
+A small network reads one frame and one color at a time, as two channels: the part of the pixels that this color's ink
+explains, and the rest. It predicts which digit, if any, has the color, and where. The digit of a clip is the vote of
+its frames; its motion is the nearest path of `vdm_jax.data.Digits`, from any start. Trained by
+`vdm_jax.evaluation.digits.scene_training` on train glyphs; `accuracy()` returns its accuracy on held-out glyphs.
 """
 
 from __future__ import annotations
@@ -18,30 +18,42 @@ import numpy as np
 from einops import rearrange, reduce
 
 from vdm_jax.data.sources.digits import COLORS, DIRECTIONS, MOTIONS, Digits, Phrase
-from vdm_jax.evaluation.digits.scorer import SIDE, FrameReader, Weights, load_weights, read_frames, read_record
+from vdm_jax.evaluation.digits.digit_classifier import (
+  SIDE,
+  FrameClassifier,
+  Weights,
+  load_weights,
+  read_frames,
+  read_record,
+)
 from vdm_jax.types import Array
 
 WEIGHTS_PATH = Path(__file__).with_name('scene_reader.safetensors')
-ABSENT = 10  # the class of a color that no digit has
-READER = FrameReader(classes=11)
+ABSENT = 10  # class of a color that no digit has
+READER = FrameClassifier(classes=11)
 INKS = {name: np.float32(color) / 255 for name, color in COLORS.items()}
 
 
 class Reading(NamedTuple):
-  """What is seen of each of c colors, COLORS in their order, in each of b clips; numpy arrays."""
+  """Outputs of the reader for b clips in each of c colors, in the order of COLORS, as NumPy arrays."""
 
-  present: np.ndarray  # float32 [b c], how sure it is that a digit has the color
+  present: np.ndarray  # float32 [b c], probability that a digit has the color
   digit: np.ndarray  # int [b c]
-  direction: np.ndarray  # int [b c], index into DIRECTIONS, or -1 for one that stays where it is
+  direction: np.ndarray  # int [b c], index into DIRECTIONS, or -1 for a digit that does not move
   motion: np.ndarray  # int [b c], index into MOTIONS, or -1
-  glyph: np.ndarray  # float32 [b c d], features of the digit's looks
-  position: np.ndarray  # float32 [b c t 2], centre of its box (y, x) in pixels of a 16x16 picture
+  glyph: np.ndarray  # float32 [b c d], features of the digit's appearance
+  position: np.ndarray  # float32 [b c t 2], center of its box (y, x) in pixels of a 16x16 picture
 
 
 def read_scenes(videos: Array, *, weights: Weights | None = None) -> Reading:
-  """Reads clips, float `[b t h h 3]` in [-1, 1] with h a multiple of 16, for every color.
+  """Return what clips show in each color.
 
-  Values outside of [-1, 1] are clipped. `weights`: the shipped ones if None. Raises ValueError on other shapes and NaN.
+  Args:
+    videos: float `[b t h h 3]` in [-1, 1], t >= 2, h a multiple of 16. Values outside [-1, 1] are clipped.
+    weights: of the network; the shipped ones by default.
+
+  Raises:
+    ValueError: another shape or dtype, or values that are not finite.
   """
   pictures = _pictures(videos)
   inks = np.stack([*INKS.values()])[:, None, None, None]
@@ -62,35 +74,42 @@ def read_scenes(videos: Array, *, weights: Weights | None = None) -> Reading:
 
 
 def score(reading: Reading, captions: Sequence[Sequence[Phrase]]) -> dict[str, np.ndarray]:
-  """Of each clip [b] the share of phrases whose color, digit, direction and motion are as said, and all four of them
-  (`phrase`); and whether everything is (`clip`).
+  """Return how well each clip matches its caption: name -> [b].
 
-  A digit of which nothing has the color is wrong in all. Raises ValueError for captions that name no colors.
+  Returns:
+    `color`, `digit`, `direction`, `motion`: share of the caption's phrases that are correct in this respect; `phrase`:
+    in all four; `clip`: whether all phrases are correct. A phrase whose color is absent is wrong in every respect.
+
+  Raises:
+    ValueError: a caption without colors.
   """
   if any(phrase.color is None for phrases in captions for phrase in phrases):
-    raise ValueError("scene reader: a caption names no color, which tells digits apart; 'a red 3 moving left slowly'.")
+    raise ValueError("scene reader: a caption has no color; pass captions such as 'a red 3 moving left slowly'.")
   color = np.array([[list(COLORS).index(phrase.color) for phrase in phrases] for phrases in captions])
-  told = {
+  captioned = {
     'digit': [[phrase.digit for phrase in phrases] for phrases in captions],
     'direction': [[DIRECTIONS.index(phrase.direction) for phrase in phrases] for phrases in captions],
     'motion': [[MOTIONS.index(phrase.motion) for phrase in phrases] for phrases in captions],
   }
-  found = {name: np.take_along_axis(getattr(reading, name), color, axis=1) for name in ('present', *told)}
+  found = {name: np.take_along_axis(getattr(reading, name), color, axis=1) for name in ('present', *captioned)}
   right = {'color': found['present'] > 0.5}
-  right |= {name: (found[name] == np.array(said)) & right['color'] for name, said in told.items()}
+  right |= {name: (found[name] == np.array(wanted)) & right['color'] for name, wanted in captioned.items()}
   right['phrase'] = np.all([*right.values()], axis=0)
   return {name: good.mean(1) for name, good in right.items()} | {'clip': right['phrase'].all(1).astype(float)}
 
 
 def glyph_features(reading: Reading) -> np.ndarray:
-  """float32 [n d]: looks of all digits that are there, of all clips; of the surest color where a clip has none."""
+  """Return features of the appearance of all digits in all clips, float32 [n d]; a clip without digits has one row."""
   there = reading.present > np.minimum(0.5, reading.present.max(1, keepdims=True) - 1e-6)
   return reading.glyph[there]
 
 
 def clip_features(reading: Reading) -> np.ndarray:
-  """float32 [b d]: of the two surest colors, in the order of COLORS, the ink, the looks of the digit, and where it is
-  at the beginning, in the middle and at the end; 0 for what is not there."""
+  """Return features of clips, float32 [b d].
+
+  For the two most probable colors, in the order of COLORS: the ink, the appearance of the digit, and its position in
+  the first, middle and last frame; 0 for absent digits.
+  """
   surest = np.sort(np.argsort(-reading.present, axis=1)[:, :2], axis=1)
   rows = np.arange(len(surest))[:, None]
   times = [0, reading.position.shape[2] // 2, -1]
@@ -101,28 +120,28 @@ def clip_features(reading: Reading) -> np.ndarray:
 
 
 def unmixed(frames: Array, ink: Array) -> tuple[Array, Array]:
-  """How much of an ink `[... 3]` there can be in pixels `[... 3]` in [0, 1], and the most that is left of a channel."""
+  """Return the largest amount of an ink `[... 3]` that pixels `[... 3]` in [0, 1] can contain, and the largest rest."""
   amount = (frames / ink).min(-1).clip(max=1)
   return amount, (frames - amount[..., None] * ink).max(-1)
 
 
 def accuracy() -> dict[str, float]:
-  """The shipped reader's own measurement on clips of held-out glyphs, by `scene_training.measure`."""
+  """Return the accuracy of the shipped reader on clips of held-out glyphs, by `scene_training.measure`."""
   return read_record(WEIGHTS_PATH)
 
 
 def _motions(position: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-  """Direction and motion [b c] of the path that is nearest to positions [b c t 2], -1 where that is to stay."""
+  """Direction and motion [b c] of the path nearest to positions [b c t 2], -1 for no motion."""
   paths = _paths(position.shape[2], side)
-  centred = position - position.mean(2, keepdims=True)
-  nearest = ((centred[:, :, None] - paths) ** 2).sum((3, 4)).argmin(-1) - 1  # [b c], -1: the path that stays
+  centered = position - position.mean(2, keepdims=True)
+  nearest = ((centered[:, :, None] - paths) ** 2).sum((3, 4)).argmin(-1) - 1  # [b c], -1: no motion
   direction, motion = np.divmod(nearest, len(MOTIONS))
   return direction, np.where(nearest < 0, -1, motion)
 
 
 @functools.cache
 def _paths(num_frames: int, side: int) -> np.ndarray:
-  """Paths [13 t 2] about their means, in pixels of a 16x16 picture: to stay, then every direction in every motion."""
+  """Paths [13 t 2] minus their means, in pixels of a 16x16 picture: no motion, then each direction and motion."""
   source = Digits(split='test', seed=0, num_frames=num_frames, height=side, width=side, motions=True)
   kinds = itertools.product(DIRECTIONS, MOTIONS)
   moving = [source.path(Phrase(0, direction, motion=motion)) for direction, motion in kinds]
@@ -131,7 +150,7 @@ def _paths(num_frames: int, side: int) -> np.ndarray:
 
 
 def _pictures(videos: Array) -> np.ndarray:
-  """Checks videos and reduces them to float32 [b t 16 16 3] in [0, 1]."""
+  """Check videos and reduce them to float32 [b t 16 16 3] in [0, 1]."""
   videos = np.asarray(videos)
   shape = videos.shape
   if len(shape) != 5 or shape[1] < 2 or shape[2] != shape[3] or shape[2] % SIDE or not shape[2] or shape[4] != 3:

@@ -1,8 +1,8 @@
-"""Weights that torch wrote, read without it: state dictionaries and TorchScript, in today's format and the older one.
+"""Hand-written reader of torch files: it needs no torch installation, and torch's own loader may execute a file's code.
 
-Today's is a zip file with a description (`data.pkl`) and a member for every run of numbers. The older one, of before
-torch 1.6, has five descriptions in a row and the numbers behind them. Nothing in a file is ever executed: see
-`opcodes`.
+Reads state dictionaries and TorchScript. The current format is a zip file with a pickle (`data.pkl`) and a member for
+each storage. The format before torch 1.6 is five pickles in a row, followed by the storages. Nothing in a file is
+executed: see `opcodes`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from vdm_jax.evaluation.features import opcodes
-from vdm_jax.evaluation.features.feature_store import Stored, open_archive, read_member
+from vdm_jax.evaluation.features.published_files import opcodes
+from vdm_jax.evaluation.features.published_files.stored_tensors import Stored, open_archive, read_member
 
 KINDS = {
   'FloatStorage': '<f4',
@@ -31,16 +31,17 @@ KINDS = {
   'ByteStorage': 'u1',
   'BoolStorage': '?',
 }
-MAX_DESCRIPTION = 2**24  # bytes; those of a thousand tensors take about 2**17
+MAX_PICKLE = 2**24  # bytes; a thousand tensors take about 2**17
 MAX_DEPTH = 40
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
 OLD_VERSION = 1001
 
 
 def open_torch(path: Path) -> dict[str, Stored]:
-  """Returns name -> tensor, in the order of the file; names of nested modules are joined by dots.
+  """Return name -> tensor, in the order of the file; names of nested modules are joined by dots.
 
-  Raises ValueError for a file that asks for anything but tensors, and for one that is not whole.
+  Raises:
+    ValueError: the file requests anything but tensors, or is incomplete.
   """
   try:
     if zipfile.is_zipfile(path):
@@ -48,47 +49,47 @@ def open_torch(path: Path) -> dict[str, Stored]:
     with path.open('rb') as stream:
       return _open_old(path, stream)
   except ValueError as error:
-    said = str(error)
-    if said.startswith(str(path)):
+    reason = str(error)
+    if reason.startswith(str(path)):
       raise
     raise ValueError(
-      f'{path} {said}. Nothing in it was executed; download it again from where it was published'
+      f'{path} {reason}. Nothing in it was executed; download it again from the project that publishes it'
     ) from error
 
 
 def _open_zip(path: Path) -> dict[str, Stored]:
   with open_archive(path) as archive:
     members = {member.filename: member for member in archive.infolist()}
-  descriptions = [name for name in members if name.count('/') == 1 and name.endswith('/data.pkl')]
-  if len(descriptions) != 1:
-    raise ValueError('is a zip file without one data.pkl, so torch did not write it')
-  root = descriptions[0].removesuffix('/data.pkl')
+  pickles = [name for name in members if name.count('/') == 1 and name.endswith('/data.pkl')]
+  if len(pickles) != 1:
+    raise ValueError('is a zip file without exactly one data.pkl, so it was not written by torch')
+  root = pickles[0].removesuffix('/data.pkl')
   order = f'{root}/byteorder'
   if order in members and members[order].file_size < 16 and read_member(path, order) != b'little':
     raise ValueError('was written on a big-endian machine, which is not supported')
-  needed = (member for name, member in members.items() if name == descriptions[0] or name.startswith(f'{root}/data/'))
+  needed = (member for name, member in members.items() if name == pickles[0] or name.startswith(f'{root}/data/'))
   if any(member.compress_type != zipfile.ZIP_STORED for member in needed):
-    raise ValueError('is a zip file with compressed numbers, so torch did not write it')
-  if members[descriptions[0]].file_size > MAX_DESCRIPTION:
-    raise ValueError(f'has a data.pkl of {members[descriptions[0]].file_size} bytes, far more than weights need')
-  tree = opcodes.run(io.BytesIO(read_member(path, descriptions[0])))
+    raise ValueError('is a zip file with compressed storages, so it was not written by torch')
+  if members[pickles[0]].file_size > MAX_PICKLE:
+    raise ValueError(f'has a data.pkl of {members[pickles[0]].file_size} bytes, far more than weights need')
+  tree = opcodes.run(io.BytesIO(read_member(path, pickles[0])))
 
-  def numbers(storage: opcodes.Storage) -> Callable[[], bytes]:
+  def storage_bytes(storage: opcodes.Storage) -> Callable[[], bytes]:
     name = f'{root}/data/{storage.key}'
     size = storage.length * _kind(storage).itemsize
     if name not in members or members[name].file_size != size:
-      raise ValueError(f'has no {size} bytes of numbers {storage.key!r}, which it refers to')
+      raise ValueError(f'has no storage {storage.key!r} of {size} bytes, to which it refers')
     return lambda: read_member(path, name)
 
-  return _tensors(tree, numbers)
+  return _tensors(tree, storage_bytes)
 
 
 def _open_old(path: Path, stream: BinaryIO) -> dict[str, Stored]:
   if stream.read(1) != b'\x80':
-    raise ValueError('is not a file that torch wrote')
+    raise ValueError('is not a file written by torch')
   stream.seek(0)
   if (opcodes.run(stream), opcodes.run(stream)) != (OLD_MAGIC, OLD_VERSION):
-    raise ValueError('is not a file of weights that torch wrote')
+    raise ValueError('is not a weight file written by torch')
   system = opcodes.run(stream)
   if not isinstance(system, dict) or system.get('little_endian') is not True:
     raise ValueError('was written on a big-endian machine, which is not supported')
@@ -97,17 +98,17 @@ def _open_old(path: Path, stream: BinaryIO) -> dict[str, Stored]:
   places, at, end = {}, stream.tell(), path.stat().st_size
   for key in keys:
     if not isinstance(key, str) or key not in storages:
-      raise ValueError('has numbers that it does not refer to')
+      raise ValueError('has a storage to which it does not refer')
     size = storages[key].length * _kind(storages[key]).itemsize
     stream.seek(at)
     if int.from_bytes(stream.read(8), 'little') != storages[key].length or at + 8 + size > end:
-      raise ValueError(f'has no {size} bytes of numbers {key!r}, which it refers to')
+      raise ValueError(f'has no storage {key!r} of {size} bytes, to which it refers')
     places[key] = (at + 8, size)
     at += 8 + size
 
-  def numbers(storage: opcodes.Storage) -> Callable[[], bytes]:
+  def storage_bytes(storage: opcodes.Storage) -> Callable[[], bytes]:
     if storage.key not in places or storages[storage.key] != storage:
-      raise ValueError(f'has no numbers {storage.key!r}, which it refers to')
+      raise ValueError(f'has no storage {storage.key!r}, to which it refers')
     place, size = places[storage.key]
 
     def read() -> bytes:
@@ -117,30 +118,30 @@ def _open_old(path: Path, stream: BinaryIO) -> dict[str, Stored]:
 
     return read
 
-  return _tensors(tree, numbers)
+  return _tensors(tree, storage_bytes)
 
 
-def _tensors(tree: Any, numbers: Callable[[opcodes.Storage], Callable[[], bytes]]) -> dict[str, Stored]:
+def _tensors(tree: Any, storage_bytes: Callable[[opcodes.Storage], Callable[[], bytes]]) -> dict[str, Stored]:
   found = {}
   for name, view in _views(tree):
     if name in found:
       raise ValueError(f'has two tensors {name!r}')
-    found[name] = _stored(name, view, numbers(view.storage))
+    found[name] = _stored(name, view, storage_bytes(view.storage))
   if not found:
     raise ValueError('has no tensors')
   return found
 
 
-def _stored(name: str, view: opcodes.View, numbers: Callable[[], bytes]) -> Stored:
+def _stored(name: str, view: opcodes.View, read_bytes: Callable[[], bytes]) -> Stored:
   kind, count, last = _kind(view.storage), 1, view.offset
   for size, stride in zip(view.shape, view.strides, strict=True):
     count *= size
     last += max(size - 1, 0) * stride
   if count > view.storage.length or (count and last >= view.storage.length):
-    raise ValueError(f'has a tensor {name} of shape {view.shape} made of {view.storage.length} numbers')
+    raise ValueError(f'has a tensor {name} of shape {view.shape} in a storage of {view.storage.length} values')
 
   def read() -> np.ndarray:
-    array = np.frombuffer(numbers(), kind)
+    array = np.frombuffer(read_bytes(), kind)
     strides = [stride * kind.itemsize for stride in view.strides]
     if not count:
       return np.empty(view.shape, kind)
@@ -151,12 +152,12 @@ def _stored(name: str, view: opcodes.View, numbers: Callable[[], bytes]) -> Stor
 
 def _kind(storage: opcodes.Storage) -> np.dtype:
   if storage.kind not in KINDS:
-    raise ValueError(f'has numbers of torch.{storage.kind}, which are not supported')
+    raise ValueError(f'has a torch.{storage.kind}, which is not supported')
   return np.dtype(KINDS[storage.kind])
 
 
 def _views(tree: Any) -> Iterator[tuple[str, opcodes.View]]:
-  """Yields every tensor below `tree` with its name, each container once, in order."""
+  """Yield every tensor below `tree` with its name, each container once, in order."""
   seen: set[int] = set()
 
   def visit(node: Any, name: str, depth: int) -> Iterator[tuple[str, opcodes.View]]:

@@ -25,12 +25,12 @@ def test_the_streamed_score_is_that_of_its_definition(splits):
     assert found == pytest.approx(naive(logits, splits), rel=1e-6)
 
 
-def test_sure_and_even_is_the_number_of_classes_and_indifferent_is_one():
-  sure = 1000.0 * np.eye(6)[np.arange(60) % 6]
-  assert inception_score([sure], 60) == pytest.approx((6, 0), rel=1e-9)
-  assert inception_score([sure], 60, splits=10) == pytest.approx((6, 0), rel=1e-9)
+def test_confident_and_even_scores_the_number_of_classes_and_uniform_scores_one():
+  confident = 1000.0 * np.eye(6)[np.arange(60) % 6]
+  assert inception_score([confident], 60) == pytest.approx((6, 0), rel=1e-9)
+  assert inception_score([confident], 60, splits=10) == pytest.approx((6, 0), rel=1e-9)
   assert inception_score([np.zeros((5, 6))], 5) == pytest.approx((1, 0))
-  assert inception_score([sure[:1].repeat(5, 0)], 5) == pytest.approx((1, 0)), 'one class alone'
+  assert inception_score([confident[:1].repeat(5, 0)], 5) == pytest.approx((1, 0)), 'one class alone'
 
 
 def test_wrong_numbers_of_logits_are_refused():
@@ -41,7 +41,7 @@ def test_wrong_numbers_of_logits_are_refused():
     inception_score([np.full((4, 3), np.inf)], 4)
 
 
-def test_similarity_is_the_mean_cosine_of_the_frames_whatever_the_lengths():
+def test_similarity_is_the_mean_cosine_of_the_frames_whatever_the_norms():
   rng = np.random.default_rng(1)
   frames, text = rng.standard_normal((3, 4, 5)), rng.standard_normal((3, 5))
   expected = [

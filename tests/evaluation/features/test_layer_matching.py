@@ -8,9 +8,10 @@ import re
 import numpy as np
 import pytest
 
-from vdm_jax.evaluation.features import convolutional, published_weights
-from vdm_jax.evaluation.features.feature_store import Stored, open_npz
-from vdm_jax.evaluation.features.torch_file import open_torch
+from vdm_jax.evaluation.features import convolutional
+from vdm_jax.evaluation.features.published_files import layer_matching
+from vdm_jax.evaluation.features.published_files.stored_tensors import Stored, open_npz
+from vdm_jax.evaluation.features.published_files.torch_file import open_torch
 
 
 def stored(array: np.ndarray) -> Stored:
@@ -23,9 +24,9 @@ shapes_of = functools.cache(convolutional.shapes)
 
 def read(name: str, module, tensors) -> tuple[dict, str]:
   shapes = shapes_of(name, module)
-  matched, how = published_weights.match(shapes, published_weights.units(tensors))
+  matched, how = layer_matching.match(shapes, layer_matching.units(tensors))
   epsilon = {'i3d': 1e-3, 'inception': 1e-3}.get(name, 0.0)
-  return published_weights.read(shapes, matched, epsilon, convolutional._flattened(name, shapes)), how
+  return layer_matching.read(shapes, matched, epsilon, convolutional._flattened(name, shapes)), how
 
 
 def equal(ours: dict, theirs: dict) -> None:
@@ -40,12 +41,12 @@ def test_a_batch_norm_folds_into_the_kernel_and_the_bias_before_it():
   scale, bias, mean = rng.normal(size=(3, 3)).astype(np.float32)
   variance = np.array([0, 1e-4, 2], np.float32)
   vectors = {'scale': scale, 'bias': bias, 'mean': mean, 'variance': variance}
-  folded, offset = published_weights.fold('w', kernel, vectors, 1e-3)
+  folded, offset = layer_matching.fold('w', kernel, vectors, 1e-3)
   x = rng.normal(size=2)
   expected = (kernel[..., 0] @ x - mean) / np.sqrt(variance + 1e-3) * scale + bias
   np.testing.assert_allclose(folded[..., 0] @ x + offset, expected, rtol=1e-6)
-  without = published_weights.fold('w', kernel, {'mean': mean, 'variance': variance, 'bias': bias}, 1e-3)
-  ones = published_weights.fold('w', kernel, vectors | {'scale': np.ones(3, np.float32)}, 1e-3)
+  without = layer_matching.fold('w', kernel, {'mean': mean, 'variance': variance, 'bias': bias}, 1e-3)
+  ones = layer_matching.fold('w', kernel, vectors | {'scale': np.ones(3, np.float32)}, 1e-3)
   for a, b in zip(without, ones, strict=True):
     np.testing.assert_array_equal(a, b)
 
@@ -110,7 +111,7 @@ def test_c3d_is_read_alike_from_torch_and_from_chainer(weight_files, narrow, tmp
 
 
 def test_the_inputs_of_fc6_change_from_channels_first_to_last(weight_files, narrow):
-  """What the file multiplies with channel c of pixel (y, x), ours does too."""
+  """Channel c of pixel (y, x) is multiplied by the same weights as in the file."""
   tensors, module = open_torch(weight_files['c3d']), narrow['c3d']()
   params, _ = read('c3d', module, tensors)
   kernel, channels = tensors['fc6.weight'].read(), tensors['conv5b.bias'].shape[0]
@@ -118,12 +119,12 @@ def test_the_inputs_of_fc6_change_from_channels_first_to_last(weight_files, narr
     np.testing.assert_array_equal(params['fc6', 'kernel'][(4 * y + x) * channels + c], kernel[:, 16 * c + 4 * y + x])
 
 
-def test_an_order_that_fits_by_chance_is_refused(weight_files, narrow):
+def test_another_order_with_matching_shapes_is_refused(weight_files, narrow):
   tensors = open_torch(weight_files['inception'])
   swapped = {name.replace('branch1x1', 'branch'): tensor for name, tensor in tensors.items()}  # no longer by names
   names = [name for name in swapped if name.startswith('Mixed_6c')]
   moved = {name: swapped[name] for name in swapped if name not in names} | {name: swapped[name] for name in names}
-  with pytest.raises(ValueError, match='stands where layer Mixed_6c.* is expected, so its order is another one'):
+  with pytest.raises(ValueError, match='is where layer Mixed_6c.* is expected'):
     read('inception', narrow['inception'](), moved)
 
 
@@ -135,11 +136,14 @@ SHAPES = {('fc', 'kernel'): (3, 4), ('fc', 'bias'): (4,)}
   ('tensors', 'message'),
   [
     ({}, r'there is no tensor of shape \(4, 3\) for its layer fc'),
-    ({'fc.weight': stored(np.ones((3, 4)))}, r'tensor fc.weight has shape \(3, 4\), its layer fc \(4, 3\)'),
-    ({'fc.weight': KERNEL}, 'tensor fc.weight has neither a bias nor a batch norm behind it'),
-    ({'fc.weight': KERNEL, 'fc.offset': VECTOR}, 'tensor fc.offset behind fc.weight is neither its bias nor part of'),
-    ({'fc.weight': KERNEL, 'fc.bias': VECTOR, 'bn.bias': VECTOR}, 'tensor bn.bias behind fc.weight is neither'),
-    ({'bn.running_mean': VECTOR, 'fc.weight': KERNEL}, r'tensor bn.running_mean has shape \(4,\), which does not fit'),
+    ({'fc.weight': stored(np.ones((3, 4)))}, r'tensor fc.weight has shape \(3, 4\), but its layer fc has \(4, 3\)'),
+    ({'fc.weight': KERNEL}, 'tensor fc.weight has neither a bias nor a batch norm after it'),
+    ({'fc.weight': KERNEL, 'fc.offset': VECTOR}, 'tensor fc.offset after fc.weight is neither its bias nor part of'),
+    ({'fc.weight': KERNEL, 'fc.bias': VECTOR, 'bn.bias': VECTOR}, 'tensor bn.bias after fc.weight is neither'),
+    (
+      {'bn.running_mean': VECTOR, 'fc.weight': KERNEL},
+      r'tensor bn.running_mean has shape \(4,\), which does not match',
+    ),
     ({'fc.weight': KERNEL, 'bn.bias': VECTOR, 'bn.running_mean': VECTOR}, 'its batch norm lacks a mean or a variance'),
     (
       {'fc.weight': KERNEL, 'bn.running_mean': VECTOR, 'bn.running_var': stored(-np.ones(4, np.float32))},
@@ -147,12 +151,12 @@ SHAPES = {('fc', 'kernel'): (3, 4), ('fc', 'bias'): (4,)}
     ),
     (
       {'fc.weight': stored(np.ones((4, 3), int)), 'fc.bias': VECTOR},
-      'tensor fc.weight holds int64, it must hold floats',
+      'tensor fc.weight has type int64',
     ),
-    ({'fc.weight': stored(np.full((4, 3), np.nan)), 'fc.bias': VECTOR}, 'tensor fc.weight or its vectors hold NaN'),
+    ({'fc.weight': stored(np.full((4, 3), np.nan)), 'fc.bias': VECTOR}, 'tensor fc.weight or its vectors contain NaN'),
   ],
 )
-def test_what_does_not_fit_is_named(tensors, message):
+def test_tensors_that_do_not_match_are_named(tensors, message):
   with pytest.raises(ValueError, match=f'{message}'):
-    matched, _ = published_weights.match(SHAPES, published_weights.units(tensors))
-    published_weights.read(SHAPES, matched)
+    matched, _ = layer_matching.match(SHAPES, layer_matching.units(tensors))
+    layer_matching.read(SHAPES, matched)

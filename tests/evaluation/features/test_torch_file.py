@@ -1,4 +1,4 @@
-"""Files that torch and Chainer wrote are read to the bit; files that ask for anything else are refused, undone."""
+"""Files of torch and Chainer are read exactly; files that request anything else are refused without executing it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vdm_jax.evaluation.features import opcodes
-from vdm_jax.evaluation.features.feature_store import open_npz
-from vdm_jax.evaluation.features.torch_file import open_torch
+from vdm_jax.evaluation.features.published_files import opcodes
+from vdm_jax.evaluation.features.published_files.stored_tensors import open_npz
+from vdm_jax.evaluation.features.published_files.torch_file import open_torch
 
 FIXTURES = Path(__file__).parent / 'fixtures'
 
@@ -33,7 +33,7 @@ def rewritten(source: Path, target: Path, change) -> Path:
 
 
 def described(target: Path, description: bytes, numbers: bytes = b'\0' * 16) -> Path:
-  """A file as torch writes it, with any description and one run of numbers."""
+  """A file in torch's format, with any pickle and one storage."""
   with zipfile.ZipFile(target, 'w') as file:
     file.writestr('x/data.pkl', description)
     file.writestr('x/byteorder', 'little')
@@ -67,11 +67,11 @@ def test_torchscript_gives_the_parameters_of_its_modules_in_order():
   ('old', 'new', 'reason'),
   [
     (b'little_endianq\x02\x88', b'little_endianq\x02\x89', 'was written on a big-endian machine'),
-    (b'\x80\x02M\xe9\x03.', b'\x80\x02M\xea\x03.', 'is not a file of weights that torch wrote'),
-    (b'\x8a\x0al\xfc\x9c', b'\x8a\x0al\xfc\x9d', 'is not a file of weights that torch wrote'),
+    (b'\x80\x02M\xe9\x03.', b'\x80\x02M\xea\x03.', 'is not a weight file'),
+    (b'\x8a\x0al\xfc\x9c', b'\x8a\x0al\xfc\x9d', 'is not a weight file'),
   ],
 )
-def test_the_format_of_before_torch_1_6_says_what_it_is(tmp_path, old, new, reason):
+def test_a_damaged_header_of_the_format_before_torch_1_6_is_refused(tmp_path, old, new, reason):
   content = (FIXTURES / 'pt_inception.pth').read_bytes()
   assert content.count(old) == 1
   path = tmp_path / 'a.pth'
@@ -80,7 +80,7 @@ def test_the_format_of_before_torch_1_6_says_what_it_is(tmp_path, old, new, reas
     open_torch(path)
 
 
-def test_a_length_before_old_numbers_must_be_the_described_one(tmp_path):
+def test_the_length_of_an_old_storage_must_be_the_declared_one(tmp_path):
   content = bytearray((FIXTURES / 'pt_inception.pth').read_bytes())
   last = list(open_torch(FIXTURES / 'pt_inception.pth').values())[-1]
   assert last.shape == (7,)  # its storage need not be the last of the file
@@ -88,7 +88,7 @@ def test_a_length_before_old_numbers_must_be_the_described_one(tmp_path):
   content[at : at + 8] = (2**62).to_bytes(8, 'little')
   path = tmp_path / 'a.pth'
   path.write_bytes(content)
-  with pytest.raises(ValueError, match=f'^{path} has no 28 bytes of numbers'):
+  with pytest.raises(ValueError, match=f'^{path} has no storage .* of 28 bytes'):
     open_torch(path)
 
 
@@ -120,7 +120,7 @@ def payloads(canary: str) -> dict[str, bytes]:
   return found
 
 
-def test_no_payload_does_anything(tmp_path):
+def test_no_payload_is_executed(tmp_path):
   canary = tmp_path / 'canary'
   for name, description in payloads(str(canary)).items():
     zipped = described(tmp_path / 'zipped.pt', description)
@@ -135,9 +135,9 @@ def test_no_payload_does_anything(tmp_path):
     assert not canary.exists(), name
 
 
-def test_a_refusal_names_what_the_file_asks_for(tmp_path):
+def test_a_refusal_names_what_the_file_requests(tmp_path):
   path = described(tmp_path / 'evil.pt', pickle.dumps(Canary(os.system, 'true'), 2))
-  with pytest.raises(ValueError, match='^.*evil.pt asks for posix.system, which no weights need. Nothing in it was'):
+  with pytest.raises(ValueError, match='evil.pt requests posix.system.* Nothing in it was executed'):
     open_torch(path)
   path = described(tmp_path / 'evil.pt', pickle.dumps({'a': {1, 2}}, 4))
   with pytest.raises(ValueError, match='has the instruction FRAME, which torch does not write'):
@@ -175,16 +175,16 @@ def test_the_description_above_is_a_tensor(tmp_path):
     (tensor_of((1 << 40,), (0,)), 'has a tensor w of shape'),
     (tensor_of((2, 2), (2**40, 1)), 'has a tensor w of shape'),
     (tensor_of((4,), (1,), offset=1), 'has a tensor w of shape'),
-    (tensor_of((4,), (1,), offset=-1), 'which is none'),
-    (tensor_of((-1,), (1,)), 'which is none'),
+    (tensor_of((4,), (1,), offset=-1), 'not a valid (tensor|storage)'),
+    (tensor_of((-1,), (1,)), 'not a valid (tensor|storage)'),
     (tensor_of((2, 2), (1,)), 'is damaged'),
-    (tensor_of((4,), (1,), length=2**63), 'has no 36893488147419103232 bytes of numbers'),
-    (tensor_of((4,), (1,), length=-4), 'which is none'),
-    (tensor_of((4,), (1,), key='1'), 'has no 16 bytes of numbers'),
-    (tensor_of((4,), (1,), key='../../etc/passwd'), 'has no 16 bytes of numbers'),
-    (tensor_of((4,), (1,), kind='ComplexDoubleStorage'), 'has numbers of torch.ComplexDoubleStorage'),
+    (tensor_of((4,), (1,), length=2**63), 'has no storage .* of 36893488147419103232 bytes'),
+    (tensor_of((4,), (1,), length=-4), 'not a valid (tensor|storage)'),
+    (tensor_of((4,), (1,), key='1'), 'has no storage .* of 16 bytes'),
+    (tensor_of((4,), (1,), key='../../etc/passwd'), 'has no storage .* of 16 bytes'),
+    (tensor_of((4,), (1,), kind='ComplexDoubleStorage'), 'torch.ComplexDoubleStorage'),
     (tensor_of((4,), (1,))[:-2], 'is damaged'),
-    (tensor_of((4,), (1,))[:-1] + b'X\x01\x00\x00\x00wNs.', "has two values of 'w'"),
+    (tensor_of((4,), (1,))[:-1] + b'X\x01\x00\x00\x00wNs.', "has two values for 'w'"),
     (b'\x80\x02' + b']' * 250_000 + b'.', 'has more than 200000 instructions'),
     (b'\x80\x02]' + b'\x85' * 30_000 + b'.', 'has no tensors'),
     (b'\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.', 'has no tensors'),  # contains itself
@@ -210,13 +210,13 @@ def test_a_hostile_description_is_refused_before_anything_is_made(tmp_path, desc
 @pytest.mark.parametrize(
   ('change', 'reason'),
   [
-    (lambda name, content: None if name.endswith('data.pkl') else (name, content), 'without one data.pkl'),
-    (lambda name, content: None if name.endswith('data/0') else (name, content), "has no .* bytes of numbers '0'"),
-    (lambda name, content: (name, content[:-4] if name.endswith('data/0') else content), "bytes of numbers '0'"),
+    (lambda name, content: None if name.endswith('data.pkl') else (name, content), 'exactly one data.pkl'),
+    (lambda name, content: None if name.endswith('data/0') else (name, content), "has no storage '0'"),
+    (lambda name, content: (name, content[:-4] if name.endswith('data/0') else content), "has no storage '0'"),
     (lambda name, content: (name, b'big' if name.endswith('byteorder') else content), 'big-endian'),
-    (lambda name, content: (f'../{name}', content), 'which is outside of it'),
-    (lambda name, content: (f'/{name}', content), 'which is outside of it'),
-    (lambda name, content: (name.replace('data/0', 'data\\0'), content), 'which is outside of it'),
+    (lambda name, content: (f'../{name}', content), 'outside the archive'),
+    (lambda name, content: (f'/{name}', content), 'outside the archive'),
+    (lambda name, content: (name.replace('data/0', 'data\\0'), content), 'outside the archive'),
   ],
 )
 def test_a_changed_archive_is_refused(tmp_path, change, reason):
@@ -278,7 +278,7 @@ def test_arrays_of_numpy_are_read_and_others_refused(tmp_path):
     np.testing.assert_array_equal(tensor.read(), array)
   canary = tmp_path / 'canary'
   np.savez(path, objects=np.array([Canary(open, str(canary), 'w')], dtype=object))
-  with pytest.raises(ValueError, match=f'^{path}: objects.npy claims object of shape'):
+  with pytest.raises(ValueError, match=f'^{path}: objects.npy declares object of shape'):
     open_npz(path)
   assert not canary.exists()
 
@@ -289,7 +289,7 @@ def test_an_array_that_is_not_what_its_header_says_is_refused(tmp_path, shape):
   np.lib.format.write_array_header_1_0(header, {'descr': '<f4', 'fortran_order': False, 'shape': shape})
   with zipfile.ZipFile(path, 'w') as file:
     file.writestr('w.npy', header.getvalue() + b'\0' * 8)
-  with pytest.raises(ValueError, match=f'^{path}: w.npy claims float32 of shape'):
+  with pytest.raises(ValueError, match=f'^{path}: w.npy declares float32 of shape'):
     open_npz(path)
 
 
@@ -301,5 +301,5 @@ def test_members_that_are_no_arrays_are_refused(tmp_path, content):
   with pytest.raises(ValueError, match=f'^{path}: w.npy is not an array'):
     open_npz(path)
   path.write_bytes(path.read_bytes()[:-10])
-  with pytest.raises(ValueError, match=f'^{path} is not a whole zip file'):
+  with pytest.raises(ValueError, match=f'^{path} is not a complete zip file'):
     open_npz(path)

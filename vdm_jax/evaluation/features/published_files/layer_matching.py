@@ -1,8 +1,7 @@
-"""From the tensors of a file to the parameters of a network, with batch norms folded away.
+"""Tensors of a file matched to the parameters of a network, with batch norms folded into convolutions.
 
-Files name their tensors as the code did that wrote them. What is common to all is the order: a kernel, then its bias
-or the batch norm that follows it. So a file is read by its names where they are known, and elsewhere by order and
-shapes.
+The names of tensors depend on the code that wrote the file. Their order does not: a kernel, then its bias or the batch
+norm after it. So tensors are matched by name if the names are known, otherwise by order and shape.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from vdm_jax.evaluation.features.feature_store import Stored
+from vdm_jax.evaluation.features.published_files.stored_tensors import Stored
 
 _ROLES = {
   'scale': ('weight', 'gamma', 'scale'),
@@ -29,7 +28,7 @@ Path = tuple[str, ...]
 
 
 class Unit(NamedTuple):
-  """A kernel of a file, and the vectors that belong to it."""
+  """A kernel of a file, with the vectors that belong to it."""
 
   name: str  # of the kernel's tensor, with dots
   kernel: Stored
@@ -37,10 +36,11 @@ class Unit(NamedTuple):
 
 
 def units(tensors: Mapping[str, Stored]) -> list[Unit]:
-  """Returns the kernels of a file with their vectors, in order.
+  """Return the kernels of a file with their vectors, in order.
 
-  Raises ValueError, which begins with the tensor, for a vector of a kernel's length that is neither a bias nor part of
-  a batch norm, and for statistics that do not fit the kernel before them.
+  Raises:
+    ValueError: a vector of a kernel's length is neither a bias nor part of a batch norm, or statistics do not match the
+      kernel before them.
   """
   found: list[Unit] = []
   for name, tensor in tensors.items():
@@ -51,18 +51,22 @@ def units(tensors: Mapping[str, Stored]) -> list[Unit]:
     elif found and tensor.shape == found[-1].kernel.shape[:1]:
       role = _ROLE.get(last)
       if role is None or role in found[-1].vectors:
-        raise ValueError(f'tensor {name} behind {found[-1].name} is neither its bias nor part of its batch norm')
+        raise ValueError(f'tensor {name} after {found[-1].name} is neither its bias nor part of its batch norm')
       found[-1].vectors[role] = tensor
     elif last in _STATISTICS:
-      raise ValueError(f'tensor {name} has shape {tensor.shape}, which does not fit the kernel before it')
+      raise ValueError(f'tensor {name} has shape {tensor.shape}, which does not match the kernel before it')
   return found
 
 
 def match(shapes: Mapping[Path, Sequence[int]], theirs: Sequence[Unit]) -> tuple[dict[Path, Unit], str]:
-  """Returns our layer -> unit of the file, and how they were matched: 'by names' or 'by order and shapes'.
+  """Return our layer -> unit of the file, and how they were matched: 'by names' or 'by order and shapes'.
 
-  `shapes` has our parameters, path -> shape, in order. Raises ValueError, which names the layer and its shape in the
-  file, where there is none.
+  Args:
+    shapes: path -> shape of our parameters, in order.
+    theirs: the kernels of the file.
+
+  Raises:
+    ValueError: a layer has no match; the message names it and its shape in the file.
   """
   kernels = {path[:-1]: _in_file(shape) for path, shape in shapes.items() if path[-1] == 'kernel'}
   named = {layer: _by_name(layer, theirs) for layer in kernels}
@@ -73,12 +77,14 @@ def match(shapes: Mapping[Path, Sequence[int]], theirs: Sequence[Unit]) -> tuple
     for layer, shape in kernels.items():
       fits = [i for i, unit in enumerate(left) if unit.kernel.shape == shape]
       if not fits:
-        raise ValueError(f'there is no tensor of shape {shape} for its layer {_said(layer)}')
+        raise ValueError(f'there is no tensor of shape {shape} for its layer {_name(layer)}')
       matched[layer] = left.pop(fits[0])
       _check_block(layer, matched[layer], kernels)
   for layer, unit in matched.items():
     if unit.kernel.shape != kernels[layer]:
-      raise ValueError(f'tensor {unit.name} has shape {unit.kernel.shape}, its layer {_said(layer)} {kernels[layer]}')
+      raise ValueError(
+        f'tensor {unit.name} has shape {unit.kernel.shape}, but its layer {_name(layer)} has {kernels[layer]}'
+      )
   return matched, how
 
 
@@ -88,22 +94,29 @@ def read(
   epsilon: float = 0.0,
   flattened: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[Path, np.ndarray]:
-  """Returns the parameters of the layers in `matched`, path -> float32.
+  """Return path -> float32 of the parameters of all matched layers.
 
-  `epsilon` is that of the batch norms. `flattened` gives, by layer, the shape [c ...] that the inputs of a linear map
-  had in the file before they were flattened; ours are flattened with c last.
+  Args:
+    shapes: path -> shape of our parameters.
+    matched: our layer -> unit of the file.
+    epsilon: of the batch norms.
+    flattened: layer -> shape [c ...] of a linear layer's input in the file, before it is flattened; ours is flattened
+      with c last.
+
+  Raises:
+    ValueError: a layer has no bias in the file, or values are not finite floats.
   """
   params = {}
   for layer, unit in matched.items():
     kernel = _floats(unit.name, unit.kernel)
-    if order := (flattened or {}).get(_said(layer)):
+    if order := (flattened or {}).get(_name(layer)):
       kernel = np.moveaxis(kernel.reshape(len(kernel), *order), 1, -1).reshape(len(kernel), -1)
     vectors = {role: _floats(unit.name, vector) for role, vector in unit.vectors.items()}
     kernel, bias = fold(unit.name, kernel, vectors, epsilon)
     params[*layer, 'kernel'] = np.ascontiguousarray(np.moveaxis(kernel, (0, 1), (-1, -2)))
     if (*layer, 'bias') in shapes:
       if bias is None:
-        raise ValueError(f'tensor {unit.name} has neither a bias nor a batch norm behind it')
+        raise ValueError(f'tensor {unit.name} has neither a bias nor a batch norm after it')
       params[*layer, 'bias'] = bias
   return params
 
@@ -111,11 +124,11 @@ def read(
 def fold(
   name: str, kernel: np.ndarray, vectors: Mapping[str, np.ndarray], epsilon: float
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  """Returns kernel [o ...] and bias [o] of a convolution and the batch norm behind it.
+  """Return kernel [o ...] and bias [o] of a convolution with the batch norm after it folded in.
 
     y = (kernel * x - mean) scale / sqrt(variance + epsilon) + bias
 
-  Without statistics they are what they were; a batch norm without a scale or a bias has 1 and 0.
+  Without statistics, both are returned unchanged. A missing scale is 1, a missing bias 0.
   """
   if 'mean' not in vectors and 'variance' not in vectors:
     return kernel, vectors.get('bias')
@@ -130,10 +143,10 @@ def fold(
 
 def _floats(name: str, tensor: Stored) -> np.ndarray:
   if tensor.kind.kind != 'f' and tensor.kind != ml_dtypes.bfloat16:
-    raise ValueError(f'tensor {name} holds {tensor.kind}, it must hold floats')
+    raise ValueError(f'tensor {name} has type {tensor.kind}, but must have floats')
   array = tensor.read().astype(np.float32)
   if not np.isfinite(array).all():
-    raise ValueError(f'tensor {name} or its vectors hold NaN or infinity')
+    raise ValueError(f'tensor {name} or its vectors contain NaN or infinity')
   return array
 
 
@@ -141,19 +154,19 @@ def _in_file(shape: Sequence[int]) -> tuple[int, ...]:
   return (shape[-1], shape[-2], *shape[:-2])
 
 
-def _said(layer: Path) -> str:
+def _name(layer: Path) -> str:
   return '.'.join(part for part in layer if part != 'conv')
 
 
 def _by_name(layer: Path, theirs: Sequence[Unit]) -> list[Unit]:
-  pattern = re.compile(rf'(^|\.){re.escape(_said(layer))}($|[._])', re.IGNORECASE)
+  pattern = re.compile(rf'(^|\.){re.escape(_name(layer))}($|[._])', re.IGNORECASE)
   return [unit for unit in theirs if pattern.search(unit.name)]
 
 
 def _check_block(layer: Path, unit: Unit, kernels: Mapping[Path, Sequence[int]]) -> None:
-  # A file whose order is not the network's could fit by chance; blocks are called alike nearly everywhere.
+  # The shapes of a file in another order could match by chance, but nearly all files use the same block names.
   block = layer[0].lower()
   elsewhere = {name[0].lower() for name in kernels} - {block}
   parts = {part.lower() for part in unit.name.split('.')}
   if parts & elsewhere:
-    raise ValueError(f'tensor {unit.name} stands where layer {_said(layer)} is expected, so its order is another one')
+    raise ValueError(f'tensor {unit.name} is where layer {_name(layer)} is expected, so the file has another order')

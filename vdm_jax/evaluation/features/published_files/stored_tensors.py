@@ -1,4 +1,4 @@
-"""Tensors of a file, known by their shape before any of them is read."""
+"""Tensors in npz and zip files: their shapes and types are known before any is read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Stored(NamedTuple):
-  """A tensor of a file."""
+  """A tensor in a file."""
 
   shape: tuple[int, ...]
   kind: np.dtype
@@ -19,19 +19,20 @@ class Stored(NamedTuple):
 
 
 def open_archive(path: Path) -> zipfile.ZipFile:
-  """Opens a zip file whose members are what they say, or raises ValueError.
+  """Open a zip file after checking its members.
 
-  Refused are names that occur twice, that leave the archive, and sizes that the file is too small for.
+  Raises:
+    ValueError: the file is damaged, has duplicate names, names outside the archive, or sizes larger than the file.
   """
   try:
     archive = zipfile.ZipFile(path)
   except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, OverflowError, ValueError) as error:
-    raise ValueError(f'{path} is not a whole zip file ({error}); download it again') from error
+    raise ValueError(f'{path} is not a complete zip file ({error}); download it again') from error
   names = archive.namelist()
   twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
   outside = [name for name in names if name.startswith('/') or '\\' in name or '..' in name.split('/')]
   if twice or outside:
-    why = f'has two members {twice[0]!r}' if twice else f'has a member {outside[0]!r}, which is outside of it'
+    why = f'has two members {twice[0]!r}' if twice else f'has a member {outside[0]!r} outside the archive'
     raise ValueError(f'{path} {why}; download it from where it was published')
   if sum(member.compress_size for member in archive.infolist()) > path.stat().st_size:
     raise ValueError(f'{path} has members larger than itself; download it again')
@@ -39,7 +40,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
 
 
 def read_member(path: Path, name: str) -> bytes:
-  """Returns the content of a member, checked against its checksum."""
+  """Return the content of a member. Raises ValueError if its checksum is wrong."""
   try:
     with open_archive(path) as archive:
       return archive.read(name)
@@ -48,7 +49,11 @@ def read_member(path: Path, name: str) -> bytes:
 
 
 def open_npz(path: Path) -> dict[str, Stored]:
-  """Returns name -> tensor of a `.npz` file, from the headers of its members; arrays of objects are refused."""
+  """Return name -> tensor of a `.npz` file, from the headers of its members.
+
+  Raises:
+    ValueError: the file is damaged, or has arrays of Python objects.
+  """
   tensors = {}
   with open_archive(path) as archive:
     for member in archive.infolist():
@@ -76,6 +81,6 @@ def _header(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tu
     count *= size
   if kind.hasobject or min(shape, default=0) < 0 or start + count * kind.itemsize != member.file_size:
     raise ValueError(
-      f'{path}: {member.filename} claims {kind} of shape {shape}, which is not what it holds; download it again'
+      f'{path}: {member.filename} declares {kind} of shape {shape}, which does not match its size; download it again'
     )
   return tuple(shape), kind

@@ -1,0 +1,100 @@
+"""Evaluating a run by a protocol, once or for each point of a sweep, and writing the record."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vdm_jax.errors import InvalidInput
+from vdm_jax.evaluation import feature_protocol, sweeps
+from vdm_jax.evaluation.metric_records import figures_of, write_record
+from vdm_jax.evaluation.options import EvalOptions
+from vdm_jax.evaluation.protocols.contract import Protocol
+from vdm_jax.evaluation.protocols.table import PROTOCOLS
+from vdm_jax.evaluation.sample_protocol import SampleMeasurement, check_options
+from vdm_jax.generation.outputs import writable
+from vdm_jax.names import choose
+
+Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # section `sampling` -> record
+
+
+def evaluate_run(config: ConfigDict, workdir: str, options: EvalOptions) -> dict[str, Any]:
+  """Evaluate a run by a protocol, write the record, and return it.
+
+  The record is `FOLDER/PROTOCOL.json`, with FOLDER from `options.folder`; for real clips in place of samples
+  `PROTOCOL_real.json`. A sweep measures each of its values and writes `PROTOCOL_SWEEP.json`, .csv and .png. Samples and
+  clips, or their features, are stored batch by batch in `FOLDER/PROTOCOL/`: the same command resumes an interrupted one
+  with the same result. Of several processes, all compute and the first writes.
+
+  Args:
+    config: the configuration of the run, perhaps with changes.
+    workdir: the run: a folder, or `pretrained:NAME`.
+    options: what to measure.
+
+  Raises:
+    InvalidInput: options, run, data or files do not fit the protocol.
+
+  >>> from vdm_jax import configuration
+  >>> config = configuration.default()  # of a run: configuration.read('runs/digits/config.json')
+  >>> evaluate_run(config, 'runs/digits', EvalOptions(protocol='digits', limit=10))
+  Traceback (most recent call last):
+  ...
+  vdm_jax.errors.InvalidInput: --limit has no effect with --protocol=digits, which needs only the run: omit it.
+  """
+  protocol = choose('--protocol', options.protocol, PROTOCOLS)
+  if protocol.evaluate is not None:
+    check_options(protocol, options)
+  if options.sweep and options.real_vs_real:
+    raise InvalidInput('--sweep and --real_vs_real are both given, but real clips have no settings: give one of them.')
+  points = sweeps.points(protocol, options.sweep, config) if options.sweep else []
+  folder = writable(options.folder(workdir))
+  measure = _prepare(config, workdir, protocol, options)
+  name = f'{protocol.name}_real' if options.real_vs_real else protocol.name
+  if options.sweep:
+    name = f'{name}_{options.sweep}'
+    record = {'run': workdir} | _sweep(points, measure, config, protocol, options.sweep, folder, name)
+  else:
+    record = {'run': workdir} | measure(config.sampling.to_dict())
+  if jax.process_index() == 0:
+    write_record(record, folder, name)
+  return record
+
+
+def _prepare(config: ConfigDict, workdir: str, protocol: Protocol, options: EvalOptions) -> Measure:
+  if protocol.evaluate is not None:
+    return SampleMeasurement(config, workdir, protocol, options).measure
+  return functools.partial(feature_protocol.measure, feature_protocol.prepare(config, workdir, protocol, options))
+
+
+def _sweep(
+  points: list[sweeps.Point],
+  measure: Measure,
+  config: ConfigDict,
+  protocol: Protocol,
+  sweep: str,
+  folder: Path,
+  name: str,
+) -> dict[str, Any]:
+  """The record of a sweep; writes its table and plot."""
+  key, found = sweeps.SWEEPS[sweep], []
+  for point in points:
+    record = measure(config.sampling.to_dict() | point.changes)
+    found.append((point, record))
+    (metric, variants), *_ = figures_of(record).items()
+    shown = ', '.join(f'{variant} {figure["value"]:.2f}' for variant, figure in variants.items())
+    print(f'{point.series}, {key}={point.value}: {metric} {shown}', file=sys.stderr)
+  if jax.process_index() == 0:
+    sweeps.write_sweep(folder, name, sweep=sweep, found=found, protocol=protocol, frame_skip=config.data.frame_skip)
+  best, _ = min(found, key=lambda pair: sweeps.objective(pair[1], protocol))
+  return {
+    'sweep': key,
+    'best': best.value,
+    'best_sampler': best.series,
+    'records': [record for _, record in found],
+  }

@@ -1,0 +1,48 @@
+"""The options of an evaluation, one per flag of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from vdm_jax.errors import InvalidInput
+
+
+class EvalOptions(NamedTuple):
+  """Options of an evaluation.
+
+  Attributes:
+    protocol: key of PROTOCOLS.
+    sweep: key of SWEEPS; None: measure the run's own settings.
+    real_vs_real: measure real clips instead of samples, for the best value to expect.
+    features: folder of the feature networks' weight files, or 'random' for stand-ins; None for protocols without
+      feature networks.
+    prompt_file: text file of prompts, for protocols whose prompts are not shipped.
+    limit: most samples, and most clips of each reference.
+    batch_size: samples to generate, or clips to read, at a time.
+    out: folder of the records; by default `evaluation` in the folder of the run.
+
+  >>> EvalOptions(protocol='digits').folder('/tmp').name
+  'evaluation'
+  """
+
+  protocol: str = 'digits'
+  sweep: str | None = None
+  real_vs_real: bool = False
+  features: str | None = None
+  prompt_file: str | None = None
+  limit: int | None = None
+  batch_size: int = 32
+  out: str | None = None
+
+  def folder(self, workdir: str) -> Path:
+    """Return the folder of the records.
+
+    Raises:
+      InvalidInput: no folder is given, and the run has none.
+    """
+    if self.out is not None:
+      return Path(self.out)
+    if not Path(workdir).is_dir():
+      raise InvalidInput(f'--out is missing: {workdir} is not a folder for records, so give one, such as --out=out.')
+    return Path(workdir) / 'evaluation'

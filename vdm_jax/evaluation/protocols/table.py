@@ -1,0 +1,35 @@
+"""The table of protocols. To add one: write a `Protocol` (see `contract`), and enter it here."""
+
+from __future__ import annotations
+
+from vdm_jax.evaluation.digits.digit_protocol import DIGITS
+from vdm_jax.evaluation.digits.scene_protocol import SCENES
+from vdm_jax.evaluation.protocols.contract import Protocol
+from vdm_jax.evaluation.protocols.published import (
+  SNAP_INTERNAL,
+  SNAP_MSRVTT,
+  SNAP_UCF101,
+  STYLEGAN_V,
+  VDM_BAIR,
+  VDM_KINETICS,
+  VDM_KINETICS_REPLACEMENT,
+  VDM_T2V,
+  VDM_UCF101,
+)
+
+PROTOCOLS: dict[str, Protocol] = {
+  protocol.name: protocol
+  for protocol in (
+    VDM_UCF101,
+    VDM_BAIR,
+    DIGITS,
+    SCENES,
+    VDM_KINETICS,
+    VDM_KINETICS_REPLACEMENT,
+    VDM_T2V,
+    SNAP_UCF101,
+    SNAP_MSRVTT,
+    SNAP_INTERNAL,
+    STYLEGAN_V,
+  )
+}

@@ -1,0 +1,75 @@
+"""Protocols with their own `evaluate`: samples are generated, stored, and handed to that function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vdm_jax import checkpoints
+from vdm_jax.errors import InvalidInput
+from vdm_jax.evaluation.options import EvalOptions
+from vdm_jax.evaluation.protocols.contract import Protocol
+from vdm_jax.evaluation.resumable_arrays import fill
+from vdm_jax.generation.stages import open_run
+
+
+def check_options(protocol: Protocol, options: EvalOptions) -> None:
+  """Raise InvalidInput for an option that has no effect on a protocol with `evaluate`."""
+  for flag in ('features', 'prompt_file', 'limit', 'real_vs_real'):
+    if getattr(options, flag) not in (None, False):
+      raise InvalidInput(f'--{flag} has no effect with --protocol={protocol.name}, which needs only the run: omit it.')
+
+
+class SampleMeasurement:
+  """Measures a run by a protocol with `evaluate`."""
+
+  def __init__(self, config: ConfigDict, workdir: str, protocol: Protocol, options: EvalOptions):
+    """Open the run. Raises InvalidInput if it cannot be opened."""
+    self._config, self._protocol, self._size = config, protocol, options.batch_size
+    self._make_generate = open_run(config, workdir)
+    self._step = checkpoints.latest_step(workdir)
+    self._folder = options.folder(workdir) / protocol.name
+
+  def measure(self, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of the run with the section `sampling`.
+
+    Raises:
+      InvalidInput: the run does not fit the protocol, or sampling failed.
+    """
+    config, generate = self._config, self._make_generate(sampling)
+
+    def generate_or_read(prompts: Sequence[str]) -> np.ndarray:
+      return self._videos(generate, sampling, list(prompts))
+
+    try:
+      record = self._protocol.evaluate(
+        generate_or_read, config.data, seed=config.seed, num_trained=self._step * config.data.batch_size
+      )
+    except (ValueError, FloatingPointError) as error:
+      raise InvalidInput(str(error)) from error
+    return record | {'step': self._step, 'seed': config.seed, 'sampling': dict(sampling), 'model': 'EMA'}
+
+  def _videos(self, generate: Any, sampling: Mapping[str, Any], prompts: list[str]) -> np.ndarray:
+    """Videos of the prompts, generated batch by batch, or read if they exist."""
+    config, size = self._config, self._size
+    # The keys of a job are part of its hash, so videos of older versions are found only under the same keys.
+    job = {
+      'step': self._step,
+      'seed': config.seed,
+      'sampling': dict(sampling),
+      'prompts': prompts,
+      'batch_size': size,
+      'model': config.model.to_dict(),
+      'first': config.training.first_stage,
+    }
+
+    def make(number: int) -> dict[str, np.ndarray]:
+      some = prompts[number * size : (number + 1) * size]
+      padded = some + some[-1:] * (size - len(some))
+      return {'videos': generate(prompts=padded, seed=config.seed, first=number * size)[: len(some)]}
+
+    batches = fill(self._folder, 'samples', job, len(prompts), make, batch_size=size)
+    return np.concatenate(list(batches.read('videos')))
