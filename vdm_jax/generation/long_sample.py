@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from vdm_jax import checkpoints, configuration, diffusion, plots, pretrained
 from vdm_jax.errors import InvalidInput
-from vdm_jax.evaluation.metrics import drift
+from vdm_jax.evaluation import drift
 from vdm_jax.generation import Plan, cascade, long_video
 from vdm_jax.generation.gallery import describe, write_gallery
 from vdm_jax.generation.outputs import slug, writable, write_video
