@@ -83,24 +83,21 @@ def test_a_crash_in_the_middle_of_a_shard_leaves_nothing_half_done(tmp_path, sou
 def test_other_data_is_never_overwritten(tmp_path, source):
   (other := tmp_path / 'other').mkdir()
   (other / 'precious').write_text('x')
-  with raises(ValueError, f'{other} is not empty, and what is in it is no conversion; name a new folder.'):
+  with pytest.raises(ValueError, match=f'{other} is not empty'):
     convert(source, other)
   with raises(ValueError, f'{other}/precious is a file; name a new folder.'):
     convert(source, other / 'precious')
   assert contents(other) == {'precious': b'x'}
   before = contents(convert(source, tmp_path / 'out'))
   for options, differ in [({'size': (8, 8)}, 'size'), ({'clips_per_shard': 3}, 'num_shards')]:
-    with raises(
-      ValueError,
-      f'{tmp_path}/out holds another conversion, with other {differ}; name a new folder, or remove this one.',
-    ):
+    with pytest.raises(ValueError, match=f'{tmp_path}/out .* differs in {differ}:'):
       convert(source, tmp_path / 'out', **options)
   (tmp_path / 'data' / '3.txt').write_text('another caption')
-  with pytest.raises(ValueError, match='holds another conversion, with other clips; '):
+  with pytest.raises(ValueError, match='differs in clips:'):
     convert(open_source(tmp_path / 'data'), tmp_path / 'out')
   assert contents(tmp_path / 'out') == before
   (tmp_path / 'out' / 'convert.json').write_text('{')
-  with pytest.raises(ValueError, match=r'convert.json cannot be read \(.*\); remove the folder, or name a new one.$'):
+  with pytest.raises(ValueError, match=r'convert.json cannot be read \('):
     convert(source, tmp_path / 'out')
 
 
