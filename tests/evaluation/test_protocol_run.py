@@ -16,6 +16,7 @@ from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation import PROTOCOLS, Figure, Metric, Protocol, clip_subsets, feature_files, sweeps
 from vdm_jax.evaluation.features import Extractor, Features
 from vdm_jax.evaluation.resumable_arrays import fill
+from vdm_jax.runs import Run
 
 RUN = {
   'data.num_frames': 4,
@@ -92,7 +93,7 @@ def networks(monkeypatch):
 def evaluate(workdir, protocol=SMALL, *, changes=None, **asked):
   config = configuration.read(workdir / 'config.json')
   config.update_from_flattened_dict(changes or {})
-  return jobs.evaluate(config, str(workdir), ASKED._replace(**asked), protocol)
+  return jobs.evaluate(config, Run(workdir), ASKED._replace(**asked), protocol)
 
 
 def refusal(workdir, protocol=SMALL, **asked) -> str:
@@ -216,7 +217,7 @@ def test_what_is_missing_is_said_before_anything_is_sampled(run, networks, tmp_p
     ({'real_vs_real': True}, '--real_vs_real is part of every record of --protocol=digits, as `real`: leave it out.'),
   ):
     with pytest.raises(InvalidInput) as error:
-      jobs.evaluate(configuration.read(run / 'config.json'), str(run), jobs.EvalOptions(**asked), digits)
+      jobs.evaluate(configuration.read(run / 'config.json'), Run(run), jobs.EvalOptions(**asked), digits)
     assert str(error.value) == message
   assert networks.seen == [] and not (run / 'evaluation/small').exists()
 
@@ -225,7 +226,7 @@ def test_missing_data_are_named(run, networks, tmp_path):
   config = configuration.read(run / 'config.json')
   config.data.update(name='folder', path=str(tmp_path / 'nowhere'))
   with pytest.raises(InvalidInput) as error:
-    jobs.evaluate(config, str(run), ASKED, SMALL)
+    jobs.evaluate(config, Run(run), ASKED, SMALL)
   message, path = str(error.value), tmp_path / 'nowhere'
   assert message.startswith(f"--protocol=small measures against real clips: data.path='{path}' is not a folder")
   assert message.endswith('Name other data with --config.data.path=DIR.')

@@ -13,7 +13,7 @@ from vdm_jax.data import ExampleClips
 from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation.protocols import prompts as prompt_files
 from vdm_jax.evaluation.protocols.contract import Protocol
-from vdm_jax.jobs.arguments import read_prompts
+from vdm_jax.text.prompts import read_prompts
 
 CLIPS, ALONE = 0, 1  # what a draw is for: reference clips, or samples' own with replacement
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, generation, partitioning
+from vdm_jax import generation, partitioning
 from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation import clip_subsets, scores
 from vdm_jax.evaluation.clip_subsets import ClipSubset, Conditions
@@ -24,6 +24,7 @@ from vdm_jax.evaluation.metrics.motion import motion
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.resumable_arrays import Arrays, Batches, fill
 from vdm_jax.generation.stages import Stage, make_generator, open_generator, open_stages
+from vdm_jax.runs import Run
 from vdm_jax.video import to_float, to_uint8
 
 CHECKSUM = 'checksum'
@@ -58,13 +59,13 @@ class EvalOptions(NamedTuple):
   batch_size: int = 32  # samples that are made, or clips that are read, at a time
   out: str | None = None  # folder of the records; that of the run by default
 
-  def folder(self, workdir: str) -> Path:
+  def folder(self, run: Run) -> Path:
     """Where records go. Raises InvalidInput where neither a folder is named nor the run has one of its own."""
     if self.out is not None:
       return Path(self.out)
-    if not Path(workdir).is_dir():
-      raise InvalidInput(f'--out is missing: {workdir} has no folder of its own for records, so name one: --out=out.')
-    return Path(workdir) / 'evaluation'
+    if not run.path.is_dir():
+      raise InvalidInput(f'--out is missing: {run.name} has no folder of its own for records, so name one: --out=out.')
+    return run.path / 'evaluation'
 
 
 class Setup(NamedTuple):
@@ -84,7 +85,7 @@ class Setup(NamedTuple):
   mesh: Mesh
 
 
-def prepare(config: ConfigDict, workdir: str, protocol: Protocol, asked: EvalOptions) -> Setup:
+def prepare(config: ConfigDict, run: Run, protocol: Protocol, asked: EvalOptions) -> Setup:
   """Opens everything that a measurement needs. Raises InvalidInput that says what is missing, or does not fit."""
   mesh = partitioning.make_mesh({'data': -1}, jax.local_devices())
   _check_model(protocol, config)
@@ -107,15 +108,15 @@ def prepare(config: ConfigDict, workdir: str, protocol: Protocol, asked: EvalOpt
   networks = open_networks(protocol, asked.features, mesh)
   _check_frames(protocol, networks)
   embed = text_tower(protocol, asked.features)
-  stages = [] if real is not None else open_stages(config, workdir)
+  stages = [] if real is not None else open_stages(config, run)
   if stages and (protocol.task == 'prediction' and len(stages) > 1):
     raise InvalidInput(f'--protocol={protocol.name} gives a model frames, which a second stage alone cannot continue.')
-  step = checkpoints.latest_step(workdir) if stages else 0
+  step = run.step if stages else 0
   return Setup(
     protocol,
     asked,
     config,
-    asked.folder(workdir) / protocol.name,
+    asked.folder(run) / protocol.name,
     step,
     networks,
     embed,

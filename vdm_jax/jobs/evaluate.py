@@ -13,24 +13,26 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, evaluation
+from vdm_jax import evaluation
 from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation import protocol_run, sweeps
 from vdm_jax.evaluation.protocol_run import EvalOptions
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.protocols.published import PROTOCOLS
-from vdm_jax.evaluation.resumable_arrays import digest, fill
+from vdm_jax.evaluation.resumable_arrays import fill
 from vdm_jax.evaluation.score_records import figures_of
-from vdm_jax.generation.outputs import writable
+from vdm_jax.generation.outputs import writable_folder
 from vdm_jax.generation.stages import open_run
+from vdm_jax.runs import Run
 from vdm_jax.runtime.atomic_files import write_text
+from vdm_jax.runtime.resumable import digest
 
 Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # of a section `sampling`
 # Protocols that bring their networks and their clips: (generate, section `data`, seed=, num_trained=) -> record.
 OFFLINE = {'digits': evaluation.evaluate_digits, 'scenes': evaluation.evaluate_scenes}
 
 
-def evaluate(config: ConfigDict, workdir: str, asked: EvalOptions, protocol: Protocol | None = None) -> int:
+def evaluate(config: ConfigDict, run: Run, asked: EvalOptions, protocol: Protocol | None = None) -> int:
   """Measures a run by a protocol; prints the record and writes it to `workdir/evaluation/PROTOCOL.json`.
 
   `asked.out` stands in for `workdir/evaluation`.
@@ -43,14 +45,14 @@ def evaluate(config: ConfigDict, workdir: str, asked: EvalOptions, protocol: Pro
   protocol = PROTOCOLS[asked.protocol] if protocol is None else protocol
   _check(asked)
   points = sweeps.points(protocol, asked.sweep, config) if asked.sweep else []
-  folder = writable(asked.folder(workdir))
+  folder = writable_folder(asked.folder(run))
   if protocol.name in OFFLINE:
-    measure = _offline(config, workdir, asked)
+    measure = _offline(config, run, asked)
   else:
-    measure = functools.partial(protocol_run.measured, protocol_run.prepare(config, workdir, protocol, asked))
+    measure = functools.partial(protocol_run.measured, protocol_run.prepare(config, run, protocol, asked))
   name = f'{protocol.name}_real' if asked.real_vs_real else protocol.name
   if not asked.sweep:
-    return _report({'run': workdir} | measure(config.sampling.to_dict()), folder, name)
+    return _report({'run': run.name} | measure(config.sampling.to_dict()), folder, name)
   found = []
   for point in points:
     record = measure(config.sampling.to_dict() | point.changes)
@@ -63,7 +65,7 @@ def evaluate(config: ConfigDict, workdir: str, asked: EvalOptions, protocol: Pro
     sweeps.write(folder, name, asked.sweep, found, protocol, config.data.frame_skip)
   best, _ = min(found, key=lambda pair: _distance(pair[1], protocol))
   record = {
-    'run': workdir,
+    'run': run.name,
     'sweep': sweeps.SWEEPS[asked.sweep],
     'best': best.value,
     'best_sampler': best.series,
@@ -87,11 +89,11 @@ def _check(asked: EvalOptions) -> None:
     raise InvalidInput('--sweep and --real_vs_real are both given, but real clips have no settings: give one of them.')
 
 
-def _offline(config: ConfigDict, workdir: str, asked: EvalOptions) -> Measure:
+def _offline(config: ConfigDict, run: Run, asked: EvalOptions) -> Measure:
   """A protocol that needs no files: its samples are kept themselves, for they are small."""
-  make_generate = open_run(config, workdir)
-  step = checkpoints.latest_step(workdir)
-  folder = asked.folder(workdir) / asked.protocol
+  make_generate = open_run(config, run)
+  step = run.step
+  folder = asked.folder(run) / asked.protocol
 
   def measure(sampling: Mapping[str, Any]) -> dict[str, Any]:
     generate = make_generate(sampling)
