@@ -4,11 +4,11 @@
 
 Paper      FVD 68.19 ancestral, 66.92 with Langevin correction (Table 2)
 Parameters 158,760,195
-Work       7.76 TFLOP per training video (1.72 forward, video alone), 461 H200-hours in all at 395 TFLOP/s
+Work       7.76 TFLOP per training video (1.72 forward, video alone), 461 H200-hours in total at 395 TFLOP/s
 Hardware   the paper's: 128 TPU v4 chips
-Data       a folder of clips, or the data set of TFDS by --config.data.name=tfds --config.data.frame_rate=N
+Data       a folder of clips, or the TFDS dataset: --config.data.name=tfds --config.data.frame_rate=N
            --config.data.path=DIR/bair_robot_pushing_small/2.0.0
-Not given  learning-rate schedule, warm-up, gradient clipping: constant, 1,000 steps, norm 1
+Not stated learning-rate schedule, warm-up, gradient clipping: constant, 1,000 steps, norm 1
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     python -m vdm_jax.main --config=configs/digits.py --workdir=runs/digits
 
 A small factorized U-Net (995,396 parameters) with v-prediction and joint image-video training, on 2x2 patches, so that
-its levels are 8x8 and 4x4 and every block has spatial and temporal attention. The README says what it reaches.
+its levels are 8x8 and 4x4 and every block has spatial and temporal attention. The README gives its scores.
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
   )
   config.model.update(
     parameterization='v',
-    logsnr_shift=-2.0,  # small pictures show their content at high noise
+    logsnr_shift=-2.0,  # the content of small frames is decided at high noise levels
     base_channels=32,
     channel_multipliers=(1, 2),
     num_blocks=1,

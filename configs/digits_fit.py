@@ -2,10 +2,11 @@
 
     python -m vdm_jax.main --config=configs/digits_fit.py --workdir=runs/digits_fit
 
-FIT with 2,798,128 parameters, trained as the paper says: input-scaled process, snap parameterization, latent
-self-conditioning, LAMB, one example in eight an image as a video of infinite frame rate. The README says what it
-reaches. What is not the paper's: sigma_in 2 and a higher mean of the log-normal, for small pictures show their content
-at high noise; positions and latents that start large, for a short run has no time to raise them.
+FIT with 2,798,128 parameters, trained as in the paper: input-scaled process, snap parameterization, latent
+self-conditioning, LAMB, and one example in eight an image, as a video of infinite frame rate. The README gives its
+scores. It differs from the paper in sigma_in 2 and a higher mean of the log-normal, since the content of small frames
+is decided at high noise levels, and in a larger initialization of positions and latents, since a short run cannot grow
+them.
 """
 
 from ml_collections import ConfigDict

@@ -1,26 +1,25 @@
-"""The second stage of the digits' cascade, 8x16x16 to 8x32x32: Snap Video's upsampler on two CPU cores.
+"""Second stage of the digits cascade, 8x16x16 to 8x32x32: Snap Video's upsampler on two CPU cores.
 
     python -m vdm_jax.main --config=configs/digits_fit_upsampler.py --workdir=runs/digits_fit_upsampler
     python -m vdm_jax.main --mode=sample --workdir=runs/digits_fit_upsampler --prompt="a 3 moving left" --out=out
 
-It starts from the weights of runs/digits_fit (configs/digits_fit.py), and sampling it samples both stages. 2,848,240
-parameters; as in the paper, sigma_in grows with the resolution and the noise on the low-resolution input is drawn per
-example. `--mode=evaluate --protocol=digits --sweep=augmentation` searches its level for sampling.
+Initialized from the weights of runs/digits_fit (configs/digits_fit.py); sampling it samples both stages. 2,848,240
+parameters. As in the paper, sigma_in grows with the resolution, and the noise level of the low-resolution input is
+drawn per example; `--mode=evaluate --protocol=digits --sweep=augmentation` searches the best level for sampling.
 """
-
-import pathlib
-import runpy
 
 from ml_collections import ConfigDict
 
+from vdm_jax.configs import digits_fit
+
 
 def get_config() -> ConfigDict:
-  config = runpy.run_path(str(pathlib.Path(__file__).with_name('digits_fit.py')))['get_config']()
+  config = digits_fit.get_config()
   config.data.update(height=32, width=32)
   config.model.update(
     upsampling=2,
     sigma_in=4.0,
-    lognormal_mean=-1.2,  # the paper's: what is left to learn stands at low noise
+    lognormal_mean=-1.2,  # the paper's: details are decided at low noise levels
     group_size=(8, 4, 4),
     scalars=('frame_interval', 'resolution', 'augmentation_logsnr'),
   )

@@ -4,11 +4,11 @@
     python -m vdm_jax.main --config=configs/folder_t2v.py --workdir=runs/folder_t2v --config.data.path=DIR
 
 Parameters 82,778,627 with 500 words
-Data       a folder of clips (mp4, mov, mkv, webm, avi, gif), captions beside them: clip.mp4, clip.txt
-Text       the words of the captions, trained with the model; with more than a few thousand clips a frozen encoder:
+Data       a folder of clips (mp4, mov, mkv, webm, avi, gif) with captions beside them: clip.mp4, clip.txt
+Text       trainable embeddings of the words in the captions; for more than a few thousand clips use a frozen encoder:
            --config.data.text=bert-large --config.data.text_path=FOLDER_OF_ITS_FILES
 
-On a CPU, to see that it runs:
+A smoke test on a CPU:
 
     --config.data.batch_size=4 --config.data.num_images=2 --config.model.base_channels=16 \\
       --config.model.head_width=16 --config.model.norm_groups=8 \\

@@ -4,10 +4,10 @@
 
 Paper      FVD 18.6 ancestral, 16.2 with Langevin correction; IS 15.39, 15.64 (Table 3)
 Parameters 1,238,624,259
-Work       35.3 TFLOP per training video (7.84 forward, video alone), 1,398 H200-hours in all at 395 TFLOP/s
+Work       35.3 TFLOP per training video (7.84 forward, video alone), 1,398 H200-hours in total at 395 TFLOP/s
 Hardware   the paper's: 256 TPU v4 chips
 Data       a folder of clips, as train/CLASS/*.mp4 and val/CLASS/*.mp4
-Not given  learning-rate schedule, warm-up, gradient clipping: constant, 1,000 steps, norm 1
+Not stated learning-rate schedule, warm-up, gradient clipping: constant, 1,000 steps, norm 1
 """
 
 from ml_collections import ConfigDict

@@ -1,21 +1,20 @@
-"""Two colored digits in three motions, 16x16x16 RGB: text to video where a fifth of the combinations is not trained on.
+"""Two colored digits in three motions, 16x16x16 RGB: text to video with a fifth of the combinations held out.
 
     python -m vdm_jax.main --config=configs/scenes.py --workdir=runs/scenes
     python -m vdm_jax.main --mode=evaluate --workdir=runs/scenes --protocol=scenes
 
-432,000 captions such as `a red 3 moving left slowly and a blue 7 bouncing up`; what is withheld shows whether the model
-puts a digit, a color and a motion together that it has not seen together. The first stage of a cascade to 16x64x64
+432,000 captions such as `a red 3 moving left slowly and a blue 7 bouncing up`. The held-out combinations test whether
+the model composes a digit, a color and a motion that it has not seen together. First stage of a cascade to 16x64x64
 (configs/scenes_upsampler.py). 3,433,196 parameters: the network of configs/digits.py, twice as wide.
 """
 
-import pathlib
-import runpy
-
 from ml_collections import ConfigDict
+
+from vdm_jax.configs import digits
 
 
 def get_config() -> ConfigDict:
-  config = runpy.run_path(str(pathlib.Path(__file__).with_name('digits.py')))['get_config']()
+  config = digits.get_config()
   config.data.update(num_frames=16, channels=3, text_length=13)
   config.data.digits.update(num_digits=2, colors=True, motions=True, withhold=True)
   config.model.update(base_channels=64)

@@ -1,28 +1,28 @@
-"""The second stage of the scenes' cascade, 16x16x16 to 16x64x64 RGB.
+"""Second stage of the scenes cascade, 16x16x16 to 16x64x64 RGB.
 
     python -m vdm_jax.main --config=configs/scenes_upsampler.py --workdir=runs/scenes_upsampler
     python -m vdm_jax.main --mode=evaluate --workdir=runs/scenes_upsampler --protocol=scenes
 
-It starts from the weights of runs/scenes (configs/scenes.py), on patches of 4x4 pixels where that has 2x2, or of the
-package's with --config.training.first_stage=pretrained:scenes. Sampling it samples both stages. 3,539,472 parameters.
+Initialized from the weights of runs/scenes (configs/scenes.py), or of the shipped model with
+--config.training.first_stage=pretrained:scenes, on patches of 4x4 pixels instead of 2x2. Sampling it samples both
+stages. 3,539,472 parameters.
 """
-
-import pathlib
-import runpy
 
 from ml_collections import ConfigDict
 
+from vdm_jax.configs import scenes
+
 
 def get_config() -> ConfigDict:
-  config = runpy.run_path(str(pathlib.Path(__file__).with_name('scenes.py')))['get_config']()
+  config = scenes.get_config()
   config.data.update(height=64, width=64, num_images=0)
   config.model.update(
     upsampling=4,
     scalars=('augmentation_logsnr',),
     patch_size=4,
     attention_resolutions=(8, 16),
-    parameterization='x',  # with v the 48 noisy values of a patch would have to pass through its 64 channels
-    logsnr_shift=0.0,  # what is left to learn stands at low noise
+    parameterization='x',  # v would have to carry the 48 noisy values of a patch through its 64 channels
+    logsnr_shift=0.0,  # details are decided at low noise levels
   )
   config.training.update(
     num_steps=500,
@@ -35,6 +35,6 @@ def get_config() -> ConfigDict:
     warmup_steps=50,
     ema_decay=0.99,
   )
-  # The small picture says nearly all: more evaluations and guidance add nothing.
+  # The low-resolution input determines nearly everything: more evaluations and guidance do not help.
   config.sampling.update(num_steps=4, guidance_weight=0.0, noise_aug_level=0.0)
   return config

@@ -3,22 +3,23 @@
     python -m vdm_jax.main --config=configs/snap_ablation.py:ii --workdir=runs/snap_ablation_ii
     python -m vdm_jax.main --config=configs/snap_ablation.py --workdir=runs/snap_ablation
 
-Table 2        `unet_85m`, `unet_284m`, `fit_500m`, `fit_3b9`: the configurations of these names
+Table 2        `unet_85m`, `unet_284m`, `fit_500m`, `fit_3b9`: the configurations with these names
 Table 3        `i` (EDM), `ii` (input scaling, EDM's sigma_data), `iii` (sigma_in 2), `ours` (the default). The printed
-               table swaps the labels (iii) and (iv); these are the text's. The text's (iv), images that are not videos,
-               is not here: the paper does not say how a single frame passes through groups of 16
-Section 3.4    `patch_2_frames`, `group_8_frames`, `latents_256`, `local_layers` (in place of feed-forwards after cross
+               table swaps the labels (iii) and (iv); these follow the text. The text's (iv), images that are not
+               treated as videos, is omitted: the paper does not say how a single frame passes through groups of 16
+Section 3.4    `patch_2_frames`, `group_8_frames`, `latents_256`, `local_layers` (instead of feed-forwards after cross
                attention): one claim each; `vanilla_fit`: all of them, with the condition read after the patches
 Parameters     495,040,048 in all rows of Table 3
-Work, hardware, data, and what the paper does not give: as in snap_fit_500m.py, which all rows but Table 2's change
+Work, hardware, data and what the paper does not specify: as in snap_fit_500m.py, which all rows except those of Table 2
+modify.
 """
-
-import pathlib
-import runpy
 
 from ml_collections import ConfigDict
 
-TABLE_2 = ('unet_85m', 'unet_284m', 'fit_500m', 'fit_3b9')
+from vdm_jax.configs import snap_fit_3b9, snap_fit_500m, snap_unet_85m, snap_unet_284m
+from vdm_jax.names import choose
+
+TABLE_2 = {'unet_85m': snap_unet_85m, 'unet_284m': snap_unet_284m, 'fit_500m': snap_fit_500m, 'fit_3b9': snap_fit_3b9}
 LOCAL = {'num_local_layers': 2, 'cross_feed_forward': False}
 CHANGES = {
   'i': {'parameterization': 'edm', 'sigma_data': 0.5, 'sigma_in': 1.0},
@@ -41,9 +42,7 @@ CHANGES = {
 
 
 def get_config(row: str = 'ours') -> ConfigDict:
-  if row not in (*TABLE_2, *CHANGES):
-    raise ValueError(f'snap_ablation.py:{row} is unknown: choose one of {", ".join((*TABLE_2, *CHANGES))}.')
-  sibling = row if row in TABLE_2 else 'fit_500m'
-  config = runpy.run_path(str(pathlib.Path(__file__).with_name(f'snap_{sibling}.py')))['get_config']()
+  choose('variant of snap_ablation', row, (*TABLE_2, *CHANGES))
+  config = TABLE_2.get(row, snap_fit_500m).get_config()
   config.model.update(CHANGES.get(row, {}))
   return config

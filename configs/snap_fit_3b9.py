@@ -5,21 +5,21 @@
 Paper      FID 2.51, FVD 12.31, CLIPSIM 0.2579 on the authors' data; 526 ms per training video on an A100 (Table 2)
 Parameters 3,912,307,760
 Work       6.43 TFLOP per evaluation of a video, 25.1 per training video with self-conditioning
-Hardware   the paper's: A100s, their number not given
-Mesh       all devices split the parameters, which starts on any number of them; 128 v4 chips exchange less with
-           --config.mesh.data=-1 --config.mesh.fsdp=16 (compiled with --config.training.accumulation_steps=4:
-           collectives take 13 % of the time of the arithmetic, not 28 %, and a chip 20.5 GiB, not 15.1)
-Data, and what the paper does not give: as in snap_fit_500m.py, from which this differs in width alone
+Hardware   the paper's: A100s, number not stated
+Mesh       parameters are sharded over all devices, which works on any number of them; on 128 v4 chips,
+           --config.mesh.data=-1 --config.mesh.fsdp=16 communicates less (compiled with
+           --config.training.accumulation_steps=4: collectives take 13 % of the time of the arithmetic instead of 28 %,
+           with 20.5 GiB per chip instead of 15.1)
+Data, and what the paper does not state: as in snap_fit_500m.py, from which this differs only in width
 """
-
-import pathlib
-import runpy
 
 from ml_collections import ConfigDict
 
+from vdm_jax.configs import snap_fit_500m
+
 
 def get_config() -> ConfigDict:
-  config = runpy.run_path(str(pathlib.Path(__file__).with_name('snap_fit_500m.py')))['get_config']()
+  config = snap_fit_500m.get_config()
   config.model.update(
     patch_width=1024,
     latent_width=3072,

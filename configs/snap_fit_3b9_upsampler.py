@@ -5,25 +5,25 @@
 Paper      with its first stage, zero-shot UCF101: FVD 200.2, FID 28.1, IS 38.89 at 512x288 (Table 4)
 Parameters 3,911,269,424 (3,909,956,656 without the token of the low-resolution input's noise level)
 Work       28.5 TFLOP per evaluation of a video, 111 per training video with self-conditioning
-Hardware   the paper's: A100s, their number not given
-Data       as in snap_fit_500m.py, at 288x512 and more
-Start      the weights of runs/snap_fit_3b9: all but positions and the patch projection's new rows carry over
-Noise      the network sees log-SNR: a sigma of x / sigma_in + sigma eps reads as 8 times that of the first stage
-Not given  what the low resolution is: the clip's own area means, bilinearly upsampled; what its noise is: Imagen's
-           augmentation, the level uniform in training and 0.1 in sampling (`--sweep=augmentation` searches it); images'
-           share of a batch: half; the rest as in snap_fit_500m.py
+Hardware   the paper's: A100s, number not stated
+Data       as in snap_fit_500m.py, at 288x512 or more
+Start      the weights of runs/snap_fit_3b9: all are copied except positions and the new rows of the patch projection
+Noise      the network is conditioned on log-SNR: a given sigma of x / sigma_in + sigma eps corresponds to 8 times the
+           sigma of the first stage
+Not stated low-resolution input: area means of the clip, bilinearly upsampled; its noise: Imagen's augmentation, with a
+           uniform level in training and 0.1 in sampling (`--sweep=augmentation` searches it); share of images in a
+           batch: half; the rest as in snap_fit_500m.py
 
-Positions are axial: one vector per token would be 4,060,730,416 parameters, which is not printed as 3.9B.
+Positions are axial: with one vector per token there would be 4,060,730,416 parameters, not the paper's 3.9B.
 """
-
-import pathlib
-import runpy
 
 from ml_collections import ConfigDict
 
+from vdm_jax.configs import snap_fit_3b9
+
 
 def get_config() -> ConfigDict:
-  config = runpy.run_path(str(pathlib.Path(__file__).with_name('snap_fit_3b9.py')))['get_config']()
+  config = snap_fit_3b9.get_config()
   config.data.update(batch_size=320, height=288, width=512, pad_rows=0)
   config.model.update(
     upsampling=8,

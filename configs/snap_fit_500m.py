@@ -5,12 +5,12 @@
 Paper      FID 3.07, FVD 27.79, CLIPSIM 0.2459 on the authors' data; 69.5 ms per training video on an A100 (Table 2)
 Parameters 495,040,048
 Work       0.702 TFLOP per evaluation of a video, 2.74 per training video with self-conditioning
-Hardware   the paper's: A100s, their number not given
+Hardware   the paper's: A100s, number not stated
 Data       a folder of captioned clips (the paper's 238,000 hours are not public), and T5-11B's encoder in data/t5-11b
-Not given  clipping norm: 1; text length: 77; share of frame rates: every 1st to 6th frame, uniformly; side and
-           content of the 4 padded rows: 2 above and 2 below, the edge repeated, without loss; guidance: 8, after 64
-           of 256 levels in turn with 1; thresholding percentile: 99.5; original size asked for: 720x1280; this model's
-           own training: the 3.9B's, which Table 9 has
+Not stated clipping norm: 1; text length: 77; distribution of frame rates: every 1st to 6th frame, uniformly; position
+           and content of the 4 padded rows: 2 above and 2 below, repeating the edge, without loss; guidance: 8,
+           alternating with 1 after 64 of 256 levels; thresholding percentile: 99.5; original size to condition on in
+           sampling: 720x1280; training of this model: that of the 3.9B model in Table 9
 
 Half of every batch are images, as videos of one repeated frame at an infinite frame rate (section 3.3).
 """

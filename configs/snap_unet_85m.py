@@ -5,23 +5,21 @@
 Paper      FID 8.21, FVD 45.94, CLIPSIM 0.2319 on the authors' data; 133.2 ms per training video on an A100 (Table 2)
 Parameters 85,675,011 (85,611,523 without the relative positions of temporal attention)
 Work       0.691 TFLOP per evaluation of a video, 2.07 per training video
-Hardware   the paper's: A100s, their number not given
+Hardware   the paper's: A100s, number not stated
 Data       as in snap_fit_500m.py
-Not given  how captions enter: cross attention after every spatial attention, as the parameter count says; relative
-           positions, without which temporal attention cannot tell the order of frames; the rest as in snap_fit_500m.py
+Not stated text conditioning: cross attention after every spatial attention, which matches the parameter count; relative
+           positions, without which temporal attention ignores the order of frames; the rest as in snap_fit_500m.py
 """
-
-import pathlib
-import runpy
 
 from ml_collections import ConfigDict
 
 from vdm_jax import configuration
+from vdm_jax.configs import snap_fit_500m
 
 
 def get_config() -> ConfigDict:
   config = configuration.default('unet3d')
-  fit = runpy.run_path(str(pathlib.Path(__file__).with_name('snap_fit_500m.py')))['get_config']()
+  fit = snap_fit_500m.get_config()
   config.data.update(fit.data.to_dict())
   config.sampling.update(fit.sampling.to_dict())
   config.model.update(

@@ -4,15 +4,15 @@
 
 Paper      guidance weights 1, 2, 5 (1 + w of Eq. 6), frame skips 1 and 4 (Table 5)
 Parameters 1,244,921,859
-Work       35.3 TFLOP per training video (7.84 forward, video alone), 2,224 H200-hours in all at 395 TFLOP/s
+Work       35.3 TFLOP per training video (7.84 forward, video alone), 2,224 H200-hours in total at 395 TFLOP/s
 Hardware   the paper's: 128 TPU v4 chips
 Data       a folder of captioned clips (the paper's 10 million are not public), and BERT-large (uncased)
            in data/bert-large-uncased
-Not given  learning-rate schedule, warm-up, gradient clipping: constant, 1,000 steps, norm 1;
+Not stated learning-rate schedule, warm-up, gradient clipping: constant, 1,000 steps, norm 1;
            share of dropped captions: 0.1; text length: 77; form of the attention pooling
 
-Variants: `t2v_large.py:skip1` (default) and `t2v_large.py:skip4` take every and every fourth frame; the paper does
-not say whether it trains one model or two.
+Variants: `t2v_large.py:skip1` (default) and `t2v_large.py:skip4` use every frame and every fourth frame. The paper does
+not state whether it trains one model or two.
 
 The same configuration on a CPU, on the embedded digits:
 
@@ -23,12 +23,11 @@ The same configuration on a CPU, on the embedded digits:
 from ml_collections import ConfigDict
 
 from vdm_jax import configuration
+from vdm_jax.names import choose
 
 
 def get_config(variant: str = 'skip1') -> ConfigDict:
   skips = {'skip1': 1, 'skip4': 4}
-  if variant not in skips:
-    raise ValueError(f't2v_large.py:{variant} is unknown: choose one of {", ".join(skips)}.')
   config = configuration.default('unet3d')
   config.data.update(
     name='folder',
@@ -41,7 +40,7 @@ def get_config(variant: str = 'skip1') -> ConfigDict:
     text='bert-large',
     text_path='data/bert-large-uncased',
     text_length=77,
-    frame_skip=skips[variant],
+    frame_skip=choose('variant of t2v_large', variant, skips),
   )
   config.model.update(
     parameterization='eps',

@@ -4,11 +4,11 @@
 
 Paper      turns 16x64x64 at frame skip 4 into 64x128x128 at frame skip 1 (Fig. 2)
 Parameters 1,249,959,939
-Work       28.7 TFLOP per training video (5.38 forward, video alone), 2,066 H200-hours in all at 395 TFLOP/s
+Work       28.7 TFLOP per training video (5.38 forward, video alone), 2,066 H200-hours in total at 395 TFLOP/s
 Hardware   the paper's: 128 TPU v4 chips
 Data       a folder of captioned clips (the paper's 10 million are not public), and BERT-large (uncased)
            in data/bert-large-uncased
-Not given  learning-rate schedule, warm-up, gradient clipping: constant, 1,000 steps, norm 1;
+Not stated learning-rate schedule, warm-up, gradient clipping: constant, 1,000 steps, norm 1;
            share of dropped captions: 0.1; text length: 77; form of the attention pooling; reconstruction weight
 """
 

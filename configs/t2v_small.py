@@ -4,11 +4,11 @@
 
 Paper      FVD 202.28/205.42 without images, 68.11/70.74 with 4, 57.84/60.72 with 8 per video (Table 4)
 Parameters 331,664,387
-Work       9.07 TFLOP per training video (2.01 forward, video alone), 163 H200-hours in all at 395 TFLOP/s
+Work       9.07 TFLOP per training video (2.01 forward, video alone), 163 H200-hours in total at 395 TFLOP/s
 Hardware   the paper's: 64 TPU v4 chips
 Data       a folder of captioned clips (the paper's 10 million are not public), and BERT-large (uncased)
            in data/bert-large-uncased
-Not given  learning-rate schedule, warm-up, gradient clipping: constant, 1,000 steps, norm 1;
+Not stated learning-rate schedule, warm-up, gradient clipping: constant, 1,000 steps, norm 1;
            share of dropped captions: 0.1; text length: 77; form of the attention pooling
 
 Variants: `t2v_small.py:images0` and `t2v_small.py:images4` train with 0 and 4 independent images
@@ -18,12 +18,11 @@ per video instead of 8.
 from ml_collections import ConfigDict
 
 from vdm_jax import configuration
+from vdm_jax.names import choose
 
 
 def get_config(variant: str = 'images8') -> ConfigDict:
   images = {'images0': 0, 'images4': 4, 'images8': 8}
-  if variant not in images:
-    raise ValueError(f't2v_small.py:{variant} is unknown: choose one of {", ".join(images)}.')
   config = configuration.default('unet3d')
   config.data.update(
     name='folder',
@@ -32,7 +31,7 @@ def get_config(variant: str = 'images8') -> ConfigDict:
     num_frames=16,
     height=64,
     width=64,
-    num_images=images[variant],
+    num_images=choose('variant of t2v_small', variant, images),
     text='bert-large',
     text_path='data/bert-large-uncased',
     text_length=77,

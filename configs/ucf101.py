@@ -4,11 +4,11 @@
 
 Paper      FID 295 +- 3, IS 57 +- 0.62 by C3D, 10,000 samples (Table 1)
 Parameters 1,240,723,459
-Work       35.3 TFLOP per training video (7.84 forward, video alone), 191 H200-hours in all at 395 TFLOP/s
+Work       35.3 TFLOP per training video (7.84 forward, video alone), 191 H200-hours in total at 395 TFLOP/s
 Hardware   the paper's: 128 TPU v4 chips
-Data       all 13,320 clips, train and test, so that held-out losses measure nothing: a folder of them, or the data set
-           of TFDS by --config.data.name=tfds --config.data.path=DIR/ucf101/ucf101_1/2.0.0 --config.data.frame_rate=25
-Not given  learning-rate schedule, warm-up, gradient clipping: constant, 1,000 steps, norm 1
+Data       all 13,320 clips, train and test, which makes held-out losses void: a folder of them, or the TFDS dataset:
+           --config.data.name=tfds --config.data.path=DIR/ucf101/ucf101_1/2.0.0 --config.data.frame_rate=25
+Not stated learning-rate schedule, warm-up, gradient clipping: constant, 1,000 steps, norm 1
 """
 
 from ml_collections import ConfigDict

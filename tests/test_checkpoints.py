@@ -1,10 +1,9 @@
-"""Laws of saving and restoring: exact, whole or not at all, and never silently from scratch."""
+"""Saving and restoring: exact, complete or not at all, and never silently from scratch."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 import resource
@@ -20,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 from helpers.process_group import Company, met, virtual
 from jax.sharding import SingleDeviceSharding
 
-from vdm_jax import checkpoints, configuration, models
-from vdm_jax.checkpoints import Checkpointer
+from vdm_jax import checkpoints
+from vdm_jax.checkpoints import Checkpointer, integrity
+from vdm_jax.checkpoints.manager import is_storage_error
+from vdm_jax.names import RENAMED_STATE
 
 
 class State(NamedTuple):
@@ -103,11 +103,10 @@ def test_only_the_newest_are_kept(tmp_path):
   assert checkpoints.steps(tmp_path) == [3, 4]
 
 
-def test_the_average_alone_is_read_without_the_rest(tmp_path):
+def test_the_ema_is_read_without_the_rest(tmp_path):
   save(tmp_path, 7)
-  ema, step = checkpoints.restore_ema(tmp_path, abstract(make_state(0)).ema)
-  assert step == 7
-  assert_same(ema, make_state(7).ema)
+  assert checkpoints.newest_good_step(tmp_path) == 7
+  assert_same(checkpoints.restore_ema(tmp_path, 7, abstract(make_state(0)).ema), make_state(7).ema)
 
 
 @pytest.fixture(scope='module')
@@ -133,7 +132,7 @@ def damages(folder: Path):
 
 
 def test_every_damage_is_found_named_and_survived(saved, tmp_path):
-  """F10, F11: bit flips, truncations and deletions of every file of the newest checkpoint."""
+  """Bit flips, truncations and deletions of every file of the newest checkpoint."""
   found = 0
   for i, (what, name, damage) in enumerate(damages(saved / 'checkpoints' / '2')):
     workdir = tmp_path / str(i)
@@ -168,9 +167,9 @@ def test_readers_leave_a_damaged_checkpoint_where_it_is(saved, tmp_path):
   shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
   flip(tmp_path / 'checkpoints' / '2' / 'default' / '_METADATA')
   with pytest.warns(RuntimeWarning):
-    ema, step = checkpoints.restore_ema(tmp_path, abstract(make_state(0)).ema)
+    step = checkpoints.newest_good_step(tmp_path)
   assert step == 1
-  assert_same(ema, make_state(1).ema)
+  assert_same(checkpoints.restore_ema(tmp_path, step, abstract(make_state(0)).ema), make_state(1).ema)
   assert checkpoints.steps(tmp_path) == [1, 2]
 
 
@@ -180,13 +179,13 @@ def test_with_no_good_checkpoint_nothing_starts_from_scratch(tmp_path):
     flip(tmp_path / 'checkpoints' / str(step) / 'default' / '_METADATA')
   with pytest.warns(RuntimeWarning), pytest.raises(ValueError) as error:
     restore(tmp_path)
-  assert str(error.value).startswith(f'no checkpoint under {tmp_path}/checkpoints is good: step 2: default/_METADATA')
-  assert str(error.value).endswith('. Put a copy back, or delete the folder to start anew.')
+  for part in (f'{tmp_path}/checkpoints', 'step 2: default/_METADATA', 'step 1: default/_METADATA'):
+    assert part in str(error.value)
   assert checkpoints.steps(tmp_path) == [1, 2]
 
 
 @pytest.mark.parametrize('name', ['7', 'LAST', 'model.bin'])
-def test_an_empty_or_foreign_folder_is_no_new_run(tmp_path, name):
+def test_an_empty_or_foreign_folder_is_not_a_new_run(tmp_path, name):
   (tmp_path / 'checkpoints' / name).mkdir(parents=True)
   with pytest.raises(ValueError) as error:
     if name == '7':
@@ -194,14 +193,13 @@ def test_an_empty_or_foreign_folder_is_no_new_run(tmp_path, name):
         restore(tmp_path)
     else:
       restore(tmp_path)
-  expected = f"{tmp_path}/checkpoints holds ['{name}'], no checkpoint: move it away, or use another --workdir."
-  assert str(error.value) == expected or name == '7'
-  assert name != '7' or 'step 7: manifest.json is missing' in str(error.value)
+  assert f'{tmp_path}/checkpoints' in str(error.value)
+  assert ('step 7: manifest.json' if name == '7' else f"['{name}']") in str(error.value)
 
 
-def test_what_a_killed_first_save_left_is_no_checkpoint(tmp_path):
+def test_files_of_a_killed_first_save_are_not_a_checkpoint(tmp_path):
   (tmp_path / 'checkpoints' / '3.orbax-checkpoint-tmp' / 'default').mkdir(parents=True)
-  # One door for both, as in training: Orbax clears such a rest in the background and waits for it only when it saves.
+  # One Checkpointer for both, as in training: Orbax removes such files in the background, and waits for it in a save.
   with Checkpointer(tmp_path, 3) as checkpointer:
     assert checkpointer.restore(abstract(make_state(0))) is None
     checkpointer.save(3, make_state(3))
@@ -216,20 +214,19 @@ def test_another_shape_is_an_error_that_lists_every_tensor(tmp_path):
   del other.params['b']
   with pytest.raises(ValueError) as error:
     restore(tmp_path, other)
-  assert str(error.value) == (
-    f'checkpoint {tmp_path}/checkpoints/1 does not fit the model:\n'
-    '  ema/a/kernel: float32[3, 4] saved, float32[3, 5] expected\n'
-    '  ema/c: absent saved, float32[1] expected\n'
-    '  moments/1/mu/a/kernel: float32[3, 4] saved, float32[3, 5] expected\n'
-    '  params/a/kernel: float32[3, 4] saved, float32[3, 5] expected\n'
-    '  params/b: float32[2] saved, absent expected\n'
-    'Use the configuration it was made by (config.json beside it), or another --workdir.'
-  )
+  assert [f'checkpoint {tmp_path}/checkpoints/1', *str(error.value).splitlines()[1:-1]] == [
+    f'checkpoint {tmp_path}/checkpoints/1',
+    '  ema/a/kernel: float32[3, 4] saved, float32[3, 5] expected',
+    '  ema/c: absent saved, float32[1] expected',
+    '  moments/1/mu/a/kernel: float32[3, 4] saved, float32[3, 5] expected',
+    '  params/a/kernel: float32[3, 4] saved, float32[3, 5] expected',
+    '  params/b: float32[2] saved, absent expected',
+  ]
 
 
 @contextlib.contextmanager
 def full_disk(spare: int = 100_000):
-  """No file of this process can grow beyond so many bytes: what is larger fails below Orbax, as on a full disk."""
+  """Limits the size of files that this process writes: larger ones fail below Orbax, as on a full disk."""
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (spare, before[1]))  # Python ignores the signal
   try:
@@ -251,7 +248,7 @@ def saved_as(workdir):
 
 
 def test_a_failed_save_is_a_warning_and_the_third_in_a_row_an_error(tmp_path):
-  """F12: a full disk does not stop training at once, costs no good checkpoint, and leaves nothing of its own there."""
+  """A full disk does not stop training at once, costs no good checkpoint, and leaves no files behind."""
   with Checkpointer(tmp_path, 1) as checkpointer:
     checkpointer.save(1, large_state(1))
     checkpointer.wait()
@@ -261,16 +258,15 @@ def test_a_failed_save_is_a_warning_and_the_third_in_a_row_an_error(tmp_path):
         with pytest.warns(RuntimeWarning) as warned, pytest.raises(OSError, match=f'step {step} could not be written'):
           checkpointer.wait()
         said = str(warned[0].message)
-        assert said.startswith(f'the checkpoint of step {step} could not be written to {tmp_path}/checkpoints: ')
-        assert 'File too large' in said and said.endswith('Training goes on; the next save tries again.')
+        assert all(part in said for part in (f'step {step} ', f'{tmp_path}/checkpoints', 'File too large'))
         assert saved_as(tmp_path) == ['1']
       checkpointer.save(4, large_state(4))
-      with pytest.raises(OSError, match='3 saves failed in a row: free space or mend the disk'):
+      with pytest.raises(OSError, match='step 4 .* 3 consecutive saves'):
         checkpointer.wait()
     assert saved_as(tmp_path) == ['1']
     checkpointer.save(5, large_state(5))
     checkpointer.wait()
-    assert saved_as(tmp_path) == ['5'], 'what was to be deleted after step 2 is not forgotten'
+    assert saved_as(tmp_path) == ['5'], 'the checkpoint to delete after step 2 is not forgotten'
     with full_disk(), pytest.warns(RuntimeWarning, match='step 6 could not be written'):
       checkpointer.save(6, large_state(6))
       checkpointer.save(7, make_state(7)._asdict())  # small enough
@@ -280,7 +276,7 @@ def test_a_failed_save_is_a_warning_and_the_third_in_a_row_an_error(tmp_path):
 
 @pytest.mark.parametrize('seed', range(4))
 def test_whatever_happens_the_newest_good_checkpoints_are_kept(tmp_path, seed):
-  """F17: saves that end well or fail, starts with another number to keep, damage; the folder is as a list foretells."""
+  """Saves that succeed or fail, another number to keep, damage: the folder matches a list that models it."""
   rng = np.random.default_rng(seed)
   good, failed, step = [], 0, 0
   for _ in range(4):
@@ -289,7 +285,7 @@ def test_whatever_happens_the_newest_good_checkpoints_are_kept(tmp_path, seed):
       flip(tmp_path / 'checkpoints' / str(good[-1]) / 'default' / '_METADATA')
       good = good[:-1] if len(good) > 1 else []
       if not good:
-        shutil.rmtree(tmp_path / 'checkpoints')  # as the error says; the run begins anew
+        shutil.rmtree(tmp_path / 'checkpoints')  # as the error message suggests
     with Checkpointer(tmp_path, keep) as checkpointer, warnings.catch_warnings():
       warnings.simplefilter('ignore')
       found = checkpointer.restore(jax.tree.map(as_abstract, large_state(0)))
@@ -309,9 +305,9 @@ def test_whatever_happens_the_newest_good_checkpoints_are_kept(tmp_path, seed):
     failed = 0
 
 
-def test_what_a_save_fails_for_that_is_not_the_storage_is_not_swallowed(tmp_path, monkeypatch):
+def test_failures_of_a_save_other_than_storage_are_raised(tmp_path, monkeypatch):
   with Checkpointer(tmp_path, 1) as checkpointer:
-    monkeypatch.setattr(checkpoints, '_checksum', lambda files: files.absent)
+    monkeypatch.setattr(integrity, 'checksum', lambda files: files.absent)
     checkpointer.save(1, make_state(1))
     with pytest.raises(AttributeError, match='absent'):
       checkpointer.wait()
@@ -338,8 +334,8 @@ def test_what_a_save_fails_for_that_is_not_the_storage_is_not_swallowed(tmp_path
     (KeyError('ema'), False),
   ],
 )
-def test_errors_of_the_storage_are_told_from_ours(error, storage):
-  assert checkpoints._is_of_storage(error) is storage
+def test_storage_errors_are_distinguished_from_bugs(error, storage):
+  assert is_storage_error(error) is storage
 
 
 # Saves steps 1 to 5 of a state split over all devices; process 1 cannot write its part of 2, process 0 the end of 4.
@@ -348,14 +344,15 @@ import resource, warnings
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from vdm_jax import checkpoints, partitioning
+from vdm_jax.checkpoints import integrity
 warnings.simplefilter('always')
-checksum = checkpoints._checksum
+checksum = integrity.checksum
 def limit(size):
   resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 def full(files):
   raise OSError(28, 'No space left on device')
-read, fingerprint = [], checkpoints._fingerprint
-checkpoints._fingerprint = lambda file: read.append(str(file)) or fingerprint(file)
+read, fingerprint = [], integrity.fingerprint
+integrity.fingerprint = lambda file: read.append(str(file)) or fingerprint(file)
 with runtime.joined(place):
   mesh = partitioning.make_mesh({'data': 1, 'fsdp': -1})
   sharding = NamedSharding(mesh, P('fsdp'))
@@ -366,7 +363,7 @@ with runtime.joined(place):
     for step in range(1, 6):
       runtime.exchange('step', step)
       limit(100_000 if (step, index) == (2, 1) else resource.RLIM_INFINITY)
-      checkpoints._checksum = full if (step, index) == (4, 0) else checksum
+      integrity.checksum = full if (step, index) == (4, 0) else checksum
       read.clear()
       checkpointer.save(step, make(step))
       try:
@@ -392,7 +389,7 @@ with runtime.joined(place):
 
 
 def test_a_save_that_fails_on_one_process_fails_on_all_at_once(tmp_path):
-  """F12, and who reads what: each process its own files after writing, a share of all before restoring."""
+  """Also: each process reads its own files after writing, and a share of all files before restoring."""
   started = time.monotonic()
   with Company(tmp_path / 'logs', met(SAVES, tmp_path / 'run'), devices=1) as company:
     assert company.wait(100) == [0, 0], company.texts()
@@ -401,15 +398,14 @@ def test_a_save_that_fails_on_one_process_fails_on_all_at_once(tmp_path):
     assert re.findall(r'^failed (\d)', text, re.MULTILINE) == ['2', '4'], text
     said = dict(re.findall(r'RuntimeWarning: the checkpoint of step (\d) could not be written to \S+: (.*)', text))
     for step, at, why in (('2', 1, 'File too large'), ('4', 0, 'No space left')):
-      reason = why if index == at else f'process {at} could not write its part, and says why'
+      reason = why if index == at else f'process {at} could not write its part'
       assert reason in said[step], text
   assert saved_as(tmp_path / 'run') == ['3', '5']
 
 
 def test_at_least_one_checkpoint_is_kept():
-  with pytest.raises(ValueError) as error:
+  with pytest.raises(ValueError, match='training.keep_checkpoints=0'):
     Checkpointer('anywhere', 0)
-  assert str(error.value) == 'training.keep_checkpoints=0: keep at least 1, or the run cannot resume.'
 
 
 MESHES = """
@@ -441,7 +437,6 @@ for i, (sizes, count) in enumerate(meshes):
 
 
 def test_what_one_mesh_saved_every_other_restores_exactly(tmp_path):
-  """F13."""
   for mode in ('write', 'read'):
     command = [sys.executable, '-c', MESHES, str(tmp_path), mode]
     run = subprocess.run(command, env=virtual(4), capture_output=True, text=True, timeout=200)
@@ -449,89 +444,33 @@ def test_what_one_mesh_saved_every_other_restores_exactly(tmp_path):
   assert run.stdout.split('\n')[:-1] == [f'{i} {j}' for i in range(5) for j in range(5)]
 
 
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-  """A workdir as training leaves it, of a real but tiny model with random parameters."""
-  workdir = tmp_path_factory.mktemp('trained')
-  config = configuration.default()
-  config.data.update(num_frames=2, height=8, width=8, channels=1)
-  config.model.update(
-    base_channels=8,
-    channel_multipliers=(1,),
-    num_blocks=1,
-    attention_resolutions=(),
-    head_width=8,
-    embedding_width=8,
-    embedding_layers=1,
-    norm_groups=2,
-  )
-  (workdir / 'config.json').write_text(json.dumps(config.to_dict()))
-  params = jax.jit(models.build(config.model.to_dict()).init)(jax.random.key(5))
-  ema = jax.tree.map(lambda x: x + 1, params)
-  with Checkpointer(workdir, 1) as checkpointer:
-    checkpointer.save(12, {'params': params, 'ema': ema})
-  return workdir, ema
+class OldState(NamedTuple):
+  """A state as earlier versions saved it, under former names."""
+
+  step: Any
+  usual_gradient_norm: Any
+  ema: Any
 
 
-def test_load_builds_the_model_of_a_workdir_with_its_average(trained):
-  workdir, ema = trained
-  model, params = checkpoints.load(workdir)
-  assert model.video_shape == (2, 8, 8, 1)
-  assert_same(params, ema)
+class NewState(NamedTuple):
+  step: Any
+  grad_norm_ema: Any
+  ema: Any
+  sums: Any
 
 
-def test_exported_weights_are_the_same_model_in_one_file(trained, tmp_path):
-  workdir, ema = trained
-  path = tmp_path / 'weights.safetensors'
-  checkpoints.export_weights(workdir, path)
-  assert [f.name for f in tmp_path.iterdir()] == ['weights.safetensors']
-  model, params = checkpoints.load(path)
-  assert_same(params, ema)
-  assert model.config == checkpoints.load(workdir)[0].config
-  assert checkpoints.read_config(path) == checkpoints.read_config(workdir)
-  names = safetensors.numpy.load_file(path)
-  assert 'stem/kernel' in names and len(names) == len(jax.tree.leaves(ema))
-
-
-def test_weights_of_another_model_are_refused_with_the_list(trained, tmp_path):
-  workdir, _ = trained
-  path, other = tmp_path / 'weights.safetensors', tmp_path / 'other.safetensors'
-  checkpoints.export_weights(workdir, path)
-  tensors = safetensors.numpy.load_file(path)
-  tensors['stem/bias'] = np.zeros(3, np.float32)
-  config = {'config': json.dumps(checkpoints.read_config(path))}
-  safetensors.numpy.save_file(tensors, other, config)
-  with pytest.raises(ValueError) as error:
-    checkpoints.load(other)
-  assert '\n  stem/bias: float32[3] saved, float32[8] expected\n' in str(error.value)
-
-
-def test_paths_without_a_run_are_named(tmp_path):
-  with pytest.raises(FileNotFoundError) as error:
-    checkpoints.load(tmp_path)
-  message = f'{tmp_path} has no config.json: name the workdir of a training run, or a weights file.'
-  assert str(error.value) == message
-  foreign = tmp_path / 'foreign.safetensors'
-  safetensors.numpy.save_file({'a': np.zeros(1)}, foreign)
-  with pytest.raises(ValueError) as error:
-    checkpoints.load(foreign)
-  assert str(error.value) == (
-    f'{foreign} names no configuration in its metadata: only files written by export_weights can be loaded.'
-  )
-
-
-def test_a_run_without_a_checkpoint_is_named(trained, tmp_path):
-  shutil.copy(trained[0] / 'config.json', tmp_path)
-  with pytest.raises(FileNotFoundError) as error:
-    checkpoints.load(tmp_path)
-  assert str(error.value) == (f'{tmp_path}/checkpoints holds no checkpoint: train first, or name another workdir.')
-
-
-def test_a_run_is_known_by_its_configuration(trained, tmp_path):
-  workdir = trained[0]
-  assert checkpoints.is_run(workdir) and checkpoints.is_run(str(workdir))
-  checkpoints.export_weights(workdir, tmp_path / 'ema.safetensors')
-  for other in (tmp_path, tmp_path / 'absent', workdir / 'config.json', workdir.parent):
-    assert not checkpoints.is_run(other)
-  (tmp_path / 'config.json').mkdir()
-  assert not checkpoints.is_run(tmp_path)
+def test_former_names_of_the_state_are_restored(tmp_path):
+  """`names.RENAMED_STATE`, together with a leaf that is too new to be in the checkpoint."""
+  assert RENAMED_STATE['grad_norm_ema'] == 'usual_gradient_norm'
+  values = {'step': jnp.int32(4), 'ema': {'kernel': jnp.float32([1.5, -2.0])}}
+  with Checkpointer(tmp_path, 1) as checkpointer:
+    checkpointer.save(4, OldState(usual_gradient_norm=jnp.float32(0.7), **values))
+    checkpointer.wait()
+    new = NewState(grad_norm_ema=jnp.float32(0.7), sums={'spikes': jnp.float32(0)}, **values)
+    assert_same(checkpointer.restore(abstract(new), {'sums/spikes', 'grad_norm_ema'}), new)
+    other = new._replace(grad_norm_ema=jnp.zeros(2))
+    with pytest.raises(ValueError, match='usual_gradient_norm: float32\\[\\] saved, float32\\[2\\] expected'):
+      checkpointer.restore(abstract(other), {'sums/spikes'})
+    checkpointer.save(5, new)
+    checkpointer.wait()
+    assert_same(checkpointer.restore(abstract(new)), new)

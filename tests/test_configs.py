@@ -1,16 +1,19 @@
-"""Every number of VDM's appendix A and of Snap's Tables 7 to 9 stands in a configuration, and all can be built."""
+"""Every number of VDM's appendix A and of Snap's Tables 7 to 9 is in a configuration, and all can be built."""
 
 from __future__ import annotations
 
 import ast
-import importlib.util
 import math
+import runpy
 from pathlib import Path
 
 import jax
 import pytest
 
 from vdm_jax import configuration, data, models
+from vdm_jax.errors import InvalidInput
+from vdm_jax.jobs import experiments
+from vdm_jax.jobs.experiments import load
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 
@@ -49,7 +52,7 @@ COLUMNS = (
 WIDE, RESOLUTIONS = (1, 2, 4, 8), (8, 16, 32)
 BERT = 'bert-large'
 PAPER = {
-  'ucf101.py': (
+  'ucf101': (
     256,
     WIDE,
     2,
@@ -79,7 +82,7 @@ PAPER = {
     10.0,
     1_240_723_459,
   ),
-  'bair.py': (
+  'bair': (
     128,
     (1, 2, 3, 4),
     3,
@@ -109,7 +112,7 @@ PAPER = {
     50.0,
     158_760_195,
   ),
-  'kinetics600.py': (
+  'kinetics600': (
     256,
     WIDE,
     2,
@@ -139,7 +142,7 @@ PAPER = {
     9.0,
     1_238_624_259,
   ),
-  't2v_small.py': (
+  't2v_small': (
     128,
     WIDE,
     2,
@@ -169,7 +172,7 @@ PAPER = {
     10.0,
     331_664_387,
   ),
-  't2v_small.py:images4': (
+  't2v_small:images4': (
     128,
     WIDE,
     2,
@@ -199,7 +202,7 @@ PAPER = {
     10.0,
     331_664_387,
   ),
-  't2v_small.py:images0': (
+  't2v_small:images0': (
     128,
     WIDE,
     2,
@@ -229,7 +232,7 @@ PAPER = {
     10.0,
     331_664_387,
   ),
-  't2v_large.py': (
+  't2v_large': (
     256,
     WIDE,
     2,
@@ -259,7 +262,7 @@ PAPER = {
     10.0,
     1_244_921_859,
   ),
-  't2v_large.py:skip4': (
+  't2v_large:skip4': (
     256,
     WIDE,
     2,
@@ -289,7 +292,7 @@ PAPER = {
     10.0,
     1_244_921_859,
   ),
-  't2v_large_9x128.py': (
+  't2v_large_9x128': (
     128,
     (1, 2, 4, 8, 16),
     2,
@@ -322,14 +325,6 @@ PAPER = {
 }
 
 
-def load(name: str):
-  file, *variant = name.split(':')
-  spec = importlib.util.spec_from_file_location(file.removesuffix('.py'), CONFIGS / file)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(*variant)
-
-
 def build(config) -> models.Model:
   """The configuration's model; a stand-in for its frozen encoder, whose files are not needed for shapes."""
   frozen = config.data.text not in ('none', 'words')
@@ -359,7 +354,7 @@ def test_numbers_of_appendix_a(name):
 
 # ---- Snap Video ------------------------------------------------------------------------------------------------------
 
-# Tables 7 and 8, all axes in the order time, height, width; 40 rows are 36 and 4 of padding (erratum 10).
+# Tables 7 and 8, all axes in the order time, height, width; 40 rows are 36 plus 4 of padding.
 TABLE_7 = (
   'data.num_frames',
   'data.height',
@@ -375,8 +370,8 @@ TABLE_7 = (
   'model.modulation',
 )
 UNETS = {
-  'snap_unet_85m.py': (16, 40, 64, 128, (1, 2, 2, 3), 2, (8, 16, 32), 64, 768, 0.1, 0.1, 'film'),
-  'snap_unet_284m.py': (16, 40, 64, 192, (1, 2, 3, 4), 2, (8, 16, 32), 64, 768, 0.1, 0.1, 'film'),
+  'snap_unet_85m': (16, 40, 64, 128, (1, 2, 2, 3), 2, (8, 16, 32), 64, 768, 0.1, 0.1, 'film'),
+  'snap_unet_284m': (16, 40, 64, 192, (1, 2, 3, 4), 2, (8, 16, 32), 64, 768, 0.1, 0.1, 'film'),
 }
 TABLE_8 = (
   'data.num_frames',
@@ -401,9 +396,9 @@ TABLE_8 = (
 )
 PATCH, GROUP = (1, 4, 4), (16, 5, 4)
 FITS = {
-  'snap_fit_500m.py': (16, 40, 64, PATCH, GROUP, True, 768, 512, 1024, 6, 4, 0, 48, 64, True, 0.9, 0.1, 0.1, 768),
-  'snap_fit_3b9.py': (16, 40, 64, PATCH, GROUP, True, 1024, 768, 3072, 6, 4, 0, 64, 128, True, 0.9, 0.1, 0.1, 1024),
-  'snap_fit_3b9_upsampler.py': (
+  'snap_fit_500m': (16, 40, 64, PATCH, GROUP, True, 768, 512, 1024, 6, 4, 0, 48, 64, True, 0.9, 0.1, 0.1, 768),
+  'snap_fit_3b9': (16, 40, 64, PATCH, GROUP, True, 1024, 768, 3072, 6, 4, 0, 64, 128, True, 0.9, 0.1, 0.1, 1024),
+  'snap_fit_3b9_upsampler': (
     16,
     288,
     512,
@@ -440,19 +435,19 @@ TABLE_9 = (
 ADAM = ('adam', 1e-4, 'cosine', 550_000, 4096, 0.9, 0.999, 0.01, 10_000, 6_000.0)
 LAMB = ('lamb', 5e-3, 'cosine', 550_000, 4096, 0.9, 0.99, 0.01, 10_000, 6_000.0)
 TRAINING = {
-  'snap_unet_85m.py': ADAM,
-  'snap_unet_284m.py': ADAM,
-  'snap_fit_500m.py': LAMB,
-  'snap_fit_3b9.py': LAMB,
-  'snap_fit_3b9_upsampler.py': ('lamb', 5e-3, 'cosine', 370_000, 320, 0.9, 0.99, 0.01, 10_000, 6_000.0),
+  'snap_unet_85m': ADAM,
+  'snap_unet_284m': ADAM,
+  'snap_fit_500m': LAMB,
+  'snap_fit_3b9': LAMB,
+  'snap_fit_3b9_upsampler': ('lamb', 5e-3, 'cosine', 370_000, 320, 0.9, 0.99, 0.01, 10_000, 6_000.0),
 }
 # Beyond the paper's counts: relative positions (63,488), and the upsampler's token of its input's noise (1,312,768).
 SNAP_PARAMETERS = {
-  'snap_unet_85m.py': 85_611_523 + 63_488,
-  'snap_unet_284m.py': 281_084_163 + 63_488,
-  'snap_fit_500m.py': 495_040_048,
-  'snap_fit_3b9.py': 3_912_307_760,
-  'snap_fit_3b9_upsampler.py': 3_909_956_656 + 1_312_768,
+  'snap_unet_85m': 85_611_523 + 63_488,
+  'snap_unet_284m': 281_084_163 + 63_488,
+  'snap_fit_500m': 495_040_048,
+  'snap_fit_3b9': 3_912_307_760,
+  'snap_fit_3b9_upsampler': 3_909_956_656 + 1_312_768,
 }
 
 
@@ -485,7 +480,7 @@ def test_snaps_diffusion_and_sampling(name):
 
 
 @pytest.mark.parametrize(
-  ('name', 'tokens', 'groups'), [('snap_fit_500m.py', 2_560, 8), ('snap_fit_3b9_upsampler.py', 147_456, 32)]
+  ('name', 'tokens', 'groups'), [('snap_fit_500m', 2_560, 8), ('snap_fit_3b9_upsampler', 147_456, 32)]
 )
 def test_patch_tokens(name, tokens, groups):
   layout = build(load(name)).module.layout()
@@ -498,7 +493,7 @@ TABLE_3 = {'i': (0.5, 1.0), 'ii': (0.5, 4.0), 'iii': (1.0, 2.0), 'ours': (1.0, 4
 
 @pytest.mark.parametrize('row', TABLE_3)
 def test_rows_of_table_3_differ_in_the_process_alone(row):
-  ours, config = load('snap_fit_500m.py'), load(f'snap_ablation.py:{row}')
+  ours, config = load('snap_fit_500m'), load(f'snap_ablation:{row}')
   assert (config.model.sigma_data, config.model.sigma_in) == TABLE_3[row]
   assert config.model.parameterization == ('edm' if row == 'i' else 'snap')
   for key in ('sigma_data', 'sigma_in', 'parameterization'):
@@ -520,19 +515,22 @@ def test_rows_of_table_3_differ_in_the_process_alone(row):
   ],
 )
 def test_other_rows_of_the_ablations_can_be_built(row):
-  config = load(f'snap_ablation.py:{row}')
+  config = load(f'snap_ablation:{row}')
   configuration.validate(config)
-  names = {f'snap_{row}.py'} & SNAP_PARAMETERS.keys()
+  names = {f'snap_{row}'} & SNAP_PARAMETERS.keys()
   assert all(SNAP_PARAMETERS[name] == count(config) for name in names) and count(config) > 3e7
-  changed = {key for key, value in config.model.items() if value != load('snap_fit_500m.py').model.get(key)}
+  changed = {key for key, value in config.model.items() if value != load('snap_fit_500m').model.get(key)}
   assert changed, row
 
 
-@pytest.mark.parametrize('file', sorted(CONFIGS.glob('*.py')), ids=lambda file: file.stem)
+FILES = sorted(CONFIGS / f'{name}.py' for name in experiments.names())
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
 def test_a_docstring_is_a_model_card(file):
   doc = ast.get_docstring(ast.parse(file.read_text()))
   assert f'python -m vdm_jax.main --config=configs/{file.name} --workdir=runs/{file.stem}' in doc
-  config = load(file.name)
+  config = load(file.stem)
   configuration.validate(config)
   if config.data.text == 'words':
     own = tuple(map(str, range(500)))  # of a folder that is not here
@@ -540,7 +538,34 @@ def test_a_docstring_is_a_model_card(file):
   assert f'{count(config):,}' in doc
 
 
-@pytest.mark.parametrize('name', ['t2v_large.py:skip9', 't2v_small.py:images9', 'snap_ablation.py:iv'])
-def test_an_unknown_variant_is_refused(name):
-  with pytest.raises(ValueError, match=f'{name} is unknown: choose one of '):
+@pytest.mark.parametrize('name', ['t2v_large:skip9', 't2v_small:images9', 'snap_ablation:iv'])
+def test_an_unknown_variant_is_an_error(name):
+  experiment, variant = name.split(':')
+  with pytest.raises(ValueError, match=f"{experiment}='{variant}' is unknown: choose one of "):
     load(name)
+
+
+def test_a_name_is_found_from_anywhere_and_a_file_comes_first(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert set(experiments.names()) == {file.stem for file in CONFIGS.glob('*.py')} - {'__init__'}
+  assert load('t2v_large:skip4').to_dict() == load(f'{CONFIGS}/t2v_large.py:skip4').to_dict()
+  with pytest.raises(InvalidInput, match='--config=configs/digit.py .* digits'):
+    load('configs/digit.py')
+  Path('mine.py').write_text(
+    'from vdm_jax.configs import digits\n\ndef get_config():\n  config = digits.get_config()\n  config.seed = 7\n'
+    '  return config\n'
+  )
+  assert load('mine.py').seed == 7 and load('digits_long').seed == 0
+
+
+@pytest.mark.parametrize('name', ['digit', 't2v_larg:skip4', 'runs/none.py', ''])
+def test_what_is_neither_a_file_nor_a_name_is_an_error(name):
+  with pytest.raises(InvalidInput, match=f'--config={name} '):
+    experiments.split(name)
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+def test_an_experiment_is_the_same_by_name_and_executed_as_a_file(file):
+  by_file = runpy.run_path(str(file))['get_config']()
+  assert by_file.to_dict() == load(file.stem).to_dict()
+  assert 'runpy' not in file.read_text()

@@ -17,7 +17,7 @@ LAYERS = (
   {'types', 'errors', 'names', 'rng', 'partitioning', 'pages', 'plots', 'runtime'},
   {'diffusion', 'networks', 'video'},
   {'data', 'text', 'sampling'},
-  {'models', 'configuration', 'checkpoints', 'weights', 'pretrained', 'configs'},
+  {'models', 'configuration', 'checkpoints', 'weights', 'pretrained', 'runs', 'configs'},
   {'training', 'generation', 'evaluation'},
   {'jobs', 'tools', 'benchmarks', 'main', '__main__', '__init__'},
 )
@@ -28,8 +28,7 @@ SIDEWAYS = {
   'runtime': {'errors'},
   'configuration': {'models'},
   'weights': {'configuration'},
-  'pretrained': {'weights'},
-  'checkpoints': {'models', 'configuration', 'pretrained', 'weights'},
+  'runs': {'models', 'configuration', 'checkpoints', 'weights', 'pretrained'},
   'configs': {'configuration'},
   'evaluation': {'generation'},
 }

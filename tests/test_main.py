@@ -1,4 +1,4 @@
-"""The command line as a user meets it: the whole job at toy size, and every refusal word for word."""
+"""The command line at toy size: training, resuming, sampling, evaluating, and errors in its input."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def rows(workdir: Path) -> list[dict]:
   return [{k: v for k, v in line.items() if not k.startswith(('time/', 'memory/'))} for line in lines]
 
 
-def test_a_run_leaves_what_it_promises(run):
+def test_a_run_leaves_its_metrics_checkpoints_and_samples(run):
   assert [row['step'] for row in rows(run)] == [3, 6, 9, 12]
   assert {'train/loss', 'heldout/loss', 'heldout/loss_logsnr_-2_2'} <= rows(run)[1].keys()
   assert checkpoints.steps(run) == [8, 12]
@@ -94,7 +94,7 @@ def test_a_run_leaves_what_it_promises(run):
   assert {'versions', 'devices'} <= json.loads((run / 'env.json').read_text()).keys()
   for step in (6, 12):
     sheet = np.asarray(Image.open(run / f'samples/step_{step:08d}.png'))
-    assert sheet[:, :150].max() > 200, 'prompts stand at the left'
+    assert sheet[:, :150].max() > 200, 'prompts are on the left'
     with av.open(str(run / f'samples/step_{step:08d}.mp4')) as file:
       assert sum(1 for _ in file.decode(video=0)) == 8
 
@@ -103,11 +103,11 @@ def test_the_same_command_does_nothing_more(run):
   before = (run / 'metrics.jsonl').read_bytes(), (run / 'samples/step_00000012.png').read_bytes()
   done = vdm(*toy(run))
   assert done.returncode == 0
-  assert 'nothing to do: training.num_steps=12 are done. Raise it to train on.' in done.stderr
+  assert 'training.num_steps=12' in done.stderr
   assert before == ((run / 'metrics.jsonl').read_bytes(), (run / 'samples/step_00000012.png').read_bytes())
 
 
-def test_sampling_writes_videos_and_warns_of_unseen_words(run, tmp_path):
+def test_sampling_writes_videos_and_warns_of_unknown_words(run, tmp_path):
   prompts = tmp_path / 'prompts.txt'
   prompts.write_text('a 5 moving up\n\n')
   done = vdm(
@@ -121,10 +121,8 @@ def test_sampling_writes_videos_and_warns_of_unseen_words(run, tmp_path):
     '--seed=1',
   )
   assert done.returncode == 0, done.stderr
-  assert (
-    "warning: prompt 'a 3 moving ../left': the model has never seen '../left'; it reads each as the unknown word. "
-    'Words it knows: 0 1 2 3 4 5 6 7 8 9 a down left moving right up.'
-  ) in done.stderr
+  (warning,) = [line for line in done.stderr.splitlines() if line.startswith('warning: ')]
+  assert all(part in warning for part in ("'a 3 moving ../left'", "'../left'", '8 9 a down left moving right up'))
   stems = ['0000-a-3-moving-left', '0001-a-3-moving-left', '0002-a-5-moving-up', '0003-a-5-moving-up']
   assert sorted(file.name for file in (tmp_path / 'out').iterdir()) == sorted(
     [f'{stem}.{kind}' for stem in stems for kind in ('mp4', 'gif')]
@@ -137,16 +135,15 @@ def test_sampling_writes_videos_and_warns_of_unseen_words(run, tmp_path):
 
 def test_class_labels_condition_as_text_does(tmp_path):
   labels = {'data__text': 'none', 'data__labels': 'True', 'training__num_steps': '4', 'training__preview_every': '0'}
-  assert refusal(*toy(tmp_path / 'run', **labels)) == (
-    'error: model.num_classes=0, but data.labels=True hands the network labels of 40 classes: '
-    'set --config.model.num_classes=40.'
-  )
+  message = refusal(*toy(tmp_path / 'run', **labels))
+  assert message.startswith('error: model.num_classes=0') and '--config.model.num_classes=40' in message
   done = vdm(*toy(tmp_path / 'run', **labels, model__num_classes='40'))
   assert done.returncode == 0, done.stderr
   sample = ('--mode=sample', f'--workdir={tmp_path / "run"}', f'--out={tmp_path / "out"}')
   assert vdm(*sample, '--label=7', '--num_videos=1').returncode == 0
   assert (tmp_path / 'out/0000-class-7.mp4').exists()
-  assert refusal(*sample, '--label=40') == 'error: label 40 is not a class of this model: choose 0 to 39.'
+  message = refusal(*sample, '--label=40')
+  assert message.startswith('error: label 40 ') and '39' in message
 
 
 def test_four_devices_train_and_sample_as_one_does(run, tmp_path):
@@ -166,7 +163,7 @@ def test_evaluation_writes_its_record(run):
   assert record == json.loads(done.stdout)
   assert record['num_videos'] == 120 and record['step'] == 12 and record['sampling']['num_steps'] == 3
   assert record['real']['digit'] > 0.95 and record['real']['direction'] == 1.0
-  assert record['digit'] < 0.5, 'twelve steps teach nothing'
+  assert record['digit'] < 0.5, 'twelve steps are not enough to learn anything'
   assert record['frechet'] > 2 * record['real']['frechet']
 
 
@@ -186,103 +183,108 @@ def test_the_library_loads_a_run_and_its_exported_weights(run, tmp_path):
   np.testing.assert_allclose(x_hat, expected, atol=1e-5)
 
 
-def test_a_workdir_of_another_configuration_is_refused(run):
-  assert refusal(*toy(run, model__embedding_width='32', seed='4')) == (
-    f'error: {run} holds a run of another configuration:\n'
-    '  model.embedding_width: 16 in the workdir, 32 now\n'
-    '  seed: 0 in the workdir, 4 now\n'
-    'Use another --workdir, or set these keys back.'
-  )
+def test_a_workdir_of_another_configuration_is_rejected(run):
+  first, *keys, last = refusal(*toy(run, model__embedding_width='32', seed='4')).splitlines()
+  assert first.startswith(f'error: {run} ') and '--workdir' in last
+  assert [line.strip().split(':')[0] for line in keys] == ['model.embedding_width', 'seed']
+  assert '16 ' in keys[0] and '32 ' in keys[0]
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused(run, tmp_path):
+def test_a_checkpoint_that_does_not_fit_is_rejected(run, tmp_path):
   out = ('--prompt=a 1 moving up', f'--out={tmp_path}')
   text = refusal('--mode=sample', f'--workdir={run}', *out, '--config.model.base_channels=16')
   assert text.startswith(f'error: checkpoint {run}/checkpoints/12 does not fit the model:\n')
   assert '  ema/stem/kernel: float32[3, 3, 4, 8] saved, float32[3, 3, 4, 16] expected\n' in text
-  assert text.endswith('Use the configuration it was made by (config.json beside it), or another --workdir.')
 
 
-UNUSABLE = [
+SAMPLE = ['--mode=sample', '--workdir=RUN']
+# (arguments, what the message names); RUN stands for a finished run, NEW for a folder that does not exist, TOY for the
+# flags of a new toy run.
+INVALID = [
+  (['TOY', '--config.training.learning_rat=3'], ['config.training.learning_rat ', 'config.training.learning_rate?']),
+  (['TOY', '--config.data.still_rate=0.5'], ['config.data.still_rate ', 'config.data.image_rate?']),
+  (['TOY', '--config.data.batch_size=abc'], ['--config.data.batch_size=abc']),
+  (['TOY', '--workdr=x'], ["'workdr'", 'workdir ?']),
+  (['TOY', '--mode=trian'], ["--mode='trian'", "'train'"]),
+  (['TOY', '--protocol=digit'], ["--protocol='digit'", "'digits'"]),
+  (['TOY', 'left-over'], ["'left-over'", '--workdir=runs/digits']),
   (
-    ['--config.training.learning_rat=3'],
-    'config.training.learning_rat is not a configuration key: did you mean config.training.learning_rate?',
+    ['TOY', '--config.training.accumulation_steps=3'],
+    ['data.batch_size=4', 'mesh.data=1 x mesh.fsdp=1 x training.accumulation_steps=3', '3 or 6'],
   ),
-  (
-    ['--config.data.batch_size=abc'],
-    "flag --config.data.batch_size=abc: invalid literal for int() with base 10: 'abc'",
-  ),
-  (['--workdr=x'], "Unknown command line flag 'workdr'. Did you mean: workdir ?"),
-  (['left-over'], "'left-over' is not understood: every argument is a flag, such as --workdir=runs/digits."),
-  (
-    ['--config.training.accumulation_steps=3'],
-    'data.batch_size=4 does not split into mesh.data=1 x mesh.fsdp=1 x '
-    'training.accumulation_steps=3 = 3 equal parts. Use 3 or 6, or change the mesh.',
-  ),
-  (['--config.mesh.fsdp=2'], None),
-  (
-    ['--workdir=/dev/null/runs'],
-    '--workdir=/dev/null/runs cannot be written to (Not a directory): choose a folder of your own.',
-  ),
-  (
-    ['--config.sampling.churn=0.1'],
-    "sampling.churn=0.1 has no effect on step='ancestral': set it to 0, or sampling.step='heun'.",
-  ),
-  (['--config.model.head_width=5'], None),
+  (['TOY', '--config.mesh.fsdp=2'], ['mesh.data=-1 x mesh.fsdp=2 x mesh.tensor=1', '1 devices']),
+  (['TOY', '--workdir=/dev/null/runs'], ['--workdir=/dev/null/runs', 'Not a directory']),
+  (['TOY', '--config.sampling.churn=0.1'], ['sampling.churn=0.1', "step='ancestral'", 'heun']),
+  (['TOY', '--config.model.head_width=5'], ['head_width=5', '8 channels', '[1, 2, 4, 8]']),
+  (['--config=configs/digits.py'], ['--workdir is missing']),
+  (['--config=configs/digit.py'], ['--config=configs/digit.py', 'bair, digits, ', 'Did you mean digits?']),
+  (['--config=digits', '--overfit', '--workdir=NEW'], ['--overfit', '--mode=train', '--mode=doctor']),
+  (['--config=digits', '--pretrained=digits'], ['--pretrained=digits', 'first_stage=pretrained:digits']),
+  (['--mode=sample'], ['--workdir is missing', '--pretrained=', 'digits_fit']),
+  (['--mode=sample', '--workdir=NEW', '--out=NEW'], ['NEW has no config.json']),
+  (['--mode=sample', '--pretrained=digitz', '--out=NEW'], ["'digitz'", "'digits'"]),
+  ([*SAMPLE, '--prompt=a'], ['--out is missing']),
+  ([*SAMPLE, '--out=NEW', '--pretrained=digits'], ['--workdir', '--pretrained']),
+  ([*SAMPLE, '--out=NEW', '--config=digits'], ['--config ', '--mode=sample']),
+  ([*SAMPLE, '--out=NEW', '--fps=12'], ['--fps', 'model.scalars']),
+  ([*SAMPLE, '--coordinator=a:1', '--num_processes=1', '--process_id=0'], ['--mode=sample']),
 ]
+# Runs each command in a fork of one process that has imported everything.
+FORKS = """
+import json, os, sys
+from vdm_jax import main
+for number, arguments in enumerate(json.loads(sys.argv[1])):
+  if not os.fork():
+    os.dup2(os.open(f'{sys.argv[2]}/{number}', os.O_WRONLY | os.O_CREAT), 2)
+    sys.argv = ['vdm_jax', *arguments]
+    main.run()
+  print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
 
 
-@pytest.mark.parametrize(('arguments', 'message'), UNUSABLE, ids=lambda value: value[0][:30] if value else '')
-def test_what_cannot_be_used_is_refused_before_any_work(arguments, message, tmp_path):
-  text = refusal(*toy(tmp_path / 'run'), *arguments)
-  if message is None:
-    message = {
-      '--config.mesh.fsdp=2': 'mesh.data=-1 x mesh.fsdp=2 x mesh.tensor=1: 1 devices are not a multiple of 2.',
-      '--config.model.head_width=5': '8 channels do not split into heads of head_width=5: choose one of [1, 2, 4, 8].',
-    }[arguments[0]]
-    assert text.startswith(f'error: {message}')
-  else:
-    assert text == f'error: {message}'
-  assert not list((tmp_path / 'run').glob('*')), 'nothing is written before the checks'
-
-
-def test_missing_or_misplaced_flags_are_named(run, tmp_path):
-  assert refusal('--config=configs/digits.py') == (
-    'error: --workdir is missing: name the folder of the run, such as --workdir=runs/digits.'
+@pytest.fixture(scope='module')
+def rejections(run, tmp_path_factory) -> list[tuple[int, str, Path]]:
+  """Exit status, messages and the folder NEW of each command of INVALID."""
+  folder = tmp_path_factory.mktemp('invalid')
+  commands = []
+  for number, (arguments, _) in enumerate(INVALID):
+    texts = [text.replace('RUN', str(run)).replace('NEW', str(folder / f'new{number}')) for text in arguments]
+    commands.append([flag for text in texts for flag in (toy(folder / f'new{number}') if text == 'TOY' else [text])])
+  done = subprocess.run(
+    [sys.executable, '-c', FORKS, json.dumps(commands), str(folder)],
+    cwd=REPOSITORY,
+    stdout=subprocess.PIPE,
+    text=True,
+    timeout=HANGS,
   )
-  assert refusal('--mode=sample', f'--workdir={tmp_path}', '--prompt=a') == (
-    f'error: {tmp_path} has no config.json: name the workdir of a training run, or a weights file.'
-  )
-  assert refusal('--mode=sample', f'--workdir={run}', '--prompt=a') == (
-    'error: --out is missing: name the folder for the videos, such as --out=out.'
-  )
-  assert refusal('--mode=sample', f'--workdir={run}', '--label=3', f'--out={tmp_path}') == (
-    'error: labels were given to a model without classes (model.num_classes=0): leave them out, or give prompts.'
-  )
-  missing = refusal('--config=configs/digit.py')
-  assert missing.startswith('error: --config=configs/digit.py is not a file: choose one of configs/bair.py, ')
+  statuses = done.stdout.split()
+  return [(int(status), (folder / str(n)).read_text(), folder / f'new{n}') for n, status in enumerate(statuses)]
 
 
-def test_the_large_model_says_within_seconds_what_it_lacks(tmp_path):
+@pytest.mark.parametrize('number', range(len(INVALID)), ids=[' '.join(arguments)[:50] for arguments, _ in INVALID])
+def test_invalid_input_is_rejected_before_any_work(rejections, number):
+  status, text, new = rejections[number]
+  named = [part.replace('NEW', str(new)) for part in INVALID[number][1]]
+  assert status == 2 and text.startswith('error: ') and 'Traceback' not in text, text
+  assert all(part in text for part in named), text
+  assert not list(new.glob('*')), 'something is written before the checks'
+
+
+def test_the_large_model_reports_within_seconds_what_is_missing(tmp_path):
   started = time.perf_counter()
   text = refusal('--config=configs/t2v_large.py', f'--workdir={tmp_path / "run"}')
   assert time.perf_counter() - started < 10
   data, encoder = text.splitlines()
-  assert data == (
-    "error: data.path='data/captioned_videos' is not a folder; check the path. A data folder holds clips (.mp4, .mov, "
-    '.m4v, .mkv, .webm, .avi, .gif, .npy, or folders of numbered images), each with an optional caption beside it: '
-    'clip.mp4 and clip.txt, or a line of metadata.jsonl.'
-  )
-  assert re.match(r'error: data.text=bert-large needs a folder with model.safetensors, .*data.text=words$', encoder)
+  assert data.startswith("error: data.path='data/captioned_videos' ") and 'metadata.jsonl' in data
+  assert re.match(r'error: data.text=bert-large .*model.safetensors, .*data.text=words', encoder)
 
 
-def test_the_doctor_tells_the_machine_and_the_model():
+def test_the_doctor_reports_the_machine_and_the_model():
   done = vdm('--mode=doctor', '--config=configs/digits.py')
   assert done.returncode == 0, done.stderr
   machine, _, model, verdict = done.stdout.splitlines()
-  assert machine == 'devices: 1 x cpu (cpu), processes: 1'
-  assert model == 'model: unet3d, 995,396 parameters, videos of 8x16x16x1'
-  assert verdict == 'no problem found'
+  assert '1 x cpu (cpu)' in machine and 'unet3d, 995,396 parameters' in model and '8x16x16x1' in model
+  assert 'no problem' in verdict
 
 
 @pytest.mark.slow

@@ -1,8 +1,7 @@
-"""The models of the package: each is what its card says, and does what it is for."""
+"""The models of the package: each matches its card and generates what it is asked for."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -13,6 +12,7 @@ import pytest
 
 import vdm_jax
 from vdm_jax import checkpoints, configuration, evaluation, generation, models, pretrained
+from vdm_jax.errors import ExitStatus
 from vdm_jax.pretrained import __main__ as publisher
 
 NAMES = pretrained.names()
@@ -23,7 +23,7 @@ def test_there_are_models():
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_figures_of_a_cards_limits_are_its_scores(name):
+def test_figures_in_the_limits_of_a_card_are_its_scores(name):
   card = pretrained.card(name)
 
   def figures(scores):
@@ -39,37 +39,36 @@ def test_figures_of_a_cards_limits_are_its_scores(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_model_is_what_its_card_says(name):
-  card, run = pretrained.card(name), pretrained.PREFIX + name
-  file = pretrained.located(run)
-  assert hashlib.sha256(file.read_bytes()).hexdigest() == card['sha256']
-  assert file.stat().st_size < 8e6
-  config = checkpoints.read_config(run)
+def test_a_model_matches_its_card(name):
+  card, run = pretrained.card(name), vdm_jax.Run(pretrained.PREFIX + name)
+  assert pretrained.sha256(run.path) == card['sha256']
+  assert run.path.stat().st_size < 8e6
+  config = run.config
   configuration.validate(config)
-  model, params = vdm_jax.load(run)
+  model, params = run.load()
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == card['parameters']
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype('float32')}
   assert [*model.video_shape] == card['video']
-  assert checkpoints.latest_step(run) == card['step'] == config['training']['num_steps']
+  assert run.step == card['step'] == config['training']['num_steps']
   assert config['seed'] == card['seed']
-  assert checkpoints.is_run(run) and card['license'] and card['data']
-  assert card['scores'] and all(scores['run'] == run for scores in card['scores'].values())
+  assert run.exists and card['license'] and card['data']
+  assert card['scores'] and all(scores['run'] == run.name for scores in card['scores'].values())
   assert card['limits'].endswith('.') and (card['commit'] or 'commit' in card['limits'])
   assert card['command'].startswith(f'python -m vdm_jax.main --config=configs/{name}.py')
   assert not (first := config['training']['first_stage']) or first.removeprefix(pretrained.PREFIX) in NAMES
 
 
-def test_the_digits_model_shows_what_it_is_asked_for():
-  run = 'pretrained:digits'
-  model, params = vdm_jax.load(run)
-  generate = generation.make_generator(model, {**checkpoints.read_config(run)['sampling'], 'num_steps': 16})
+def test_the_digits_model_follows_its_prompts():
+  run = vdm_jax.Run('pretrained:digits')
+  model, params = run.load()
+  generate = generation.make_generator(model, {**run.config['sampling'], 'num_steps': 16})
   prompts = [f'a {digit} moving {direction}' for digit in range(10) for direction in ('left', 'down')]
   scores = evaluation.score(np.asarray(generate(params, prompts=prompts, seed=0)), prompts)
   assert scores['digit'] >= 0.9 and scores['direction'] >= 0.9
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
-  with pytest.raises(ValueError, match='pretrained:digitz is not among the models of the package: did you mean digits'):
+def test_an_unknown_name_is_an_error_with_the_closest():
+  with pytest.raises(ValueError, match="pretrained model='digitz' .* 'digits'"):
     vdm_jax.load('pretrained:digitz')
 
 
@@ -80,7 +79,7 @@ def test_a_damaged_file_is_not_loaded(tmp_path, monkeypatch):
   content = bytearray((tmp_path / 'digits.safetensors').read_bytes())
   content[-1] ^= 1
   (tmp_path / 'digits.safetensors').write_bytes(content)
-  with pytest.raises(ValueError, match=r'digits\.safetensors is damaged: its SHA-256 is [0-9a-f]{64}, its card has'):
+  with pytest.raises(ValueError, match=r'digits\.safetensors is damaged: its SHA-256 is [0-9a-f]{64}'):
     vdm_jax.load('pretrained:digits')
 
 
@@ -110,12 +109,12 @@ def run(tmp_path):
   return workdir
 
 
-def test_a_run_is_published_and_its_scores_join_the_card(run, tmp_path, monkeypatch, capsys):
+def test_a_run_is_published_and_its_scores_added_to_the_card(run, tmp_path, monkeypatch, capsys):
   folder = tmp_path / 'pretrained'
   folder.mkdir()
   monkeypatch.setattr(pretrained, 'FOLDER', folder)
-  assert publisher.main([f'--workdir={run}', '--name=tiny']) == publisher.BAD_INPUT
-  assert '--limits is missing: say in a sentence what tiny cannot do; its card holds it.' in capsys.readouterr().err
+  assert publisher.main([f'--workdir={run}', '--name=tiny']) == ExitStatus.INVALID_INPUT
+  assert '--limits is missing' in capsys.readouterr().err
   assert not list(folder.iterdir())
   assert publisher.main([f'--workdir={run}', '--name=tiny', '--limits=It was not trained.']) == 0
   assert pretrained.names() == ('tiny',)
@@ -134,17 +133,17 @@ def test_a_run_is_published_and_its_scores_join_the_card(run, tmp_path, monkeypa
   assert publisher.main(['--name=tiny', f'--scores={scores}', '--limits=It reads 0.50.']) == 0
   assert pretrained.card('tiny') == card | {'limits': 'It reads 0.50.'}
   scores.write_text(json.dumps({'run': 'runs/other', 'protocol': 'digits'}))
-  assert publisher.main(['--name=tiny', f'--scores={scores}']) == publisher.BAD_INPUT
+  assert publisher.main(['--name=tiny', f'--scores={scores}']) == ExitStatus.INVALID_INPUT
   assert f"{scores} was measured on 'runs/other', not on pretrained:tiny." in capsys.readouterr().err
 
 
-def test_values_beyond_half_precision_are_refused(run, tmp_path):
+def test_values_beyond_half_precision_are_rejected(run, tmp_path):
   _, params = vdm_jax.load(run)
   huge = jax.tree.map(lambda x: x * 1e6, params)
   with checkpoints.Checkpointer(run, 1) as checkpointer:
     checkpointer.save(13, {'ema': huge})
-  with pytest.raises(ValueError, match='holds values that are not finite in float16: keep the weights as float32'):
+  with pytest.raises(ValueError, match='not finite in float16'):
     vdm_jax.export_weights(run, tmp_path / 'weights.safetensors', dtype='float16')
-  with pytest.raises(ValueError, match="dtype='int8': weights are kept as float32 or float16"):
+  with pytest.raises(ValueError, match="dtype='int8'"):
     vdm_jax.export_weights(run, tmp_path / 'weights.safetensors', dtype='int8')
   assert not list(tmp_path.glob('weights*'))

@@ -1,4 +1,4 @@
-"""Rules of the repository: nothing executes what it reads, what is imported is declared, ruff passes."""
+"""Rules of the repository: no code executes data that it reads, imports are declared, ruff passes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORBIDDEN_CALLS = {
 }
 FORBIDDEN_KEYWORDS = {'shell', 'allow_pickle', 'trust_remote_code'}
 
-# What the project's user asked for, by the names on the package index.
+# Dependencies that the project must have, by their names on the package index.
 ASKED_FOR = (
   'jax',
   'flax',
@@ -44,12 +44,12 @@ ASKED_FOR += ('ml_collections',)
 
 # Import name -> name on the package index, where they differ.
 INDEX_NAMES = {'PIL': 'pillow', 'sklearn': 'scikit-learn', 'absl': 'absl-py', 'orbax': 'orbax-checkpoint'}
-# Packages that come with a declared one as its public face.
+# Packages that are installed with a declared one.
 COME_WITH = {'jaxlib': 'jax', 'etils': 'orbax-checkpoint', 'ml_dtypes': 'jax', 'packaging': 'pytest'}
 
 
 def dangers(source: str) -> list[tuple[int, str]]:
-  """Returns (line, what) for everything in `source` that could execute what it reads, or reach a shell."""
+  """Return (line, what) for everything in `source` that could execute data or reach a shell."""
   found = []
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Import):
@@ -68,7 +68,7 @@ def dangers(source: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))
-def test_nothing_executes_what_it_reads(path):
+def test_no_code_executes_data(path):
   assert dangers(path.read_text()) == []
 
 
@@ -89,20 +89,20 @@ def test_nothing_executes_what_it_reads(path):
     'AutoModel.from_pretrained(x, trust_remote_code=True)',
   ],
 )
-def test_the_scan_finds_what_it_is_for(source):
+def test_the_scan_finds_dangers(source):
   assert len(dangers(source)) == 1
 
 
-def test_the_scan_leaves_the_harmless_alone():
+def test_the_scan_ignores_harmless_code():
   assert dangers('np.load(f, allow_pickle=False)\nmodel.eval_shape(x)\njax.eval_shape(f)\nyaml.safe_load(f)') == []
 
 
-def test_the_package_says_it_is_typed():
+def test_the_package_is_marked_as_typed():
   assert (PACKAGE / 'py.typed').read_text() == ''
 
 
 def test_every_folder_with_modules_is_a_package():
-  """Without its __init__.py a folder would be left out of a wheel by `packages = find:`."""
+  """setup.cfg lists packages; see tests/test_installation.py."""
   assert [str(p) for p in {p.parent for p in SOURCES} if not (p / '__init__.py').exists()] == []
 
 
@@ -124,7 +124,7 @@ def requirements(lines: str) -> list[Requirement]:
 
 
 def declared() -> tuple[set[str], set[str]]:
-  """Returns the canonical names of requirements.txt, and those of all extras of setup.cfg."""
+  """Return the canonical names of requirements.txt, and those of all extras of setup.cfg."""
   config = configparser.ConfigParser()
   config.read(REPOSITORY / 'setup.cfg')
   extras = [r for lines in config['options.extras_require'].values() for r in requirements(lines)]
@@ -132,7 +132,7 @@ def declared() -> tuple[set[str], set[str]]:
   return {canonical(r.name) for r in core}, {canonical(r.name) for r in extras}
 
 
-def test_requirements_cover_what_was_asked_for():
+def test_required_dependencies_are_declared():
   assert {canonical(name) for name in ASKED_FOR} <= declared()[0]
 
 
@@ -150,7 +150,7 @@ def outside_imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize('folder', ['vdm_jax', 'configs', 'launch'])
 def test_every_import_is_declared(folder):
-  """An import that no requirement brings works only on the machine of whoever wrote it."""
+  """An import without a requirement works only where the package happens to be installed."""
   core, extras = declared()
   for path in sorted((REPOSITORY / folder).rglob('*.py')):
     for name in sorted(outside_imports(path)):

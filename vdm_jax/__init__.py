@@ -1,8 +1,8 @@
-"""Video diffusion in JAX: Video Diffusion Models and Snap Video as one framework.
+"""Video diffusion in JAX: Video Diffusion Models and Snap Video in one framework.
 
     model, params = vdm_jax.load('runs/digits')
 
-The rooms are packages of their own: `vdm_jax.diffusion`, `vdm_jax.sampling`, `vdm_jax.networks`, and so on.
+Everything else is imported from its package: `vdm_jax.diffusion`, `vdm_jax.sampling`, `vdm_jax.networks`, and so on.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from vdm_jax.checkpoints import export_weights, load
+  from vdm_jax.runs import Run, export_weights, load
 
-__all__ = ['export_weights', 'load']
+__all__ = ['Run', 'export_weights', 'load']
 __version__ = '0.1.0'
 
 
 def __getattr__(name: str) -> Any:
-  """Imports on first use: a process that only reads data need not import the rest."""
+  """Import a public name on first use, so that a process that only reads data does not import the rest."""
   if name in __all__:
-    from vdm_jax import checkpoints
+    from vdm_jax import runs
 
-    return getattr(checkpoints, name)
+    return getattr(runs, name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,8 +1,7 @@
-"""The one place that lists every configuration key, its default and its meaning.
+"""Every configuration key with its default and its meaning, in one place.
 
-An experiment in `configs/` starts from `default()` and changes what differs; overrides come from the command line. A
-key that is not listed here is an error. Shapes and text are stated once, under `data`: the `model` section refers to
-them.
+An experiment in `configs/` starts from `default()` and changes what differs; the command line overrides single keys. A
+key that is not listed here is an error. Sizes and text are set once, under `data`; the `model` section refers to them.
 """
 
 from __future__ import annotations
@@ -15,16 +14,22 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm_jax import models
-from vdm_jax.names import closest
+from vdm_jax.names import RENAMED_SETTINGS, closest
 
 
 def default(network: str = 'unet3d') -> ConfigDict:
-  """Every key with its default: VDM's text-to-video settings where the paper gives them. Locked: only known keys can
-  be set.
+  """Return every key with its default: VDM's text-to-video settings where the paper gives them.
+
+  The result is locked: only existing keys can be set.
+
+  >>> config = default('fit')
+  >>> config.data.num_frames = 8
+  >>> config.model.num_frames
+  8
   """
   config = ConfigDict({'seed': 0, 'data': _data(), 'training': _training(), 'sampling': _sampling()})
   config.model = _model(network, config.data)
-  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}  # devices per mesh axis; -1: all that remain
+  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}  # devices per mesh axis; -1: all remaining devices
   return config.lock()
 
 
@@ -90,14 +95,14 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'network': network,
     'process': 'variance_preserving',  # or input_scaled
     'parameterization': 'eps',  # eps, v, x, edm or snap
-    'sigma_in': 1.0,  # input_scaled: what the signal is divided by
+    'sigma_in': 1.0,  # input_scaled: divisor of the signal
     'sigma_data': 1.0,  # edm, snap: standard deviation of the data
-    'logsnr': 'cosine',  # training noise levels: cosine or lognormal
-    'logsnr_min': -20.0,  # cosine: range, also of the cosine sampling grid
+    'logsnr': 'cosine',  # distribution of training noise levels: cosine or lognormal
+    'logsnr_min': -20.0,  # cosine: range, also that of the cosine sampling grid
     'logsnr_max': 20.0,
-    'logsnr_shift': 0.0,  # cosine: added to every training level; negative trains more on noise
-    'upsampling': 1,  # second stage: pixels per side made of each low-resolution pixel; 1: no low-resolution input
-    'lognormal_mean': -1.2,  # lognormal: of log sigma
+    'logsnr_shift': 0.0,  # cosine: added to every training level; negative values train on more noise
+    'upsampling': 1,  # second stage: spatial upsampling factor of its low-resolution input; 1: no such input
+    'lognormal_mean': -1.2,  # lognormal: mean and standard deviation of log sigma
     'lognormal_std': 1.2,
     **models.network_fields(network),
     **references,
@@ -145,31 +150,31 @@ def _sampling() -> dict[str, Any]:
     'gamma': 0.0,  # ancestral: interpolates the log-variance
     'churn': 0.0,  # heun: noise added back, EDM's S_churn / num_steps
     'churn_noise': 1.0,  # heun: standard deviation of that noise, EDM's S_noise
-    'churn_min': 0.0,  # heun: the sigmas at which it is added, EDM's S_tmin and S_tmax; 0 as the latter: no limit
+    'churn_min': 0.0,  # heun: range of sigma in which it is added, EDM's S_tmin and S_tmax; churn_max=0: no limit
     'churn_max': 0.0,
     'langevin_delta': 0.0,  # size of a Langevin correction after each step; 0: none. VDM: 0.1
     'guidance_weight': 0.0,  # w of VDM Eq. 6; 0: off. The paper's tables print 1 + w
     'guidance_low': 0.0,  # oscillating guidance: the low weight
-    'guidance_start': 0,  # oscillating guidance: steps before the weight alternates; 0: it never does
+    'guidance_start': 0,  # oscillating guidance: steps before the weight alternates; 0: constant weight
     'threshold': 'clip',  # of x_hat: clip, dynamic or none
     'percentile': 99.5,  # dynamic threshold
     'conditioning': 'reconstruction',  # on given frames: reconstruction, replacement or redraw
     'reconstruction_weight': 10.0,  # w_r of VDM Eqs. 7 and 8. VDM: 50 and 9 for prediction, not published for text
-    'noise_aug_level': 0.1,  # second stage: noise on its low-resolution input, 0 (none) to 1 (nothing else)
-    'fps': 8,  # frame rate to ask for, and of the files written
-    'original_size': (),  # height and width in pixels to ask for; (): those of the model's videos
+    'noise_aug_level': 0.1,  # second stage: noise on its low-resolution input, from 0 (none) to 1 (pure noise)
+    'fps': 8,  # frame rate to condition on, and of the files written
+    'original_size': (),  # height and width in pixels to condition on; (): those of the model's videos
   }
 
 
 def resolve(config: ConfigDict, vocabulary: tuple[str, ...]) -> ConfigDict:
-  """Fills what only the dataset knows: its words, where `data.text` is 'words' and `data.vocabulary` is empty."""
+  """Set `data.vocabulary`, if it is empty and `data.text` is 'words', to the words of the dataset."""
   if config.data.text == 'words' and not config.data.vocabulary:
     config.data.vocabulary = config.model.vocabulary = tuple(vocabulary)
   return config
 
 
 def validate(config: Mapping[str, Any]) -> None:
-  """Raises ValueError unless the sections and keys are exactly those of `default()`, with values of their types."""
+  """Raise ValueError unless the sections and keys are exactly those of `default()`, with values of their types."""
   config = to_dict(config)
   model = config.get('model')
   network = model.get('network', 'unet3d') if isinstance(model, Mapping) else 'unet3d'
@@ -177,7 +182,7 @@ def validate(config: Mapping[str, Any]) -> None:
 
 
 def unknown_key(name: str) -> str | None:
-  """What is wrong with an override's key `config.section.key`, naming the nearest right one; None if nothing is."""
+  """Return the error message for an override's key `config.section.key`, with the closest key; None if it exists."""
   node, path = to_dict(default()), []
   for key in name.split('.')[1:]:
     if not isinstance(node, Mapping) or key not in node:
@@ -187,18 +192,18 @@ def unknown_key(name: str) -> str | None:
 
 
 def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
-  """A plain nested dict, references followed."""
+  """Return a plain nested dict, with references resolved."""
   return config.to_dict() if isinstance(config, ConfigDict) else dict(config)
 
 
 def read(path: str | Path) -> ConfigDict:
-  """Reads a run's `config.json`. It is data: nothing in it is executed."""
+  """Return the configuration in a run's `config.json`. It is data: nothing in it is executed."""
   return from_dict(json.loads(Path(path).read_text()))
 
 
 def from_dict(values: Mapping[str, Any]) -> ConfigDict:
-  """A run's configuration out of plain dicts, keys that it was too early to know at their defaults; validated."""
-  values = complete(dict(values))
+  """Return the configuration of a run from plain dicts, completed (see `complete`) and validated."""
+  values = complete(values)
   validate(values)
   config = default(values['model']['network'])
   with config.unlocked():
@@ -206,10 +211,28 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
   return config
 
 
-def complete(values: dict[str, Any]) -> dict[str, Any]:
-  """A configuration as plain dicts, with the defaults of keys that its run was too early to know."""
+def complete(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Return a run's configuration with current keys, from the plain dicts that an earlier version may have written.
+
+  Renamed keys (`names.RENAMED_SETTINGS`) get their current names, and keys that did not exist yet their defaults.
+  """
+  values = _renamed(values)
   network = values.get('model', {}).get('network')
   return _fill(values, to_dict(default(network))) if network in models.NETWORKS else values
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+  """A copy of a configuration in which keys have their current names."""
+  values = {name: dict(part) if isinstance(part, Mapping) else part for name, part in values.items()}
+  for former, current in RENAMED_SETTINGS.items():
+    (section, old), (target, new) = former.split('.'), current.split('.')
+    if old in _section(values, section) and new not in _section(values, target):
+      values.setdefault(target, {})[new] = values[section].pop(old)
+  return values
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+  return part if isinstance(part := values.get(name), Mapping) else {}
 
 
 def _fill(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -234,16 +257,20 @@ def _compare(given: Mapping[str, Any], expected: Mapping[str, Any], prefix: str)
       _compare(value, default_value, f'{prefix}{key}.')
     elif not _fits(value, default_value):
       raise ValueError(
-        f'config.{prefix}{key}={value!r} is of type {type(value).__name__}, not {type(default_value).__name__}.'
+        f'config.{prefix}{key}={value!r} has type {type(value).__name__}, not {type(default_value).__name__}.'
       )
 
 
 def _not_a_key(key: str, expected: Mapping[str, Any], prefix: str) -> str:
+  """The message for an unknown key, with its current name or the closest key."""
+  current = RENAMED_SETTINGS.get(f'{prefix}{key}')
   near = closest(key, expected)
-  if not expected:
-    hint = f'config.{prefix[:-1]} is one value.'
+  if current or near:
+    hint = f'did you mean config.{current or prefix + near}?'
+  elif expected:
+    hint = f'the keys here are {", ".join(expected)}.'
   else:
-    hint = f'did you mean config.{prefix}{near}?' if near else f'the keys here are {", ".join(expected)}.'
+    hint = f'config.{prefix[:-1]} is a single value.'
   return f'config.{prefix}{key} is not a configuration key: {hint}'
 
 

@@ -1,169 +1,209 @@
-"""The command line: training, sampling, evaluation, compiling ahead of time, the doctor. It only dispatches.
+"""The command line. It reads flags and dispatches to a mode of `vdm_jax.jobs`.
 
-    python -m vdm_jax.main --config=configs/digits.py --workdir=runs/digits
+    python -m vdm_jax.main --config=digits --workdir=runs/digits
     python -m vdm_jax.main --mode=sample --workdir=runs/digits --prompt="a 3 moving left" --out=out
 
-Every mode takes `--config.section.key=value`. Sampling and evaluation read the run's `config.json` and never execute a
-configuration.
+Modes that train or prepare training take an experiment, `--config`. Modes that use a run read the run's `config.json`,
+which is data: they never execute a configuration. Every mode accepts `--config.section.key=value`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from vdm_jax import checkpoints, configuration, data, jobs, pretrained, runtime, training
+from vdm_jax import configuration, data, jobs, pretrained, runtime, training
 from vdm_jax.errors import ExitStatus, InvalidInput
-from vdm_jax.jobs import command
+from vdm_jax.jobs import arguments, command
+from vdm_jax.names import choose
+from vdm_jax.runs import Run
+from vdm_jax.text.prompts import read_prompts
 
-MODES = ('train', 'sample', 'evaluate', 'compile', 'doctor', 'preflight', 'replay')
-OF_A_MODEL = ('sample', 'evaluate')  # modes that use a trained model
-OF_A_RUN = (*OF_A_MODEL, 'replay')  # modes that read the configuration of their workdir
-JOINT = ('train', 'evaluate', 'doctor', 'preflight', 'replay')  # modes that several processes may run together
+# Where a mode gets its configuration from.
+EXPERIMENT, RUN = '--config', "the run's config.json"
+# What a mode works on: nothing else, the folder of a run, or any trained model.
+NOTHING, WORKDIR, MODEL = '', '--workdir', '--workdir or --pretrained'
 
-_MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
+
+class Mode(NamedTuple):
+  """A mode of the command line."""
+
+  about: str
+  reads: str  # EXPERIMENT or RUN
+  needs: str  # NOTHING, WORKDIR or MODEL
+  joint: bool  # several processes may run it together
+
+
+MODES = {
+  'train': Mode('train a model, or resume its training', EXPERIMENT, WORKDIR, joint=True),
+  'sample': Mode('sample videos from a trained model', RUN, MODEL, joint=False),
+  'evaluate': Mode('measure a trained model by a protocol', RUN, MODEL, joint=True),
+  'compile': Mode('compile for devices that need not be present; report memory and FLOPs', EXPERIMENT, NOTHING, False),
+  'doctor': Mode('check configuration, data and machine before training', EXPERIMENT, NOTHING, joint=True),
+  'preflight': Mode('check that the processes of a job agree before training', EXPERIMENT, WORKDIR, joint=True),
+  'replay': Mode('repeat the step at which a run ended with a loss that was not finite', RUN, WORKDIR, joint=True),
+}
+
+_MODE = command.define_choice(
+  'mode', 'train', MODES, '; '.join(f'{name}: {mode.about}' for name, mode in MODES.items()) + '.'
+)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: configuration, metrics, checkpoints, samples.')
-_PRETRAINED = flags.DEFINE_string('pretrained', None, 'sample, evaluate: a model of the package in place of a run.')
-_COORDINATOR = flags.DEFINE_string('coordinator', None, "Where processes meet: host:port of the first, or 'auto'.")
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes meet at --coordinator.')
-_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.')
-_SEED = flags.DEFINE_integer('seed', None, 'Seed of training, or of sampling; config.seed by default.')
-_PROMPT = flags.DEFINE_multi_string('prompt', [], 'sample: what to show; may be given several times.')
-_PROMPT_FILE = flags.DEFINE_string('prompt_file', None, 'sample, evaluate: a text file with one prompt per line.')
-_LABEL = flags.DEFINE_multi_integer('label', [], 'sample: class to show; may be given several times.')
+_PRETRAINED = flags.DEFINE_string('pretrained', None, 'sample, evaluate: use a model of the package instead of a run.')
+_COORDINATOR = flags.DEFINE_string('coordinator', None, "Address of process 0, host:port, or 'auto' to detect it.")
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes, with --coordinator.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Index of this process, from 0, with --coordinator.')
+_SEED = flags.DEFINE_integer('seed', None, 'Seed of training or of sampling; default: that of the configuration.')
+_PROMPT = flags.DEFINE_multi_string('prompt', [], 'sample: a prompt; may be repeated.')
+_PROMPT_FILE = flags.DEFINE_string('prompt_file', None, 'sample, evaluate: text file with one prompt per line.')
+_LABEL = flags.DEFINE_multi_integer('label', [], 'sample: a class; may be repeated.')
 _NUM_VIDEOS = flags.DEFINE_integer('num_videos', 4, 'sample: videos per prompt or label.', lower_bound=1)
-_FPS = flags.DEFINE_string('fps', None, 'sample: frame rate to ask a model for that is told it, or "image".')
-_ORIGINAL_SIZE = flags.DEFINE_string('original_size', None, 'sample: HxW of the footage to ask for, such as 720x1280.')
-_NUM_FRAMES = flags.DEFINE_integer('num_frames', None, 'sample: frames of each video; any number.')
-_INIT_VIDEO = flags.DEFINE_string('init_video', None, 'sample: file to continue or interpolate, or "test": test clips.')
-_INIT_FRAMES = flags.DEFINE_integer('init_frames', None, 'sample: how many frames of --init_video are given.')
-_INTERPOLATE = flags.DEFINE_integer('interpolate', None, 'sample: factor by which the frame rate is raised.')
-_LOW_RESOLUTION = flags.DEFINE_string('low_resolution', None, 'sample: file, or run, whose videos to make larger.')
-_FRAME_RATES = flags.DEFINE_string('frame_rates', None, 'sample: hierarchy of frame rates, lowest first: 2,8,24.')
-_OVERLAP = flags.DEFINE_integer('overlap', None, 'sample: frames that a window sees of the one before.')
-_OVERFIT = flags.DEFINE_bool('overfit', False, 'doctor: measure the clips, and train on eight of them; minutes.')
-_OUT = flags.DEFINE_string('out', None, 'sample: folder to write to; evaluate: the same, that of the run by default.')
-_PROTOCOL = flags.DEFINE_enum('protocol', 'digits', list(jobs.PROTOCOLS), 'evaluate: what to measure.')
-_SWEEP = flags.DEFINE_enum('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure at several values of a setting.')
-_REAL_VS_REAL = flags.DEFINE_bool('real_vs_real', False, 'evaluate: real clips in the place of samples, a floor.')
-_FEATURES = flags.DEFINE_string('features', None, 'evaluate: folder of feature networks, or random: stand-ins.')
-_LIMIT = flags.DEFINE_integer('limit', None, 'evaluate: most samples, and reference clips.', lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'evaluate: samples made at a time.', lower_bound=1)
-_TOPOLOGY = flags.DEFINE_string('topology', None, 'compile: v4:4x4x8, v5e:4x4, gpu:<nodes>x<per node>x<GB>, here.')
+_FPS = flags.DEFINE_string('fps', None, 'sample: frames per second to condition on, or "image".')
+_ORIGINAL_SIZE = flags.DEFINE_string('original_size', None, 'sample: footage size to condition on, HxW, as 720x1280.')
+_NUM_FRAMES = flags.DEFINE_integer('num_frames', None, 'sample: frames per video; any number.')
+_INIT_VIDEO = flags.DEFINE_string(
+  'init_video', None, 'sample: video file to continue or interpolate, or "test" to continue clips of the test split.'
+)
+_INIT_FRAMES = flags.DEFINE_integer('init_frames', None, 'sample: number of frames of --init_video to use.')
+_INTERPOLATE = flags.DEFINE_integer('interpolate', None, 'sample: factor by which to raise the frame rate.')
+_LOW_RESOLUTION = flags.DEFINE_string('low_resolution', None, 'sample: video file, or run, whose videos to upsample.')
+_FRAME_RATES = flags.DEFINE_string('frame_rates', None, 'sample: hierarchy of frame rates, lowest first, as 2,8,24.')
+_OVERLAP = flags.DEFINE_integer('overlap', None, 'sample: frames that a window shares with the previous one.')
+_OVERFIT = flags.DEFINE_bool('overfit', False, 'doctor: also measure the clips and overfit eight of them; minutes.')
+_OUT = flags.DEFINE_string('out', None, 'sample: folder for the videos; evaluate: for the record, default: the run.')
+_PROTOCOL = command.define_choice('protocol', 'digits', jobs.PROTOCOLS, 'evaluate: the protocol.')
+_SWEEP = command.define_choice('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure several values of a setting.')
+_REAL_VS_REAL = flags.DEFINE_bool(
+  'real_vs_real', False, 'evaluate: measure real clips instead of samples, the best value a model can reach.'
+)
+_FEATURES = flags.DEFINE_string(
+  'features', None, 'evaluate: folder of the feature networks, or "random" for untrained ones, to test a command.'
+)
+_LIMIT = flags.DEFINE_integer('limit', None, 'evaluate: maximum number of samples and reference clips.', lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'evaluate: samples generated at a time.', lower_bound=1)
+_TOPOLOGY = flags.DEFINE_string(
+  'topology', None, 'compile: devices to compile for: v4:4x4x8, v5e:4x4, gpu:NODESxDEVICESxGB, or here.'
+)
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs a mode; bad input ends it with a message and status 2, before any long work."""
+def main(opened: Run | None, argv: Sequence[str]) -> int:
+  """Run a mode and return its exit status. Invalid input ends it with a message and status 2, before any long work.
+
+  Args:
+    opened: the run whose configuration was read, for modes that use one.
+    argv: arguments that are not flags.
+  """
   command.prepare()
   if len(argv) > 1:
-    command.refuse([f'{argv[1]!r} is not understood: every argument is a flag, such as --workdir=runs/digits.'])
+    command.refuse([f'{argv[1]!r} is not a flag: pass every argument as a flag, such as --workdir=runs/digits.'])
   try:
-    return _run(flags.FLAGS.config)
+    return _run(flags.FLAGS.config, opened)
   except (InvalidInput, data.TooManyBadClips, training.InUse, FloatingPointError) as error:
     command.refuse(error.args)
   except training.Damaged as error:
     command.refuse(error.args, ExitStatus.PROCESS_LOST)
 
 
-def _run(config: ConfigDict) -> int:
+def _run(config: ConfigDict, opened: Run | None) -> int:
+  mode = _MODE.value
   if _SEED.value is not None:
     config.seed = _SEED.value
-  if _MODE.value == 'doctor':
+  if _OVERFIT.value and mode != 'doctor':
+    raise InvalidInput(f'--overfit has no effect on --mode={mode}: use --mode=doctor, or omit it.')
+  if mode == 'doctor':
     return jobs.examine(config, _WORKDIR.value, overfit=_OVERFIT.value)
-  if _OVERFIT.value:
-    raise InvalidInput(f'--overfit has no effect on --mode={_MODE.value}: give --mode=doctor, or leave it out.')
-  if _MODE.value == 'compile':
+  if mode == 'compile':
     flag = flags.FLAGS['config']
     asked = {'config': config_flags.get_config_filename(flag), 'overrides': config_flags.get_override_values(flag)}
     return jobs.compile_ahead(config, _TOPOLOGY.value, asked)
-  run = _named_run(_MODE.value, _WORKDIR.value, _PRETRAINED.value)
-  if _MODE.value == 'preflight':
-    return jobs.preflight(config, run)
-  if _MODE.value == 'replay':
-    return jobs.replay(config, run)
-  if _MODE.value == 'train':
-    return jobs.train(config, run)
-  if _MODE.value == 'evaluate':
+  if mode == 'sample':
+    return jobs.sample(config, opened, _OUT.value, _request())
+  if mode == 'evaluate':
     asked = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE, _OUT)
-    return jobs.evaluate(config, run, jobs.EvalOptions(*(flag.value for flag in asked)))
-  if _OUT.value is None:
-    raise InvalidInput('--out is missing: name the folder for the videos, such as --out=out.')
-  return jobs.sample(config, run, _OUT.value, _request())
+    return jobs.evaluate(config, opened, jobs.EvalOptions(*(flag.value for flag in asked)))
+  if mode == 'replay':
+    return jobs.replay(config, opened)
+  workdir = _run_name(mode, _WORKDIR.value, _PRETRAINED.value)
+  return jobs.preflight(config, workdir) if mode == 'preflight' else jobs.train(config, workdir)
 
 
-def _named_run(mode: str, workdir: str | None, name: str | None) -> str:
-  """The run that --workdir or --pretrained names."""
-  if name is not None and mode not in OF_A_MODEL:
+def _run_name(mode: str, workdir: str | None, name: str | None) -> str:
+  """The run that --workdir or --pretrained names. Raises InvalidInput if neither does, or both."""
+  if name is not None and MODES[mode].needs != MODEL:
     raise InvalidInput(
-      f'--pretrained is for --mode=sample and --mode=evaluate. To train on from its weights: --workdir=runs/mine '
-      f'--config.training.first_stage={pretrained.PREFIX}{name}.'
+      f'--pretrained={name} cannot be used with --mode={mode}, only with sample and evaluate. To train from its '
+      f'weights: --workdir=runs/mine --config.training.first_stage={pretrained.PREFIX}{name}.'
     )
   if name is not None and workdir is not None:
     raise InvalidInput('--workdir and --pretrained are both given: give one of them.')
   if name is not None:
     return pretrained.PREFIX + name
   if workdir is None:
-    shipped = f', or a model of the package: --pretrained={"|".join(pretrained.names())}' if mode in OF_A_MODEL else ''
+    shipped = f', or --pretrained={"|".join(pretrained.names())}' if MODES[mode].needs == MODEL else ''
     raise InvalidInput(f'--workdir is missing: name the folder of the run, such as --workdir=runs/digits{shipped}.')
   return workdir
 
 
 def _request() -> jobs.Request:
+  """The videos that the flags ask for."""
   return jobs.Request(
-    prompts=[*_PROMPT.value, *jobs.read_prompts(_PROMPT_FILE.value)],
+    prompts=[*_PROMPT.value, *read_prompts(_PROMPT_FILE.value)],
     labels=_LABEL.value,
     repeats=_NUM_VIDEOS.value,
-    frame_rate=jobs.read_frame_rate(_FPS.value),
-    original_size=jobs.read_size(_ORIGINAL_SIZE.value),
+    frame_rate=arguments.read_frame_rate(_FPS.value),
+    original_size=arguments.read_size(_ORIGINAL_SIZE.value),
     num_frames=_NUM_FRAMES.value,
     init_video=_INIT_VIDEO.value,
     init_frames=_INIT_FRAMES.value,
     interpolate=_INTERPOLATE.value,
     low_resolution=_LOW_RESOLUTION.value,
-    frame_rates=jobs.read_frame_rates(_FRAME_RATES.value),
+    frame_rates=arguments.read_frame_rates(_FRAME_RATES.value),
     overlap=_OVERLAP.value,
   )
 
 
-def _define_config(argv: Sequence[str]) -> None:
-  """Where --config comes from: a file to execute, or the run's own record when its model is to be used."""
-  mode, workdir = (command.peek(argv, name) for name in ('mode', 'workdir'))
-  if mode not in OF_A_RUN:
+def _define_config(mode: str, argv: Sequence[str]) -> Run | None:
+  """Define --config: an experiment to execute, or the configuration of a run, which is returned."""
+  if MODES[mode].reads == EXPERIMENT:
     command.define_experiment(argv)
     flags.mark_flag_as_required('config')
-    return
+    return None
   if command.peek(argv, 'config') is not None:
     raise InvalidInput(
-      f'--config is not read by --mode={mode}, which uses the configuration of the run: leave it out. '
+      f'--config cannot be used with --mode={mode}, which reads the configuration of the run: omit it. '
       'Single keys can be changed: --config.sampling.num_steps=50.'
     )
-  config = checkpoints.read_config(_named_run(mode, workdir, command.peek(argv, 'pretrained')))
-  command.define_values(configuration.from_dict(config), 'Changes to the configuration of the run.', argv)
+  run = Run(_run_name(mode, command.peek(argv, 'workdir'), command.peek(argv, 'pretrained')))
+  command.define_values(configuration.from_dict(run.config), 'Overrides of the configuration of the run.', argv)
+  return run
 
 
-def _meeting(argv: Sequence[str]) -> runtime.Meeting | None:
-  mode = command.peek(argv, 'mode') or 'train'
+def _meeting(mode: str, argv: Sequence[str]) -> runtime.Meeting | None:
+  """Where this process meets others; None if it runs alone."""
   place = runtime.meeting(*(command.peek(argv, name) for name in ('coordinator', 'num_processes', 'process_id')))
-  if place is not None and mode not in JOINT:
-    raise InvalidInput(f'--mode={mode} is the work of one process: start it once, without --coordinator.')
+  if place is not None and not MODES[mode].joint:
+    raise InvalidInput(f'--mode={mode} runs in a single process: start it once, without --coordinator.')
   return place
 
 
 def run() -> None:
   """Entry point of `python -m vdm_jax.main` and of the `vdm_jax` command."""
   argv = sys.argv[1:]
-  patience = jobs.PREFLIGHT_SECONDS if command.peek(argv, 'mode') == 'preflight' else runtime.MEETING_SECONDS
   with contextlib.ExitStack() as stack:
     try:
-      stack.enter_context(runtime.joined(_meeting(argv), good=(0, ExitStatus.STOPPED), patience=patience))
-      _define_config(argv)
+      mode = command.peek(argv, 'mode') or 'train'
+      choose('--mode', mode, MODES)
+      patience = jobs.PREFLIGHT_SECONDS if mode == 'preflight' else runtime.MEETING_SECONDS
+      stack.enter_context(runtime.joined(_meeting(mode, argv), good=(0, ExitStatus.STOPPED), patience=patience))
+      opened = _define_config(mode, argv)
     except (InvalidInput, ValueError, OSError) as error:
       command.refuse(error.args)
-    app.run(main, flags_parser=command.parse)
+    app.run(functools.partial(main, opened), flags_parser=command.parse)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,8 @@
-"""Pages for people: HTML files that show what lies beside them, open from a disk, and reach for nothing else."""
+"""Self-contained HTML pages that show the files beside them, from disk and offline.
+
+Hand-written because every text on a page comes from a user: it is escaped, and a content security policy forbids all
+scripts but the page's own.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,8 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-GENERATOR = 'vdm_jax'  # how a page that this package wrote is known again
-# What a page may load: files beside it. Nothing of the network, and no script but its own, whose hash is filled in.
+GENERATOR = 'vdm_jax'  # marks pages that this package wrote
+# A page may load files beside it: nothing from the network, and no script but its own, whose hash is filled in.
 _POLICY = (
   "default-src 'none'; img-src 'self' file: data:; media-src 'self' file:; style-src 'unsafe-inline'; "
   "base-uri 'none'; form-action 'none'; script-src {script}"
@@ -53,8 +57,15 @@ summary { cursor: pointer; font-weight: 600; }
 
 
 def page(title: str, body: str, *, style: str = '', script: str = '') -> str:
-  """A whole HTML document. `title` is any text; `body`, `style` and `script` are markup, made of `text` and `url`."""
-  # The browser hashes the script as its parser reads it, with line feeds alone.
+  """Return an HTML document.
+
+  Args:
+    title: any text.
+    body: markup, with all user text passed through `text` and file names through `url`.
+    style: further CSS.
+    script: JavaScript.
+  """
+  # The browser hashes the script as parsed, with line feeds only.
   script = script.replace('\r\n', '\n')
   digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
   policy = _POLICY.format(script=f"'sha256-{digest}'" if script else "'none'")
@@ -73,18 +84,26 @@ def page(title: str, body: str, *, style: str = '', script: str = '') -> str:
 
 
 def text(value: Any) -> str:
-  """Any text as text, between tags or inside a quoted attribute; what cannot be shown becomes U+FFFD."""
+  """Escape any value for use between tags or in a quoted attribute; control characters become U+FFFD.
+
+  >>> text('<b> & "c"')
+  '&lt;b&gt; &amp; &quot;c&quot;'
+  """
   shown = (c if c in '\t\n' or unicodedata.category(c) not in ('Cc', 'Cs') else '\ufffd' for c in str(value))
   return html.escape(''.join(shown), quote=True)
 
 
 def url(path: str | PurePosixPath) -> str:
-  """The address of a file below the page's folder, for a quoted attribute."""
+  """Return the URL of a file below the folder of the page, for a quoted attribute.
+
+  >>> url('a b#c.mp4')
+  './a%20b%23c.mp4'
+  """
   return quote('./' + PurePosixPath(path).as_posix(), safe='/-._~')
 
 
 def table(rows: Mapping[str, Any]) -> str:
-  """Names and values in two columns."""
+  """Return a table of names and values in two columns."""
   lines = [
     f'<tr><th scope="row">{text(name)}</th><td dir="auto">{text(value)}</td></tr>' for name, value in rows.items()
   ]
@@ -92,6 +111,6 @@ def table(rows: Mapping[str, Any]) -> str:
 
 
 def embedded(name: str, value: Any) -> str:
-  """A value as JSON that a page's script reads from the element of this name; no text in it can end the element."""
+  """Return an element with a value as JSON, for the page's script to read; no text in it can close the element."""
   content = json.dumps(value).replace('<', '\\u003c').replace('>', '\\u003e').replace('&', '\\u0026')
   return f'<script type="application/json" id="{text(name)}">{content}</script>'

@@ -1,4 +1,4 @@
-"""Pictures of measurements and of the plans of long videos; matplotlib is imported when one is drawn."""
+"""Plots of measurements and of the plans of long videos. matplotlib is imported on first use."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-# What a window does with a frame: the codes of `plan_grid`, and their colours and names.
+# The role of a frame in a window: codes of `plan_grid`, with their colors and names.
 ABSENT, DISCARDED, SEEN, MADE_FROM_LOW, MADE = range(5)
 COLORS = ('#ffffff', '#999999', '#e69f00', '#56b4e9', '#0072b2')
-NAMES = ('not in the window', 'made and thrown away', 'seen', 'made, seen at low resolution', 'made')
+NAMES = ('not in the window', 'generated, discarded', 'given', 'generated from low resolution', 'generated')
 MAX_ROWS = 200
-MAX_COLUMNS = 2000  # more frames than pixels would hide some
+MAX_COLUMNS = 2000  # about the width in pixels
 DPI = 100
 
 
@@ -23,19 +23,19 @@ class PlannedWindow(Protocol):
   """One call of the model; all tuples have the length of `frames`."""
 
   frames: tuple[int, ...]  # increasing positions in the whole video; those past its end are not drawn
-  seen: tuple[bool, ...]  # exist before
-  kept: tuple[bool, ...]  # are written by this window
-  low_seen: tuple[bool, ...]  # are seen at low resolution
+  seen: tuple[bool, ...]  # given to the window
+  kept: tuple[bool, ...]  # written by the window
+  low_seen: tuple[bool, ...]  # given to it at low resolution
 
 
 def draw_drift(path: str | os.PathLike, records: Mapping[str, Mapping[str, Any]]) -> None:
-  """Writes a PNG of what `evaluation.drift` returned for each named video: one line each, against the frame number.
+  """Write a PNG of the results of `evaluation.metrics.drift`: one line per video, against the frame number.
 
-  Above the motion of each block, then its mean colour (over the channels), both at the middle of the block, and below
-  the score of each seam, at its frame. What is None leaves a gap. Raises ValueError without records.
+  From top to bottom: the motion of each block and its mean color over all channels, at the middle of the block, and the
+  score of each seam, at its frame. None leaves a gap. Raises ValueError if there are no records.
   """
   if not records:
-    raise ValueError('draw_drift: there are no records; give one or more named results of drift.')
+    raise ValueError('draw_drift needs at least one record: give the result of drift for each video, by name.')
   figure = _figure(9, 8)
   axes = figure.subplots(3, sharex=True)
   lines = []
@@ -49,7 +49,7 @@ def draw_drift(path: str | os.PathLike, records: Mapping[str, Mapping[str, Any]]
     lines.append(line)
   axes[0].set_ylim(bottom=0)
   axes[2].axhline(1, color='#bbbbbb', linewidth=0.8, zorder=0)
-  for axis, label in zip(axes, ('motion', 'mean colour', 'seam score (1: no seam)'), strict=True):
+  for axis, label in zip(axes, ('motion', 'mean color', 'seam score (1: no seam)'), strict=True):
     axis.set_ylabel(label)
   axes[2].set_xlabel('frame')
   names = [_plain(name) for name in records]
@@ -58,11 +58,11 @@ def draw_drift(path: str | os.PathLike, records: Mapping[str, Mapping[str, Any]]
 
 
 def draw_plan(path: str | os.PathLike, windows: Sequence[PlannedWindow], *, num_frames: int) -> None:
-  """Writes a PNG with a row per window, the first at the top, and a column per frame, coloured as `plan_grid` says.
+  """Write a PNG with a row per window, the first at the top, and a column per frame, colored by `plan_grid`.
 
-  Above 2000 frames a column stands for several and shows the highest of their codes, so that every made frame is seen.
-  Of more than 200 windows the first 100 and the last 100 are drawn, and the title says so. Raises ValueError as
-  `plan_grid` does.
+  With more than 2000 frames, a column stands for several and shows the highest of their codes, so that every generated
+  frame is visible. Of more than 200 windows, the first and last 100 are drawn, which the title mentions. Raises
+  ValueError under the conditions of `plan_grid`.
   """
   import matplotlib.colors
   import matplotlib.patches
@@ -96,7 +96,7 @@ def draw_plan(path: str | os.PathLike, windows: Sequence[PlannedWindow], *, num_
   title = f'{num_frames} frames in {len(windows)} windows'
   if cut:
     axis.axhline(half - 0.5, color='black', linewidth=1)
-    title += f'; {len(windows) - MAX_ROWS} of them, {half + 1} to {len(windows) - half}, are left out at the black line'
+    title += f'; windows {half + 1} to {len(windows) - half} are omitted at the black line'
   axis.set_title(title, fontsize='medium')
   patches = [matplotlib.patches.Patch(color=COLORS[code], label=NAMES[code]) for code in used]
   figure.legend(handles=patches, loc='outside lower center', ncols=len(used), fontsize='small')
@@ -104,13 +104,19 @@ def draw_plan(path: str | os.PathLike, windows: Sequence[PlannedWindow], *, num_
 
 
 def draw_curves(path: str | os.PathLike, curves: Mapping[str, Sequence[Sequence[float]]], *, x: str, y: str) -> None:
-  """Writes a PNG of named curves, each measured with several seeds: their mean, and a band from lowest to highest.
+  """Write a PNG of named curves: the mean over seeds, and a band from the lowest to the highest.
 
-  `curves` has a list of equally long lists per name, against the numbers from 0 on; `x` and `y` name the axes. Raises
-  ValueError without curves.
+  Args:
+    path: the file.
+    curves: a list of equally long lists, one per seed, by name; plotted against 0, 1, 2, ...
+    x: label of the horizontal axis.
+    y: label of the vertical axis.
+
+  Raises:
+    ValueError: there are no curves.
   """
   if not curves:
-    raise ValueError('draw_curves: there are no curves; give one or more named lists of measurements.')
+    raise ValueError('draw_curves needs at least one curve: give a list of measurements per seed, by name.')
   figure = _figure(9, 4.5)
   axis = figure.subplots()
   for name, measured in curves.items():
@@ -132,12 +138,19 @@ def draw_sweep(
   x: str,
   log: bool = False,
 ) -> None:
-  """Writes a PNG with a plot for each metric of its named lines: points (x, y, spread), bars where a spread is known.
+  """Write a PNG with one plot per metric.
 
-  `x` names the common axis, which is logarithmic with base 2 if `log`. Raises ValueError without metrics.
+  Args:
+    path: the file.
+    metrics: metric -> name of a line -> points (x, y, spread); a known spread is drawn as an error bar.
+    x: label of the common horizontal axis.
+    log: logarithmic horizontal axis, base 2.
+
+  Raises:
+    ValueError: there are no metrics.
   """
   if not metrics:
-    raise ValueError('draw_sweep: there are no metrics; give one or more named ones with their lines.')
+    raise ValueError('draw_sweep needs at least one metric: give its lines by name.')
   columns = min(3, len(metrics))
   rows = -(-len(metrics) // columns)
   figure = _figure(4.5 * columns, 3.5 * rows)
@@ -158,15 +171,21 @@ def draw_sweep(
 
 
 def plan_grid(windows: Sequence[PlannedWindow], num_frames: int) -> np.ndarray:
-  """uint8 [windows num_frames]: what each window does with each frame of the video.
+  """Return the role of each frame of the video in each window, uint8 [windows num_frames].
 
-  SEEN where the frame exists before; else MADE where the window writes it, MADE_FROM_LOW if it also sees it at low
-  resolution, and DISCARDED where it does not write it; ABSENT outside of the window. Frames past the video's end are
-  left out. Raises ValueError without windows or frames, for tuples of different lengths and for positions that do not
-  increase from 0 on.
+  SEEN: given to the window. Otherwise MADE: written by it, MADE_FROM_LOW if also given at low resolution; DISCARDED:
+  generated but not written; ABSENT: not in the window. Frames past the end of the video are ignored.
+
+  Raises:
+    ValueError: there are no windows or frames, tuples differ in length, or positions do not increase from 0.
+
+  >>> from types import SimpleNamespace
+  >>> window = SimpleNamespace(frames=(0, 1), seen=(True, False), kept=(False, True), low_seen=(False, False))
+  >>> plan_grid([window], 3).tolist() == [[SEEN, MADE, ABSENT]]
+  True
   """
   if not len(windows) or num_frames < 1:
-    raise ValueError(f'plan_grid: {len(windows)} windows of {num_frames} frames; give one or more of each.')
+    raise ValueError(f'plan_grid needs at least one window and one frame, not {len(windows)} and {num_frames}.')
   grid = np.full((len(windows), num_frames), ABSENT, np.uint8)
   for number, window in enumerate(windows):
     frames = np.array(window.frames, int)
@@ -174,7 +193,7 @@ def plan_grid(windows: Sequence[PlannedWindow], num_frames: int) -> np.ndarray:
     if not seen.shape == kept.shape == low.shape == frames.shape:
       raise ValueError(f'plan_grid: frames, seen, kept and low_seen of window {number} differ in length: {window}.')
     if (np.diff(frames, prepend=-1) < 1).any():
-      raise ValueError(f'plan_grid: the frames of window {number} do not increase from 0 on: {window.frames}.')
+      raise ValueError(f'plan_grid: the frames of window {number} do not increase from 0: {window.frames}.')
     codes = np.select([seen, kept & low, kept], [SEEN, MADE_FROM_LOW, MADE], DISCARDED)
     inside = frames < num_frames
     grid[number, frames[inside]] = codes[inside]
@@ -182,7 +201,7 @@ def plan_grid(windows: Sequence[PlannedWindow], num_frames: int) -> np.ndarray:
 
 
 def _figure(width: float, height: float) -> Any:
-  """An empty figure, in inches, drawn by Agg: no window, no display."""
+  """An empty figure, sizes in inches, drawn by Agg without a display."""
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
@@ -192,12 +211,12 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _plain(name: str) -> str:
-  """A name that matplotlib shows as it is: no formulas, and no leading underscore, which would hide it."""
+  """A name that matplotlib prints verbatim: without formulas and the leading underscore that would hide it."""
   return (' ' if name.startswith('_') else '') + name.replace('$', r'\$')
 
 
 def _save(figure: Any, path: str | os.PathLike) -> None:
-  """Draws first and writes then, so that a figure that cannot be drawn leaves what was there."""
+  """Render, then write, so that a figure that cannot be rendered leaves an existing file unchanged."""
   picture = io.BytesIO()
   figure.savefig(picture, format='png', dpi=DPI, metadata={'Software': None})
   path = pathlib.Path(path)

@@ -1,12 +1,11 @@
-"""A run's EMA parameters in one safetensors file, with its configuration and step as metadata."""
+"""A run's EMA parameters in one safetensors file, with the configuration and step of the run as metadata."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -18,59 +17,59 @@ from vdm_jax.runtime.atomic_files import atomic_write
 DTYPES = ('float32', 'float16')
 
 
+class Metadata(NamedTuple):
+  """What a weights file records about its run."""
+
+  config: dict[str, Any]  # plain dicts and lists, current keys
+  step: int  # training steps taken
+
+
 def write(
   path: str | os.PathLike, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any], step: int, dtype: str
 ) -> None:
-  """Writes parameters by name, rounded to `dtype`; the file appears whole or not at all.
+  """Write parameters to a file, which appears complete or not at all.
 
-  Raises ValueError for a dtype that is none of DTYPES, and for values that it cannot hold.
+  Args:
+    path: the file.
+    tensors: arrays by name.
+    config: the configuration of the run.
+    step: training steps taken.
+    dtype: type to round to, one of DTYPES.
+
+  Raises:
+    ValueError: `dtype` is unknown or cannot represent a value.
   """
   if dtype not in DTYPES:
-    raise ValueError(f'dtype={dtype!r}: weights are kept as {" or ".join(DTYPES)}.')
+    raise ValueError(f'dtype={dtype!r} is not a valid type for stored weights: use {" or ".join(DTYPES)}.')
   with np.errstate(over='ignore'):
     rounded = {name: np.ascontiguousarray(value, dtype) for name, value in tensors.items()}
-  beyond = [name for name, value in rounded.items() if not np.isfinite(value).all()]
-  if beyond:
-    raise ValueError(f'{beyond[0]} holds values that are not finite in {dtype}: keep the weights as float32.')
+  overflown = [name for name, value in rounded.items() if not np.isfinite(value).all()]
+  if overflown:
+    raise ValueError(f'{overflown[0]} has values that are not finite in {dtype}: store the weights as float32.')
   with atomic_write(path) as temporary:
     safetensors.numpy.save_file(rounded, temporary, {'config': json.dumps(dict(config)), 'step': str(step)})
-    temporary.chmod(0o644)  # save_file makes files that nobody else may read
+    temporary.chmod(0o644)  # save_file creates files that only their owner may read
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """The parameters by name, float32 whatever they are kept as."""
+  """Return the parameters by name, as float32 whatever they are stored as."""
   tensors = safetensors.numpy.load_file(path)
   return {name: value.astype(np.float32) if value.dtype == np.float16 else value for name, value in tensors.items()}
 
 
-def read_config(path: str | os.PathLike) -> dict[str, Any]:
-  """The configuration of the run, as plain dicts and lists. Raises ValueError for a file that tells none."""
-  return configuration.complete(json.loads(_metadata(path, 'config')))
+def read_metadata(path: str | os.PathLike) -> Metadata:
+  """Return the configuration and step of the run that a file comes from.
 
-
-def read_step(path: str | os.PathLike) -> int:
-  """How many steps the run had trained. Raises ValueError for a file that does not tell."""
-  return int(_metadata(path, 'step'))
-
-
-def holds_weights(path: str | os.PathLike) -> bool:
-  """Whether a path is a file that `write` wrote, as far as its metadata say."""
-  if not Path(path).is_file():
-    return False
-  try:
-    return bool(_metadata(path, 'config'))
-  except ValueError:
-    return False
-
-
-def _metadata(path: str | os.PathLike, key: str) -> str:
+  Raises:
+    ValueError: the file was not written by `write`.
+  """
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
       metadata = file.metadata() or {}
   except safetensors.SafetensorError as error:
-    raise ValueError(f'{path} is no safetensors file ({error}): name a run, or exported weights.') from None
-  if key not in metadata:
+    raise ValueError(f'{path} is not a safetensors file ({error}): name a run, or exported weights.') from None
+  if not {'config', 'step'} <= metadata.keys():
     raise ValueError(
-      f'{path} names no configuration in its metadata: only files written by export_weights can be loaded.'
+      f'{path} has no configuration in its metadata: only files written by export_weights can be loaded.'
     )
-  return metadata[key]
+  return Metadata(configuration.complete(json.loads(metadata['config'])), int(metadata['step']))

@@ -39,7 +39,7 @@ import numpy as np
 from IPython.display import HTML, display
 
 import vdm_jax
-from vdm_jax import checkpoints, evaluation, generation, pretrained
+from vdm_jax import evaluation, generation, pretrained
 from vdm_jax.data.sources.digits import parse_caption, withheld
 from vdm_jax.evaluation import drift
 from vdm_jax.video import contact_sheet, enlarge, to_uint8, write_gif, write_mp4, write_png
@@ -86,7 +86,7 @@ seed = 0  # @param {type:"integer"}
 
 run = 'pretrained:digits'
 model, params = vdm_jax.load(run)
-settings = {**checkpoints.read_config(run)['sampling'], **changes}
+settings = {**vdm_jax.Run(run).config['sampling'], **changes}
 generate = generation.make_generator(model, settings)
 card = pretrained.card('digits')
 print(f'{card["parameters"]:,} parameters, {card["step"]:,} steps: {card["command"]}')
@@ -140,7 +140,7 @@ for weight in weights:
 # %%
 long_run = 'pretrained:digits_long'
 long_model, long_params = vdm_jax.load(long_run)
-long_settings = {**checkpoints.read_config(long_run)['sampling'], **changes}
+long_settings = {**vdm_jax.Run(long_run).config['sampling'], **changes}
 block = long_model.video_shape[0]
 plan = generation.extension(long_frames, block, overlap=block // 2)
 print(f'{long_run}: {plan}')
@@ -164,7 +164,7 @@ def run_cascade(names, texts):
   stages = []
   for name in names:
     stage_model, stage_params = vdm_jax.load(name)
-    stage = generation.make_generator(stage_model, {**checkpoints.read_config(name)['sampling'], **changes})
+    stage = generation.make_generator(stage_model, {**vdm_jax.Run(name).config['sampling'], **changes})
     stages.append(lambda stage=stage, stage_params=stage_params, **conditions: stage(stage_params, **conditions))
   first, second = stages
   videos = first(prompts=texts, seed=seed)

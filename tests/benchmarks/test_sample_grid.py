@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from vdm_jax import checkpoints, pretrained
+from vdm_jax import pretrained
 from vdm_jax.benchmarks import sample_grid
 from vdm_jax.data.sources.digits import parse_caption, withheld
+from vdm_jax.runs import Run
 
 
 @pytest.mark.parametrize('name', sample_grid.ROWS)
 def test_every_word_of_a_prompt_is_known(name):
-  words = checkpoints.read_config(pretrained.PREFIX + name)['model']['vocabulary']
+  words = Run(pretrained.PREFIX + name).config['model']['vocabulary']
   prompts = sample_grid.prompts(name)
   assert len(set(prompts)) == len(prompts) == 10 * len(sample_grid.ROWS[name])
   assert set(' '.join(prompts).split()) <= set(words)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from helpers.tiny_networks import draw
 
+import vdm_jax
 from vdm_jax import checkpoints, configuration, models, pretrained, weights
 from vdm_jax.data.sources import digits
 from vdm_jax.tools import doctor
@@ -277,7 +278,7 @@ def test_the_code_before_training_runs(notebook_room):
 @pytest.mark.slow
 def test_the_code_for_training_runs(notebook_room, hasty_compiler):
   defined = run('train_your_own', SIZES['train_your_own'])
-  assert defined['status'] == 0 and checkpoints.latest_step('runs/mine') == 2
+  assert defined['status'] == 0 and vdm_jax.Run('runs/mine').step == 2
   check_shown(notebook_room, [12])
 
 

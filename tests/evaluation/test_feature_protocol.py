@@ -18,6 +18,7 @@ from vdm_jax.evaluation import PROTOCOLS, EvalOptions, Figure, Metric, Protocol,
 from vdm_jax.evaluation.conditions import make_conditions
 from vdm_jax.evaluation.features import Extractor, Features
 from vdm_jax.evaluation.resumable_arrays import fill
+from vdm_jax.runs import Run
 
 RUN = {
   'data.num_frames': 4,
@@ -95,7 +96,7 @@ def evaluate(workdir, protocol=SMALL, *, changes=None, **options):
   config = configuration.read(workdir / 'config.json')
   config.update_from_flattened_dict(changes or {})
   with mock.patch.dict(PROTOCOLS, {protocol.name: protocol}):
-    return jobs.evaluate(config, str(workdir), OPTIONS._replace(protocol=protocol.name, **options))
+    return jobs.evaluate(config, Run(workdir), OPTIONS._replace(protocol=protocol.name, **options))
 
 
 def test_a_killed_measurement_resumes_to_the_same_record_bit_for_bit(run, networks, tmp_path, capsys):
@@ -202,7 +203,7 @@ def test_invalid_requests_are_refused_before_anything_is_sampled(run, networks, 
   config = configuration.read(run / 'config.json')
   small = mock.patch.dict(PROTOCOLS, {'small': SMALL._replace(**changes)})
   with small, pytest.raises((InvalidInput, ValueError), match=message):
-    jobs.evaluate(config, str(run), OPTIONS._replace(**options))
+    jobs.evaluate(config, Run(run), OPTIONS._replace(**options))
   assert networks.seen == [] and not (run / 'evaluation/small').exists()
 
 

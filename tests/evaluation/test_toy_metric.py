@@ -17,6 +17,7 @@ from vdm_jax import configuration, jobs
 from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation import METRICS, PROTOCOLS, EvalOptions, Metric, MetricKind, Protocol, compare
 from vdm_jax.evaluation.features import FEATURE_NETWORKS, FeatureNetwork, Network
+from vdm_jax.runs import Run
 
 GUIDES = Path(__file__).resolve().parents[2] / 'docs' / 'extending'
 RUN = {
@@ -115,7 +116,7 @@ def redness(monkeypatch):
 def evaluate(workdir, name, **options):
   """What `--mode=evaluate` does once its flags are read; returns the record on disk."""
   config = configuration.read(workdir / 'config.json')
-  assert jobs.evaluate(config, str(workdir), EvalOptions(name, batch_size=8, **options)) == 0
+  assert jobs.evaluate(config, Run(workdir), EvalOptions(name, batch_size=8, **options)) == 0
   sweep = f'_{options["sweep"]}' if 'sweep' in options else ''
   return json.loads((workdir / f'evaluation/{name}{sweep}.json').read_text())
 

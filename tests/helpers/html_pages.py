@@ -1,4 +1,4 @@
-"""What an HTML file holds and would load, by a parser that is not the one that wrote it."""
+"""The contents of an HTML file and what it would load, by an independent parser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# Elements of a page that was not meddled with; a prompt that became markup would bring others, or more scripts.
+# Elements of an intact page; a prompt that became markup would add others, or more scripts.
 KNOWN = {
   'html',
   'head',

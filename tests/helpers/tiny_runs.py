@@ -1,4 +1,4 @@
-"""Runs of tiny models that were never trained, and the command in this process, with each sampler compiled once."""
+"""Runs of tiny untrained models, and the sample command in this process, with each sampler compiled once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from helpers.tiny_networks import draw
 
 from vdm_jax import checkpoints, configuration, jobs, models
 from vdm_jax.generation import long_video
+from vdm_jax.runs import Run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLIP = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 1)).astype(np.uint8)
@@ -63,11 +64,11 @@ def make_run(workdir: Path, changes: dict[str, Any] | None = None, *, weights: b
 
 
 def command(workdir: Path, out: Path, *, changes: dict[str, Any] | None = None, **request: Any) -> None:
-  """What `--mode=sample` does once its flags are read."""
+  """Runs `--mode=sample`, after its flags are read."""
   config = configuration.read(workdir / 'config.json')
   config.update_from_flattened_dict(changes or {})
   request = {name: str(value) if isinstance(value, Path) else value for name, value in request.items()}
-  assert jobs.sample(config, str(workdir), str(out), jobs.Request(**request)) == 0
+  assert jobs.sample(config, Run(workdir), str(out), jobs.Request(**request)) == 0
 
 
 def videos(out: Path) -> np.ndarray:
@@ -76,12 +77,12 @@ def videos(out: Path) -> np.ndarray:
 
 
 class Samplers:
-  """Stands in for `make_window_sampler`: each of them is made once, and its calls are counted."""
+  """Replaces `make_window_sampler`: makes each sampler once and counts calls."""
 
   def __init__(self):
     self.calls = 0
     self.keys: list[bytes] = []  # of the first video of each call
-    self.stop = None  # raises KeyboardInterrupt in place of this call
+    self.stop = None  # number of the call that raises KeyboardInterrupt instead
     self._make, self._made = long_video.make_window_sampler, {}
 
   def __call__(self, model: Any, config: Any, **options: Any) -> Any:

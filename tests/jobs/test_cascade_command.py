@@ -1,4 +1,4 @@
-"""Snap's whole path from the command line at toy size: a first stage, a second from its weights, and the cascade."""
+"""Snap's cascade from the command line at toy size: a first stage, a second from its weights, and both together."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def train(config: str, workdir: Path, *arguments: str):
 
 @pytest.fixture(scope='module')
 def stages(tmp_path_factory) -> tuple[Path, Path, str]:
-  """The workdirs of both stages, and what the second one's training said."""
+  """The workdirs of both stages, and the output of training the second."""
   folder = tmp_path_factory.mktemp('stages')
   first, second = folder / 'first', folder / 'second'
   done = train('digits_fit', first)
@@ -73,7 +73,7 @@ def test_sampling_the_second_stage_samples_both(stages, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_augmentation_is_searched(stages):
+def test_the_noise_augmentation_is_searched(stages):
   _, second, _ = stages
   done = vdm('--mode=evaluate', f'--workdir={second}', '--protocol=digits', '--sweep=augmentation', patience=3000)
   assert done.returncode == 0, done.stderr
@@ -85,14 +85,13 @@ def test_the_augmentation_is_searched(stages):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_started_is_refused_before_any_work(stages, tmp_path):
+def test_first_stages_that_do_not_fit_are_rejected_before_any_work(stages, tmp_path):
   first, second, _ = stages
   wider = train(
     'digits_fit_upsampler', tmp_path / 'a', f'--config.training.first_stage={first}', '--config.model.num_latents=16'
   )
   assert wider.returncode == 2
-  named = f'error: {first} does not fit this model in 1 tensors:\n  latents: [8, 16] there, [16, 16] here\n'
-  assert named in wider.stderr
+  assert f'error: {first} ' in wider.stderr and '\n  latents: [8, 16]' in wider.stderr and '[16, 16]' in wider.stderr
   assert checkpoints.steps(tmp_path / 'a') == []
   accepted = train(
     'digits_fit_upsampler',
@@ -107,38 +106,31 @@ def test_what_cannot_be_started_is_refused_before_any_work(stages, tmp_path):
   assert 'latents' in fresh and len(fresh) == 5
   absent = train('digits_fit_upsampler', tmp_path / 'c', '--config.training.first_stage=runs/none')
   assert absent.returncode == 2
-  assert 'runs/none has no config.json: name the workdir of a training run, or a weights file.' in absent.stderr
+  assert 'runs/none has no config.json' in absent.stderr
   blind = train('digits_fit', tmp_path / 'd', '--config.training.self_condition_rate=0.0')
   assert blind.returncode == 2
   assert 'training.self_condition_rate=0.0, but model.self_conditioning=True' in blind.stderr
 
 
 @pytest.mark.parametrize(
-  ('arguments', 'message'),
+  ('argument', 'named'),
   [
-    (('--fps=fast',), '--fps=fast is no frame rate: give frames per second, such as 24, or image.'),
-    (('--fps=0',), '--fps=0 is no frame rate: give frames per second, such as 24, or image.'),
-    (('--original_size=32',), '--original_size=32 is no size: give height and width in pixels, such as 720x1280.'),
-    (
-      ('--config.training.first_stage=runs/none',),
-      'training.first_stage=runs/none: runs/none has no config.json: name the workdir of a training run, or a weights '
-      'file.',
-    ),
-    (
-      ('--config.training.first_stage=',),
-      'a second stage makes videos out of those of its first: name that run with --config.training.first_stage=DIR.',
-    ),
+    ('--fps=0', '--fps=0 '),
+    ('--original_size=32', '--original_size=32 '),
+    ('--config.training.first_stage=runs/none', 'training.first_stage=runs/none: runs/none has no config.json'),
+    ('--config.training.first_stage=', '--config.training.first_stage='),
   ],
 )
-def test_what_cannot_be_sampled_is_refused(stages, arguments, message, tmp_path):
+def test_invalid_flags_of_sampling_are_rejected(stages, argument, named, tmp_path):
   _, second, _ = stages
   sample = ('--mode=sample', f'--workdir={second}', f'--out={tmp_path / "out"}', '--prompt=a 3 moving left')
-  done = vdm(*sample, *arguments)
-  assert done.returncode == 2 and done.stderr.strip().splitlines()[-1] == f'error: {message}'
+  done = vdm(*sample, argument)
+  message = done.stderr.strip().splitlines()[-1]
+  assert done.returncode == 2 and message.startswith('error: ') and named in message
   assert not list(tmp_path.iterdir())
 
 
 def test_a_second_stage_resumes_without_its_first(stages):
-  _, second, _ = stages  # and has the new path in its record from here on, so this test is the last
+  _, second, _ = stages  # its record has the new path from here on, so this test is the last
   done = train('digits_fit_upsampler', second, '--config.training.first_stage=runs/gone')
-  assert done.returncode == 0 and 'nothing to do: training.num_steps=4 are done.' in done.stderr, done.stderr
+  assert done.returncode == 0 and 'training.num_steps=4' in done.stderr, done.stderr

@@ -16,8 +16,9 @@ from helpers.html_pages import Page
 from helpers.tiny_runs import BLOCK, CLIP, REPOSITORY, SAMPLERS, SECOND, SMALL, command, make_run, videos
 from PIL import Image
 
-from vdm_jax import checkpoints, data, jobs
+from vdm_jax import data, jobs
 from vdm_jax.generation import extension, hierarchy, interpolation, long_video, super_resolution
+from vdm_jax.runs import Run
 from vdm_jax.video import probe, read_video, write_gif
 
 
@@ -167,7 +168,7 @@ def test_prediction_from_a_video_takes_its_frames_and_its_rate(runs, tmp_path):
 
 
 def test_test_clips_are_continued_under_their_own_names(runs, tmp_path):
-  config = checkpoints.read_config(runs / 'base')
+  config = Run(runs / 'base').config
   command(runs / 'base', tmp_path, init_video='test', init_frames=4, num_frames=12, repeats=2, changes={'seed': 5})
   source = data.Digits(split='test', seed=5, num_frames=32, bounce=True)
   assert config['data']['digits']['clip_frames'] == 32

@@ -1,8 +1,9 @@
-"""A run whose steps blow up ends by itself, and the command does its last step again."""
+"""A run that diverges ends by itself, and --mode=replay repeats its last step."""
 
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from test_main import vdm
@@ -26,18 +27,18 @@ TOY = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_run_that_blew_up_is_done_again_to_the_bit(tmp_path):
+def test_the_last_step_of_a_diverged_run_is_repeated_bit_for_bit(tmp_path):
   options = [f'--config.{key}={value}' for key, value in TOY.items()]
   done = vdm('--config=configs/digits.py', f'--workdir={tmp_path}', *options, patience=1000)
   assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr
   (folder,) = (tmp_path / 'nonfinite').iterdir()
-  assert f'error: no loss or gradient of the 10 steps up to step {int(folder.name[5:])} was finite.' in done.stderr
+  assert re.search(rf'error: .* 10 steps .*step {int(folder.name[5:])} ', done.stderr)
   again = vdm('--mode=replay', f'--workdir={folder}')
   assert again.returncode == 0, again.stderr
   said = again.stdout.splitlines()
-  assert said[0].endswith(', the same bits as in the run')
-  assert said[1] == f'not finite first: {json.loads((folder / "report.json").read_text())["found"][0]}'
+  assert said[0].endswith(', bitwise equal to the run')
+  assert said[1] == f'first not finite: {json.loads((folder / "report.json").read_text())["found"][0]}'
   other = vdm('--mode=replay', f'--workdir={folder}', '--seed=5')
-  assert other.returncode == 1 and ', other bits than in the run' in other.stdout
+  assert other.returncode == 1 and ', bitwise different from the run' in other.stdout
   refused = vdm('--mode=replay', f'--workdir={tmp_path}')
-  assert refused.returncode == 2 and f'error: {tmp_path} has no batch.safetensors: name a folder' in refused.stderr
+  assert refused.returncode == 2 and f'error: {tmp_path} has no batch.safetensors' in refused.stderr

@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from vdm_jax import checkpoints, pretrained
+from vdm_jax import pretrained
 from vdm_jax.generation.stages import open_generator, open_stages
+from vdm_jax.runs import Run
 from vdm_jax.video import tile, write_gif
 
 # Model -> the prompts of its rows; a column's digit is `digit`, and `other` is 9 minus it.
@@ -34,11 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--model', choices=sorted(ROWS), default='digits')
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args(argv)
-  run = pretrained.PREFIX + args.model
-  config = checkpoints.read_config(run)
-  generate = open_generator(open_stages(config, run), config['sampling'])
+  run = Run(pretrained.PREFIX + args.model)
+  generate = open_generator(open_stages(run.config, run), run.config['sampling'])
   videos = generate(prompts=prompts(args.model), seed=args.seed)
-  write_gif(args.out, tile(videos, columns=10, frame_size=80), config['sampling']['fps'])
+  write_gif(args.out, tile(videos, columns=10, frame_size=80), run.config['sampling']['fps'])
 
 
 if __name__ == '__main__':

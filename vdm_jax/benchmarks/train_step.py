@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from ml_collections import ConfigDict
 
 from vdm_jax import partitioning
 from vdm_jax.benchmarks import timing
+from vdm_jax.jobs import experiments
 from vdm_jax.models import Model
 from vdm_jax.tools.compilation.ideal import evaluation, evaluation_flops, peak_flops, step_evaluations
 from vdm_jax.tools.compilation.programs import build_model
@@ -124,8 +124,7 @@ def peak_bytes() -> int | None:
 
 def load(path: str, overrides: list[str]) -> ConfigDict:
   """A configuration file, with changes such as `model.remat=none` or `model.num_blocks=1`."""
-  file, _, variant = path.partition(':')
-  config = runpy.run_path(file)['get_config'](*[variant] if variant else [])
+  config = experiments.load(path)
   for override in overrides:
     key, _, text = override.partition('=')
     try:

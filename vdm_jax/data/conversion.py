@@ -15,6 +15,7 @@ from vdm_jax.data.sources import records
 from vdm_jax.data.sources.contract import Clip
 from vdm_jax.data.sources.stored_clips import StoredClips
 from vdm_jax.runtime.atomic_files import atomic_write, write_text
+from vdm_jax.runtime.resumable import Work
 from vdm_jax.video import transforms
 
 PLAN = 'convert.json'
@@ -74,26 +75,13 @@ def convert(
 
 
 def _prepare(destination: pathlib.Path, plan: dict[str, Any]) -> None:
-  """Makes the folder and writes the plan; raises ValueError if there is other data or another plan."""
-  path = destination / PLAN
+  """Create the folder and write the plan. Raises ValueError if there are other data or another plan."""
   if destination.exists() and not destination.is_dir():
     raise ValueError(f'{destination} is a file; name a new folder.')
-  if path.exists():
-    try:
-      before = json.loads(path.read_text())
-      different = [key for key in plan if before.get(key) != plan[key]]
-    except (ValueError, AttributeError) as error:
-      raise ValueError(f'{path} cannot be read ({error}); remove the folder, or name a new one.') from error
-    if different:
-      raise ValueError(
-        f'{destination} holds another conversion, with other {", ".join(different)}; name a new folder, or remove this '
-        'one.'
-      )
-    return
-  if destination.exists() and any(destination.iterdir()):
-    raise ValueError(f'{destination} is not empty, and what is in it is no conversion; name a new folder.')
-  destination.mkdir(parents=True, exist_ok=True)
-  write_text(path, json.dumps(plan, indent=2) + '\n')
+  work = Work(destination, plan, file=PLAN)
+  if not work.begun and destination.exists() and any(destination.iterdir()):
+    raise ValueError(f'{destination} is not empty and does not hold a conversion; name a new folder.')
+  work.begin()
 
 
 def _write_shard(

@@ -18,13 +18,14 @@ from vdm_jax.evaluation.options import EvalOptions
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.protocols.table import PROTOCOLS
 from vdm_jax.evaluation.sample_protocol import SampleMeasurement, check_options
-from vdm_jax.generation.outputs import writable
+from vdm_jax.generation.outputs import writable_folder
 from vdm_jax.names import choose
+from vdm_jax.runs import Run
 
 Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # section `sampling` -> record
 
 
-def evaluate_run(config: ConfigDict, workdir: str, options: EvalOptions) -> dict[str, Any]:
+def evaluate_run(config: ConfigDict, run: Run, options: EvalOptions) -> dict[str, Any]:
   """Evaluate a run by a protocol, write the record, and return it.
 
   The record is `FOLDER/PROTOCOL.json`, with FOLDER from `options.folder`; for real clips in place of samples
@@ -34,7 +35,7 @@ def evaluate_run(config: ConfigDict, workdir: str, options: EvalOptions) -> dict
 
   Args:
     config: the configuration of the run, perhaps with changes.
-    workdir: the run: a folder, or `pretrained:NAME`.
+    run: the run to evaluate, opened.
     options: what to measure.
 
   Raises:
@@ -53,23 +54,23 @@ def evaluate_run(config: ConfigDict, workdir: str, options: EvalOptions) -> dict
   if options.sweep and options.real_vs_real:
     raise InvalidInput('--sweep and --real_vs_real are both given, but real clips have no settings: give one of them.')
   points = sweeps.points(protocol, options.sweep, config) if options.sweep else []
-  folder = writable(options.folder(workdir))
-  measure = _prepare(config, workdir, protocol, options)
+  folder = writable_folder(options.folder(run))
+  measure = _prepare(config, run, protocol, options)
   name = f'{protocol.name}_real' if options.real_vs_real else protocol.name
   if options.sweep:
     name = f'{name}_{options.sweep}'
-    record = {'run': workdir} | _sweep(points, measure, config, protocol, options.sweep, folder, name)
+    record = {'run': run.name} | _sweep(points, measure, config, protocol, options.sweep, folder, name)
   else:
-    record = {'run': workdir} | measure(config.sampling.to_dict())
+    record = {'run': run.name} | measure(config.sampling.to_dict())
   if jax.process_index() == 0:
     write_record(record, folder, name)
   return record
 
 
-def _prepare(config: ConfigDict, workdir: str, protocol: Protocol, options: EvalOptions) -> Measure:
+def _prepare(config: ConfigDict, run: Run, protocol: Protocol, options: EvalOptions) -> Measure:
   if protocol.evaluate is not None:
-    return SampleMeasurement(config, workdir, protocol, options).measure
-  return functools.partial(feature_protocol.measure, feature_protocol.prepare(config, workdir, protocol, options))
+    return SampleMeasurement(config, run, protocol, options).measure
+  return functools.partial(feature_protocol.measure, feature_protocol.prepare(config, run, protocol, options))
 
 
 def _sweep(

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, generation, partitioning
+from vdm_jax import generation, partitioning
 from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation import extraction, figures
 from vdm_jax.evaluation.clip_subsets import ClipSubset, choose_real_samples, choose_references, open_splits
@@ -28,6 +28,7 @@ from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.resumable_arrays import Arrays, Batches, fill
 from vdm_jax.generation.stages import Stage, make_generator, open_generator, open_stages
 from vdm_jax.names import choose
+from vdm_jax.runs import Run
 from vdm_jax.video import to_float, to_uint8
 
 CHECKSUM = 'checksum'
@@ -67,7 +68,7 @@ class Measurement(NamedTuple):
   mesh: Mesh
 
 
-def prepare(config: ConfigDict, workdir: str, protocol: Protocol, options: EvalOptions) -> Measurement:
+def prepare(config: ConfigDict, run: Run, protocol: Protocol, options: EvalOptions) -> Measurement:
   """Open everything that measuring a run by a protocol needs.
 
   Raises:
@@ -101,7 +102,7 @@ def prepare(config: ConfigDict, workdir: str, protocol: Protocol, options: EvalO
   networks = open_networks(protocol, options.features, mesh)
   _check_frames(protocol, networks)
   embed = open_text_encoder(protocol, options.features)
-  stages = [] if real is not None else open_stages(config, workdir)
+  stages = [] if real is not None else open_stages(config, run)
   if protocol.task == 'prediction' and len(stages) > 1:
     raise InvalidInput(
       f'--protocol={protocol.name} conditions on frames, but a second stage alone cannot continue them.'
@@ -110,8 +111,8 @@ def prepare(config: ConfigDict, workdir: str, protocol: Protocol, options: EvalO
     protocol=protocol,
     options=options,
     config=config,
-    folder=options.folder(workdir) / protocol.name,
-    step=checkpoints.latest_step(workdir) if stages else 0,
+    folder=options.folder(run) / protocol.name,
+    step=run.step if stages else 0,
     networks=networks,
     embed=embed,
     references=references,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vdm_jax.evaluation.protocols.table import PROTOCOLS
-from vdm_jax.evaluation.resumable_arrays import digest
 from vdm_jax.names import choose
 from vdm_jax.runtime.atomic_files import write_text
+from vdm_jax.runtime.resumable import digest
 
 # Two records with different values of these are not comparable. Seeds, settings, checkpoints, runs may differ.
 SHARED = ('protocol', 'weights', 'counts', 'num_videos', 'references')

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vdm_jax.errors import InvalidInput
+from vdm_jax.runs import Run
 
 
 class EvalOptions(NamedTuple):
@@ -22,8 +23,8 @@ class EvalOptions(NamedTuple):
     batch_size: samples to generate, or clips to read, at a time.
     out: folder of the records; by default `evaluation` in the folder of the run.
 
-  >>> EvalOptions(protocol='digits').folder('/tmp').name
-  'evaluation'
+  >>> EvalOptions(protocol='digits', out='scores').folder(Run('runs/digits')).name
+  'scores'
   """
 
   protocol: str = 'digits'
@@ -35,7 +36,7 @@ class EvalOptions(NamedTuple):
   batch_size: int = 32
   out: str | None = None
 
-  def folder(self, workdir: str) -> Path:
+  def folder(self, run: Run) -> Path:
     """Return the folder of the records.
 
     Raises:
@@ -43,6 +44,6 @@ class EvalOptions(NamedTuple):
     """
     if self.out is not None:
       return Path(self.out)
-    if not Path(workdir).is_dir():
-      raise InvalidInput(f'--out is missing: {workdir} is not a folder for records, so give one, such as --out=out.')
-    return Path(workdir) / 'evaluation'
+    if not run.path.is_dir():
+      raise InvalidInput(f'--out is missing: {run.name} is not a folder for records, so give one, such as --out=out.')
+    return run.path / 'evaluation'

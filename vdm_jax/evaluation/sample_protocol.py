@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints
 from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation.options import EvalOptions
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.resumable_arrays import fill
 from vdm_jax.generation.stages import open_run
+from vdm_jax.runs import Run
 
 
 def check_options(protocol: Protocol, options: EvalOptions) -> None:
@@ -26,12 +26,12 @@ def check_options(protocol: Protocol, options: EvalOptions) -> None:
 class SampleMeasurement:
   """Measures a run by a protocol with `evaluate`."""
 
-  def __init__(self, config: ConfigDict, workdir: str, protocol: Protocol, options: EvalOptions):
+  def __init__(self, config: ConfigDict, run: Run, protocol: Protocol, options: EvalOptions):
     """Open the run. Raises InvalidInput if it cannot be opened."""
     self._config, self._protocol, self._size = config, protocol, options.batch_size
-    self._make_generate = open_run(config, workdir)
-    self._step = checkpoints.latest_step(workdir)
-    self._folder = options.folder(workdir) / protocol.name
+    self._make_generate = open_run(config, run)
+    self._step = run.step
+    self._folder = options.folder(run) / protocol.name
 
   def measure(self, sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record of the run with the section `sampling`.

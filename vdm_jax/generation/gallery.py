@@ -1,4 +1,4 @@
-"""The gallery of a sampling: one page that shows its videos with what they were asked for."""
+"""The gallery of sampled videos: one HTML page that shows them with their prompts and settings."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from ml_collections import ConfigDict
 
 from vdm_jax import pages
 from vdm_jax.errors import InvalidInput
+from vdm_jax.runs import Run
 from vdm_jax.runtime.atomic_files import write_text
 
 PAGE, LIST = 'index.html', 'videos.jsonl'
 KINDS = ('.mp4', '.gif', '.png', '.npy')
-# What is drawn beside some videos, and what a reader should know of it.
+# Pictures that may lie beside the videos, with their captions.
 PICTURES = {
-  'contact_sheet.png': 'All videos, their frames from left to right.',
-  'plan.png': 'The plan: which window made and saw which frames.',
-  'drift.png': 'How the videos drift: motion and colour along them, and how much changes at the seams of blocks.',
+  'contact_sheet.png': 'All videos, with frames from left to right.',
+  'plan.png': 'The plan: the frames that each window generates and is conditioned on.',
+  'drift.png': 'Drift along the videos: motion and color of each block, and the change at its seams.',
 }
 
 _SUMMARY = 'Sampled from {run}, {checkpoint}, with seed {seed}.'
 
-# Plays what is in view; a reader who asked for less motion, or pressed the button, plays by hand. Where a browser
-# cannot decode the video, its GIF takes its place.
+# Plays the videos in view, unless the browser prefers reduced motion or the button paused them. A video that the
+# browser cannot decode is replaced by its GIF.
 _SCRIPT = """
 const videos = [...document.querySelectorAll('video')];
 const button = document.getElementById('play');
@@ -61,7 +62,7 @@ update();
 
 
 def check_page(folder: str | Path) -> None:
-  """Raises InvalidInput where the gallery would take the place of a page that is no gallery."""
+  """Raise InvalidInput if the folder holds a page that is not a gallery, which the gallery would overwrite."""
   try:
     start = (Path(folder) / PAGE).read_bytes()[:4096]
   except (FileNotFoundError, NotADirectoryError):
@@ -69,42 +70,57 @@ def check_page(folder: str | Path) -> None:
   except OSError as error:
     raise InvalidInput(f'{Path(folder) / PAGE} cannot be read ({error.strerror}): choose another --out.') from error
   if f'content="{pages.GENERATOR}"'.encode() not in start:
-    raise InvalidInput(f'{Path(folder) / PAGE} is a page of something else: choose another --out, or move it away.')
+    raise InvalidInput(f'{Path(folder) / PAGE} is not a gallery: choose another --out, or move the page away.')
 
 
-def write_gallery(folder: Path, stems: Sequence[str], names: Sequence[str], *, settings: Mapping[str, Any]) -> Path:
-  """Writes `index.html` and `videos.jsonl` to the folder of some videos, and returns the page.
+def write_gallery(folder: Path, stems: Sequence[str], titles: Sequence[str], *, settings: Mapping[str, Any]) -> Path:
+  """Write `index.html` and `videos.jsonl` beside some videos.
 
-  `stems` are the names of the videos' files without their endings, `names` what each shows, '' where nothing was asked
-  for. The page opens without a network and loads nothing but the files beside it. `videos.jsonl` has one line per
-  video with the keys of a data folder's metadata: `file_name` and `text`.
+  The page works offline and loads only the files beside it. `videos.jsonl` has one line per video with the keys of the
+  metadata of a data folder: `file_name` and `text`.
+
+  Args:
+    folder: the folder of the videos.
+    stems: file names of the videos, without suffix.
+    titles: prompt or class of each video, '' for unconditional ones.
+    settings: table to show, from `describe`.
+
+  Returns:
+    The path of the page.
   """
   files = [{kind: stem + kind for kind in KINDS if (folder / (stem + kind)).exists()} for stem in stems]
   shown = [found.get('.mp4') or found['.png'] for found in files]
-  lines = (json.dumps({'file_name': file, 'text': name}) for file, name in zip(shown, names, strict=True))
+  lines = (json.dumps({'file_name': file, 'text': title}) for file, title in zip(shown, titles, strict=True))
   write_text(folder / LIST, ''.join(f'{line}\n' for line in lines))
   parts = [
-    f'<header>\n<h1>{_count(len(names))}</h1>\n<p class="quiet">{pages.text(_SUMMARY.format(**settings))}</p>\n'
+    f'<header>\n<h1>{_count(len(titles))}</h1>\n<p class="quiet">{pages.text(_SUMMARY.format(**settings))}</p>\n'
     '<p><button type="button" id="play" hidden>Pause all</button></p>\n</header>\n<main>'
   ]
   numbers = itertools.count(1)
-  for name, group in itertools.groupby(zip(names, files, strict=True), key=lambda pair: pair[0]):
-    cards = '\n'.join(_card(next(numbers), name, found) for _, found in group)
-    heading = f'<h2 dir="auto">{pages.text(name)}</h2>\n' if name else ''
+  for title, group in itertools.groupby(zip(titles, files, strict=True), key=lambda pair: pair[0]):
+    cards = '\n'.join(_card(next(numbers), title, found) for _, found in group)
+    heading = f'<h2 dir="auto">{pages.text(title)}</h2>\n' if title else ''
     parts.append(f'<section>\n{heading}<div class="grid">\n{cards}\n</div>\n</section>')
-  parts += [_picture(file, meaning) for file, meaning in PICTURES.items() if (folder / file).exists()]
+  parts += [_picture(file, caption) for file, caption in PICTURES.items() if (folder / file).exists()]
   parts.append(f'<details open>\n<summary>Settings</summary>\n{pages.table(settings)}\n</details>\n</main>')
   path = folder / PAGE
-  write_text(path, pages.page(_count(len(names)), '\n'.join(parts), script=_SCRIPT))
+  write_text(path, pages.page(_count(len(titles)), '\n'.join(parts), script=_SCRIPT))
   return path
 
 
-def describe(config: ConfigDict, workdir: str, step: int, *, frame_rate: float, **asked: Any) -> dict[str, Any]:
-  """The settings that a gallery shows; `asked` are what else the command said, left out where None."""
+def describe(config: ConfigDict, run: Run, *, frame_rate: float, **asked: Any) -> dict[str, Any]:
+  """Return the table of settings for a gallery.
+
+  Args:
+    config: the configuration that the videos were sampled with.
+    run: the run that they were sampled from.
+    frame_rate: frames per second, infinite for images.
+    **asked: further settings by name; those that are None are omitted.
+  """
   sampling, model = config.sampling, config.model
   rows = {
-    'run': workdir,
-    'checkpoint': f'step {step:,} of {config.training.num_steps:,} (EMA)',
+    'run': run.name,
+    'checkpoint': f'step {run.step:,} of {config.training.num_steps:,} (EMA)',
     'seed': config.seed,
     'frame rate': 'image' if math.isinf(frame_rate) else f'{frame_rate:g} per second',
     'model': f'{model.network}, {model.process}, {model.parameterization}',
@@ -115,8 +131,8 @@ def describe(config: ConfigDict, workdir: str, step: int, *, frame_rate: float, 
   return rows | {name.replace('_', ' '): value for name, value in asked.items() if value is not None}
 
 
-def _card(number: int, name: str, files: Mapping[str, str]) -> str:
-  label = pages.text(f'{number}: {name}' if name else f'video {number}')
+def _card(number: int, title: str, files: Mapping[str, str]) -> str:
+  label = pages.text(f'{number}: {title}' if title else f'video {number}')
   if '.mp4' in files:
     mp4, gif = (pages.url(files[kind]) for kind in ('.mp4', '.gif'))
     shown = (
@@ -129,10 +145,10 @@ def _card(number: int, name: str, files: Mapping[str, str]) -> str:
   return f'<figure>{shown}<figcaption><span>{number}</span><span>{links}</span></figcaption></figure>'
 
 
-def _picture(file: str, meaning: str) -> str:
+def _picture(file: str, caption: str) -> str:
   return (
-    f'<section>\n<h2>{pages.text(meaning)}</h2>\n<figure class="plain"><a href="{pages.url(file)}">'
-    f'<img loading="lazy" alt="{pages.text(meaning)}" src="{pages.url(file)}"></a></figure>\n</section>'
+    f'<section>\n<h2>{pages.text(caption)}</h2>\n<figure class="plain"><a href="{pages.url(file)}">'
+    f'<img loading="lazy" alt="{pages.text(caption)}" src="{pages.url(file)}"></a></figure>\n</section>'
   )
 
 

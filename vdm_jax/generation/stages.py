@@ -1,4 +1,4 @@
-"""A trained run, opened for use: its model, its EMA parameters, and generators of them."""
+"""The models of a trained run, ready to sample: one, or the two of a cascade."""
 
 from __future__ import annotations
 
@@ -11,53 +11,71 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, generation, models, partitioning
+from vdm_jax import generation, models, partitioning
 from vdm_jax.errors import InvalidInput
 from vdm_jax.models import Model
+from vdm_jax.runs import Run
 from vdm_jax.types import Params
 
 
 class Stage(NamedTuple):
-  """One model of a run with its EMA parameters, and how its run's configuration says to sample it."""
+  """One model with its EMA parameters and the settings to sample it with."""
 
   model: Model
   params: Params
-  sampling: Mapping[str, Any]
+  sampling: Mapping[str, Any]  # section `sampling` of the configuration
+  run: Run  # where it comes from
 
 
-def open_stages(config: Mapping[str, Any], workdir: str) -> list[Stage]:
-  """The models that make a run's videos, one after another: one, or the two of a cascade.
+def open_stages(config: Mapping[str, Any], run: Run) -> list[Stage]:
+  """Load the models that make a run's videos, in order: one, or the two of a cascade.
 
-  The first of a cascade samples as its own run's configuration says.
+  Args:
+    config: the configuration of the run, with the changes of the command line.
+    run: the run. The first stage of a cascade is the run that `config` names, with its own sampling settings.
+
+  Raises:
+    InvalidInput: there is no checkpoint or first stage, or something does not fit.
   """
   if config['model']['upsampling'] == 1:
-    return [load(config, workdir)]
-  path = config['training']['first_stage']
-  if not path:
+    return [load_stage(config, run)]
+  if not config['training']['first_stage']:
     raise InvalidInput(
-      'a second stage makes videos out of those of its first: name that run with --config.training.first_stage=DIR.'
+      'a second stage upsamples the videos of its first stage: name that run with --config.training.first_stage=DIR.'
     )
+  first = Run(config['training']['first_stage'])
   try:
-    first_config = checkpoints.read_config(path)
-    models.check_cascade(first_config['model'], config['model'])
+    models.check_cascade(first.config['model'], config['model'])
   except (ValueError, OSError) as error:
-    raise InvalidInput(f'training.first_stage={path}: {error}') from error
-  second = load(config, workdir)
-  shares_text = all(first_config['model'][key] == second.model.config[key] for key in ('text', 'text_length'))
-  return [load(first_config, path, second.model.encode if shares_text else None), second]
+    raise InvalidInput(f'training.first_stage={first.name}: {error}') from error
+  second = load_stage(config, run)
+  shares_text = all(first.config['model'][key] == second.model.config[key] for key in ('text', 'text_length'))
+  return [load_stage(first.config, first, second.model.encode if shares_text else None), second]
 
 
-def open_run(config: ConfigDict, workdir: str) -> Callable[[Mapping[str, Any]], Callable[..., np.ndarray]]:
-  """What makes a generator of the run's EMA out of a section `sampling`; the videos of a first stage are kept."""
-  *before, last = open_stages(config, workdir)
+def load_stage(config: Mapping[str, Any], run: Run, encode: Any = None) -> Stage:
+  """Load the model of a run under the (possibly changed) configuration, and its EMA parameters."""
+  try:
+    model, params = run.load(model=models.build(config['model'], encode))
+  except (ValueError, OSError) as error:
+    raise InvalidInput(str(error)) from error
+  return Stage(model, params, config['sampling'], run)
+
+
+def open_run(config: ConfigDict, run: Run) -> Callable[[Mapping[str, Any]], Callable[..., np.ndarray]]:
+  """Load a run and return a function from a section `sampling` to a generator of videos.
+
+  The videos of a first stage are kept in memory, since a sweep over settings of the second stage reuses them.
+  """
+  *before, last = open_stages(config, run)
   if not before:
     return lambda sampling: make_generator(last, sampling)
-  first = _remember(make_generator(before[0], before[0].sampling))
+  first = _memoized(make_generator(before[0], before[0].sampling))
   return lambda sampling: generation.make_cascade(first, make_generator(last, sampling))
 
 
 def open_generator(stages: list[Stage], sampling: Mapping[str, Any], **options: Any) -> Callable[..., np.ndarray]:
-  """A generator of all stages, the last of which samples as `sampling` says; options as in `make_generator`."""
+  """Return a generator of all stages; `sampling` and the options of `make_generator` apply to the last."""
   *before, last = stages
   second = make_generator(last, sampling, **options)
   if not before:
@@ -68,7 +86,18 @@ def open_generator(stages: list[Stage], sampling: Mapping[str, Any], **options: 
 def make_generator(
   stage: Stage, sampling: Mapping[str, Any], *, mesh: Mesh | None = None, long: bool = False, **options: Any
 ) -> Callable[..., np.ndarray]:
-  """`generation.make_generator`, or `make_long_generator`, with the EMA of a run: a copy on each device of a mesh."""
+  """Return `generation.make_generator` or `make_long_generator` with the parameters of a stage bound.
+
+  Args:
+    stage: model and parameters.
+    sampling: section `sampling` of the configuration.
+    mesh: devices, each of which gets a copy of the parameters; None: the device they are on.
+    long: make videos of any length.
+    **options: further options of the generator.
+
+  Raises:
+    InvalidInput: settings that do not go together.
+  """
   make = generation.make_long_generator if long else generation.make_generator
   params = stage.params if mesh is None else jax.device_put(stage.params, partitioning.replicated(mesh))
   try:
@@ -77,24 +106,15 @@ def make_generator(
     raise InvalidInput(str(error)) from error
 
 
-def _remember(generate: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-  """The same function with its results kept: a sweep asks for the same first-stage videos every time."""
+def _memoized(generate: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+  """The same function with its results kept, by equality of the arguments (lists, which functools.cache rejects)."""
   known: list[tuple[dict[str, Any], np.ndarray]] = []
 
-  def remembered(**conditions: Any) -> np.ndarray:
+  def memoized(**conditions: Any) -> np.ndarray:
     for asked, videos in known:
       if asked == conditions:
         return videos
     known.append((conditions, generate(**conditions)))
     return known[-1][1]
 
-  return remembered
-
-
-def load(config: Mapping[str, Any], workdir: str, encode: Any = None) -> Stage:
-  """The run's model under the (possibly changed) configuration, and its EMA parameters."""
-  try:
-    model, params = checkpoints.load(workdir, model=models.build(config['model'], encode))
-  except (ValueError, OSError) as error:
-    raise InvalidInput(str(error)) from error
-  return Stage(model, params, config['sampling'])
+  return memoized

@@ -1,4 +1,4 @@
-"""From flags to a plan: what is given, which frames are to be made, and what is wrong with the request."""
+"""From a request for long or conditional videos to a plan: given frames, frames to make, and errors in the request."""
 
 from __future__ import annotations
 
@@ -9,38 +9,39 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, data, generation
+from vdm_jax import data, generation
 from vdm_jax.errors import InvalidInput
 from vdm_jax.generation import Plan
-from vdm_jax.jobs.arguments import Request
+from vdm_jax.generation.request import Request
+from vdm_jax.runs import Run
 from vdm_jax.video import InputVideo, check_frame_rate, read_input_video
 
-TEST_SPLIT = 'test'  # the value of --init_video that stands for clips of the test split
+TEST_SPLIT = 'test'  # value of --init_video that stands for clips of the test split
 
 
 class Task(NamedTuple):
-  """The videos to make: n of them."""
+  """The n videos to make."""
 
   plan: Plan
   frame_rate: float  # of the whole video
   prompts: list[str] | None  # n
   labels: list[int] | None  # n
-  names: list[str]  # n
+  titles: list[str]  # n
   given: np.ndarray | None = None  # uint8 [n k h w c], the frames at plan.given
   low: np.ndarray | None = None  # uint8 [k h w c], the frames at plan.low
-  low_run: dict[str, Any] | None = None  # configuration of the run that makes the frames at plan.low
-  low_plan: Plan | None = None  # how it makes them
-  low_factor: int = 1  # how many times more frequent the frames are than those of plan.low
+  low_run: Run | None = None  # the run that makes the frames at plan.low
+  low_plan: Plan | None = None  # its plan
+  low_factor: int = 1  # ratio of the frame rate to that of plan.low
 
 
 def make_task(config: ConfigDict, request: Request) -> Task:
   """Return the task of a request for long or conditional videos. Raises InvalidInput before anything is loaded."""
   _check_flags(config, request)
-  prompts, labels, names = request.expanded()
-  asked = {'prompts': prompts, 'labels': labels, 'names': names}
+  prompts, labels, titles = request.expanded()
+  asked = {'prompts': prompts, 'labels': labels, 'titles': titles}
   try:
     if request.low_resolution:
-      return _enlarge(config, request, asked)
+      return _upsample(config, request, asked)
     if request.frame_rates:
       overlap = 1 if request.overlap is None else request.overlap
       plan = generation.hierarchy(request.num_frames, request.frame_rates, config.model.num_frames, overlap=overlap)
@@ -55,7 +56,7 @@ def make_task(config: ConfigDict, request: Request) -> Task:
 
 
 def _check_flags(config: ConfigDict, request: Request) -> None:
-  """What can be said of the flags alone."""
+  """Raise InvalidInput for flags that contradict each other or the configuration."""
   asked = {name: value for name, value in request._asdict().items() if value not in (None, (), [])}
 
   def only(flag: str, *others: str) -> None:
@@ -67,35 +68,40 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
   only('low_resolution', 'init_video', 'frame_rates')
   only('frame_rates', 'init_video', 'interpolate', 'frame_rate')
   if request.num_frames is not None and request.num_frames < 1:
-    raise InvalidInput(f'--num_frames={request.num_frames}: ask for one frame or more.')
+    raise InvalidInput(f'--num_frames={request.num_frames} is not a valid number of frames: give 1 or more.')
   if request.init_frames is not None and (not request.init_video or request.init_frames < 1):
-    raise InvalidInput(f'--init_frames={request.init_frames} counts given frames: give 1 or more, with --init_video.')
+    raise InvalidInput(
+      f'--init_frames={request.init_frames} is the number of given frames: give 1 or more, together with --init_video.'
+    )
   if request.interpolate is not None and 'init_video' not in asked and 'low_resolution' not in asked:
     raise InvalidInput(
       f'--interpolate={request.interpolate} needs frames to interpolate between: name their file with --init_video, or '
-      'give --frame_rates to make a video at several frame rates.'
+      'use --frame_rates to make a video at several frame rates.'
     )
   if request.interpolate is not None and request.interpolate < 2:
-    raise InvalidInput(f'--interpolate={request.interpolate} raises no frame rate: give a factor of 2 or more.')
+    raise InvalidInput(f'--interpolate={request.interpolate} is not a valid factor: give 2 or more.')
   others = asked.keys() & {'prompts', 'labels', 'interpolate'}
   if request.init_video == TEST_SPLIT and (others or not request.init_frames):
     raise InvalidInput(
-      '--init_video=test continues clips of the test split under their own captions: say how many of their frames are '
-      'given with --init_frames, and leave out --prompt, --label and --interpolate.'
+      '--init_video=test continues clips of the test split with their own captions: set the number of their frames '
+      'with --init_frames, and omit --prompt, --label and --interpolate.'
     )
   if request.frame_rates and not request.num_frames:
-    raise InvalidInput('--frame_rates needs the length of the video at the highest of them: give --num_frames.')
+    raise InvalidInput('--frame_rates needs the length of the video at the highest frame rate: give --num_frames.')
   if len(request.frame_rates) > 1 and 'frame_interval' not in config.model.scalars:
     raise InvalidInput(
-      '--frame_rates needs a model that is told the frame rate: this one was trained without frame_interval in '
-      'model.scalars. Use --init_video and --interpolate, with a model of the higher frame rate.'
+      '--frame_rates needs a model conditioned on frame rate, but this one was trained without frame_interval in '
+      'model.scalars. Use --init_video and --interpolate, with a model trained at the higher frame rate.'
     )
   if request.frame_rate == math.inf:
-    raise InvalidInput('--fps=image asks for one image, which has no further frames: leave it out, or the other flags.')
+    raise InvalidInput('--fps=image asks for a single image, which cannot be combined with flags for longer videos.')
   if not config.sampling.fps > 0:
-    raise InvalidInput(f'sampling.fps={config.sampling.fps} must be positive: it is the frame rate of the videos.')
+    raise InvalidInput(f'sampling.fps={config.sampling.fps} is not a valid frame rate: give a positive number.')
   if request.low_resolution and config.model.upsampling > 1:
-    raise InvalidInput('--low_resolution is for a model without such an input: this one samples its own first stage.')
+    raise InvalidInput(
+      '--low_resolution cannot be used with a second stage, which samples its own first stage: name a run of a model '
+      'without low-resolution input.'
+    )
 
 
 def _extend(config: ConfigDict, request: Request, given: int) -> Plan:
@@ -105,13 +111,13 @@ def _extend(config: ConfigDict, request: Request, given: int) -> Plan:
 
 
 def _continue_file(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Task:
-  """A file continued, or interpolated."""
+  """Continue or interpolate the video of a file."""
   height, width, channels = _frame_shape(config)
   given = read_input_video(request.init_video, height=height, width=width, channels=channels)
   count = request.init_frames or len(given.video)
   if count > len(given.video):
     raise ValueError(
-      f'--init_frames={count}, but {request.init_video} has {len(given.video)} frames: give at most as many.'
+      f'--init_frames={count}, but {request.init_video} has only {len(given.video)} frames: give at most that many.'
     )
   factor = request.interpolate or 1
   rate = _frame_rate(config, request, given, factor, request.init_video)
@@ -127,7 +133,7 @@ def _continue_file(config: ConfigDict, request: Request, asked: dict[str, Any]) 
 
 
 def _continue_test_clips(config: ConfigDict, request: Request) -> Task:
-  """The first clips of the test split, continued under their own captions."""
+  """Continue the first clips of the test split with their own captions."""
   try:
     clips = data.examples(
       config.data, TEST_SPLIT, seed=config.seed, count=request.repeats, num_frames=request.init_frames
@@ -135,35 +141,34 @@ def _continue_test_clips(config: ConfigDict, request: Request) -> Task:
   except ValueError as error:
     raise ValueError(f'--init_video=test --init_frames={request.init_frames}: {error}') from error
   if len(clips) < request.repeats:
-    raise ValueError(f'--num_videos={request.repeats}, but the test split has {len(clips)} clips: ask for fewer.')
+    raise ValueError(f'--num_videos={request.repeats}, but the test split has only {len(clips)} clips: ask for fewer.')
   prompts = [clip.caption for clip in clips] if config.data.text != 'none' else None
   labels = [clip.label for clip in clips] if config.data.labels else None
-  names = [clip.caption for clip in clips]
+  titles = [clip.caption for clip in clips]
   rate = clips[0].frame_rate or config.sampling.fps
   if request.frame_rate not in (None, rate):
-    raise ValueError(f'--fps={request.frame_rate:g}, but the test split has {rate:g} frames per second: leave it out.')
+    raise ValueError(f'--fps={request.frame_rate:g}, but the test split has {rate:g} frames per second: omit --fps.')
   frames = np.stack([clip.video for clip in clips])
-  return Task(_extend(config, request, request.init_frames), rate, prompts, labels, names, given=frames)
+  return Task(_extend(config, request, request.init_frames), rate, prompts, labels, titles, given=frames)
 
 
-def _enlarge(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Task:
-  """A smaller video, of a file or of another run, made larger and, with a factor, more frequent."""
+def _upsample(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Task:
+  """Upsample the video of a file or of another run in space and, with a factor, in time."""
   factor, block, path = request.interpolate or 1, config.model.num_frames, request.low_resolution
   overlap = 1 if request.overlap is None else request.overlap
-  given = run = run_plan = None
-  if low_run := checkpoints.is_run(path):
-    run = checkpoints.read_config(path)
-    if run['model']['upsampling'] > 1:
-      raise ValueError(f'--low_resolution={path} is a second stage: name a run that makes videos from noise alone.')
-    if run['model']['channels'] != config.model.channels:
+  given = low_run = low_plan = None
+  if (run := Run(path)).exists:
+    low_run, model = run, run.config['model']
+    if model['upsampling'] > 1:
+      raise ValueError(f'--low_resolution={path} is a second stage: name a run that samples from noise alone.')
+    if model['channels'] != config.model.channels:
       raise ValueError(
-        f'--low_resolution={path} makes videos of channels={run["model"]["channels"]}, but this model of '
-        f'{config.model.channels}: name a run of as many.'
+        f'--low_resolution={path} makes videos with channels={model["channels"]}, but this model has '
+        f'channels={config.model.channels}: name a run with the same number.'
       )
-    low_block = run['model']['num_frames']
-    count = math.ceil(request.num_frames / factor) if request.num_frames else low_block
-    run_plan = generation.extension(count, low_block, overlap=max(1, low_block // 2))
-    size = (run['model']['height'] - 2 * run['model']['pad_rows'], run['model']['width'])
+    count = math.ceil(request.num_frames / factor) if request.num_frames else model['num_frames']
+    low_plan = generation.extension(count, model['num_frames'], overlap=max(1, model['num_frames'] // 2))
+    size = (model['height'] - 2 * model['pad_rows'], model['width'])
     rate = request.frame_rate or config.sampling.fps
   elif Path(path).is_dir():
     raise ValueError(f'--low_resolution={path} has no config.json: name the folder of a training run, or a file.')
@@ -174,7 +179,7 @@ def _enlarge(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Tas
   _check_smaller(size, _frame_shape(config)[:2], path)
   plan = generation.super_resolution(count, block, factor=factor, overlap=overlap, num_frames=request.num_frames)
   low = None if low_run else given.video
-  return Task(plan, rate, low=low, low_run=run, low_plan=run_plan, low_factor=factor, **asked)
+  return Task(plan, rate, low=low, low_run=low_run, low_plan=low_plan, low_factor=factor, **asked)
 
 
 def _frame_shape(config: ConfigDict) -> tuple[int, int, int]:
@@ -183,23 +188,24 @@ def _frame_shape(config: ConfigDict) -> tuple[int, int, int]:
 
 
 def _frame_rate(config: ConfigDict, request: Request, given: InputVideo, factor: int, path: str) -> float:
-  """Of the video to make: what was asked for, or what the file tells; a model that is not told it has its own."""
-  told = 'frame_interval' in config.model.scalars
-  if told and request.frame_rate is None and given.frame_rate is not None:
+  """The frame rate of the video to make: what was asked for, or that of the given file if the model can follow it."""
+  conditional = 'frame_interval' in config.model.scalars
+  if conditional and request.frame_rate is None and given.frame_rate is not None:
     return given.frame_rate * factor
   rate = request.frame_rate or config.sampling.fps
-  flag = '--fps' if told else '--config.sampling.fps'
+  flag = '--fps' if conditional else '--config.sampling.fps'
   check_frame_rate(given, rate / factor, path, remedy=f'give {flag}={(given.frame_rate or 0) * factor:.4g}')
   return rate
 
 
 def _check_smaller(size: tuple[int, int], wanted: tuple[int, int], path: str) -> None:
+  """Raise ValueError unless `wanted` is an integer multiple, 2 or more, of `size`."""
   factors = {whole / part for whole, part in zip(wanted, size, strict=True)}
   if len(factors) > 1 or not (factor := factors.pop()).is_integer() or factor < 2:
     height, width = wanted
     divisors = [f for f in range(2, height + 1) if not height % f and not width % f]
     smaller = [f'{height // f}x{width // f}' for f in divisors[:3]] or ['another model']
     raise ValueError(
-      f'--low_resolution={path} has frames of {size[0]}x{size[1]}, which no whole factor makes {height}x{width}: give '
-      f'one of {", ".join(smaller)}.'
+      f'--low_resolution={path} has frames of {size[0]}x{size[1]}, which cannot be upsampled to {height}x{width} by an '
+      f'integer factor of 2 or more: use {", ".join(smaller)}.'
     )

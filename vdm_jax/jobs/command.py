@@ -1,13 +1,14 @@
-"""What every command line of the project does alike: flags, overrides of the configuration, and refusals."""
+"""What all command lines of the project share: flags, overrides of the configuration, and error messages."""
 
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import flags, logging
@@ -15,62 +16,80 @@ from ml_collections import ConfigDict, config_flags
 
 from vdm_jax import configuration
 from vdm_jax.errors import ExitStatus, InvalidInput
+from vdm_jax.jobs import experiments
+from vdm_jax.names import unknown
 
 
 class Refusal(SystemExit):
-  """The end of a command that cannot go on, mostly for bad input, with what was said about it."""
+  """The end of a command that cannot continue, mostly because of invalid input, with its messages."""
 
   def __init__(self, messages: Sequence[str], status: int):
     super().__init__(status)
     self.messages = tuple(str(message) for message in messages)
 
 
-def prepare() -> None:
-  """Sets what a process prints and keeps: warnings in one line, and compiled programs between runs.
+class UnknownChoice(ValueError):
+  """A flag's value is not one of its options."""
 
-  These are in $JAX_COMPILATION_CACHE_DIR, or in the user's cache.
+
+def prepare() -> None:
+  """Configure the process: one-line warnings, and a persistent compilation cache.
+
+  The cache is $JAX_COMPILATION_CACHE_DIR, or a folder in the user's cache.
   """
   if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)  # the libraries below report every file they open
+    logging.set_verbosity(logging.WARNING)  # libraries log every file that they open
   warnings.showwarning = lambda message, *rest: print(f'warning: {message}', file=sys.stderr)
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(Path.home() / '.cache' / 'vdm_jax'))
 
 
 def refuse(messages: Sequence[str], status: int = ExitStatus.INVALID_INPUT) -> NoReturn:
-  """Prints what is wrong and ends the command."""
+  """Print error messages and end the command."""
   for message in messages:
     print(f'error: {message}', file=sys.stderr)
   raise Refusal(messages, status)
 
 
+def define_choice(name: str, default: str | None, options: Iterable[str], help: str) -> flags.FlagHolder[str | None]:
+  """Define a flag with named options; another value is an error that gives the closest one."""
+  return flags.DEFINE(_Choice(name, list(options)), name, default, help)
+
+
 def define_experiment(argv: Sequence[str]) -> None:
-  """Defines --config, a file that is executed. Raises InvalidInput where there is none."""
+  """Define --config, an experiment whose file is executed. Raises InvalidInput if `argv` names none that exists."""
   config = peek(argv, 'config')
-  if config is not None and not (path := Path(config.split(':')[0])).is_file():
-    beside = sorted(str(file) for file in path.parent.glob('*.py'))
-    raise InvalidInput(f'--config={config} is not a file: choose one of {", ".join(beside) or "configs/*.py"}.')
-  config_flags.DEFINE_config_file('config', None, 'Experiment: configs/digits.py, configs/t2v_large.py:skip4, ...')
+  if config is not None:
+    experiments.split(config)
+  config_flags.DEFINE_config_file(
+    'config', None, 'Experiment: a name such as digits or t2v_large:skip4, or a file such as configs/digits.py.'
+  )
+  flag = flags.FLAGS['config']
+  flag.parser = _Experiment(flag.parser)
 
 
-def define_values(config: ConfigDict, meaning: str, argv: Sequence[str]) -> None:
-  """Defines --config.section.key for the keys of `config`. Raises InvalidInput for bad ones in `argv`."""
+def define_values(config: ConfigDict, help: str, argv: Sequence[str]) -> None:
+  """Define --config.section.key for every key of `config`. Raises InvalidInput for unknown ones in `argv`."""
   try:
-    config_flags.DEFINE_config_dict('config', config, meaning)
+    config_flags.DEFINE_config_dict('config', config, help)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise InvalidInput(*_reasons(argv, error)) from error
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-  """As absl does, but with the nearest right name for a wrong key, and without a traceback."""
+  """Parse flags as absl does, but report the closest name for an unknown key, without a traceback."""
   try:
     return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+  except (flags.Error, InvalidInput, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     refuse(_reasons(argv, error))
 
 
 def peek(argv: Sequence[str], name: str) -> str | None:
-  """The value of a flag before flags are parsed; None if it is not given."""
+  """Return the value of a flag before flags are parsed; None if it is not given.
+
+  >>> peek(['--mode=sample', '--workdir', 'runs/digits'], 'workdir')
+  'runs/digits'
+  """
   for argument, following in itertools.zip_longest(argv, argv[1:]):
     if argument.lstrip('-').startswith(f'{name}='):
       return argument.split('=', 1)[1]
@@ -79,7 +98,42 @@ def peek(argv: Sequence[str], name: str) -> str | None:
   return None
 
 
+class _Choice(flags.ArgumentParser):
+  """Parser of a flag with named options."""
+
+  def __init__(self, flag: str, options: Sequence[str]):
+    self._flag, self._options = flag, options
+    self.syntactic_help = f'<{"|".join(options)}>'
+
+  def parse(self, argument: Any) -> Any:
+    if argument not in self._options:
+      raise UnknownChoice(unknown(f'--{self._flag}', argument, self._options))
+    return argument
+
+  def flag_type(self) -> str:
+    return 'string enum'
+
+
+class _Experiment(flags.ArgumentParser):
+  """Parser of --config that also accepts the names of experiments; `of_file` is the parser of ml_collections."""
+
+  def __init__(self, of_file: flags.ArgumentParser):
+    self._of_file = of_file
+
+  def parse(self, experiment: str) -> Any:
+    file, variant = experiments.split(experiment)
+    return self._of_file.parse(str(file) if variant is None else f'{file}:{variant}')
+
+  def flag_type(self) -> str:
+    return 'experiment'
+
+
 def _reasons(argv: Sequence[str], error: Exception) -> list[str]:
+  """The messages for an error in flags."""
   overrides = [argument.lstrip('-').split('=')[0] for argument in argv if argument.lstrip('-').startswith('config.')]
-  unknown = [message for override in overrides if (message := configuration.unknown_key(override))]
-  return unknown or [str(error).strip().splitlines()[-1]]  # of a configuration file's own error, without its traceback
+  if found := [message for override in overrides if (message := configuration.unknown_key(override))]:
+    return found
+  if isinstance(error.__context__, UnknownChoice):
+    return [str(error.__context__)]
+  # An error in an experiment's file, without its traceback and the name of its exception.
+  return [re.sub(r'^\w+Error: ', '', str(error).strip().splitlines()[-1])]

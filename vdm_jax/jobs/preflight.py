@@ -1,4 +1,7 @@
-"""Half a minute before a long job: do all processes see the same machine, code, configuration and folder?"""
+"""Mode `preflight`: whether all processes of a job have the same devices, code, configuration and folder.
+
+Half a minute before a long job. Every check is a collective of the processes that would train.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +25,25 @@ from vdm_jax.training import run_folder
 
 PREFLIGHT_SECONDS = 30.0
 TOKEN = '.preflight'
-# What must be the same on every process, and what to do where it is not.
+# What must be equal on all processes: how to say what one has, and the fix.
 SAME = {
-  'devices': ('sees {} devices in all', 'start every host of the slice, and no other job on them'),
-  'local_devices': ('has {} devices of its own', 'give every process as many'),
-  'code': ('runs the code {}', 'bring every host to the same commit'),
+  'devices': ('sees {} devices in total', 'start every host of the slice, and no other job on them'),
+  'local_devices': ('has {} local devices', 'give every process the same number'),
+  'code': ('runs code {}', 'check out the same commit on every host'),
   'jax': ('runs JAX {}', 'install the same version on every host'),
-  'config': ('has the configuration {}', 'start every host with the same --config and overrides'),
+  'config': ('has configuration {}', 'start every host with the same --config and overrides'),
 }
 
 
 def preflight(config: ConfigDict, workdir: str) -> int:
-  """Says in one sentence whether all processes may start; raises InvalidInput with the reasons why not.
+  """Print in one sentence that the processes are ready to train and return 0.
 
-  Compared are the number of devices, the code, JAX, and the configuration; the workdir must be writable from
-  everywhere and be the same folder; the batch must split over the mesh, and the rows that each process makes must be
-  those that its devices take; a sum over all devices must be right.
+  Checks that number of devices, code, JAX version and configuration are equal; that the workdir is the same folder and
+  writable from everywhere; that the batch splits over the mesh and the rows that each process makes are those that its
+  devices receive; and that an all-reduce over all devices is correct.
+
+  Raises:
+    InvalidInput: a check fails; one message per reason.
   """
   started = time.perf_counter()
   facts = runtime.exchange('facts', _facts(config), seconds=PREFLIGHT_SECONDS)
@@ -49,15 +55,15 @@ def preflight(config: ConfigDict, workdir: str) -> int:
     hosts = len({fact['host'] for fact in facts})
     print(
       f'preflight: {_count(len(facts), "process", "processes")} on {_count(hosts, "host", "hosts")} with '
-      f'{_count(facts[0]["devices"], "device", "devices")} ({jax.devices()[0].device_kind}) agree on the code '
-      f'{facts[0]["code"]} and the configuration {facts[0]["config"]}, share {workdir} and add up rightly: ready '
+      f'{_count(facts[0]["devices"], "device", "devices")} ({jax.devices()[0].device_kind}) agree on code '
+      f'{facts[0]["code"]} and configuration {facts[0]["config"]}, share {workdir} and all-reduce correctly: ready '
       f'after {time.perf_counter() - started:.1f} s.'
     )
   return 0
 
 
 def differences(facts: list[dict[str, Any]]) -> list[str]:
-  """How the facts of processes differ from those of process 0, a sentence for each kind."""
+  """Return how the facts of other processes differ from those of process 0, one sentence per key of SAME."""
   found = []
   for name, (says, remedy) in SAME.items():
     first = facts[0][name]
@@ -72,6 +78,7 @@ def differences(facts: list[dict[str, Any]]) -> list[str]:
 
 
 def _facts(config: ConfigDict) -> dict[str, Any]:
+  """What this process sees."""
   return {
     'host': socket.gethostname(),
     'devices': jax.device_count(),
@@ -83,17 +90,18 @@ def _facts(config: ConfigDict) -> dict[str, Any]:
 
 
 def code_hash(package: Path) -> str:
-  """Twelve hexadecimal digits that change with any source file of the package."""
+  """Return a hash of all source files of the package."""
   files = sorted(package.rglob('*.py'))
   return _hash(b''.join(f'{f.relative_to(package)}\0'.encode() + f.read_bytes() + b'\0' for f in files))
 
 
 def _hash(content: bytes) -> str:
+  """Twelve hexadecimal digits."""
   return hashlib.sha256(content).hexdigest()[:12]
 
 
 def _try_folder(workdir: str) -> list[str]:
-  """Whether this process can write there, and finds what process 0 wrote."""
+  """Check that this process can write to the folder and finds what process 0 wrote; return the problems."""
   problems, token, path = [], secrets.token_hex(8), Path(workdir) / TOKEN
   try:
     run_folder.prepare(workdir)
@@ -104,8 +112,8 @@ def _try_folder(workdir: str) -> list[str]:
   written = runtime.exchange('token', token, seconds=PREFLIGHT_SECONDS)[0]
   if not problems and not _appears(path, written):
     problems.append(
-      f'--workdir={workdir} on {socket.gethostname()} is not the folder that process 0 writes to: name one on a file '
-      'system that all hosts share.'
+      f'--workdir={workdir} on {socket.gethostname()} is not the folder that process 0 writes to: name a folder on a '
+      'file system that all hosts share.'
     )
   runtime.exchange('seen', True, seconds=PREFLIGHT_SECONDS)
   if jax.process_index() == 0:
@@ -114,7 +122,7 @@ def _try_folder(workdir: str) -> list[str]:
 
 
 def _appears(path: Path, text: str, seconds: float = 5.0) -> bool:
-  """Whether a file has this text before long: a network file system may show it late."""
+  """Whether a file has this text within some seconds, since a network file system may show it late."""
   deadline = time.monotonic() + seconds
   while not (path.exists() and path.read_text() == text):
     if time.monotonic() > deadline:
@@ -124,7 +132,7 @@ def _appears(path: Path, text: str, seconds: float = 5.0) -> bool:
 
 
 def _try_batch(config: ConfigDict) -> list[str]:
-  """Whether the batch splits over the configuration's mesh, and its row k is row k on the devices."""
+  """Check that the batch splits over the mesh and that its row k is row k on the devices; return the problems."""
   size = config.data.batch_size
   try:
     mesh = partitioning.make_mesh(config.mesh)
@@ -136,13 +144,13 @@ def _try_batch(config: ConfigDict) -> list[str]:
   if not misplaced:
     return []
   return [
-    f'{int(misplaced)} of the {size} rows of a batch arrive at other devices than they were made for: start every '
-    'process anew, so that all see the devices in the same order.'
+    f'{int(misplaced)} of the {size} rows of a batch arrive at the wrong devices: restart every process, so that all '
+    'see the devices in the same order.'
   ]
 
 
 def _try_sum() -> list[str]:
-  """Whether the devices' numbers 1 to n add up to n (n + 1) / 2 everywhere."""
+  """Check that the numbers 1 to n, one per device, sum to n (n + 1) / 2 everywhere; return the problems."""
   mesh = partitioning.make_mesh({'data': -1})
   count = jax.device_count()
   numbers = np.arange(1, count + 1, dtype=np.float32)
@@ -151,7 +159,7 @@ def _try_sum() -> list[str]:
   expected = count * (count + 1) / 2
   if total == expected:
     return []
-  return [f'a sum over {count} devices gave {total:g}, not {expected:g}: replace the hosts, or test their network.']
+  return [f'an all-reduce over {count} devices gave {total:g}, not {expected:g}: check the hosts and their network.']
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -1,4 +1,4 @@
-"""Doing again the step at which a run ended because its steps were not finite."""
+"""Mode `replay`: repeating the step at which a run ended because its steps were not finite."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from ml_collections import ConfigDict
 
 from vdm_jax import partitioning, training
 from vdm_jax.errors import InvalidInput
+from vdm_jax.runs import Run
 from vdm_jax.tools.compilation.programs import build_model
 
 
-def replay(config: ConfigDict, folder: str) -> int:
-  """Prints whether the step gives the same bits again and what of it is not finite; returns 0 if they are the same.
+def replay(config: ConfigDict, run: Run) -> int:
+  """Print whether the step reproduces bit for bit and what is not finite; return 0 if it reproduces.
 
-  On another number of devices than the run had, it takes one device.
+  Uses one device if the number of devices differs from the run's.
   """
   try:
     mesh = partitioning.make_mesh(config.mesh)
   except ValueError:
     mesh = partitioning.make_mesh({'data': 1}, jax.devices()[:1])
   try:
-    done = training.replay(folder, config, build_model(config), mesh)  # the batch holds the captions' embeddings
+    # No text encoder is needed: the stored batch holds the embeddings of its captions.
+    done = training.replay(run.path, config, build_model(config), mesh)
   except (ValueError, OSError) as error:
     raise InvalidInput(str(error)) from error
   if jax.process_index() == 0:
-    bits = 'the same bits as in the run' if done.same else 'other bits than in the run'
+    bits = 'bitwise equal to the run' if done.same else 'bitwise different from the run'
     print(f'step {done.step}: loss {done.measured["loss"]}, {bits}')
     for number, what in enumerate(done.found):
-      print(f'{"not finite first" if number == 0 else "then"}: {what}')
+      print(f'{"first not finite" if number == 0 else "then"}: {what}')
   return int(not done.same)

@@ -1,4 +1,4 @@
-"""Training a model, with previews of what it makes."""
+"""Mode `train`: training a model, with previews of its samples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, configuration, data, diffusion, generation, models, partitioning, training
 from vdm_jax.errors import ExitStatus, InvalidInput
-from vdm_jax.generation.outputs import write_together
+from vdm_jax.generation.outputs import write_preview
 from vdm_jax.models import Model
+from vdm_jax.runs import Run
 from vdm_jax.tools import doctor
 from vdm_jax.tools.compilation import ideal_step_seconds
 from vdm_jax.types import Batch, Params
@@ -25,8 +26,19 @@ PREVIEW_VIDEOS = 10
 
 
 def train(config: ConfigDict, workdir: str) -> int:
-  """Trains, or resumes; then writes samples. Previews and samples go to `workdir/samples/step_XXXXXXXX.{mp4,png}`."""
-  if found := doctor.problems(config, workdir):
+  """Train, or resume, then sample; return the exit status.
+
+  Previews and final samples are written to `workdir/samples/step_XXXXXXXX.{mp4,png}`.
+
+  Args:
+    config: the configuration.
+    workdir: the folder of the run.
+
+  Raises:
+    InvalidInput: the doctor finds problems, one message each.
+  """
+  first = Run(config.training.first_stage)  # read only if there is one
+  if found := doctor.problems(config, workdir, first):
     raise InvalidInput(*found)
   configuration.resolve(config, doctor.words(config))
   mesh = partitioning.make_mesh(config.mesh)
@@ -38,8 +50,8 @@ def train(config: ConfigDict, workdir: str) -> int:
     return data.build(config.data, model.encode, start=start, **own)
 
   heldout = data.held_out(config.data, model.encode, num_batches=HELDOUT_BATCHES, **own)
-  starts_from = config.training.first_stage if not checkpoints.steps(workdir) else ''
-  starting_point = training.starting_point(config, model, mesh) if starts_from else None
+  is_new = not checkpoints.steps(workdir)
+  starting_point = training.starting_point(config, model, mesh, first) if first.name and is_new else None
   preview = _previews(model, config, workdir, mesh)
   if jax.process_index() == 0:
     print(f'{doctor.parameters(model):,} parameters, mesh {dict(mesh.shape)}', file=sys.stderr)
@@ -57,26 +69,26 @@ def train(config: ConfigDict, workdir: str) -> int:
   if int(state.step) < config.training.num_steps:
     return ExitStatus.STOPPED
   every = config.training.preview_every
-  if not every or config.training.num_steps % every:  # else the last preview was of the last step
+  if not every or config.training.num_steps % every:  # otherwise the last preview was of the last step
     preview(state.ema, int(state.step))
   return 0
 
 
 def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh) -> Callable[[Params, int], None]:
-  """A function of (EMA, step) that writes the videos of held-out captions or labels, the same ones every time."""
+  """A function of (EMA parameters, step) that samples videos for fixed held-out captions or labels."""
   clips = data.examples(config.data, 'test', seed=config.seed, count=PREVIEW_VIDEOS)
   prompts = [clip.caption for clip in clips] if model.encode else None
   labels = [clip.label for clip in clips] if config.data.labels else None
   low = None
-  if model.upsampling > 1:  # the held-out clips themselves, for the first stage's errors are not this one's
+  if model.upsampling > 1:  # of the held-out clips, so that previews show the errors of this stage alone
     videos = to_float(np.stack([clip.video for clip in clips]))
     low = np.asarray(diffusion.downsample(videos, model.upsampling))
   generate = generation.make_generator(model, config.sampling, batch_size=len(clips), mesh=mesh)
-  names = prompts or [f'class {label}' for label in labels or ()] or [''] * len(clips)
+  titles = prompts or [f'class {label}' for label in labels or ()] or [''] * len(clips)
 
   def preview(ema: Params, step: int) -> None:
     videos = generate(ema, prompts=prompts, labels=labels, count=len(clips), seed=config.seed, low_resolution=low)
     if jax.process_index() == 0:
-      write_together(videos, names, Path(workdir) / 'samples' / f'step_{step:08d}', config.sampling.fps)
+      write_preview(videos, titles, Path(workdir) / 'samples' / f'step_{step:08d}', config.sampling.fps)
 
   return preview

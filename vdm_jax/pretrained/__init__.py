@@ -1,11 +1,10 @@
-"""The small models that come with the package: weights, and a card that says how they were made.
+"""The small models that ship with the package: weights, and a card that records how they were made.
 
-Wherever a run is named, `pretrained:NAME` names one of these.
+Any run argument accepts `pretrained:NAME`.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -20,35 +19,37 @@ SUFFIX = '.safetensors'
 
 
 def names() -> tuple[str, ...]:
-  """The names of the models, sorted."""
+  """Return the names of the models, sorted."""
   return tuple(sorted(file.stem for file in FOLDER.glob(f'*{SUFFIX}')))
 
 
 def card(name: str) -> dict[str, Any]:
-  """A model's card: what it is, the command and seed that made it, its SHA-256, its scores and its limits.
+  """Return a model's card: description, command and seed, SHA-256 of the weights, scores and limits.
 
-  Raises ValueError for an unknown name, naming the nearest.
+  Raises:
+    ValueError: no model has this name; the message gives the closest.
   """
   if name not in names():
     raise ValueError(unknown('pretrained model', name, names()))
   return json.loads((FOLDER / f'{name}.json').read_text(encoding='utf-8'))
 
 
-def located(run: str | os.PathLike) -> Path:
-  """The weights of `pretrained:NAME`, found to be those of its card; any other path as it is.
+def path_of(run: str | os.PathLike) -> Path:
+  """Return the weights file of `pretrained:NAME`, checked against its card; any other path unchanged.
 
-  Raises ValueError for an unknown name or a file that differs from its card.
+  Raises:
+    ValueError: the name is unknown, or the file differs from its card.
   """
   if not str(run).startswith(PREFIX):
     return Path(run)
   name = str(run).removeprefix(PREFIX)
   expected, path = card(name)['sha256'], FOLDER / f'{name}{SUFFIX}'
-  if (found := _sha256(path, path.stat().st_mtime_ns)) != expected:
-    raise ValueError(f'{path} is damaged: its SHA-256 is {found}, its card has {expected}. Install the package anew.')
+  if (found := sha256(path)) != expected:
+    raise ValueError(f'{path} is damaged: its SHA-256 is {found}, its card has {expected}. Reinstall the package.')
   return path
 
 
-@functools.cache
-def _sha256(path: Path, modified: int) -> str:
-  """Of the file as modified then."""
-  return hashlib.sha256(path.read_bytes()).hexdigest()
+def sha256(path: Path) -> str:
+  """Return the SHA-256 of a file, in hexadecimal."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -1,21 +1,19 @@
-"""Puts a trained run into the package: its weights in half precision, and its card.
+"""Publishes a trained run with the package: its weights in half precision, and its card.
 
     python -m vdm_jax.pretrained --workdir=runs/digits --name=digits --limits="Shows single grey digits only."
     python -m vdm_jax.main --mode=evaluate --pretrained=digits --out=out/digits
     python -m vdm_jax.pretrained --name=digits --scores=out/digits/digits.json --limits="Shows ...; recall 0.17."
 
-The first command writes both files, the third adds to the card what the second measured of the weights as they are
-shipped, and says anew what the model cannot do. For those who publish models; nothing else needs it.
+The first command writes both files. The third adds to the card the scores that the second measured with the shipped
+weights, and replaces the sentence on the model's limits. Only maintainers who publish models need this.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ import numpy as np
 import vdm_jax
 from vdm_jax import checkpoints, pretrained, weights
 from vdm_jax.errors import ExitStatus
+from vdm_jax.runs import Run
 from vdm_jax.runtime.atomic_files import write_text
 
 DTYPE = 'float16'
@@ -30,12 +29,13 @@ DATA = 'UCI optical recognition of handwritten digits, as scikit-learn ships the
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+  """Run the command and return its exit status."""
   args = _parser().parse_args(argv)
   if not (args.workdir or args.scores or args.limits):
-    _parser().error('one of --workdir, --scores and --limits is needed')
+    _parser().error('give at least one of --workdir, --scores and --limits')
   try:
     if args.workdir:
-      publish(args.workdir, args.name, limits=args.limits, first_stage=args.first_stage)
+      publish(Run(args.workdir), args.name, limits=args.limits, first_stage=args.first_stage)
     if args.scores:
       add_scores(args.name, args.scores)
     if args.limits and not args.workdir:
@@ -47,29 +47,36 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def publish(workdir: str, name: str, *, limits: str, first_stage: str = '') -> None:
-  """Writes a run's weights and card; `first_stage` is a second stage's first, such as `pretrained:digits_fit`.
+def publish(run: Run, name: str, *, limits: str, first_stage: str = '') -> None:
+  """Write a run's weights and card into the package.
 
-  Raises ValueError without `limits`, the sentence on what the model cannot do, and for a second stage without a first.
+  Args:
+    run: the training run.
+    name: name of the shipped model.
+    limits: a sentence on what the model cannot do.
+    first_stage: for a second stage, its first stage as shipped, such as `pretrained:digits_fit`.
+
+  Raises:
+    ValueError: `limits` is empty, or a second stage has no `first_stage`.
   """
   if not limits.strip():
-    raise ValueError(f'--limits is missing: say in a sentence what {name} cannot do; its card holds it.')
-  config = checkpoints.read_config(workdir)
+    raise ValueError(f'--limits is missing: describe in a sentence what {name} cannot do, for its card.')
+  config = json.loads(json.dumps(run.config))
   if config['training']['first_stage'] and not first_stage:
-    raise ValueError(f'{workdir} is a second stage: name the first as it is shipped, --first_stage=pretrained:NAME.')
+    raise ValueError(f'{run.name} is a second stage: name its shipped first stage, --first_stage=pretrained:NAME.')
   config['training']['first_stage'] = first_stage
-  _, params = checkpoints.load(workdir)
+  _, params = run.load()
   tensors = {key: np.asarray(value) for key, value in checkpoints.named(params).items()}
-  file, step = pretrained.FOLDER / f'{name}{pretrained.SUFFIX}', checkpoints.latest_step(workdir)
-  weights.write(file, tensors, config, step, DTYPE)
-  environment = json.loads((Path(workdir) / 'env.json').read_text(encoding='utf-8'))
+  file = pretrained.FOLDER / f'{name}{pretrained.SUFFIX}'
+  weights.write(file, tensors, config, run.step, DTYPE)
+  environment = json.loads((run.path / 'env.json').read_text(encoding='utf-8'))
   _write(
     name,
     {
       'name': name,
       'command': f'python -m vdm_jax.main --config=configs/{name}.py --workdir=runs/{name} --seed={config["seed"]}',
       'seed': config['seed'],
-      'step': step,
+      'step': run.step,
       'version': vdm_jax.__version__,
       'commit': environment['git_commit'],
       'jax': environment['versions']['jax'],
@@ -81,14 +88,15 @@ def publish(workdir: str, name: str, *, limits: str, first_stage: str = '') -> N
       'data': DATA,
       'license': 'Apache-2.0',
       'limits': limits,
-      'sha256': hashlib.sha256(file.read_bytes()).hexdigest(),
+      'sha256': pretrained.sha256(file),
     },
   )
 
 
 def add_scores(name: str, path: str) -> None:
-  """Puts the record of an evaluation into a model's card. Raises ValueError for one of another model."""
-  record = json.loads(Path(path).read_text(encoding='utf-8'))
+  """Add the record of an evaluation to a model's card. Raises ValueError if it is of another model."""
+  with open(path, encoding='utf-8') as file:
+    record = json.load(file)
   if record.get('run') != pretrained.PREFIX + name:
     raise ValueError(f'{path} was measured on {record.get("run")!r}, not on {pretrained.PREFIX + name}.')
   card = pretrained.card(name)
@@ -102,12 +110,12 @@ def _write(name: str, card: dict[str, Any]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog='python -m vdm_jax.pretrained', description=__doc__.splitlines()[0])
-  parser.add_argument('--name', required=True, help='what the model is called, such as digits')
+  parser.add_argument('--name', required=True, help='name of the model, such as digits')
   what = parser.add_mutually_exclusive_group()
-  what.add_argument('--workdir', default='', help='folder of the run')
+  what.add_argument('--workdir', default='', help='folder of the run to publish')
   what.add_argument('--scores', default='', help='record of an evaluation of the shipped weights, to add to the card')
-  parser.add_argument('--limits', default='', help='a sentence on what the model cannot do, for the card')
-  parser.add_argument('--first_stage', default='', help='of a second stage: its first, such as pretrained:digits_fit')
+  parser.add_argument('--limits', default='', help='a sentence for the card on what the model cannot do')
+  parser.add_argument('--first_stage', default='', help='first stage of a second stage, such as pretrained:digits_fit')
   return parser
 
 

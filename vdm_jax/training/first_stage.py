@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vdm_jax import checkpoints, models
+from vdm_jax.runs import Run
 from vdm_jax.training import metrics_log
 from vdm_jax.types import Array, Params
 
@@ -26,15 +26,15 @@ NEW = 'augmentation_logsnr'
 SAME = ('network', 'text', 'vocabulary', 'process', 'parameterization', 'sigma_data', 'noise_features')
 
 
-def check(config: Any, model: models.Model) -> dict[str, str]:
-  """How each tensor of `model` would start from `config.training.first_stage`, by shapes alone: name -> manner.
+def check(config: Any, model: models.Model, run: Run) -> dict[str, str]:
+  """How each tensor of `model` would start from `run`, its `training.first_stage`, by shapes alone: name -> manner.
 
   Raises FileNotFoundError where there is no checkpoint, and ValueError where the stages do not fit: in size, or, unless
   `training.accept_mismatch` is set, in what their weights mean (SAME) or in any tensor, each of which it names.
   """
-  path, accept = config.training.first_stage, config.training.accept_mismatch
-  first = checkpoints.read_config(path)['model']
-  if Path(path).is_dir() and not checkpoints.steps(path):
+  path, accept = run.name, config.training.accept_mismatch
+  first = run.config['model']
+  if run.path.is_dir() and not checkpoints.steps(run.path):
     raise FileNotFoundError(f'training.first_stage={path} has no checkpoint yet: train the first stage before.')
   if model.upsampling > 1:
     models.check_cascade(first, model.config)
@@ -47,7 +47,7 @@ def check(config: Any, model: models.Model) -> dict[str, str]:
     )
   stages = (model, _build(first, model))
   wanted, found = (checkpoints.named(jax.eval_shape(stage.init, jax.random.key(0))) for stage in stages)
-  return plan(wanted, found, accept_mismatch=accept, origin=str(path))
+  return plan(wanted, found, accept_mismatch=accept, origin=path)
 
 
 def _build(first: Mapping[str, Any], model: models.Model) -> models.Model:
@@ -101,16 +101,15 @@ def transfer(params: Params, first: Params, manners: Mapping[str, str]) -> Param
   return jax.tree_util.tree_map_with_path(start, params)
 
 
-def starting_point(config: Any, model: models.Model, mesh: Mesh) -> Callable[[Params], Params]:
-  """`fresh parameters -> those training starts from`, out of the EMA of `training.first_stage`; says what became of
+def starting_point(config: Any, model: models.Model, mesh: Mesh, run: Run) -> Callable[[Params], Params]:
+  """`fresh parameters -> those training starts from`, out of the EMA of `run`, the first stage; says what became of
   each tensor. Raises as `check` does.
   """
-  manners = check(config, model)
+  manners = check(config, model, run)
 
   def start(params: Params) -> Params:
-    path = config.training.first_stage
-    _, first = checkpoints.load(path, mesh, _build(checkpoints.read_config(path)['model'], model))
-    metrics_log.say(report(path, manners))
+    _, first = run.load(mesh, _build(run.config['model'], model))
+    metrics_log.say(report(run.name, manners))
     return transfer(params, first, manners)
 
   return start

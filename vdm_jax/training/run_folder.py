@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from vdm_jax import checkpoints, runtime
+from vdm_jax.runs import Run
 from vdm_jax.runtime import atomic_files
 
 # What may differ between the starts of one run; a name ending in '.' is a whole section.
@@ -151,7 +152,7 @@ def check_same_run(workdir: Path, config: Any) -> None:
     if checkpoints.steps(workdir):
       raise ValueError(f'{workdir} has checkpoints but no config.json: put the file back, or use another --workdir.')
     return
-  saved, wanted = (_flatten(c) for c in (checkpoints.read_config(workdir), _plain(config)))
+  saved, wanted = (_flatten(c) for c in (Run(workdir).config, _plain(config)))
   different = [
     f'  {key}: {_show(saved, key)} in the workdir, {_show(wanted, key)} now'
     for key in sorted(saved.keys() | wanted.keys())

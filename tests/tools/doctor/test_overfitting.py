@@ -14,6 +14,7 @@ import pytest
 from helpers import standin
 
 from vdm_jax import checkpoints, data, diffusion, partitioning
+from vdm_jax.runs import Run
 from vdm_jax.tools import doctor
 from vdm_jax.tools.doctor import captions, overfitting
 from vdm_jax.tools.doctor.overfitting import Trainer
@@ -159,7 +160,7 @@ def test_checkpoints_are_judged_by_their_weights(model, batch, mesh, scale, tmp_
   other = jax.tree.map(lambda leaf: leaf + 0.1, fresh)
 
   def name(workdir):
-    (fault,) = examine(workdir)
+    (fault,) = examine(Run(workdir))
     return fault.name, fault.text
 
   (tmp_path / 'none').mkdir()
@@ -171,7 +172,7 @@ def test_checkpoints_are_judged_by_their_weights(model, batch, mesh, scale, tmp_
   assert found == 'frozen EMA' and 'step 3, is still that of the start' in text
   found, text = name(saved(tmp_path / 'noise', other))
   assert found == 'untrained checkpoint' and f'no better than the {scale.blank:.3g}' in text
-  assert examine(str(tmp_path / 'noise'), scale=scale._replace(blank=1e9)) == []
+  assert examine(Run(tmp_path / 'noise'), scale=scale._replace(blank=1e9)) == []
 
 
 def shipped(name, changes):

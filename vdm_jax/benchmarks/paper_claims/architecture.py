@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 import vdm_jax
-from vdm_jax import checkpoints, configuration, data, partitioning
+from vdm_jax import configuration, data, partitioning
 from vdm_jax.benchmarks import timing
 from vdm_jax.benchmarks.paper_claims import input_scaling, quality
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Row, Rows, Run, config_of
@@ -43,16 +43,16 @@ def fit() -> ConfigDict:
 
 def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
   """Quality, and CPU milliseconds of a training step and of an evaluation, per video, on all cores together."""
-  config = configuration.from_dict(checkpoints.read_config(workdir))
-  speed = timed(config, workdir)
-  steps = checkpoints.latest_step(workdir)
-  spent = steps * config.data.batch_size * speed['training_ms'] / 1e3
+  run = vdm_jax.Run(workdir)
+  config = configuration.from_dict(run.config)
+  speed = timed(config, run)
+  spent = run.step * config.data.batch_size * speed['training_ms'] / 1e3
   return quality.measure(workdir, seed, settings) | speed | {'training_cpu_seconds': spent}
 
 
-def timed(config: ConfigDict, workdir: str) -> dict[str, float]:
+def timed(config: ConfigDict, run: vdm_jax.Run) -> dict[str, float]:
   """CPU milliseconds per video: of the training step that the run took, and of one evaluation of the network."""
-  model, params = vdm_jax.load(workdir)
+  model, params = run.load()
   mesh = partitioning.make_mesh({'data': 1}, jax.devices()[:1])
   rule = optimizer.build(config.training, model.logical_axes)
   train_step = jit_train_step(model, rule, config.training, mesh, state.abstract(model, rule, mesh))

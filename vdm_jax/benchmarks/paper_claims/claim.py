@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-CONFIGS = Path(__file__).parents[3] / 'configs'
+from vdm_jax.jobs import experiments
 
 Row = Mapping[str, Any]  # of one arm and seed: its scores, those of real clips as `real`, and what plots need
 Rows = Mapping[str, Sequence[Row]]  # by arm, one for each seed
@@ -56,5 +55,5 @@ class Claim(NamedTuple):
 
 
 def config_of(name: str) -> ConfigDict:
-  """The configuration of a file in configs/."""
-  return runpy.run_path(str(CONFIGS / f'{name}.py'))['get_config']()
+  """Return the configuration of an experiment in configs/."""
+  return experiments.load(name)

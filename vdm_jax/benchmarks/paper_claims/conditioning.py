@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import vdm_jax
-from vdm_jax import checkpoints, configuration, data, evaluation, plots
+from vdm_jax import configuration, data, evaluation, plots
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Row, Rows, Run, config_of
 from vdm_jax.data.sources.digits import DIRECTIONS
 from vdm_jax.evaluation import drift
@@ -60,8 +60,9 @@ def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
 
   Errors are mean squared differences from the true future, by frame and over the first and the later blocks.
   """
-  model, params = vdm_jax.load(workdir)
-  config = configuration.from_dict(checkpoints.read_config(workdir))
+  run = vdm_jax.Run(workdir)
+  model, params = run.load()
+  config = configuration.from_dict(run.config)
   videos, digits = heldout_clips(config, VIDEOS, NUM_FRAMES)
   sampling = config.sampling.to_dict() | dict(settings) | {'num_steps': NUM_STEPS}
   block = model.video_shape[0]

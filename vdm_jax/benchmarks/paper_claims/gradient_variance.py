@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
 import vdm_jax
-from vdm_jax import checkpoints, configuration, data, partitioning
+from vdm_jax import configuration, data, partitioning
 from vdm_jax.benchmarks.paper_claims import quality
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Row, Run, config_of
 from vdm_jax.models import Model
@@ -102,10 +102,11 @@ def _reference(workdir: str, seed: int, logsnr: float | None) -> Moments:
 
 
 def _moments(workdir: str, images: int, stream: int, logsnr: float | None) -> Moments:
-  model, params = vdm_jax.load(workdir)
+  run = vdm_jax.Run(workdir)
+  model, params = run.load()
   if logsnr is not None:
     model = model._replace(sample_logsnr=lambda rng, count: jnp.full(count, logsnr))
-  config = configuration.from_dict(checkpoints.read_config(workdir))
+  config = configuration.from_dict(run.config)
   config.data.update(num_images=images, batch_size=VIDEOS[images])
   return Moments(gradients(model, params, config, stream, BATCHES))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import vdm_jax
-from vdm_jax import checkpoints, configuration, evaluation, plots
+from vdm_jax import configuration, evaluation, plots
 from vdm_jax.benchmarks.paper_claims.claim import Row, Rows
 from vdm_jax.benchmarks.paper_claims.statistics import paired
 from vdm_jax.generation import make_generator
@@ -30,14 +30,15 @@ REAL = ('digit', 'direction', 'frame_consistency', 'frechet', 'frechet_frames', 
 
 def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
   """The figures of `evaluate_digits`, flat, of videos from a seed's noise; `settings` are keys of `sampling`."""
-  model, params = vdm_jax.load(workdir)
-  config = configuration.from_dict(checkpoints.read_config(workdir))
+  run = vdm_jax.Run(workdir)
+  model, params = run.load()
+  config = configuration.from_dict(run.config)
   generate = make_generator(model, config.sampling.to_dict() | dict(settings), batch_size=BATCH)
   record = evaluation.evaluate_digits(
     lambda prompts: generate(params, prompts=list(prompts), seed=seed),
     config.data,
     seed=config.seed,
-    num_trained=checkpoints.latest_step(workdir) * config.data.batch_size,
+    num_trained=run.step * config.data.batch_size,
   )
   return {key: record[key] for key in REAL} | {
     'pairwise_per_prompt': record['diversity']['pairwise_per_prompt'],

@@ -16,6 +16,7 @@ from vdm_jax import checkpoints, configuration, jobs, pretrained
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Row, Rows
 from vdm_jax.benchmarks.paper_claims.statistics import judge, paired
 from vdm_jax.runtime.atomic_files import write_text
+from vdm_jax.runtime.resumable import differences
 
 
 def rows(claim: Claim, out: Path, seeds: Sequence[int]) -> Rows:
@@ -120,8 +121,8 @@ def _row(claim: Claim, name: str, arm: Arm, out: Path, seed: int) -> Row:
     held = json.loads(path.read_text())
     if not shipped:  # settings that it was too early to know had their defaults
       held['asked']['run'] = configuration.complete(held['asked']['run'])
-    if json.loads(json.dumps(held['asked'])) != asked:
-      raise ValueError(f'{path} was measured with other settings than those asked for: use another --out.')
+    if differs := differences(json.loads(json.dumps(held['asked'])), asked):
+      raise ValueError(f'{path} was measured with another {", ".join(differs)}: use another --out.')
     return held['row']
   workdir = arm.run if shipped else out / 'runs' / f'{arm.run.name}_seed_{seed}'
   if not shipped:

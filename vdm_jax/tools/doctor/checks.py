@@ -11,22 +11,24 @@ from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, configuration, data, generation, models, partitioning, runtime, text
 from vdm_jax.models import Model
+from vdm_jax.runs import Run
 from vdm_jax.training import first_stage, optimizer, run_folder, state
 
 # float32 bytes per parameter while training: itself, its gradient, two moments, its average.
 TRAINING_BYTES = 20
 
 
-def problems(config: ConfigDict, workdir: str | Path | None = None) -> list[str]:
+def problems(config: ConfigDict, workdir: str | Path | None = None, first: Run | None = None) -> list[str]:
   """Everything wrong with a configuration, its data, text encoder, machine and workdir; empty when all is well.
 
   Each entry names the setting, the reason and the remedy. No weights are made and nothing is compiled. `workdir` is
-  created. Of several processes each looks for itself, and all return the same list.
+  created. `first` is the run that `training.first_stage` names, if it is open already. Of several processes each looks
+  for itself, and all return the same list.
   """
-  return runtime.agreed(_problems(config, workdir))
+  return runtime.agreed(_problems(config, workdir, first or Run(config.training.first_stage)))
 
 
-def _problems(config: ConfigDict, workdir: str | Path | None) -> list[str]:
+def _problems(config: ConfigDict, workdir: str | Path | None, first: Run) -> list[str]:
   try:
     configuration.validate(config)
   except ValueError as error:
@@ -40,7 +42,7 @@ def _problems(config: ConfigDict, workdir: str | Path | None) -> list[str]:
     complete = configuration.resolve(config.copy_and_resolve_references(), vocabulary)
     attempt(found, lambda: check_model(complete))
     if not found and config.training.first_stage and not (workdir and checkpoints.steps(workdir)):
-      attempt(found, lambda: first_stage.check(complete, models.build(complete.model)))
+      attempt(found, lambda: first_stage.check(complete, models.build(complete.model), first))
   if workdir is not None:
     attempt(found, lambda: check_workdir(config, workdir))
   return found

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from vdm_jax import checkpoints, configuration, data, models, partitioning
 from vdm_jax.diffusion import denoising_loss
 from vdm_jax.models import Model
+from vdm_jax.runs import Run
 from vdm_jax.tools.doctor import captions, symptoms
 from vdm_jax.tools.doctor.checks import problems, words
 from vdm_jax.tools.doctor.symptoms import Fault
@@ -56,8 +57,8 @@ class Scale(NamedTuple):
     return (self.blank - loss) / (self.blank - self.known) if np.isfinite(loss) else -np.inf
 
 
-def overfit(config: ConfigDict, workdir: str | None = None, *, steps: int = STEPS) -> Findings:
-  """Measures the clips of a configuration, then trains its network on eight of them; with a workdir, also its EMA.
+def overfit(config: ConfigDict, run: Run | None = None, *, steps: int = STEPS) -> Findings:
+  """Measures the clips of a configuration, then trains its network on eight of them; with a run, also its EMA.
 
   What can be measured is measured first, and nothing is trained where that names a fault, but for captions that do not
   fit: eight clips are learnt with any. Only the batch size, the accumulation and the schedule of the learning rate are
@@ -79,8 +80,8 @@ def overfit(config: ConfigDict, workdir: str | None = None, *, steps: int = STEP
     fault, said = captions.examine(config)
     unfit, lines = [fault] if fault else [], [*lines, said]
   scale = None if faults else measure_scale(model, batch)
-  if workdir is not None and not faults:
-    faults += examine_checkpoint(model, config, workdir, batch, scale)
+  if run is not None and not faults:
+    faults += examine_checkpoint(model, config, run, batch, scale)
   if faults:
     return Findings([*faults, *unfit], [*lines, 'not trained: mend what was found first'])
   trainer = Trainer(model, config, mesh, batch)
@@ -219,20 +220,20 @@ def judge(
   ), said
 
 
-def examine_checkpoint(model: Model, config: ConfigDict, workdir: str, batch: Batch, scale: Scale) -> list[Fault]:
+def examine_checkpoint(model: Model, config: ConfigDict, run: Run, batch: Batch, scale: Scale) -> list[Fault]:
   """What is wrong with the EMA weights of a run: none, the first ones, or no better than none."""
-  if not (steps := checkpoints.steps(workdir)):
-    return [Fault('untrained checkpoint', f'{workdir} has no checkpoint: train first.')]
-  _, ema = checkpoints.load(workdir, model=model)
-  if not steps[-1]:
-    return [Fault('untrained checkpoint', f'the newest checkpoint of {workdir} is of step 0: train first.')]
+  if not checkpoints.steps(run.path):
+    return [Fault('untrained checkpoint', f'{run.name} has no checkpoint: train first.')]
+  _, ema = run.load(model=model)
+  if not run.step:
+    return [Fault('untrained checkpoint', f'the newest checkpoint of {run.name} is of step 0: train first.')]
   mesh = partitioning.make_mesh(config.mesh)
   first = state.create(model, optimizer.build(config.training, model.logical_axes), mesh, config.seed).params
   if _distance(ema, first) < 1e-3:
     return [
       Fault(
         'frozen EMA',
-        f'the average of the weights in {workdir}, step {steps[-1]:,}, is still that of the start: lower '
+        f'the average of the weights in {run.name}, step {run.step:,}, is still that of the start: lower '
         'training.ema_decay, or set training.ema_warmup.',
       )
     ]
@@ -243,7 +244,7 @@ def examine_checkpoint(model: Model, config: ConfigDict, workdir: str, batch: Ba
   return [
     Fault(
       'untrained checkpoint',
-      f'the loss of {workdir}, step {steps[-1]:,}, on clips it was trained on is {loss:.3g}, no better than the '
+      f'the loss of {run.name}, step {run.step:,}, on clips it was trained on is {loss:.3g}, no better than the '
       f'{scale.blank:.3g} of an estimate by mean and deviation alone: train longer, or on these clips.',
     )
   ]

@@ -1,0 +1,45 @@
+"""What a user asks a trained model for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Request(NamedTuple):
+  """The videos to sample. None and () stand for what was not asked for; names are those of the flags.
+
+  >>> request = Request(prompts=['a 3 moving left'], repeats=2)
+  >>> request.count, request.is_long(model_frames=8)
+  (2, False)
+  """
+
+  prompts: Sequence[str] = ()
+  labels: Sequence[int] = ()
+  repeats: int = 1  # videos per prompt or label
+  frame_rate: float | None = None  # frames per second, infinite for images
+  original_size: tuple[int, int] | None = None  # height and width of the footage to imitate, in pixels
+  num_frames: int | None = None  # length of the whole video
+  init_video: str | None = None  # file to continue or interpolate, or `test` for clips of the test split
+  init_frames: int | None = None  # number of its frames that are given
+  interpolate: int | None = None  # factor by which to raise the frame rate
+  low_resolution: str | None = None  # file or run whose videos are upsampled
+  frame_rates: tuple[float, ...] = ()  # of a hierarchy, lowest first
+  overlap: int | None = None  # frames that a window shares with the previous one
+
+  def is_long(self, model_frames: int) -> bool:
+    """Return whether the videos take more than one call of the model, or are conditioned on frames."""
+    given = (self.init_video, self.init_frames, self.interpolate, self.low_resolution, self.overlap)
+    conditional = self.frame_rates != () or any(value is not None for value in given)
+    return conditional or self.num_frames not in (None, model_frames)
+
+  @property
+  def count(self) -> int:
+    """The number of videos."""
+    return self.repeats * max(1, len(self.prompts) + len(self.labels))
+
+  def expanded(self) -> tuple[list[str] | None, list[int] | None, list[str]]:
+    """Return prompts, labels and titles with one entry per video; prompts or labels are None if there are none."""
+    prompts = [prompt for prompt in self.prompts for _ in range(self.repeats)] or None
+    labels = [label for label in self.labels for _ in range(self.repeats)] or None
+    return prompts, labels, prompts or [f'class {label}' for label in labels or ()] or [''] * self.count
