@@ -43,7 +43,7 @@ def evaluate_run(config: ConfigDict, run: Run, options: EvalOptions) -> dict[str
 
   >>> from vdm_jax import configuration
   >>> config = configuration.default()  # of a run: configuration.read('runs/digits/config.json')
-  >>> evaluate_run(config, 'runs/digits', EvalOptions(protocol='digits', limit=10))
+  >>> evaluate_run(config, Run('runs/digits'), EvalOptions(protocol='digits', limit=10))
   Traceback (most recent call last):
   ...
   vdm_jax.errors.InvalidInput: --limit has no effect with --protocol=digits, which needs only the run: omit it.
