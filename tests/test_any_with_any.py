@@ -84,7 +84,7 @@ def trained(network, process, parameterization):
   """The configuration, its model, its parameters before and after two steps of training, and the two losses."""
   config = make_config(network, process, parameterization)
   model, mesh = models.build(config.model), partitioning.make_mesh({'data': 1}, jax.devices()[:1])
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   current = state.create(model, rule, mesh, seed=0)
   step = jax.jit(make_train_step(model, rule, config.training, mesh))
   cond = model.condition(['two left', 'three right', 'two', 'three'], count=4, frame_rate=8.0, original_size=(8, 8))

@@ -67,7 +67,7 @@ def state_bytes(devices: list) -> dict[str, dict[str, int]]:
   """Bytes per device of the parts of the state, on two meshes."""
   config, found = fit(), {}
   model = programs.build_model(config)
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   for axis in ('data', 'fsdp'):
     layout = state.abstract(model, rule, partitioning.make_mesh({axis: 2}, devices))
     found[axis] = {name: programs.bytes_per_device(getattr(layout, name)) for name in ('params', 'opt_state', 'ema')}

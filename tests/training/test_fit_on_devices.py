@@ -25,7 +25,7 @@ _, first = build({'data.height': 4, 'data.width': 2, 'model.group_size': (2, 1, 
 
 def train(sizes, devices):
   mesh = partitioning.make_mesh(sizes, jax.devices()[:devices])
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   old = jax.jit(first.init)(jax.random.key(7))
   named = [checkpoints.named(jax.eval_shape(m.init, jax.random.key(0))) for m in (model, first)]
   start = lambda params: first_stage.transfer(params, old, first_stage.plan(*named))

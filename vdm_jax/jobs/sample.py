@@ -7,7 +7,7 @@ import time
 
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints
+from vdm_jax import checkpoints, models
 from vdm_jax.errors import InvalidInput
 from vdm_jax.generation.gallery import check_page, describe, write_gallery
 from vdm_jax.generation.long_sample import sample_long
@@ -29,7 +29,7 @@ def sample(config: ConfigDict, workdir: str, out: str, request: Request) -> int:
     ('fps', request.frame_rate, 'frame_interval'),
     ('original_size', request.original_size, 'resolution'),
   ):
-    if given is not None and name not in config.model.scalars:
+    if given is not None and name not in models.scalars(config.model):
       raise InvalidInput(
         f'--{flag} has no effect: this model was trained without {name} in model.scalars. Leave it out.'
       )

@@ -19,7 +19,7 @@ def test_it_is_what_the_products_of_the_real_step_take_at_the_peak(monkeypatch):
   batch = Batch(np.zeros((6, *model.video_shape), np.float32), Conditioning(drop=np.zeros((6, 1), bool)))
   assert ideal_step_seconds(model, config, batch) is None, 'a CPU has no published peak'
   monkeypatch.setattr(ideal, 'peak_flops', lambda: 2e9)
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   current = state.abstract(model, rule, mesh)
   step = make_train_step(model, rule, config.training, mesh)
   with jax.set_mesh(mesh):

@@ -38,7 +38,7 @@ def train_step(model: Model, config: ConfigDict, mesh: Mesh) -> Program:
   """The training step of `training.train`, its state donated. Raises ValueError for a batch that does not split."""
   training = config.training
   partitioning.check_batch(config.data.batch_size, mesh, training.accumulation_steps)
-  rule = optimizer.build(training, model.logical_axes)
+  rule = optimizer.build(training, model.logical_axes, model.decay_mask)
   layout = state.abstract(model, rule, mesh)
   arguments = (layout, _batch(model, config.data, mesh), _keys((), partitioning.replicated(mesh)))
   step = jit_train_step(model, rule, training, mesh, layout)

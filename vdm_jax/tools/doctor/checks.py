@@ -122,7 +122,7 @@ def check_model(config: ConfigDict) -> None:
       f'training.stall_seconds={config.training.stall_seconds}: give the seconds that a step may take, 0 for no limit.'
     )
   generation.make_generator(model, config.sampling)
-  optimizer.build(config.training, model.logical_axes)
+  optimizer.build(config.training, model.logical_axes, model.decay_mask)
   state.ema_decay(config.training)
   needed = parameters(model) * TRAINING_BYTES
   mesh = partitioning.make_mesh(config.mesh)

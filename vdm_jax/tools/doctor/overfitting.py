@@ -155,7 +155,7 @@ class Trainer:
 
   def __init__(self, model: Model, config: ConfigDict, mesh: Mesh, batch: Batch):
     self._mesh, self._batch = mesh, partitioning.put_batch(batch, mesh)
-    rule = _scaled(optimizer.build(config.training, model.logical_axes))
+    rule = _scaled(optimizer.build(config.training, model.logical_axes, model.decay_mask))
     first = state.create(model, rule, mesh, config.seed)
     self._layout = state.shardings(first)
     self._first = jax.device_get(first)
@@ -227,7 +227,9 @@ def examine_checkpoint(model: Model, config: ConfigDict, workdir: str, batch: Ba
   if not steps[-1]:
     return [Fault('untrained checkpoint', f'the newest checkpoint of {workdir} is of step 0: train first.')]
   mesh = partitioning.make_mesh(config.mesh)
-  first = state.create(model, optimizer.build(config.training, model.logical_axes), mesh, config.seed).params
+  first = state.create(
+    model, optimizer.build(config.training, model.logical_axes, model.decay_mask), mesh, config.seed
+  ).params
   if _distance(ema, first) < 1e-3:
     return [
       Fault(
