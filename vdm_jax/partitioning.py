@@ -77,8 +77,8 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
   except NotImplementedError as error:  # TPUs only
     topology = [max(places) + 1 for places in zip(*(device.coords for device in devices), strict=True)]
     raise ValueError(
-      f'{arithmetic} does not fit the topology of this slice, {" x ".join(map(str, topology))} chips: each axis must be '
-      '1, one of these sizes, or a product of several.'
+      f'{arithmetic} does not fit the topology of this slice, {" x ".join(map(str, topology))} chips: each axis must '
+      'be 1, one of these sizes, or a product of several.'
     ) from error
 
 
