@@ -20,7 +20,7 @@ from vdm_jax.networks import VideoNetwork
 from vdm_jax.networks.embeddings import ConditionEmbedding, LogsnrEmbedding
 from vdm_jax.networks.layers import dense, named
 from vdm_jax.tools import doctor
-from vdm_jax.tools.compilation import report
+from vdm_jax.tools.compilation import remedies, report
 
 
 class Mixer(VideoNetwork):
@@ -140,6 +140,7 @@ def test_it_compiles_ahead_of_time():
   found = report(make_config(), 'here')
   assert found['parameters'] > 0 and found['flops_per_step'] > 0 and found['sampling']['videos'] == 1
   assert found['fits'] is not False
+  assert remedies.remat(make_config()) == {'model.remat': True} and not remedies.remat(make_config(model__remat=True))
 
 
 def test_the_doctor_examines_it():

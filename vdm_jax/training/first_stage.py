@@ -125,6 +125,21 @@ def starting_point(config: Any, model: models.Model, mesh: Mesh) -> Callable[[Pa
   """Return the function `initialized parameters -> those training starts from`, which reads `training.first_stage`.
 
   The EMA weights of the first stage are used; how its tensors were used is logged. Raises as `check` does.
+
+  Args:
+    config: has `training.first_stage`, a run or `pretrained:NAME`, and `training.accept_mismatch`.
+    model: the second stage.
+    mesh: the devices to load the weights onto.
+
+  >>> from types import SimpleNamespace
+  >>> import vdm_jax
+  >>> from vdm_jax import partitioning
+  >>> model, _ = vdm_jax.load('pretrained:digits_fit_upsampler')
+  >>> training = SimpleNamespace(first_stage='pretrained:digits_fit', accept_mismatch=False)
+  >>> config = SimpleNamespace(training=training)
+  >>> start = starting_point(config, model, partitioning.make_mesh({'data': 1}, jax.devices()[:1]))
+  >>> sorted(collections.Counter(check(config, model).values()).items())
+  [('copied', 102), ('extended by zeros', 1), ('fresh', 4), ('resampled', 1)]
   """
   manners = check(config, model)
 
