@@ -1,7 +1,6 @@
-"""Every network with every process and parameterization trains, and samples with every step.
+"""Every network trains with every process and parameterization, and samples with every step.
 
-The laws of the parts are tested with the parts; here the point is that any of them fit together, as both papers are one
-framework.
+The parts have tests of their own; these check that any combination works.
 """
 
 from __future__ import annotations
@@ -81,10 +80,10 @@ def make_config(network, process, parameterization):
 
 @functools.cache
 def trained(network, process, parameterization):
-  """The configuration, its model, its parameters before and after two steps of training, and the two losses."""
+  """Return the configuration, its model, its parameters before and after two steps of training, and both losses."""
   config = make_config(network, process, parameterization)
   model, mesh = models.build(config.model), partitioning.make_mesh({'data': 1}, jax.devices()[:1])
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   current = state.create(model, rule, mesh, seed=0)
   step = jax.jit(make_train_step(model, rule, config.training, mesh))
   cond = model.condition(['two left', 'three right', 'two', 'three'], count=4, frame_rate=8.0, original_size=(8, 8))
@@ -94,13 +93,13 @@ def trained(network, process, parameterization):
     for _ in range(2):
       current, measured = step(current, Batch(x, cond), jax.random.key(1))
       losses.append(float(measured['loss']))
-  assert int(current.updates) == 2, 'a step was skipped: its loss or gradient was not finite'
+  assert int(current.updates) == 2, 'a step with a non-finite loss or gradient was skipped'
   return config, model, before, jax.device_get(current.params), losses
 
 
 @pytest.mark.parametrize('step', STEPS)
 @pytest.mark.parametrize(('process', 'parameterization'), PAIRS)
-@pytest.mark.parametrize('network', ['unet3d', 'fit'])
+@pytest.mark.parametrize('network', models.NETWORKS)
 def test_any_with_any(network, process, parameterization, step):
   config, model, before, params, losses = trained(network, process, parameterization)
   assert np.isfinite(losses).all()
@@ -114,15 +113,15 @@ def test_any_with_any(network, process, parameterization, step):
   keys = jax.random.split(jax.random.key(2), 2)
   videos = np.asarray(sampler(params, keys, cond))
   assert np.isfinite(videos).all() and np.abs(videos).max() <= 1
-  # Each video is a function of its own key and caption.
+  # Each video depends on its own key and caption only.
   swapped = jax.tree.map(lambda leaf: leaf[::-1], cond)
   np.testing.assert_allclose(np.asarray(sampler(params, keys[::-1], swapped))[::-1], videos, atol=2e-3)
   assert np.abs(np.asarray(sampler(params, keys[::-1], cond)) - videos).max() > 1e-2
 
 
-def test_a_condition_of_segments_is_refused_by_fit():
-  """FIT's images are videos; the appended images of joint training would mix with the video."""
+def test_fit_takes_no_appended_images():
+  """Its groups would mix them with the video."""
   _, model, _, params, _ = trained('fit', 'input_scaled', 'snap')
   x = np.zeros((1, FRAMES + 1, SIZE, SIZE, 3), np.float32)
-  with pytest.raises(ValueError, match='1 appended images were given to FIT'):
+  with pytest.raises(ValueError, match='1 appended images.*FIT'):
     model.network(params)(x, np.zeros(1, np.float32), Conditioning(drop=np.zeros((1, 2), bool)), None)

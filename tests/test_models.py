@@ -1,4 +1,4 @@
-"""From names to parts: every combination is built of the right mathematics, and what is asked of it is checked."""
+"""Building models: every combination has the right mathematics, and conditions are checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from helpers.tiny_networks import FRAMES, SIZE, WORDS, draw, make_config, normal, says
+from helpers.tiny_networks import FRAMES, SIZE, WORDS, draw, make_config, normal
 
 from vdm_jax import diffusion, models, partitioning
 from vdm_jax.types import Conditioning
@@ -32,13 +32,13 @@ PARAMETERIZATIONS = {
 }
 
 
-def test_the_tables_are_covered():
+def test_all_entries_of_the_tables_are_tested():
   assert set(PROCESSES) == set(models.PROCESSES) and set(PARAMETERIZATIONS) == set(models.PARAMETERIZATIONS)
 
 
 @pytest.mark.parametrize('parameterization', PARAMETERIZATIONS)
 @pytest.mark.parametrize('process', PROCESSES)
-def test_every_pair_is_built_of_its_parts_and_inverts_its_target(process, parameterization):
+def test_every_pair_has_its_parts_and_inverts_its_target(process, parameterization):
   sigma_in = 4.0 if process == 'input_scaled' else 1.0
   model = build(process=process, parameterization=parameterization, sigma_in=sigma_in, sigma_data=0.5)
   alpha, sigma = model.process.alpha(LOGSNR), model.process.sigma(LOGSNR)
@@ -64,44 +64,33 @@ def test_every_pair_is_built_of_its_parts_and_inverts_its_target(process, parame
     ),
   ],
 )
-def test_training_levels_are_those_configured(settings, expected):
+def test_training_levels_follow_the_configuration(settings, expected):
   rng = jax.random.key(3)
   np.testing.assert_array_equal(build(**settings).sample_logsnr(rng, 16), expected(rng, 16))
 
 
-def test_sampling_grids_read_the_models_range_and_scale():
+def test_sampling_grids_use_the_range_and_scale_of_the_model():
   model, karras = build(logsnr_min=-8.0, logsnr_max=9.0), {'sigma_min': 0.01, 'sigma_max': 50.0, 'rho': 5.0}
   expected = diffusion.cosine_grid(5, logsnr_min=-8.0, logsnr_max=9.0)
   np.testing.assert_array_equal(model.grid('cosine', 5, **karras), expected)
   model = build(process='input_scaled', sigma_in=4.0)
   np.testing.assert_array_equal(model.grid('karras', 5, **karras), diffusion.karras_grid(5, **karras, sigma_in=4.0))
-  with says("sampling.grid='karas' is unknown: choose one of cosine, karras. Did you mean 'karras'?"):
+  with pytest.raises(ValueError, match="sampling.grid='karas' .*'karras'"):
     model.grid('karas', 5, **karras)
 
 
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    ({'network': 'unet'}, "model.network='unet' is unknown: choose one of unet3d, fit. Did you mean 'unet3d'?"),
-    (
-      {'process': 'variance_exploding'},
-      "model.process='variance_exploding' is unknown: choose one of variance_preserving, input_scaled. "
-      "Did you mean 'variance_preserving'?",
-    ),
-    (
-      {'parameterization': 'sanp'},
-      "model.parameterization='sanp' is unknown: choose one of eps, v, x, edm, snap. Did you mean 'snap'?",
-    ),
-    ({'logsnr': 'uniform'}, "model.logsnr='uniform' is unknown: choose one of cosine, lognormal."),
-    (
-      {'sigma_in': 4.0},
-      "model.sigma_in=4.0 has no effect on process='variance_preserving': "
-      "set model.process='input_scaled', or sigma_in=1.",
-    ),
+    ({'network': 'unet'}, "model.network='unet' .*'unet3d'"),
+    ({'process': 'variance_exploding'}, "model.process='variance_exploding' .*'variance_preserving'"),
+    ({'parameterization': 'sanp'}, "model.parameterization='sanp' .*'snap'"),
+    ({'logsnr': 'uniform'}, "model.logsnr='uniform' .*cosine, lognormal"),
+    ({'sigma_in': 4.0}, "model.sigma_in=4.0 .*'variance_preserving'"),
   ],
 )
-def test_what_cannot_be_built_is_said(settings, message):
-  with says(message):
+def test_invalid_settings_are_errors(settings, message):
+  with pytest.raises(ValueError, match=message):
     build(**settings)
 
 
@@ -109,7 +98,7 @@ def test_what_cannot_be_built_is_said(settings, message):
 
 
 def words_model(**changes):
-  """A model with words, classes and dropout, with drawn parameters."""
+  """Return a model with words, classes and dropout, and random parameters."""
   settings = {'data__text': 'words', 'data__vocabulary': WORDS, 'model__num_classes': 3, 'model__dropout': 0.5}
   settings |= {'model__channel_multipliers': (1,), 'model__attention_resolutions': ()}  # faster to compile
   model = models.build(make_config(**settings, **changes).model)
@@ -130,7 +119,7 @@ def test_the_denoiser_preconditions_the_network():
   np.testing.assert_allclose(found, 0.25 / mixed * X - sigma * 0.5 * norm / mixed * apply(params, scaled), atol=1e-4)
 
 
-def test_dropout_needs_a_key_and_follows_it():
+def test_dropout_needs_a_key_and_depends_on_it():
   model, params = words_model()
   cond = model.condition(['two left'] * 3)
 
@@ -148,7 +137,7 @@ def test_dropout_needs_a_key_and_follows_it():
   assert np.abs(other[2] - dropped).max() > 1e-2
 
 
-def test_parameters_follow_the_key_and_every_axis_has_a_name():
+def test_parameters_depend_on_the_key_and_every_axis_has_a_name():
   """One level without attention: compiling initializers is slow."""
   model = build(channel_multipliers=(1,), attention_resolutions=(), base_channels=4, embedding_layers=1)
   init = jax.jit(model.init)
@@ -185,7 +174,7 @@ def test_a_configuration_from_json_builds_the_same_network():
   assert found.encode == expected.encode and found.video_shape == expected.video_shape
 
 
-def test_building_leaves_the_configuration_as_it_was():
+def test_building_does_not_change_the_configuration():
   config = make_config()
   before = config.to_dict()
   models.build(config.model)
@@ -205,33 +194,30 @@ def test_prompts_and_labels_become_a_condition():
   assert model.condition() == Conditioning()
 
 
-def test_words_never_seen_are_named():
+def test_unknown_words_are_warned_about():
   model, _ = words_model()
-  message = (
-    "prompt 'Two zebras left zebras': the model has never seen 'zebras'; it reads each as the unknown word. "
-    'Words it knows: left right three two.'
-  )
   with pytest.warns(UserWarning) as caught:
     cond = model.condition(['two left', 'Two zebras left zebras'])
-  assert [str(w.message) for w in caught if 'never seen' in str(w.message)] == [message]
-  assert [w.filename for w in caught if 'never seen' in str(w.message)] == [__file__]
+  (found,) = [w for w in caught if 'left right three two' in str(w.message)]
+  assert "'Two zebras left zebras'" in str(found.message) and "'zebras'" in str(found.message)
+  assert found.filename == __file__
   assert cond.text[1, 0, 1] == 1
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     model.condition(['TWO left'])
 
 
-def test_conditions_the_model_does_not_take_are_refused():
+def test_conditions_that_the_model_does_not_take_are_errors():
   plain, (words, _) = build(), words_model()
-  with says("prompts were given to a model without text (data.text='none'): leave them out, or give labels."):
+  with pytest.raises(ValueError, match="prompts .*data.text='none'"):
     plain.condition(['two'])
-  with says('labels were given to a model without classes (model.num_classes=0): leave them out, or give prompts.'):
+  with pytest.raises(ValueError, match='labels .*model.num_classes=0'):
     plain.condition(labels=[0])
-  with says('label 3 is not a class of this model: choose 0 to 2.'):
+  with pytest.raises(ValueError, match='label 3 .*0 to 2'):
     words.condition(labels=[0, 3])
-  with says('label -1 is not a class of this model: choose 0 to 2.'):
+  with pytest.raises(ValueError, match='label -1 .*0 to 2'):
     words.condition(labels=[-1])
-  with says("prompts='two' is one string: give a list of prompts, one per video."):
+  with pytest.raises(ValueError, match="prompts='two' .*list"):
     words.condition('two')
-  with says('2 prompts and 1 labels were given: give one of each per video.'):
+  with pytest.raises(ValueError, match='2 prompts and 1 labels'):
     words.condition(['two', 'three'], [1])

@@ -1,4 +1,4 @@
-"""Laws of the mesh and the axis table; what needs several devices runs in a process of four virtual ones."""
+"""The mesh and the axis table. Tests that need several devices run in a process with four virtual ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def one_device_mesh():
   return partitioning.make_mesh({'data': -1}, jax.devices()[:1])
 
 
-def test_the_rest_of_the_devices_goes_where_minus_one_is():
+def test_minus_one_is_all_remaining_devices():
   out = on_four_devices(
     'from vdm_jax.partitioning import make_mesh\n'
     "for sizes in ({'data': -1}, {'data': 2, 'fsdp': -1}, {'data': 1, 'fsdp': -1, 'tensor': 2}):\n"
@@ -45,42 +45,27 @@ def test_the_rest_of_the_devices_goes_where_minus_one_is():
 @pytest.mark.parametrize(
   ('sizes', 'message'),
   [
-    (
-      {'data': 2, 'fsdp': 2, 'tensor': 1},
-      'mesh.data=2 x mesh.fsdp=2 x mesh.tensor=1 = 4 devices, but there are 6. '
-      'Set one axis to -1 (the rest), or choose sizes whose product is 6.',
-    ),
-    (
-      {'data': -1, 'fsdp': 4},
-      'mesh.data=-1 x mesh.fsdp=4 x mesh.tensor=1: 6 devices are not a multiple of 4. '
-      'Choose sizes whose product divides 6.',
-    ),
-    (
-      {'data': -1, 'fsdp': -1},
-      'mesh.data=-1 x mesh.fsdp=-1 x mesh.tensor=1 leaves two axes open: only one may be -1.',
-    ),
-    ({'data': 0}, 'mesh.data=0 is no number of devices: give a positive number, or -1 for the rest.'),
-    (
-      {'tensors': 2},
-      "mesh.tensors is not a mesh axis (did you mean 'tensor'?): the axes are data, fsdp, tensor.",
-    ),
+    ({'data': 2, 'fsdp': 2, 'tensor': 1}, 'mesh.data=2 x mesh.fsdp=2 x mesh.tensor=1 = 4 devices, .* 6'),
+    ({'data': -1, 'fsdp': 4}, 'mesh.data=-1 x mesh.fsdp=4 x mesh.tensor=1: 6 devices .* 4'),
+    ({'data': -1, 'fsdp': -1}, 'mesh.data=-1 x mesh.fsdp=-1 x mesh.tensor=1'),
+    ({'data': 0}, 'mesh.data=0 '),
+    ({'tensors': 2}, "'tensors' .*data, fsdp, tensor.*'tensor'"),
   ],
 )
 def test_a_mesh_that_does_not_fit_shows_the_arithmetic(sizes, message):
-  with pytest.raises(ValueError) as error:
+  with pytest.raises(ValueError, match=message):
     partitioning.make_mesh(sizes, jax.devices() * 6)
-  assert str(error.value) == message
 
 
-def test_parameters_lie_as_the_table_says():
+def test_parameters_are_sharded_by_the_table():
   out = on_four_devices(
     'import jax\n'
     'from jax.sharding import PartitionSpec as P\n'
     'from vdm_jax.partitioning import make_mesh, param_shardings\n'
     "mesh = make_mesh({'data': 1, 'fsdp': 2, 'tensor': 2})\n"
     "axes = {'a': P('embed', 'heads', None), 'b': ('layers', 'embed'), 'odd': ('embed', 'mlp')}\n"
-    "axes['whole'] = None\n"
-    "shapes = {'a': (4, 6, 8), 'b': (3, 4), 'odd': (3, 4), 'whole': (4, 4)}\n"
+    "axes |= {'whole': None, 'unnamed': P()}\n"
+    "shapes = {'a': (4, 6, 8), 'b': (3, 4), 'odd': (3, 4), 'whole': (4, 4), 'unnamed': (4, 4)}\n"
     'shapes = {name: jax.ShapeDtypeStruct(shape, float) for name, shape in shapes.items()}\n'
     'for name, sharding in param_shardings(mesh, shapes, axes).items():\n'
     '  print(name, tuple(sharding.spec), sharding.shard_shape(shapes[name].shape))\n'
@@ -89,6 +74,7 @@ def test_parameters_lie_as_the_table_says():
     "a ('fsdp', 'tensor', None) (2, 3, 8)",
     "b (None, 'fsdp') (3, 2)",
     "odd (None, 'tensor') (3, 2)",  # 3 is not divided by 2: whole
+    'unnamed (None, None) (4, 4)',
     'whole (None, None) (4, 4)',
   ]
 
@@ -96,40 +82,21 @@ def test_parameters_lie_as_the_table_says():
 @pytest.mark.parametrize(
   ('axes', 'message'),
   [
-    (
-      ('embed', 'embed'),
-      "parameter 'block/kernel' ('embed', 'embed'): the axes 'embed' and 'embed' both map to mesh axis "
-      "'fsdp'. Name one of them None.",
-    ),
-    (
-      ('mlp', 'heads'),
-      "parameter 'block/kernel' ('mlp', 'heads'): the axes 'mlp' and 'heads' both map to mesh axis 'tensor'. "
-      'Name one of them None.',
-    ),
-    (
-      ('batch', 'embed'),
-      "parameter 'block/kernel' ('batch', 'embed'): the axes 'batch' and 'embed' both map to mesh axis "
-      "'fsdp'. Name one of them None.",
-    ),
-    (
-      ('embedd', None),
-      "parameter 'block/kernel' has the unknown axis 'embedd' (did you mean 'embed'?): see RULES.",
-    ),
-    (
-      ('embed',),
-      "parameter 'block/kernel' of shape (4, 4) has 1 axis names, ('embed',): give one per axis.",
-    ),
+    (('embed', 'embed'), "'block/kernel' .*'embed' and 'embed' .*'fsdp'"),
+    (('mlp', 'heads'), "'block/kernel' .*'mlp' and 'heads' .*'tensor'"),
+    (('batch', 'embed'), "'block/kernel' .*'batch' and 'embed' .*'fsdp'"),
+    (('embedd', None), "'block/kernel'='embedd' .*Did you mean 'embed'"),
+    (('embed',), r"'block/kernel' of shape \(4, 4\) has 1 axis names, \('embed',\)"),
   ],
 )
-def test_axes_that_cannot_be_laid_out_are_rejected_on_any_mesh(axes, message):
-  with pytest.raises(ValueError) as error:
+def test_axes_that_cannot_be_sharded_are_errors_on_any_mesh(axes, message):
+  with pytest.raises(ValueError, match=message):
     partitioning.param_shardings(
       one_device_mesh(), {'block': {'kernel': jnp.zeros((4, 4))}}, {'block': {'kernel': axes}}
     )
-  assert str(error.value) == message
 
 
-def test_copies_of_the_parameters_inside_another_tree_lie_as_they_do():
+def test_copies_of_the_parameters_in_another_tree_have_their_shardings():
   mesh = one_device_mesh()
   params = {'a': jnp.zeros(4), 'b': {'c': jnp.zeros((2, 2))}}
   shardings = partitioning.param_shardings(mesh, params, {'a': ('mlp',), 'b': {'c': ('embed', None)}})
@@ -178,7 +145,7 @@ def test_processes_feed_the_rows_their_devices_hold(monkeypatch, processes, tens
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """What a mesh is laid out by."""
+  """The attributes of a TPU device that `make_mesh` reads."""
 
   id: int
   coords: tuple[int, int, int]
@@ -190,7 +157,7 @@ class Chip:
 
 
 def chips_of(kind: str, *sizes: int) -> list[Chip]:
-  """The chips of a slice, numbered as libtpu does; its hosts are squares of four."""
+  """The chips of a slice, numbered as by libtpu; hosts are squares of four."""
   chips = []
   for number, (z, y, x) in enumerate(np.ndindex(sizes[::-1])):
     host = x // 2 + sizes[0] // 2 * (y // 2 + sizes[1] // 2 * z)
@@ -210,8 +177,8 @@ def chips_of(kind: str, *sizes: int) -> list[Chip]:
     (chips_of('v5 lite', 4, 8, 1), {'data': -1}, (0, 1, 8, 9)),
   ],
 )
-def test_the_hosts_of_a_slice_share_out_the_batch_as_its_wires_run(monkeypatch, chips, sizes, first):
-  """The rows of the first host are those that libtpu's own devices gave."""
+def test_the_rows_of_a_host_follow_the_topology_of_the_slice(monkeypatch, chips, sizes, first):
+  """The expected rows of the first host were recorded with libtpu."""
   mesh = partitioning.make_mesh(sizes, chips)
   holds = partitioning.batch_sharding(mesh).devices_indices_map((2 * len(chips),))
   made = []
@@ -229,17 +196,13 @@ def test_the_hosts_of_a_slice_share_out_the_batch_as_its_wires_run(monkeypatch, 
   assert sorted(made) == list(range(2 * len(chips)))
 
 
-def test_a_mesh_across_the_wires_of_a_slice_is_refused():
-  with pytest.raises(ValueError) as error:
+def test_a_mesh_that_does_not_fit_the_topology_is_an_error():
+  with pytest.raises(ValueError, match='mesh.data=-1 x mesh.fsdp=1 x mesh.tensor=2 .* 4 x 4 x 8'):
     partitioning.make_mesh({'data': -1, 'tensor': 2}, chips_of('v4', 4, 4, 8))
-  assert str(error.value) == (
-    'mesh.data=-1 x mesh.fsdp=1 x mesh.tensor=2 does not follow the wires of this slice of 4 x 4 x 8 chips: make each '
-    'axis 1, one of these sizes, or a product of several.'
-  )
 
 
-def test_hosts_that_share_a_layer_make_the_same_rows(monkeypatch):
-  """mesh.tensor=4 on v4:4x4x8: its lines of four chips cross two hosts."""
+def test_hosts_that_share_a_layer_load_the_same_rows(monkeypatch):
+  """mesh.tensor=4 on v4:4x4x8: lines of four chips span two hosts."""
   mesh = partitioning.make_mesh({'data': -1, 'tensor': 4}, chips_of('v4', 4, 4, 8))
   made = []
   for host in range(32):
@@ -249,7 +212,7 @@ def test_hosts_that_share_a_layer_make_the_same_rows(monkeypatch):
   assert sorted(row for rows in made for row in rows) == [row for row in range(32) for _ in range(2)]
 
 
-def test_a_batch_comes_back_as_it_was_put():
+def test_a_batch_is_unchanged_by_placing_it():
   batch = Batch(np.arange(6.0, dtype=np.float32).reshape(3, 2), Conditioning(label=np.arange(3)[:, None]))
   mesh = one_device_mesh()
   placed = partitioning.put_batch(batch, mesh)
@@ -261,22 +224,19 @@ def test_a_batch_comes_back_as_it_was_put():
 def test_a_batch_that_does_not_split_shows_the_arithmetic():
   mesh = partitioning.make_mesh({'data': 1})
   partitioning.check_batch(12, mesh, accumulation=4)
-  with pytest.raises(ValueError) as error:
+  arithmetic = 'data.batch_size=10 .* mesh.data=1 x mesh.fsdp=1 x training.accumulation_steps=4 = 4 .* 8 or 12'
+  with pytest.raises(ValueError, match=arithmetic):
     partitioning.check_batch(10, mesh, accumulation=4)
-  assert str(error.value) == (
-    'data.batch_size=10 does not split into mesh.data=1 x mesh.fsdp=1 x training.accumulation_steps=4 = 4 '
-    'equal parts. Use 8 or 12, or change the mesh.'
-  )
 
 
-def test_constraints_act_where_a_mesh_is_set_and_only_there():
+def test_constraints_act_only_under_a_mesh():
   def network(x):
     return 2 * partitioning.constrain(x, 'batch')
 
   assert jax.jit(network).lower(jnp.zeros((4, 4))).as_text().count('sharding_constraint') == 0
   with jax.set_mesh(one_device_mesh()):
     assert jax.jit(network).lower(jnp.zeros((4, 4))).as_text().count('sharding_constraint') == 1
-    with pytest.raises(ValueError, match="activation has the unknown axis 'bach'"):
+    with pytest.raises(ValueError, match="activation='bach'"):
       partitioning.constrain(jnp.zeros((4, 4)), 'bach')
 
 

@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 
 from vdm_jax import models
 from vdm_jax.names import RENAMED_SETTINGS, closest
+from vdm_jax.networks import contract
 
 
-def default(network: str = 'unet3d') -> ConfigDict:
+def default(network: str = models.DEFAULT_NETWORK) -> ConfigDict:
   """Return every key with its default: VDM's text-to-video settings where the paper gives them.
 
   The result is locked: only existing keys can be set.
@@ -91,7 +92,7 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'vocabulary',
   )
   references = {name: data.get_ref(name) for name in shared}
-  return {
+  own = {
     'network': network,
     'process': 'variance_preserving',  # or input_scaled
     'parameterization': 'eps',  # eps, v, x, edm or snap
@@ -104,9 +105,13 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'upsampling': 1,  # second stage: spatial upsampling factor of its low-resolution input; 1: no such input
     'lognormal_mean': -1.2,  # lognormal: mean and standard deviation of log sigma
     'lognormal_std': 1.2,
-    **models.network_fields(network),
-    **references,
   }
+  fields = models.network_fields(network)
+  if taken := sorted(fields.keys() & (own.keys() | references.keys()) - set(contract.SHARED)):
+    raise ValueError(
+      f'the field {taken[0]!r} of the network {network!r} is already a key of the section `model`: rename the field.'
+    )
+  return {**own, **fields, **references}
 
 
 def _training() -> dict[str, Any]:
@@ -177,7 +182,7 @@ def validate(config: Mapping[str, Any]) -> None:
   """Raise ValueError unless the sections and keys are exactly those of `default()`, with values of their types."""
   config = to_dict(config)
   model = config.get('model')
-  network = model.get('network', 'unet3d') if isinstance(model, Mapping) else 'unet3d'
+  network = model.get('network', models.DEFAULT_NETWORK) if isinstance(model, Mapping) else models.DEFAULT_NETWORK
   _compare(config, to_dict(default(network)), '')
 
 
@@ -280,3 +285,7 @@ def _fits(value: Any, like: Any) -> bool:
   if isinstance(like, tuple):
     return isinstance(value, tuple | list)
   return type(value) is type(like)
+
+
+for _network in models.NETWORKS:
+  default(_network)  # a field that is also a key of `model` is an error at import

@@ -1,9 +1,8 @@
-"""From names to parts: the `model` section of a configuration becomes a network and the mathematics around it."""
+"""Building a model, a network and the mathematics around it, from the `model` section of a configuration."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,12 +14,12 @@ from flax import linen as nn
 
 from vdm_jax import diffusion, text
 from vdm_jax.names import choose, unknown
-from vdm_jax.networks import FIT, UNet3D
+from vdm_jax.networks import FIT, UNet3D, VideoNetwork, contract, decay_mask
 from vdm_jax.types import Array, Carry, Conditioning, Denoiser, Network, Params
 
-NETWORKS = {'unet3d': UNet3D, 'fit': FIT}
-# Fields of a network that follow from other settings.
-DERIVED = ('takes_text', 'vocabulary_size', 'takes_low_resolution')
+# `model.network`: the networks by name, each a subclass of `VideoNetwork`. To add one, see docs/extending/network.md.
+NETWORKS: dict[str, type[VideoNetwork]] = {'unet3d': UNet3D, 'fit': FIT}
+DEFAULT_NETWORK = 'unet3d'
 PROCESSES = {
   'variance_preserving': lambda config: diffusion.variance_preserving(),
   'input_scaled': lambda config: diffusion.input_scaled(config['sigma_in']),
@@ -45,10 +44,16 @@ LOGSNR = {
 class Model(NamedTuple):
   """A video diffusion model without its parameters: the network and the mathematics around it.
 
-  `video_shape` is (frames, height, width, channels); `config` the plain `model` section it was built from.
+  Attributes:
+    module: the network.
+    process, parameterization: see `vdm_jax.diffusion`.
+    sample_logsnr: distribution of noise levels in training.
+    encode: captions -> tokens and their mask; None for a model without text.
+    video_shape: frames, height, width, channels.
+    config: the `model` section it was built from, as plain values.
   """
 
-  module: nn.Module
+  module: VideoNetwork
   process: diffusion.GaussianProcess
   parameterization: diffusion.Parameterization
   sample_logsnr: diffusion.LogsnrSampler
@@ -57,16 +62,20 @@ class Model(NamedTuple):
   config: dict[str, Any]
 
   def init(self, rng: Array) -> Params:
-    """Fresh float32 parameters, a tree of arrays; jit it, or `jax.eval_shape` it for shapes alone."""
+    """Return newly initialized float32 parameters, a tree of arrays; jit it, or `jax.eval_shape` it for the shapes."""
     return nn.unbox(self._boxed(rng))
 
   @property
   def logical_axes(self) -> Params:
-    """The parameters' tree, each leaf a PartitionSpec of logical axis names, for `vdm_jax.partitioning`."""
+    """The tree of parameters, each leaf a PartitionSpec of logical axis names, for `vdm_jax.partitioning`."""
     return nn.get_partition_spec(jax.eval_shape(self._boxed, jax.random.key(0)))
 
+  def decay_mask(self, params: Params) -> Any:
+    """Return the tree of bools of where weight decay and LAMB's trust ratio apply, as the network declares it."""
+    return decay_mask(self.module, params)
+
   def network(self, params: Params, dropout_rng: Array | None = None) -> Network:
-    """The network with its parameters bound; in training mode if and only if a dropout key is given."""
+    """Return the network with its parameters bound; in training mode if and only if a dropout key is given."""
     train = dropout_rng is not None
 
     def network(x: Array, logsnr: Array, cond: Conditioning, carry: Carry) -> tuple[Array, Carry]:
@@ -76,11 +85,17 @@ class Model(NamedTuple):
     return network
 
   def denoiser(self, params: Params) -> Denoiser:
-    """`(z, logsnr, cond, carry) -> (x_hat, carry)`, unguided."""
+    """Return the unguided denoiser, `(z, logsnr, cond, carry) -> (x_hat, carry)`."""
     return diffusion.precondition(self.network(params), self.process, self.parameterization)
 
   def grid(self, name: str, num_points: int, *, sigma_min: float, sigma_max: float, rho: float) -> Array:
-    """A sampling grid of log-SNRs: 'cosine' over the model's own range, or 'karras' between two sigmas (EDM, Snap)."""
+    """Return an increasing sampling grid of log-SNRs.
+
+    Args:
+      name: 'cosine', over the range of the model's training levels, or 'karras', between two sigmas (EDM, Snap).
+      num_points: points of the grid, both ends included.
+      sigma_min, sigma_max, rho: see `diffusion.karras_grid`.
+    """
     if name == 'cosine':
       return diffusion.cosine_grid(
         num_points, logsnr_min=self.config['logsnr_min'], logsnr_max=self.config['logsnr_max']
@@ -92,7 +107,7 @@ class Model(NamedTuple):
     raise ValueError(unknown('sampling.grid', name, ('cosine', 'karras')))
 
   def noise_level(self, sigma: float) -> float:
-    """sigma / alpha of a sigma of the Karras grid, which is Snap's: of `x / sigma_in + sigma eps`."""
+    """Return sigma / alpha at a sigma of the Karras grid, which is Snap's: the noise of `x / sigma_in + sigma eps`."""
     return self.config['sigma_in'] * sigma
 
   def condition(
@@ -104,13 +119,18 @@ class Model(NamedTuple):
     frame_rate: float | None = None,
     original_size: tuple[int, int] | None = None,
   ) -> Conditioning:
-    """What to generate, one video per prompt or label, or `count`; None leaves it to the null condition.
+    """Return the condition of `count` videos, or of one video per prompt or label; warns about unknown words.
 
-    `frame_rate` is in frames per second, infinite for an image; `original_size` is height and width in pixels of the
-    footage it should look like. A model that is told neither in training ignores them.
+    Args:
+      prompts: captions; None for the null condition.
+      labels: class labels; None for the null condition.
+      count: number of videos if there are neither prompts nor labels, 1 by default.
+      frame_rate: frames per second, infinite for an image; ignored by a model that is not conditioned on it.
+      original_size: height and width in pixels of the footage to imitate; ignored likewise.
 
-    Warns of words that the model has never seen. Raises ValueError where the model takes no text, or no such label,
-    and for prompts that are not a list, or not as many as labels.
+    Raises:
+      ValueError: the model takes no text or no such label, prompts are not a list, or prompts and labels differ in
+        number.
     """
     tokens = mask = label = None
     if isinstance(prompts, str):
@@ -130,7 +150,7 @@ class Model(NamedTuple):
     if frame_rate is not None and not frame_rate > 0:
       raise ValueError(f'frame_rate={frame_rate} must be positive: frames per second, infinite for an image.')
     if original_size is not None and (len(original_size) != 2 or not min(original_size) > 0):
-      raise ValueError(f'original_size={tuple(original_size)} is no size: give height and width in pixels.')
+      raise ValueError(f'original_size={tuple(original_size)} is not a valid size: give height and width in pixels.')
     count = len(prompts if prompts is not None else labels if labels is not None else range(count or 1))
     interval = size = None
     if frame_rate is not None and self.takes('frame_interval'):
@@ -140,17 +160,22 @@ class Model(NamedTuple):
     return Conditioning(text=tokens, text_mask=mask, label=label, frame_interval=interval, resolution=size)
 
   def text_shape(self, batch: int) -> tuple[int, ...]:
-    """The shape of a batch's captions: ids `[b 1 l]`, or embeddings `[b 1 l c]`."""
+    """Return the shape of a batch of captions: ids `[b 1 l]`, or embeddings `[b 1 l c]`."""
     length, width = self.config['text_length'], text.width(self.config['text'])
     return (batch, 1, length) if width is None else (batch, 1, length, width)
 
   def takes(self, scalar: str) -> bool:
-    """Whether the network is given a number of `networks.embeddings.SCALARS`."""
-    return scalar in self.config['scalars']
+    """Return whether the model is conditioned on a scalar, a name of `networks.embeddings.SCALARS`."""
+    return scalar in self.module.scalars
+
+  @property
+  def num_classes(self) -> int:
+    """Number of class labels; 0 for a model without labels."""
+    return self.module.num_classes
 
   @property
   def upsampling(self) -> int:
-    """Pixels per side that the model makes of each low-resolution pixel it is given; 1: it is given none."""
+    """Upsampling factor per side from the low-resolution input; 1 for a model without such an input."""
     return self.config['upsampling']
 
   def _boxed(self, rng: Array) -> Params:
@@ -159,12 +184,12 @@ class Model(NamedTuple):
     return self.module.init(rng, x, jnp.zeros(1), self._example(), None)['params']
 
   def _example(self) -> Conditioning:
-    """A condition of one example with every field that the network takes, for its shapes."""
+    """Return a condition of one example with every field that the network reads, for initialization."""
     low_resolution = jnp.zeros((1, *self.video_shape)) if self.upsampling > 1 else None
     shape = self.text_shape(1)
     return Conditioning(
       text=None if self.encode is None else jnp.zeros(shape, jnp.int32 if len(shape) == 3 else jnp.float32),
-      label=jnp.zeros((1, 1), jnp.int32) if self.config['num_classes'] else None,
+      label=jnp.zeros((1, 1), jnp.int32) if self.num_classes else None,
       low_resolution=low_resolution,
     )
 
@@ -180,7 +205,7 @@ class Model(NamedTuple):
         )
 
   def _check_labels(self, labels: Sequence[int]) -> None:
-    classes = self.config['num_classes']
+    classes = self.num_classes
     if not classes:
       raise ValueError(
         'labels were given to a model without classes (model.num_classes=0): leave them out, or give prompts.'
@@ -190,10 +215,15 @@ class Model(NamedTuple):
 
 
 def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model:
-  """Builds the model of a configuration's `model` section.
+  """Build the model of a configuration's `model` section.
 
-  The network takes its own fields from the section. `encode` stands in for the section's text function, whose files
-  then need not be there. Raises ValueError for a name that is none of the tables', naming the nearest.
+  Args:
+    config: the section; fields of the network are read from it by name.
+    encode: replaces the section's text function, whose files need not exist then.
+
+  Raises:
+    ValueError: a name is not in its table (the message has the closest one), or settings contradict each other or the
+      network's declarations.
   """
   config = dict(config)
   if config['sigma_in'] != 1 and config['process'] != 'input_scaled':
@@ -209,16 +239,10 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
     dtype=config['text_dtype'],
     cache=config['text_cache'],
   )
-  _check_upsampling(config)
-  network = choose('model.network', config['network'], NETWORKS)
-  fields = {name: config[name] for name in network_fields(config['network'])}
+  module = _build_network(config, encode)
+  _check_upsampling(config, module)
   return Model(
-    module=network(
-      **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()},
-      takes_text=encode is not None,
-      vocabulary_size=getattr(encode, 'vocabulary_size', 0),
-      takes_low_resolution=config['upsampling'] > 1,
-    ),
+    module=module,
     process=choose('model.process', config['process'], PROCESSES)(config),
     parameterization=choose('model.parameterization', config['parameterization'], PARAMETERIZATIONS)(config),
     sample_logsnr=choose('model.logsnr', config['logsnr'], LOGSNR)(config),
@@ -228,34 +252,86 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
   )
 
 
-@functools.cache
 def network_fields(name: str) -> dict[str, Any]:
-  """The settings of a network and their defaults (`dataclasses.MISSING` where there is none): the fields of its
-  class.
+  """Return the settings of a network and their defaults: the fields of its class.
+
+  The default is `dataclasses.MISSING` for a size of the data that the class leaves open.
+
+  Raises:
+    ValueError: the network is unknown.
+    TypeError: it does not fulfil the contract.
   """
-  fields = dataclasses.fields(choose('model.network', name, NETWORKS))
-  return {field.name: field.default for field in fields if field.name not in ('parent', 'name', *DERIVED)}
+  network = choose('model.network', name, NETWORKS)
+  if not (isinstance(network, type) and issubclass(network, VideoNetwork)):
+    raise TypeError(f'the network {name!r} must be a subclass of vdm_jax.networks.VideoNetwork.')
+  fields = {field.name: field.default for field in dataclasses.fields(network)}
+  fields = {key: value for key, value in fields.items() if key not in ('parent', 'name', *contract.DERIVED)}
+  for key, value in fields.items():
+    if value is dataclasses.MISSING and key not in contract.SHARED:
+      raise TypeError(
+        f'the field {key!r} of the network {name!r} has no default: give it one, as it becomes a key of the '
+        'configuration.'
+      )
+  return fields
+
+
+def scalars(section: Mapping[str, Any]) -> tuple[str, ...]:
+  """Return the scalars that the model of a `model` section is conditioned on."""
+  return tuple(section.get('scalars', choose('model.network', section['network'], NETWORKS).scalars))
 
 
 def check_cascade(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
-  """Raises ValueError unless a second stage's `model` section makes the videos of a first stage's larger."""
+  """Raise ValueError unless the videos of a first stage are the input of a second, given both `model` sections."""
   frames, channels, factor = first['num_frames'], first['channels'], second['upsampling']
   height, width = first['height'] - 2 * first['pad_rows'], first['width']
   makes = tuple(second[name] for name in ('num_frames', 'height', 'width', 'channels'))
   if (frames, height * factor, width * factor, channels) != makes:
     raise ValueError(
       f'the first stage makes {frames} frames of {height}x{width}x{channels}, which the second would upsample by '
-      f'{factor}, but the second makes {makes[0]} of {makes[1]}x{makes[2]}x{makes[3]}: name the run it is made for.'
+      f'{factor}, but the second makes {makes[0]} frames of {makes[1]}x{makes[2]}x{makes[3]}: give the run that it '
+      'was made for.'
     )
   for name in ('text', 'num_classes'):
-    if (first[name] in ('none', 0)) != (second[name] in ('none', 0)):
+    values = first.get(name, 0), second.get(name, 0)
+    if (values[0] in ('none', 0)) != (values[1] in ('none', 0)):
       raise ValueError(
-        f'model.{name} is {first[name]!r} in the first stage and {second[name]!r} in the second: both see the same '
-        'prompts or labels, so give it to both or to neither.'
+        f'model.{name} is {values[0]!r} in the first stage and {values[1]!r} in the second: both see the same prompts '
+        'or labels, so give it to both or to neither.'
       )
 
 
-def _check_upsampling(config: Mapping[str, Any]) -> None:
+def _build_network(config: Mapping[str, Any], encode: text.Encode | None) -> VideoNetwork:
+  """Return the network with its fields set from the section; raises ValueError for a condition it does not take."""
+  name = config['network']
+  settings = {field: config[field] for field in network_fields(name)}
+  settings = {field: tuple(value) if isinstance(value, list) else value for field, value in settings.items()}
+  kind = NETWORKS[name]
+  derived = {
+    'takes_text': encode is not None,
+    'vocabulary_size': getattr(encode, 'vocabulary_size', 0),
+    'takes_low_resolution': config['upsampling'] > 1,
+  }
+  declared = {field.name for field in dataclasses.fields(kind)}
+  network = kind(**settings, **{field: value for field, value in derived.items() if field in declared})
+  if encode is not None and not network.takes_text:
+    raise ValueError(f"model.network={name!r} takes no text, but data.text={config['text']!r}: set data.text='none'.")
+  if encode is None and network.takes_text:
+    raise ValueError(f"model.network={name!r} needs text, but data.text='none': set data.text.")
+  if derived['vocabulary_size'] > 0 and not network.vocabulary_size:
+    raise ValueError(
+      f'model.network={name!r} has no field vocabulary_size and takes no word ids, but data.text={config["text"]!r}: '
+      'choose a frozen text encoder.'
+    )
+  if network.takes_low_resolution != derived['takes_low_resolution']:
+    takes = 'takes' if network.takes_low_resolution else 'takes no'
+    raise ValueError(
+      f'model.network={name!r} {takes} low-resolution video, but model.upsampling={config["upsampling"]}: a factor '
+      'above 1 needs one, and 1 has none.'
+    )
+  return network
+
+
+def _check_upsampling(config: Mapping[str, Any], network: VideoNetwork) -> None:
   factor, height, width = (config[name] for name in ('upsampling', 'height', 'width'))
   if factor < 1 or height % factor or width % factor:
     raise ValueError(
@@ -264,8 +340,9 @@ def _check_upsampling(config: Mapping[str, Any]) -> None:
     )
   if factor > 1 and config['pad_rows']:
     raise ValueError(f'data.pad_rows={config["pad_rows"]} in a second stage: its low-resolution input has no padding.')
-  if (factor > 1) != ('augmentation_logsnr' in config['scalars']):
+  if (factor > 1) != ('augmentation_logsnr' in network.scalars):
     raise ValueError(
-      f'model.upsampling={factor}, model.scalars={tuple(config["scalars"])}: a second stage, and only it, is told the '
-      "noise level of its low-resolution input, so 'augmentation_logsnr' belongs to scalars where upsampling > 1."
+      f'model.upsampling={factor}, model.scalars={network.scalars}: only a second stage (upsampling > 1), and every '
+      "second stage, is conditioned on the noise level of its low-resolution input: add 'augmentation_logsnr' to "
+      'scalars if and only if upsampling > 1.'
     )

@@ -1,13 +1,11 @@
-"""Where every array lives: one mesh, one table from logical axis names to mesh axes.
+"""Sharding of every array: one device mesh, and one table from logical axis names to mesh axes.
 
-The mesh has three axes. `data` copies the parameters and splits the batch; `fsdp` splits the batch and the
-parameters; `tensor` splits the width of a layer. Networks name the axes of their parameters and activations
-by what they mean ('embed', 'mlp', ...) and never see the mesh. Whoever traces them sets it: `with
-jax.set_mesh(mesh)`.
+The mesh has three axes. `data` replicates the parameters and splits the batch; `fsdp` splits the batch and the
+parameters; `tensor` splits the width of a layer. Networks name the axes of their parameters and activations by meaning
+('embed', 'mlp', ...) and do not depend on the mesh. The caller that traces them sets it: `with jax.set_mesh(mesh)`.
 
-Linen's own logical constraints are not used: inside `nn.logical_axis_rules` its multi-head layers, which
-initialise their kernel flat, fail on the constraint of its final shape. `constrain` does the same from this
-table.
+Linen's own logical constraints are not used: inside `nn.logical_axis_rules` its multi-head layers, which initialize
+their kernel flat, fail on the constraint of its final shape. `constrain` does the same from this table.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from vdm_jax.names import unknown
 AXES = ('data', 'fsdp', 'tensor')
 BATCH = ('data', 'fsdp')
 
-# Logical axis -> mesh axes. None: never split.
+# Logical axis -> mesh axes; None is never split.
 RULES: dict[str, tuple[str, ...] | str | None] = {
   'batch': BATCH,
   'embed': 'fsdp',
@@ -36,26 +34,31 @@ RULES: dict[str, tuple[str, ...] | str | None] = {
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """The device mesh `(data, fsdp, tensor)`.
+  """Return the device mesh `(data, fsdp, tensor)`.
 
   Args:
-    sizes: devices along each axis; an absent axis has one, and one axis may be -1, the rest.
-    devices: what to arrange, `jax.devices()` by default.
+    sizes: devices along each axis. An absent axis has size 1; one axis may be -1, all remaining devices.
+    devices: the devices to arrange, `jax.devices()` by default.
 
   Raises:
-    ValueError: an unknown axis, a size that is neither positive nor -1, two sizes of -1, a product that is not the
-      number of devices, or axes that do not follow the wires of a slice of TPUs.
+    ValueError: an axis is unknown, a size is neither positive nor -1, two sizes are -1, the product is not the number
+      of devices, or the axes do not fit the topology of a TPU slice.
+
+  >>> dict(make_mesh({'data': -1}, jax.devices()[:1]).shape)
+  {'data': 1, 'fsdp': 1, 'tensor': 1}
   """
   devices = list(jax.devices() if devices is None else devices)
   for name, size in sizes.items():
     if name not in AXES:
       raise ValueError(unknown('mesh axis', name, AXES))
     if size < 1 and size != -1:
-      raise ValueError(f'mesh.{name}={size} is no number of devices: give a positive number, or -1 for the rest.')
+      raise ValueError(
+        f'mesh.{name}={size} is not a valid number of devices: give a positive number, or -1 for the rest.'
+      )
   shape = [sizes.get(name, 1) for name in AXES]
   arithmetic = ' x '.join(f'mesh.{name}={size}' for name, size in zip(AXES, shape, strict=True))
   if shape.count(-1) > 1:
-    raise ValueError(f'{arithmetic} leaves two axes open: only one may be -1.')
+    raise ValueError(f'{arithmetic}: only one axis may be -1.')
   fixed = math.prod(size for size in shape if size != -1)
   if -1 in shape:
     if len(devices) % fixed:
@@ -71,38 +74,38 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     )
   try:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
-  except NotImplementedError as error:  # of TPUs alone
-    wires = [max(places) + 1 for places in zip(*(device.coords for device in devices), strict=True)]
+  except NotImplementedError as error:  # TPUs only
+    topology = [max(places) + 1 for places in zip(*(device.coords for device in devices), strict=True)]
     raise ValueError(
-      f'{arithmetic} does not follow the wires of this slice of {" x ".join(map(str, wires))} chips: make each axis 1, '
-      'one of these sizes, or a product of several.'
+      f'{arithmetic} does not fit the topology of this slice, {" x ".join(map(str, topology))} chips: each axis must '
+      'be 1, one of these sizes, or a product of several.'
     ) from error
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """A full copy on every device."""
+  """Return the sharding with a full copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The leading axis is split over `data` and `fsdp`, the others are whole."""
+  """Return the sharding whose leading axis is split over `data` and `fsdp`."""
   return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
 def param_shardings(mesh: Mesh, abstract: Any, logical_axes: Any) -> Any:
-  """A NamedSharding for every parameter, from the names of its axes.
+  """Return a NamedSharding for every parameter, from the names of its axes.
+
+  An axis whose length is not divisible by its mesh axes is not split, which costs memory only.
 
   Args:
     mesh: from `make_mesh`.
     abstract: tree of arrays or ShapeDtypeStructs.
-    logical_axes: the same tree with one logical name (or None) per axis: tuples or PartitionSpecs; None for a
-      whole tensor leaves it unsplit.
-
-  An axis whose length its mesh axes do not divide stays whole: that costs memory, never correctness.
+    logical_axes: the same tree with one logical name or None per axis, as tuples or PartitionSpecs. A parameter
+      without names, () or None, is not split.
 
   Raises:
-    ValueError: a name that is not in RULES, as many names as axes are not given, or one mesh axis would split
-      two axes of one tensor.
+    ValueError: a name is not in RULES, names and axes differ in number, or two axes of one tensor would be split over
+      the same mesh axis.
   """
 
   def sharding(path: Any, leaf: Any, names: Any) -> NamedSharding:
@@ -113,10 +116,9 @@ def param_shardings(mesh: Mesh, abstract: Any, logical_axes: Any) -> Any:
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-  """Tells the compiler how an activation lies: the logical names of its leading axes, the rest is whole.
+  """Constrain the sharding of an activation by the logical names of its leading axes; the others are not split.
 
-  Acts on the mesh of `jax.set_mesh`, and returns x as it is where none is set. Raises ValueError as
-  `param_shardings` does.
+  Uses the mesh of `jax.set_mesh`; without one, x is returned unchanged. Raises ValueError as `param_shardings` does.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
@@ -126,11 +128,9 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def like_params(abstract: Any, params: Any, shardings: Any, default: NamedSharding) -> Any:
-  """Shardings for a tree that holds copies of the parameter tree (moments, averages): those of the
-  parameters.
+  """Return shardings for a tree that contains copies of the parameter tree, such as moments and averages.
 
-  Every subtree of `abstract` with the structure of `params` gets `shardings`; every other leaf gets
-  `default`.
+  Every subtree of `abstract` with the structure of `params` gets `shardings`, every other leaf `default`.
   """
   structure = jax.tree.structure(params)
 
@@ -141,7 +141,7 @@ def like_params(abstract: Any, params: Any, shardings: Any, default: NamedShardi
 
 
 def check_batch(batch_size: int, mesh: Mesh, accumulation: int = 1) -> None:
-  """Raises ValueError unless the global batch splits evenly over mesh and micro-batches."""
+  """Raise ValueError unless the global batch splits evenly over mesh and micro-batches."""
   data, fsdp = (mesh.shape[name] for name in BATCH)
   parts = data * fsdp * accumulation
   if accumulation < 1 or batch_size < 1 or batch_size % parts:
@@ -154,10 +154,10 @@ def check_batch(batch_size: int, mesh: Mesh, accumulation: int = 1) -> None:
 
 
 def batch_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
-  """The rows of the global batch that the devices of this process hold, increasing: `rows` of `data.build`.
+  """Return the rows of the global batch held by devices of this process, increasing: `rows` of `data.build`.
 
-  They need not follow one another: a mesh follows the wires of a slice, and hosts are squares of it. Processes that
-  share rows (a tensor axis across hosts) each make them. Raises ValueError for a batch that does not split.
+  They need not be contiguous: a mesh follows the topology of a slice, of which hosts are squares. Processes that share
+  rows (a tensor axis across hosts) each load them. Raises ValueError for a batch that does not split.
   """
   check_batch(batch_size, mesh)
   parts, mine = _parts(mesh)
@@ -166,12 +166,12 @@ def batch_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-  """The `batch_rows` of this process (numpy, in their order) as global arrays, split by row."""
+  """Return the `batch_rows` of this process (numpy, in that order) as global arrays, split by row."""
   sharding, (parts, mine) = batch_sharding(mesh), _parts(mesh)
 
   def put(x: Any) -> jax.Array:
     x = np.asarray(x)
-    # JAX would infer this shape itself, but only where all processes hold as many rows.
+    # JAX infers this shape only if all processes hold the same number of rows.
     shape = (len(x) * parts // len(mine), *x.shape[1:])
     return jax.make_array_from_process_local_data(sharding, x, shape)
 
@@ -179,27 +179,27 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def _parts(mesh: Mesh) -> tuple[int, list[int]]:
-  """Into how many parts the mesh splits a batch, and which of them are on devices of this process."""
+  """Return the number of parts a batch is split into, and those on devices of this process."""
   parts = mesh.devices.reshape(-1, mesh.shape['tensor'])
   mine = [i for i, part in enumerate(parts) if any(d.process_index == jax.process_index() for d in part)]
   return len(parts), mine
 
 
 def _spec(mesh: Mesh | AbstractMesh, name: str, shape: tuple[int, ...], names: Any) -> PartitionSpec:
-  names = (None,) * len(shape) if names is None else tuple(names)
+  names = (() if names is None else tuple(names)) or (None,) * len(shape)
   if len(names) != len(shape):
     raise ValueError(f'{name} of shape {shape} has {len(names)} axis names, {names}: give one per axis.')
   spec, taken = [], {}
   for axis, size in zip(names, shape, strict=True):
     if axis is not None and axis not in RULES:
-      raise ValueError(unknown(f'the logical axis of {name}', axis, RULES))
+      raise ValueError(unknown(f'logical axis of {name}', axis, RULES))
     rule = RULES.get(axis) if axis else None
     mesh_axes = () if rule is None else (rule,) if isinstance(rule, str) else rule
     for mesh_axis in mesh_axes:
       if mesh_axis in taken:
         raise ValueError(
-          f"{name} {names}: the axes '{taken[mesh_axis]}' and '{axis}' both map to mesh axis "
-          f"'{mesh_axis}'. Name one of them None."
+          f"{name} {names}: '{taken[mesh_axis]}' and '{axis}' both map to the mesh axis '{mesh_axis}': set one of them "
+          'to None.'
         )
       taken[mesh_axis] = axis
     divides = size % math.prod(mesh.shape[mesh_axis] for mesh_axis in mesh_axes) == 0

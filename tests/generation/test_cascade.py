@@ -143,8 +143,8 @@ def test_a_condition_says_seconds_and_an_image_has_none():
   [
     ({'frame_rate': -8.0}, 'frame_rate=-8.0 must be positive: frames per second, infinite for an image.'),
     ({'frame_rate': 0.0}, 'frame_rate=0.0 must be positive: frames per second, infinite for an image.'),
-    ({'original_size': (16,)}, 'original_size=(16,) is no size: give height and width in pixels.'),
-    ({'original_size': (16, 0)}, 'original_size=(16, 0) is no size: give height and width in pixels.'),
+    ({'original_size': (16,)}, 'original_size=(16,) is not a valid size: give height and width in pixels.'),
+    ({'original_size': (16, 0)}, 'original_size=(16, 0) is not a valid size: give height and width in pixels.'),
   ],
 )
 def test_what_cannot_be_asked_for_is_refused(asked, message):
@@ -166,7 +166,7 @@ def test_asking_a_model_that_is_not_told_is_refused():
     (
       {'height': 16},
       'the first stage makes 2 frames of 12x8x3, which the second would upsample by 2, but the second '
-      'makes 2 of 16x16x3: name the run it is made for.',
+      'makes 2 frames of 16x16x3: give the run that it was made for.',
     ),
     (
       {'text': 'words'},
@@ -211,9 +211,9 @@ def test_what_does_not_go_together_is_said():
     ),
     (
       {'upsampling': 1},
-      "model.upsampling=1, model.scalars=('frame_interval', 'resolution', 'augmentation_logsnr'): a "
-      'second stage, and only it, is told the noise level of its low-resolution input, so '
-      "'augmentation_logsnr' belongs to scalars where upsampling > 1.",
+      "model.upsampling=1, model.scalars=('frame_interval', 'resolution', 'augmentation_logsnr'): only a second stage "
+      '(upsampling > 1), and every second stage, is conditioned on the noise level of its low-resolution input: add '
+      "'augmentation_logsnr' to scalars if and only if upsampling > 1.",
     ),
     ({'pad_rows': 2}, 'data.pad_rows=2 in a second stage: its low-resolution input has no padding.'),
   ],

@@ -1,4 +1,4 @@
-"""Reports of tiny networks on virtual devices, as JSON. A process of its own, for it decides what JAX sees.
+"""Reports of tiny networks on virtual devices, as JSON; a separate process, as it sets the devices of JAX.
 
 python report_cases.py plain | every
 """
@@ -64,10 +64,10 @@ def fit(**changes: Any) -> ConfigDict:
 
 
 def state_bytes(devices: list) -> dict[str, dict[str, int]]:
-  """Bytes per device of the parts of the state, on two meshes."""
+  """Return the bytes per device of each part of the state, on two meshes."""
   config, found = fit(), {}
   model = programs.build_model(config)
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   for axis in ('data', 'fsdp'):
     layout = state.abstract(model, rule, partitioning.make_mesh({axis: 2}, devices))
     found[axis] = {name: programs.bytes_per_device(getattr(layout, name)) for name in ('params', 'opt_state', 'ema')}
@@ -75,13 +75,13 @@ def state_bytes(devices: list) -> dict[str, dict[str, int]]:
 
 
 def collectives(devices: list) -> dict[str, dict[str, float]]:
-  """Costs of two programs that exchange `[32 32]` float32 between two devices in each of 5 passes of a loop."""
+  """Return the costs of two programs that exchange `[32 32]` float32 between two devices in a loop of 5 iterations."""
   mesh = Mesh(devices, ('d',), axis_types=(AxisType.Auto,))
   split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (('d',), ()))
   x = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=split)
   total = jax.ShapeDtypeStruct((32, 32), jnp.float32, sharding=whole)
 
-  def reduced(x, total):  # each device has half of the rows to sum over
+  def reduced(x, total):  # each device sums over half of the rows
     def body(total, _):
       return total + jax.lax.with_sharding_constraint((x * total[0]).T @ x, whole), None
 
@@ -100,7 +100,7 @@ def collectives(devices: list) -> dict[str, dict[str, float]]:
 
 
 def forward_on_fsdp(devices: list) -> dict[str, float]:
-  """Costs of one evaluation of 256 videos, they and the parameters split over the same two devices."""
+  """Return the costs of evaluating 256 videos, with videos and parameters split over the same two devices."""
   mesh = partitioning.make_mesh({'fsdp': 2}, devices)
   model = programs.build_model(config := fit(data__batch_size=256))
   layout, batch, _ = programs.train_step(model, config, mesh).arguments
@@ -112,7 +112,7 @@ def forward_on_fsdp(devices: list) -> dict[str, float]:
 
 
 def guided_sampling(devices: list) -> dict[str, float]:
-  """Costs of one guided sampling step of a U-Net, a video per device, and its model FLOPs."""
+  """Return the costs of one guided sampling step of a U-Net with one video per device, and its model FLOPs."""
   config = configuration.default()
   config.update_from_flattened_dict(UNET)
   program = programs.sampling_step(programs.build_model(config), config, partitioning.make_mesh({'data': 2}, devices))
@@ -121,7 +121,7 @@ def guided_sampling(devices: list) -> dict[str, float]:
 
 
 def main(which: str) -> dict[str, Any]:
-  # The report comes first: it makes the devices.
+  # The report comes first: it sets the number of devices.
   results = {'plain': report(fit(), 'gpu:1x2x80', sampling=which == 'every')}
   if which == 'every':
     results['batch'] = report(fit(data__batch_size=64), 'gpu:1x2x80', sampling=False)

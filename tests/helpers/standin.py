@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from vdm_jax import diffusion
+from vdm_jax.networks import contract
 from vdm_jax.types import Batch, Conditioning
 
 SHAPE = (2, 4, 4, 1)
@@ -54,6 +55,9 @@ class Standin(NamedTuple):
       'norm': {'scale': spec('mlp')},
       'label_embedding': spec(None, 'embed'),
     }
+
+  def decay_mask(self, params):
+    return contract.default_decay_mask(params)
 
   def network(self, params, dropout_rng=None):
     def network(x, logsnr, cond, carry):

@@ -6,9 +6,10 @@ from flax import linen as nn
 
 from vdm_jax.benchmarks import sampler_loop
 from vdm_jax.models import Model
+from vdm_jax.networks import VideoNetwork
 
 
-class OneConvolution(nn.Module):
+class OneConvolution(VideoNetwork):
   """`(x, logsnr, cond, carry) -> (convolution of each frame, carry)`."""
 
   @nn.compact

@@ -1,4 +1,4 @@
-"""Tiny networks, parameters without zeros, and the network's layers once more in numpy."""
+"""Tiny networks, random parameters without zeros, and reference layers in numpy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WORDS = ('left', 'right', 'three', 'two')
 
 
 def make_config(**changes: Any):
-  """A configuration of the tiny network, locked; keys are dotted, with `__` for the dot."""
+  """Return a locked configuration of the tiny network; keys have `__` for the dot."""
   config = configuration.default()
   data = {'num_frames': FRAMES, 'height': SIZE, 'width': SIZE, 'text_length': 3}
   own = {f'model__{key}': value for key, value in SETTINGS.items() if key != 'num_frames'}
@@ -43,7 +43,7 @@ def make_config(**changes: Any):
 
 
 def draw(shapes: Any, seed: int = 0) -> Any:
-  """Parameters as training leaves them, none of them zero, for a tree of arrays or shapes."""
+  """Return random parameters, none of them zero, for a tree of arrays or shapes."""
   rng = np.random.default_rng(seed)
 
   def leaf(path: Any, leaf: Any) -> jax.Array:
@@ -56,19 +56,19 @@ def draw(shapes: Any, seed: int = 0) -> Any:
 
 
 def drawn(module: nn.Module, *inputs: Any, seed: int = 0) -> dict[str, Any]:
-  """The variables of a module, drawn without running its initializers."""
+  """Return random variables of a module, without running its initializers."""
   return draw(jax.eval_shape(lambda rng: module.init(rng, *inputs), jax.random.key(0)), seed)
 
 
 @functools.cache
 def forward(module: UNet3D):
-  """The network, compiled: (variables, x, logsnr, cond) -> output."""
+  """Return the compiled network: (variables, x, logsnr, cond) -> output."""
   return jax.jit(lambda variables, x, logsnr, cond: module.apply(variables, x, logsnr, cond)[0])
 
 
 @contextlib.contextmanager
 def says(message: str, kind: type[Exception] = ValueError) -> Iterator[None]:
-  """Inside, an error with exactly this message must be raised."""
+  """Context that expects an error with exactly this message."""
   with pytest.raises(kind) as error:
     yield
   assert str(error.value) == message
@@ -93,7 +93,7 @@ def affine(params: dict[str, Any], x: np.ndarray) -> np.ndarray:
 
 
 def convolve(params: dict[str, Any], x: np.ndarray, stride: int = 1) -> np.ndarray:
-  """A 3x3 convolution in float64, tap by tap; at stride 2 the padding is at the end alone."""
+  """A 3x3 convolution in float64, tap by tap; at stride 2 there is padding at the end only."""
   kernel, (n, h, w, _) = np.float64(params['kernel']), x.shape
   before = 1 if stride == 1 else 0
   padded = np.pad(np.float64(x), ((0, 0), (before, 1), (before, 1), (0, 0)))
@@ -104,9 +104,9 @@ def convolve(params: dict[str, Any], x: np.ndarray, stride: int = 1) -> np.ndarr
 
 
 def group_norm(params: dict[str, Any], x: np.ndarray, groups: int) -> np.ndarray:
-  """Group normalisation of each frame `[n h w c]` in float64."""
+  """Group normalization of each frame `[n h w c]` in float64."""
   n, h, w, c = x.shape
   split = np.float64(x).reshape(n, h, w, groups, c // groups)
-  centred = split - split.mean((1, 2, 4), keepdims=True)
-  normed = centred / np.sqrt(np.square(centred).mean((1, 2, 4), keepdims=True) + 1e-6)
+  centered = split - split.mean((1, 2, 4), keepdims=True)
+  normed = centered / np.sqrt(np.square(centered).mean((1, 2, 4), keepdims=True) + 1e-6)
   return normed.reshape(x.shape) * params['scale'] + params['bias']

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.tiny_networks import affine, draw, drawn, normal, says, swish
+from helpers.tiny_networks import affine, draw, drawn, normal, swish
 
 from vdm_jax.networks.embeddings import (
   NOISE_FEATURES,
@@ -23,12 +23,12 @@ from vdm_jax.networks.embeddings import (
   TextTokens,
   WordEncoder,
   cosine_time,
-  scalar,
+  sinusoid_input,
 )
 from vdm_jax.types import Conditioning
 
 T = np.linspace(0.01, 0.99, 7)
-COSINE_LOGSNR = 2 * np.log(np.cos(np.pi * T / 2) / np.sin(np.pi * T / 2))  # where the cosine schedule is at T
+COSINE_LOGSNR = 2 * np.log(np.cos(np.pi * T / 2) / np.sin(np.pi * T / 2))  # of the cosine schedule at T
 
 
 def sinusoids(value, features):
@@ -38,7 +38,7 @@ def sinusoids(value, features):
 
 
 def embedded_number(params, values, features):
-  """A `ScalarEmbedding` of `[b k]` in float64."""
+  """`ScalarEmbedding` of `[b k]` in float64."""
   h = np.concatenate([sinusoids(value, features // values.shape[1]) for value in values.T], axis=-1)
   h = (h - h.mean(-1, keepdims=True)) / h.std(-1, keepdims=True)
   return affine(params['dense_1'], swish(affine(params['dense_0'], h)))
@@ -47,13 +47,13 @@ def embedded_number(params, values, features):
 # ---- Noise levels and other numbers ----------------------------------------------------------------------------------
 
 
-def test_cosine_time_is_the_cosine_schedules():
+def test_cosine_time_is_that_of_the_cosine_schedule():
   np.testing.assert_allclose(cosine_time(COSINE_LOGSNR), T, atol=1e-6)
   np.testing.assert_allclose(cosine_time(np.array([-300.0, 0.0, 300.0])), [1, 0.5, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize('num_layers', [1, 2, 4])
-def test_the_noise_level_enters_as_the_cosine_schedules_time(num_layers):
+def test_the_noise_level_is_embedded_as_the_time_of_the_cosine_schedule(num_layers):
   layer = LogsnrEmbedding(8, 16, num_layers)
   variables = drawn(layer, COSINE_LOGSNR)
   h = sinusoids(1000 * T, 8)
@@ -69,7 +69,7 @@ def test_the_ends_of_the_noise_range_are_finite():
 
 
 @pytest.mark.parametrize('values', [normal(5, 1, seed=1), 30 * normal(5, 2, seed=1)])
-def test_numbers_enter_as_standardized_sinusoids_in_equal_parts(values):
+def test_scalars_are_embedded_as_standardized_sinusoids_in_equal_parts(values):
   layer = ScalarEmbedding(16, 12)
   params = drawn(layer, values, 5)['params']
   found = layer.apply({'params': params}, values, 5)
@@ -91,12 +91,12 @@ def test_each_number_has_its_scale():
   cond = Conditioning(
     frame_interval=np.array([0, 0.04]), resolution=np.array([[288, 512], [64, 64]]), augmentation_logsnr=COSINE_LOGSNR
   )
-  found = {name: scalar(cond, name) for name in SCALARS}
+  found = {name: sinusoid_input(cond, name) for name in SCALARS}
   assert set(found) == {'frame_interval', 'resolution', 'augmentation_logsnr'}
   np.testing.assert_allclose(found['frame_interval'], [0, 40], rtol=1e-6)
   np.testing.assert_array_equal(found['resolution'], cond.resolution)
   np.testing.assert_allclose(found['augmentation_logsnr'], 1000 * T, rtol=1e-5)
-  assert [scalar(Conditioning(), name) for name in SCALARS] == [None] * 3
+  assert [sinusoid_input(Conditioning(), name) for name in SCALARS] == [None] * 3
 
 
 # ---- Captions and labels as one vector -------------------------------------------------------------------------------
@@ -110,8 +110,8 @@ def test_words_are_vectors_at_their_positions():
     np.testing.assert_allclose(found[b, i], params['embedding'][ids[b, i]] + params['position_embedding'][i], atol=1e-6)
 
 
-def test_captions_must_fit():
-  with says('captions of 5 tokens exceed text_length=4; raise it or shorten them.'):
+def test_captions_longer_than_the_table_are_an_error():
+  with pytest.raises(ValueError, match='5 tokens .*text_length=4'):
     WordEncoder(6, 4, 8).init(jax.random.key(0), np.zeros((1, 5), int))
 
 
@@ -132,14 +132,14 @@ def test_text_and_label_add(embed):
   np.testing.assert_allclose(embed(FULL), text + label, atol=1e-5)
 
 
-def test_a_dropped_segment_is_zeros_and_the_others_stay(embed):
+def test_a_dropped_segment_is_zeros_and_the_others_are_unchanged(embed):
   drop = np.array([[True, False], [False, True]])
   found, whole = embed(FULL._replace(drop=drop)), embed(FULL)
   assert not np.any(found[drop])
   np.testing.assert_allclose(found[~drop], whole[~drop], atol=1e-6)
 
 
-def test_nothing_given_embeds_as_nothing(embed):
+def test_no_condition_has_no_embedding(embed):
   assert embed(Conditioning()) is None
   assert embed(Conditioning(drop=np.zeros((2, 2), bool))) is None
 
@@ -150,13 +150,13 @@ def test_the_order_of_words_matters_and_padding_does_not(embed):
   np.testing.assert_allclose(embed(FULL._replace(text=np.where(TEXT == 0, 5, TEXT))), base, atol=1e-6)
 
 
-def test_without_a_mask_every_token_counts(embed):
+def test_without_a_mask_every_token_is_valid(embed):
   np.testing.assert_allclose(
     embed(FULL._replace(text_mask=None)), embed(FULL._replace(text_mask=np.ones(TEXT.shape, bool))), atol=1e-6
   )
 
 
-def test_a_frozen_encoders_embeddings_are_pooled_as_they_are():
+def test_embeddings_of_a_frozen_encoder_are_pooled_unchanged():
   layer, text = ConditionEmbedding(16, takes_text=True), normal(2, 1, 3, 5)
   variables = drawn(layer, Conditioning(text=text))
   assert set(variables['params']) == {'pool'}
@@ -172,15 +172,15 @@ REFUSING = (
 
 
 @pytest.mark.parametrize('layer', REFUSING, ids=lambda layer: type(layer).__name__)
-def test_what_the_network_was_not_built_for_is_refused(layer):
+def test_conditions_that_the_network_does_not_take_are_errors(layer):
   noise, rng = (np.zeros(2),) if isinstance(layer, ConditionTokens) else (), jax.random.key(0)
-  with says('a caption was given to a network without text: set data.text, or give no caption.'):
+  with pytest.raises(ValueError, match='caption .*data.text'):
     layer.init(rng, *noise, Conditioning(text=TEXT))
-  with says('a class label was given to a network without classes: set model.num_classes, or give no label.'):
+  with pytest.raises(ValueError, match='label .*model.num_classes'):
     layer.init(rng, *noise, Conditioning(label=FULL.label))
 
 
-def test_without_text_and_classes_there_is_nothing_to_learn():
+def test_without_text_and_classes_there_are_no_parameters():
   assert not draw(ConditionEmbedding(16, takes_text=False).init(jax.random.key(0), Conditioning()))
 
 
@@ -204,7 +204,7 @@ def test_every_word_is_a_token(caption):
   np.testing.assert_array_equal(apply(FULL._replace(text_mask=None))[1], np.ones(TEXT.shape, bool))
 
 
-def test_the_null_caption_is_one_token_however_long_the_dropped_one_was(caption):
+def test_the_null_caption_is_one_token(caption):
   params, apply = caption
   drop = np.array([[True, False], [True, True]])
   (tokens, valid), (whole, counted) = apply(FULL._replace(drop=drop)), apply(FULL)
@@ -224,14 +224,14 @@ def test_an_absent_caption_is_the_null_caption(caption):
   assert valid.shape == (2, 1, 1) and valid.all()
 
 
-def test_padding_leaves_the_tokens_that_count_alone(caption):
+def test_padding_does_not_affect_valid_tokens(caption):
   _, apply = caption
   (tokens, valid), (found, mask) = apply(FULL), apply(FULL._replace(text=np.where(TEXT == 0, 5, TEXT)))
   np.testing.assert_array_equal(mask, valid)
   np.testing.assert_array_equal(found[valid], tokens[valid])
 
 
-def test_a_frozen_encoders_tokens_are_mapped_to_the_width():
+def test_tokens_of_a_frozen_encoder_are_projected_to_the_width():
   text = normal(2, 1, 3, 5)
   params = drawn(TextTokens(16), Conditioning(text=text), 2)['params']
   assert set(params) == {'kernel', 'bias'}
@@ -290,7 +290,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize('name', ORDER)
-def test_a_condition_changes_its_own_tokens_alone(name):
+def test_a_condition_changes_only_its_own_tokens(name):
   base = condition_tokens()[1]
   changed = EVERYTHING if name == 'logsnr' else EVERYTHING._replace(**{name: CHANGES[name]})
   found = condition_tokens(changed, LEVELS + (np.array([0, 1]) if name == 'logsnr' else 0))[1]
@@ -300,7 +300,7 @@ def test_a_condition_changes_its_own_tokens_alone(name):
   assert np.abs(found - base)[own].max(-1).min() > 1e-2
 
 
-def test_a_dropped_label_is_zeros_and_so_is_an_absent_one():
+def test_dropped_and_absent_labels_are_zeros():
   drop = np.array([[False], [True]])
   (_, base, valid), (params, found, mask) = condition_tokens(), condition_tokens(EVERYTHING._replace(drop=drop))
   np.testing.assert_array_equal(found[0], base[0])
@@ -314,7 +314,7 @@ def test_a_dropped_label_is_zeros_and_so_is_an_absent_one():
 
 
 @pytest.mark.parametrize('name', NOISE_FEATURES)
-def test_the_noise_level_has_its_forms(name):
+def test_features_of_the_noise_level(name):
   ratio = np.exp(-LEVELS / 2)  # sigma / alpha
   seen = {
     'log': 1000 * np.log(ratio) / 4,

@@ -1,22 +1,24 @@
-"""FIT against Snap section 3.4 and appendix A: its counts and layout, its forward pass in float64 numpy, its laws."""
+"""FIT against Snap section 3.4 and appendix A: counts, layout, the forward pass in float64 numpy, invariances."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from helpers.tiny_networks import affine, drawn, normal, says
+from helpers.tiny_networks import affine, drawn, normal
 from networks.test_transformer import cross_attention, feed_forward, float64, layer_norm, transformer_layer
 
 from vdm_jax.networks import FIT
 from vdm_jax.networks.embeddings import ConditionTokens
-from vdm_jax.networks.fit import REMAT, Layout
+from vdm_jax.networks.fit import REMAT
+from vdm_jax.networks.patches import Layout
 from vdm_jax.tools.compilation import model_flops
 from vdm_jax.types import Conditioning
 
@@ -74,7 +76,7 @@ SMALLEST = TINY | {'scalars': (), 'self_conditioning': False}
 
 
 def inputs(fit):
-  """A batch of two, with everything that the network takes: `(x, logsnr, cond)`."""
+  """Return a batch of two with every condition that the network takes: `(x, logsnr, cond)`."""
   shape = (2, fit.num_frames, fit.height, fit.width, fit.channels)
   cond = Conditioning(
     text=normal(2, 1, 5, 6, seed=1) if fit.takes_text else None,
@@ -89,7 +91,7 @@ def inputs(fit):
 
 
 def previous(fit):
-  """Latents of an earlier evaluation, as large as these become."""
+  """Return latents of an earlier evaluation, of typical magnitude."""
   return 3 * normal(2, fit.num_latents, fit.latent_width, seed=3) if fit.self_conditioning else None
 
 
@@ -105,7 +107,7 @@ def forward(fit):
 
 
 def patches_of(fit):
-  """Where each token of each group lies on the grid: `[groups][tokens] -> (t, h, w)`."""
+  """Return the grid position of each token of each group: `[groups][tokens] -> (t, h, w)`."""
   sizes = (fit.num_frames, fit.height, fit.width)
   counts = [range(n // p // g) for n, p, g in zip(sizes, fit.patch_size, fit.group_size, strict=True)]
   return [
@@ -141,7 +143,7 @@ def condition_tokens(fit):
 
 
 def reference(fit, params, carry):
-  """The forward pass token by token and group by group, in float64."""
+  """Compute the forward pass token by token and group by group, in float64."""
   (x, _, cond), (condition, valid) = inputs(fit), condition_tokens(fit)
   sources = [x] if cond.low_resolution is None else [x, cond.low_resolution]
   places, batch = patches_of(fit), len(x)
@@ -188,7 +190,7 @@ def reference(fit, params, carry):
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_the_forward_pass_is_its_specification(name):
+def test_the_forward_pass_follows_its_specification(name):
   fit = CASES[name]
   variables, carry = variables_of(fit), previous(fit)
   found, latents = forward(fit)(variables, *inputs(fit), carry)
@@ -245,7 +247,7 @@ def test_parameters_of_the_papers_networks(settings, parameters):
     ({'condition_read': 'after', 'remat': 'block', 'dtype': 'bfloat16', 'dropout': 0.1}, 495.0, 3912),
   ],
 )
-def test_parameters_of_departures_from_them(change, millions, large_millions):
+def test_parameters_of_variants_of_the_papers_networks(change, millions, large_millions):
   assert round(count(FIT(**BASE | change)) / 1e6, 1) == millions
   assert round(count(FIT(**LARGE | change)) / 1e6) == large_millions
 
@@ -260,7 +262,7 @@ def test_tokens_and_groups_of_the_papers_networks():
 
 
 def closed_form(fit):
-  """FLOPs of a forward pass in closed form, and those of what it calls less than one: embeddings and projections."""
+  """Return the FLOPs of a forward pass in closed form, and those of embeddings and projections."""
   latents, d, big, width = fit.num_latents, fit.patch_width, fit.latent_width, fit.condition_width
   tokens, groups = math.prod(fit.layout().grid), math.prod(fit.layout().groups)
   n, m, keys = tokens // groups, latents // groups, 1 + len(fit.scalars) + LETTERS
@@ -278,7 +280,7 @@ def closed_form(fit):
 
 
 @pytest.mark.parametrize(('settings', 'tera'), [(BASE, 0.702), (LARGE, 6.433), (UPSAMPLER, 28.52)])
-def test_flops_are_their_closed_form(settings, tera):
+def test_flops_match_their_closed_form(settings, tera):
   fit = FIT(**settings)
   work, rest = closed_form(fit)
   assert model_flops(lambda *args: fit.apply(*args)[0], abstract(fit), *abstract_inputs(fit)) == work + rest
@@ -289,8 +291,8 @@ def test_flops_are_their_closed_form(settings, tera):
 
 
 @pytest.mark.parametrize('settings', [BASE, UPSAMPLER], ids=['base', 'upsampler'])
-def test_groups_are_contiguous_blocks_of_single_frames_patches(settings):
-  """Every pixel holds its own number; every token must hold those of its place, and everything must come back."""
+def test_groups_are_contiguous_blocks_of_patches_of_one_frame(settings):
+  """Every pixel has a unique value; every token must contain those of its position, and the round trip is exact."""
   fit = FIT(**settings | {'channels': 1})
   layout, (t, h, w) = fit.layout(), fit.group_size
   rows, columns = fit.height // 4 // h, fit.width // 4 // w
@@ -321,7 +323,7 @@ def test_patches_and_groups_may_span_frames():
 
 
 def permute(grid, order, rows, columns):
-  """`[... h w c]` with its blocks of rows x columns in another order."""
+  """Permute the blocks of rows x columns of `[... h w c]`."""
   down, across = grid.shape[-3] // rows, grid.shape[-2] // columns
   blocks = [
     grid[..., j * rows : (j + 1) * rows, k * columns : (k + 1) * columns, :] for j, k in np.ndindex(down, across)
@@ -333,8 +335,8 @@ def permute(grid, order, rows, columns):
 @pytest.mark.parametrize(
   ('name', 'order'), [('snap', (2, 0, 3, 1)), ('vanilla', (2, 0, 3, 1)), ('second stage', (1, 0, 3, 2))]
 )
-def test_the_order_of_groups_is_known_from_latents_and_positions_alone(name, order):
-  """With these permuted as the groups are, the output is permuted; without, it is another."""
+def test_only_latents_and_positions_distinguish_groups(name, order):
+  """Permuting them with the groups permutes the output; otherwise the output changes."""
   fit, order = CASES[name], np.array(order)
   (x, logsnr, cond), carry, variables = inputs(fit), previous(fit), variables_of(fit)
   plain, _ = forward(fit)(variables, x, logsnr, cond, carry)
@@ -349,7 +351,7 @@ def test_the_order_of_groups_is_known_from_latents_and_positions_alone(name, ord
   moved = dict(variables['params'])
   if fit.positions == 'token':
     moved['position_embedding'] = permute(np.asarray(moved['position_embedding']), order, 2, 3)
-  if fit.positions == 'axial':  # the groups beside each other change places
+  if fit.positions == 'axial':  # adjacent groups are swapped
     moved['column_position_embedding'] = jnp.roll(moved['column_position_embedding'], 3, axis=0)
   args = shuffled(x), logsnr, cond._replace(low_resolution=shuffled(cond.low_resolution)), in_groups(carry)
   unlike, _ = forward(fit)({'params': moved}, *args)
@@ -372,13 +374,13 @@ def test_the_order_of_frames_matters(name):
     return np.abs(found[:, ::-1] - plain).max() / np.abs(plain).max()
 
   assert compare(variables) > 0.01
-  if fit.positions == 'axial':  # the positions of frames are all that tells them apart
+  if fit.positions == 'axial':  # only positions distinguish frames
     params = variables['params']
     params = params | {'frame_position_embedding': jnp.zeros_like(params['frame_position_embedding'])}
     assert compare({'params': params}) < 1e-5
 
 
-def test_padding_of_captions_has_no_influence_and_words_have():
+def test_captions_have_an_influence_and_their_padding_has_none():
   fit = CASES['snap']
   (x, logsnr, cond), carry, variables = inputs(fit), previous(fit), variables_of(fit)
   plain, _ = forward(fit)(variables, x, logsnr, cond, carry)
@@ -399,7 +401,7 @@ def test_videos_of_a_batch_do_not_mix():
   np.testing.assert_allclose(found[0], plain[0], rtol=0, atol=1e-5 * np.abs(plain).max())
 
 
-# Initialisation and self-conditioning.
+# Initialization and self-conditioning.
 
 
 @functools.cache
@@ -407,14 +409,14 @@ def initial(fit):
   return nn.unbox(jax.jit(fit.init)(jax.random.key(0), *inputs(fit)))
 
 
-def test_no_carry_is_a_carry_of_zeros():
+def test_no_carry_equals_a_carry_of_zeros():
   fit = CASES['snap']
   outputs = [forward(fit)(variables_of(fit), *inputs(fit), carry) for carry in (None, 0 * previous(fit))]
   jax.tree.map(np.testing.assert_array_equal, *outputs)
 
 
-def test_at_initialisation_the_carry_does_not_matter():
-  """That its norm learns all the same is tested with LAMB."""
+def test_at_initialization_the_carry_has_no_influence():
+  """The tests of LAMB check that its norm still learns."""
   fit = CASES['snap']
   variables, args, carry = initial(fit), inputs(fit), previous(fit)
   plain = forward(fit)(variables, *args, 0 * carry)
@@ -424,8 +426,8 @@ def test_at_initialisation_the_carry_does_not_matter():
   assert np.abs(forward(fit)(variables, *args, carry)[0] - plain[0]).max() > 1e-3
 
 
-def test_everything_else_starts_as_snap_says():
-  """Glorot-uniform matrices over what one product sums, small tables; zero are biases and LN0's scale alone."""
+def test_everything_else_is_initialized_as_in_snap():
+  """Matrices are Glorot uniform, tables are small; only biases and the scale of the carry's norm are zero."""
   fit = CASES['snap']
   names = nn.get_partition_spec(jax.eval_shape(fit.init, jax.random.key(0), *inputs(fit)))
   axes = {jax.tree_util.keystr(path): axes for path, axes in jax.tree_util.tree_leaves_with_path(names)}
@@ -448,11 +450,11 @@ def test_everything_else_starts_as_snap_says():
       assert layers.mean() == pytest.approx(bound / 2, rel=0.15), where
     elif name.endswith('embedding') or name == 'latents':
       assert layers.max() <= 0.04
-      assert np.std(leaf) == pytest.approx(0.02 * 0.88, rel=0.15)  # of a normal cut at two standard deviations
+      assert np.std(leaf) == pytest.approx(0.02 * 0.88, rel=0.15)  # of a normal truncated at two standard deviations
     assert len({layer.tobytes() for layer in np.asarray(layers)}) == (len(layers) if name == 'kernel' else 1), where
 
 
-def test_in_bfloat16_the_output_is_close_and_the_carry_keeps_its_type():
+def test_bfloat16_is_close_and_the_carry_keeps_its_dtype():
   fit = CASES['snap']
   half = fit.clone(dtype='bfloat16')
   params = initial(fit)['params'] | {'self_condition_norm': variables_of(fit)['params']['self_condition_norm']}
@@ -484,7 +486,7 @@ def training():
   )
 
 
-def test_only_the_feed_forward_after_self_attention_drops():
+def test_dropout_is_only_in_the_feed_forward_after_self_attention():
   fit = CASES['snap']
   variables = jax.tree.map(lambda leaf: leaf, variables_of(fit))
   dropped = training()(variables, jax.random.key(1))[0]
@@ -496,14 +498,14 @@ def test_only_the_feed_forward_after_self_attention_drops():
   assert np.abs(dropped - forward(fit)(variables_of(fit), *inputs(fit), previous(fit))[0]).max() > 0.01
 
 
-def test_a_key_decides_what_is_dropped():
+def test_dropout_depends_on_the_key():
   outputs = [training()(variables_of(DROPPING), jax.random.key(seed))[0] for seed in (1, 1, 2)]
   np.testing.assert_array_equal(outputs[0], outputs[1])
   assert np.abs(outputs[0] - outputs[2]).max() > 0.01
 
 
-def test_every_layer_of_every_block_drops_on_its_own():
-  """Layer i adds 10^i to each channel of each latent that it keeps, and nothing else adds anything."""
+def test_dropout_is_independent_between_layers_and_blocks():
+  """Layer i adds 10^i to each channel of each latent that it keeps; all else adds zero."""
   variables = jax.tree.map(jnp.zeros_like, variables_of(DROPPING))
   layer = variables['params']['blocks']['global_layers']['layer']['feed_forward']
   layer['expand']['bias'] = jnp.ones_like(layer['expand']['bias'])
@@ -520,7 +522,7 @@ def test_every_layer_of_every_block_drops_on_its_own():
     assert 0.3 < (a == b).mean() < 0.7
 
 
-# What the program costs.
+# Costs of the program.
 
 
 def loss(fit):
@@ -530,7 +532,7 @@ def loss(fit):
 
 @functools.cache
 def gradient(remat):
-  """Of what comes before all blocks, so that it goes through everything, twice; with dropout."""
+  """Return gradients of the parameters before all blocks, with dropout, from two calls."""
   fit = FIT(**SMALLEST, num_local_layers=1, remat=remat, dropout=0.3)
   (x, logsnr, cond), params = inputs(fit), variables_of(fit)['params']
   early = {name: params[name] for name in ('patch', 'position_embedding', 'latents')}
@@ -543,7 +545,7 @@ def gradient(remat):
 
 
 @pytest.mark.parametrize('remat', REMAT[1:])
-def test_what_is_recomputed_changes_nothing(remat):
+def test_rematerialization_does_not_change_gradients(remat):
   (value, found), (expected_value, expected) = gradient(remat), gradient('none')
   assert float(value) == pytest.approx(float(expected_value), rel=1e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max()), found, expected)
@@ -551,13 +553,13 @@ def test_what_is_recomputed_changes_nothing(remat):
 
 @functools.cache
 def saved(remat, blocks):
-  """Shapes of all that the forward pass hands to the backward pass, parameters included."""
+  """Return the shapes of everything saved for the backward pass, parameters included."""
   fit = FIT(**SMALLEST | {'num_blocks': blocks}, num_local_layers=1, remat=remat)
   backward = jax.eval_shape(lambda variables: jax.vjp(loss(fit), variables)[1], variables_of(fit))
   return [leaf.shape for leaf in jax.tree.leaves(backward)]
 
 
-def test_rematerialisation_saves_less():
+def test_rematerialization_saves_less():
   sizes = {remat: sum(map(math.prod, saved(remat, 2))) for remat in REMAT}
   assert sizes['block'] < sizes['tokens'] < sizes['none']
 
@@ -567,13 +569,13 @@ def test_rematerialisation_saves_less():
 
   fit = FIT(**SMALLEST, num_local_layers=1)
   parameters = sum(leaf.size for leaf in jax.tree.leaves(variables_of(fit)['params']['blocks'])) // fit.num_blocks
-  unused = fit.patch_width  # the bias of the block's last product is in no gradient
+  unused = fit.patch_width  # no gradient needs the bias of the last product of a block
   grown = sum(map(math.prod, saved('block', 3))) - sum(map(math.prod, saved('block', 2)))
   boundary = 2 * (math.prod(fit.layout().grid) * fit.patch_width + fit.num_latents * fit.latent_width)
   assert grown == parameters - unused + boundary
 
 
-def test_training_is_three_forward_passes_whatever_is_recomputed():
+def test_training_is_three_forward_passes_with_any_rematerialization():
   def count_flops(remat, transform):
     fit = FIT(**SMALLEST, num_local_layers=1, remat=remat)
     x, logsnr, cond = inputs(fit)
@@ -582,7 +584,7 @@ def test_training_is_three_forward_passes_whatever_is_recomputed():
 
   trained = {remat: count_flops(remat, lambda total: jax.grad(total, (0, 1))) for remat in REMAT}
   assert len(set(trained.values())) == 1
-  # The noise level is no input, so its embedding has one gradient less than the rest.
+  # The noise level is not differentiated, so its embedding has one gradient less.
   assert trained['none'] == pytest.approx(3 * count_flops('none', lambda total: total), rel=1e-3)
 
 
@@ -594,7 +596,7 @@ def test_the_program_does_not_grow_with_depth():
   assert lines(2, 3) == lines(6, 4)
 
 
-# What it refuses.
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -602,62 +604,54 @@ def test_the_program_does_not_grow_with_depth():
   [
     (
       {'height': 38},
-      'data.height=38 / model.patch_size[1]=4 leaves 2: use data.height=36 or 40, or model.patch_size[1]=2 or 19.',
+      'data.height=38 / model.patch_size[1]=4 leaves 2: use data.height=36 or 40, or model.patch_size[1]=2 or 19',
     ),
     (
       {'group_size': (16, 4, 4)},
       'data.height in patches=10 / model.group_size[1]=4 leaves 2: use data.height in patches=8 or 12, or '
-      'model.group_size[1]=2 or 5.',
+      'model.group_size[1]=2 or 5',
     ),
     (
       {'group_size': (32, 5, 4)},
       'data.num_frames in patches=16 / model.group_size[0]=32 leaves 16: use data.num_frames in patches=32, or '
-      'model.group_size[0]=16.',
+      'model.group_size[0]=16',
     ),
-    (
-      {'patch_size': (1, 4, 0)},
-      'model.patch_size=(1, 4, 0) must be three positive sizes: frames, rows, columns.',
-    ),
-    ({'num_latents': 500}, 'model.num_latents=500 / 1 x 2 x 4 groups=8 leaves 4: use model.num_latents=496 or 504.'),
-    ({'num_latents': 0}, 'model.num_latents=0 / 1 x 2 x 4 groups=8 leaves 0: use model.num_latents=8.'),
+    ({'patch_size': (1, 4, 0)}, 'model.patch_size=(1, 4, 0) '),
+    ({'num_latents': 500}, 'model.num_latents=500 / 1 x 2 x 4 groups=8 leaves 4: use model.num_latents=496 or 504'),
+    ({'num_latents': 0}, 'model.num_latents=0 / 1 x 2 x 4 groups=8 leaves 0: use model.num_latents=8'),
     (
       {'condition_width': 760},
-      'model.condition_width=760 / parts of its sinusoids=16 leaves 8: use model.condition_width=752 or 768.',
+      'model.condition_width=760 / parts of its sinusoids=16 leaves 8: use model.condition_width=752 or 768',
     ),
     (
       {'latent_head_width': 96},
       'model.latent_width=1024 / model.latent_head_width=96 leaves 64: use model.latent_width=960 or 1056, or '
-      'model.latent_head_width=64 or 128.',
+      'model.latent_head_width=64 or 128',
     ),
     (
       {'patch_head_width': 64, 'patch_width': 800},
       'min(model.patch_width, model.latent_width)=800 / model.patch_head_width=64 leaves 32: use '
-      'min(model.patch_width, model.latent_width)=768 or 832, or model.patch_head_width=50 or 80.',
+      'min(model.patch_width, model.latent_width)=768 or 832, or model.patch_head_width=50 or 80',
     ),
     (
       {'latent_width': 512, 'latent_head_width': 32},
       'min(model.patch_width, model.latent_width)=512 / model.patch_head_width=48 leaves 32: use '
-      'min(model.patch_width, model.latent_width)=480 or 528, or model.patch_head_width=32 or 64.',
+      'min(model.patch_width, model.latent_width)=480 or 528, or model.patch_head_width=32 or 64',
     ),
-    ({'positions': 'frame'}, "model.positions='frame' is unknown: choose one of token, group, axial."),
-    ({'condition_read': 'last'}, "model.condition_read='last' is unknown: choose one of before, after."),
-    ({'remat': 'all'}, "model.remat='all' is unknown: choose one of none, tokens, block."),
-    (
-      {'noise_features': 'cosine'},
-      "model.noise_features='cosine' is unknown: choose one of log, log_unscaled, angle.",
-    ),
-    (
-      {'scalars': ('fps',)},
-      "model.scalars has 'fps', which is unknown: choose among frame_interval, resolution, augmentation_logsnr.",
-    ),
+    ({'num_blocks': 0}, 'model.num_blocks=0 '),
+    ({'positions': 'frame'}, "model.positions='frame' "),
+    ({'condition_read': 'last'}, "model.condition_read='last' "),
+    ({'remat': 'all'}, "model.remat='all' "),
+    ({'noise_features': 'cosine'}, "model.noise_features='cosine' "),
+    ({'scalars': ('fps',)}, "model.scalars='fps' "),
   ],
 )
-def test_settings_that_do_not_fit_are_errors(change, message):
-  with says(message):
+def test_invalid_settings_are_errors(change, message):
+  with pytest.raises(ValueError, match=re.escape(message)):
     FIT(**BASE | change).layout()
 
 
-def test_inputs_that_do_not_fit_are_errors():
+def test_invalid_inputs_are_errors():
   base, second = FIT(**TINY), CASES['second stage']
   x, logsnr, cond = inputs(second)
   longer = np.concatenate([x, x], axis=1)
@@ -665,17 +659,11 @@ def test_inputs_that_do_not_fit_are_errors():
   def run(fit, x, cond):
     jax.eval_shape(fit.init, jax.random.key(0), x, logsnr, cond)
 
-  with says(
-    'x has 4 frames of 8x12, but FIT was built for 2 of 8x12: its positions are learned. '
-    'Make longer videos block by block.'
-  ):
+  with pytest.raises(ValueError, match='4 frames of 8x12, .* 2 of 8x12'):
     run(base, longer, Conditioning())
-  with says(
-    '2 appended images were given to FIT, whose groups would mix them with the video: set data.num_images=0, and '
-    'data.image_rate to train on images as videos.'
-  ):
+  with pytest.raises(ValueError, match='2 appended images.*data.num_images=0.*data.image_rate'):
     run(base, x, Conditioning(drop=np.zeros((2, 3), bool)))
-  with says('this network needs a low-resolution video: model.upsampling says which.'):
+  with pytest.raises(ValueError, match='needs a low-resolution video.*model.upsampling'):
     run(second, x, cond._replace(low_resolution=None))
-  with says('this network takes no low-resolution video: model.upsampling says which.'):
+  with pytest.raises(ValueError, match='takes no low-resolution video.*model.upsampling'):
     run(base, x, cond)

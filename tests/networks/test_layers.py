@@ -1,4 +1,4 @@
-"""Convolution, normalisation and sinusoids against their definitions, and the convolution's gradient against jax's."""
+"""Convolution, normalization and sinusoids against their definitions; the convolution's gradient against JAX's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from helpers.tiny_networks import convolve, drawn, group_norm, normal, says
+from helpers.tiny_networks import convolve, drawn, group_norm, normal
 
 from vdm_jax.networks.layers import Conv3x3, GroupNorm, dense, sinusoidal
 
@@ -54,7 +54,7 @@ SURROUNDINGS = {
 
 @pytest.mark.parametrize('around', SURROUNDINGS)
 @pytest.mark.parametrize('stride', [1, 2])
-def test_the_gradient_is_jaxs_own(stride, around):
+def test_the_gradient_is_that_of_jax(stride, around):
   x, kernel = normal(2, 2, 6, 4, 3), normal(2, 3, 3, 3, 5, seed=1) / 5
   wrap = SURROUNDINGS[around]
   expected = SURROUNDINGS['scanned vmap' if around == 'scanned vmap' else 'plain'](gradients(native(stride)))(x, kernel)
@@ -64,7 +64,7 @@ def test_the_gradient_is_jaxs_own(stride, around):
 
 @pytest.mark.parametrize('axes', [(0, None), (None, 0), (0, 0), (2, None)])
 @pytest.mark.parametrize('stride', [1, 2])
-def test_copies_of_a_convolution_are_what_each_is_alone(stride, axes):
+def test_vmapped_convolutions_equal_single_ones(stride, axes):
   x, kernel = normal(2, 3, 6, 4, 3), normal(2, 3, 3, 3, 5, seed=1) / 5
   shown = np.moveaxis(x, 0, 2) if axes[0] == 2 else x if axes[0] == 0 else x[0]
 
@@ -78,21 +78,21 @@ def test_copies_of_a_convolution_are_what_each_is_alone(stride, axes):
       np.testing.assert_allclose(one[copy], wanted, atol=1e-5)
 
 
-def test_copies_of_copies_too():
+def test_nested_vmaps_of_a_convolution():
   x, kernel = normal(2, 4, 3, 6, 4, 3), normal(3, 3, 3, 5, seed=1) / 5
   found = jax.vmap(jax.vmap(ours(1, 5), (0, None)), (0, None))(x, kernel)
   np.testing.assert_allclose(found, native(1)(x.reshape(24, 6, 4, 3), kernel).reshape(found.shape), atol=1e-5)
 
 
-def test_the_gradient_of_other_platforms_is_jaxs_own_too(monkeypatch):
+def test_the_gradient_on_other_platforms_is_that_of_jax(monkeypatch):
   monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *args, default, **platforms: default(*args))
   x, kernel = normal(2, 6, 4, 3), normal(3, 3, 3, 5, seed=1) / 5
   for found, wanted in zip(gradients(ours(1, 5))(x, kernel), gradients(native(1))(x, kernel), strict=True):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-def test_the_gradient_on_cpu_is_a_convolution_like_the_forward_one(monkeypatch):
-  """Its kernel is laid out anew: inside a loop XLA's CPU backend runs the transposed layout many times slower."""
+def test_the_gradient_on_cpu_is_a_forward_convolution(monkeypatch):
+  """Inside a loop XLA's CPU backend is many times slower on the transposed kernel layout."""
   chosen = []
   monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *args, default, cpu: chosen.append(cpu) or cpu(*args))
   jax.grad(lambda x: ours(1, 5)(x, normal(3, 3, 3, 5)).sum())(normal(2, 6, 4, 3))
@@ -104,7 +104,7 @@ def test_the_gradient_on_cpu_is_a_convolution_like_the_forward_one(monkeypatch):
   assert backward.params == forward.params
 
 
-def test_group_norm_is_flaxs_on_every_frame():
+def test_group_norm_is_that_of_flax_per_frame():
   x = 1 + 0.5 * normal(3, 4, 5, 8)
   variables = drawn(GroupNorm(2), x)
   found = GroupNorm(2).apply(variables, x)
@@ -112,15 +112,15 @@ def test_group_norm_is_flaxs_on_every_frame():
   np.testing.assert_allclose(found, group_norm(variables['params'], x, 2), atol=1e-5)
 
 
-def test_modulation_scales_and_shifts_what_is_normed():
+def test_modulation_scales_and_shifts_the_normalized_values():
   x, scale, shift = normal(3, 4, 5, 8), normal(3, 8, seed=1), normal(3, 8, seed=2)
   variables = drawn(GroupNorm(2), x)
   expected = GroupNorm(2).apply(variables, x) * (1 + scale[:, None, None]) + shift[:, None, None]
   np.testing.assert_allclose(GroupNorm(2).apply(variables, x, scale, shift), expected, atol=1e-5)
 
 
-def test_group_norm_computes_in_float32_whatever_comes_in():
-  """In bfloat16 neither statistics around a large mean nor 1 + a small scale would survive."""
+def test_group_norm_computes_in_float32():
+  """In bfloat16 statistics around a large mean, and 1 + a small scale, would be lost."""
   x = jnp.asarray(20 + normal(2, 8, 8, 8), jnp.bfloat16)
   scale, shift = (jnp.asarray(0.002 * normal(2, 8, seed=s), jnp.bfloat16) for s in (1, 2))
   variables = drawn(GroupNorm(2), x)
@@ -131,15 +131,14 @@ def test_group_norm_computes_in_float32_whatever_comes_in():
   np.testing.assert_array_equal(narrow, wide.astype(jnp.bfloat16))
 
 
-def test_a_constant_frame_norms_to_the_bias():
+def test_a_constant_frame_is_normalized_to_the_bias():
   variables = drawn(GroupNorm(2), normal(1, 4, 4, 8))
   found = GroupNorm(2).apply(variables, np.full((1, 4, 4, 8), 2.0, np.float32))
   np.testing.assert_allclose(found, np.broadcast_to(variables['params']['bias'], found.shape), atol=1e-3)
 
 
-def test_group_norm_says_which_groups_do_not_fit():
-  message = '8 channels do not split into norm_groups=3: choose a divisor of 8, or a base_channels that it divides.'
-  with says(message):
+def test_groups_must_divide_the_channels():
+  with pytest.raises(ValueError, match='8 channels .*norm_groups=3'):
     GroupNorm(3).init(jax.random.key(0), normal(1, 2, 2, 8))
 
 
@@ -154,7 +153,7 @@ def test_sinusoids_are_their_closed_form(width):
   np.testing.assert_allclose(sinusoidal(positions, width), expected, atol=1e-4)
 
 
-def test_a_dense_layer_may_join_axes():
+def test_a_dense_layer_over_several_axes():
   x = normal(5, 2, 3)
   layer = dense(4, ('heads', None, 'embed'), axis=(-2, -1))
   variables = drawn(layer, x)
@@ -162,8 +161,8 @@ def test_a_dense_layer_may_join_axes():
   np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
 
 
-def test_layers_start_with_unit_gain():
-  """Lecun's variance counts every input of a unit, also of kernels with more than two axes."""
+def test_layers_have_unit_gain_at_initialization():
+  """The fan-in of LeCun initialization counts all inputs of a unit, also for kernels with more than two axes."""
   key, x = jax.random.key(0), normal(256, 64)
   assert np.std(dense((3, 4, 16), (None,) * 4).init_with_output(key, x)[0]) == pytest.approx(1, abs=0.05)
   x = x.reshape(256, 4, 16)

@@ -1,4 +1,4 @@
-"""FIT's layers written out in float64 numpy, and what LAMB and bfloat16 ask of them."""
+"""FIT's layers against float64 numpy; their initialization, dropout and dtypes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from helpers.tiny_networks import affine, drawn, normal, says, softmax
+from helpers.tiny_networks import affine, drawn, normal, softmax
 
 from vdm_jax.networks.transformer import CrossAttention, FeedForward, LayerNorm, SelfAttention, TransformerLayer
 
@@ -19,7 +19,7 @@ VALID = np.arange(7) < np.array([[[7], [3], [1]], [[5], [2], [6]]])
 
 
 def float64(variables):
-  """The parameters as numpy float64: one `jax.Array` among them would turn all that follows into float32."""
+  """Return the parameters as numpy float64; a `jax.Array` would convert everything that follows to float32."""
   return jax.tree.map(np.float64, variables['params'])
 
 
@@ -29,12 +29,12 @@ def layer_norm(params, x):
 
 
 def gelu(x):
-  """x times the normal distribution's function, by erf."""
+  """x times the cumulative distribution function of a standard normal."""
   return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
 
 
 def attend(params, queries, others, valid=None):
-  """`[... i c]`, `[... j e]` -> `[... i c]`; the widths of heads are those of the parameters."""
+  """`[... i c]`, `[... j e]` -> `[... i c]`; head widths are read from the parameters."""
   q, k, v = (affine(params[name], x) for name, x in (('query', queries), ('key', others), ('value', others)))
   logits = np.einsum('...ihd,...jhd->...hij', q, k) / math.sqrt(q.shape[-1])
   if valid is not None:
@@ -79,14 +79,14 @@ def test_layers_are_their_equations(module, reference, inputs):
 
 
 @pytest.mark.parametrize(('x', 'other'), [(WIDE, NARROW), (NARROW, WIDE)])
-def test_cross_attention_is_as_wide_inside_as_the_narrower_side(x, other):
+def test_the_inner_width_of_cross_attention_is_the_smaller_one(x, other):
   params = drawn(CrossAttention(HEAD), x, other)['params']
   kernels = {name: params[name]['kernel'].shape for name in ('query', 'key', 'value', 'out')}
   c, e = x.shape[-1], other.shape[-1]
   assert kernels == {'query': (c, 2, HEAD), 'key': (e, 2, HEAD), 'value': (e, 2, HEAD), 'out': (2, HEAD, c)}
 
 
-def test_what_is_not_valid_has_no_influence():
+def test_masked_tokens_have_no_influence():
   layer = CrossAttention(HEAD)
   variables, apply = drawn(layer, WIDE, NARROW, VALID), jax.jit(layer.apply)
   found = apply(variables, WIDE, NARROW, VALID)
@@ -107,7 +107,7 @@ def test_gelu_is_the_exact_one():
 
 
 @pytest.mark.parametrize('module', [CrossAttention(8), FeedForward()])
-def test_matrices_start_glorot_uniform_over_what_they_sum_and_none_is_zero(module):
+def test_matrices_are_glorot_uniform_and_none_is_zero(module):
   inputs = (normal(1, 2, 48), normal(1, 2, 32))[: 2 if isinstance(module, CrossAttention) else 1]
   params = nn.unbox(jax.jit(module.init)(jax.random.key(0), *inputs))['params']
   fans = {'query': (48, 32), 'key': (32, 32), 'value': (32, 32), 'out': (32, 48)}
@@ -123,8 +123,8 @@ def test_matrices_start_glorot_uniform_over_what_they_sum_and_none_is_zero(modul
     np.testing.assert_array_equal(params[norm]['bias'], 0)
 
 
-def test_dropout_acts_between_the_two_products_of_the_feed_forward_alone():
-  """With the second product zero nothing is left to drop; a hidden channel that it picks is kept and scaled, or not."""
+def test_dropout_acts_between_the_two_products_of_the_feed_forward():
+  """With a second product of zero there is no dropout; one that selects a hidden channel scales or drops it."""
   layer = TransformerLayer(HEAD, dropout=0.25)
   variables = drawn(layer, WIDE)
   apply = jax.jit(lambda variables, key: layer.apply(variables, WIDE, rngs={'dropout': key}))
@@ -147,8 +147,8 @@ def test_dropout_acts_between_the_two_products_of_the_feed_forward_alone():
     assert 0.4 < kept.mean() < 1
 
 
-def test_the_statistics_of_a_norm_are_float32_in_bfloat16():
-  """Channels of 100 and a little: in bfloat16 their variance would be lost."""
+def test_statistics_of_norms_are_float32_in_bfloat16():
+  """The variance of channels near 100 would be lost in bfloat16."""
   x = jnp.asarray(100 + np.round(normal(4, 64) * 2) / 2, jnp.bfloat16)
   norm = LayerNorm('bfloat16')
   variables = drawn(norm, x)
@@ -169,8 +169,8 @@ def test_parameters_stay_float32_in_bfloat16():
   assert np.abs(np.float32(found) - expected).mean() < 0.02 * np.abs(expected).mean()
 
 
-def test_widths_must_split_into_heads():
-  with says('24 channels do not split into heads of head_width=5: choose one of [1, 2, 3, 4, 6, 8, 12, 24].'):
+def test_heads_must_divide_the_width():
+  with pytest.raises(ValueError, match=r'24 channels .*head_width=5: .*\[1, 2, 3, 4, 6, 8, 12, 24\]'):
     drawn(SelfAttention(5), WIDE)
-  with says('8 channels do not split into heads of head_width=5: choose one of [1, 2, 4, 8].'):
+  with pytest.raises(ValueError, match=r'8 channels .*head_width=5: .*\[1, 2, 4, 8\]'):
     drawn(CrossAttention(5), WIDE, NARROW)

@@ -25,10 +25,10 @@ _, first = build({'data.height': 4, 'data.width': 2, 'model.group_size': (2, 1, 
 
 def train(sizes, devices):
   mesh = partitioning.make_mesh(sizes, jax.devices()[:devices])
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   old = jax.jit(first.init)(jax.random.key(7))
   named = [checkpoints.named(jax.eval_shape(m.init, jax.random.key(0))) for m in (model, first)]
-  start = lambda params: first_stage.transfer(params, old, first_stage.plan(*named))
+  start = lambda params: first_stage.transfer(params, old, first_stage.plan(model.module, *named))
   current = state.create(model, rule, mesh, 0, start)
   layout = state.shardings(state.abstract(model, rule, mesh))
   assert jax.tree.all(jax.tree.map(lambda leaf, s: leaf.sharding == s, current.params, layout.params))

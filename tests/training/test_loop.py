@@ -295,7 +295,7 @@ def test_a_checkpoint_of_an_older_version_goes_on(uninterrupted, tmp_path):
   with checkpoints.Checkpointer(tmp_path, 2) as checkpointer:
     config, mesh = settings(), partitioning.make_mesh({'data': -1})
     model = make_model(config)
-    layout = state_room.abstract(model, optimizer.build(config.training, model.logical_axes), mesh)
+    layout = state_room.abstract(model, optimizer.build(config.training, model.logical_axes, model.decay_mask), mesh)
     old = checkpointer.restore(layout)._asdict()
   old['sums'] = {name: value for name, value in old['sums'].items() if f'sums/{name}' not in state_room.ADDED}
   old = {name: value for name, value in old.items() if name not in state_room.ADDED}

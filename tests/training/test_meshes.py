@@ -27,7 +27,7 @@ def train(network, sizes, devices, steps):
   config.update_from_flattened_dict({'training.learning_rate': 1e-3, 'training.warmup_steps': 5})
   model = models.build(config.model)
   mesh = partitioning.make_mesh(sizes, jax.devices()[:devices])
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   current = state.create(model, rule, mesh, 0)
   layout = state.shardings(state.abstract(model, rule, mesh))
   step = jax.jit(

@@ -69,7 +69,7 @@ def test_a_step_done_otherwise_has_other_bits(ended, tmp_path):
 def test_the_state_kept_is_the_one_the_step_was_taken_from(ended):
   """Two steps more were dispatched before the run ended: they changed nothing."""
   folder, config, model, mesh = ended
-  layout = state.abstract(model, optimizer.build(config.training, model.logical_axes), mesh)
+  layout = state.abstract(model, optimizer.build(config.training, model.logical_axes, model.decay_mask), mesh)
   with checkpoints.Checkpointer(folder, 1) as checkpointer:
     kept = checkpointer.restore(layout)
   good = standin.make_config(num_steps=4, schedule='constant')

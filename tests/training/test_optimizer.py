@@ -187,10 +187,10 @@ def test_settings_that_mean_nothing_are_errors(changes, message):
   assert str(error.value) == message
 
 
-def test_a_parameter_whose_name_says_nothing_of_decay_is_an_error():
-  with pytest.raises(ValueError) as error:
-    optimizer.build(settings()).init({'block': {'gain': jnp.zeros(2)}})
-  assert str(error.value) == (
-    "parameter 'block/gain': a name that ends in 'gain' says nothing about weight decay. End it in one of "
-    "('kernel', 'embedding', 'latents', 'keys', 'values') (decayed) or ('bias', 'scale') (exempt)."
-  )
+def test_the_mask_decides_what_decays():
+  config = settings(schedule='constant', warmup_steps=1, clip_norm=0.0)
+  params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
+  rule = optimizer.build(config, None, lambda params: {'kernel': False, 'bias': True})
+  updates, _ = rule.update(jax.tree.map(jnp.zeros_like, params), rule.init(params), params, jnp.int32(0))
+  assert float(jnp.abs(updates['kernel']).max()) == 0
+  np.testing.assert_allclose(updates['bias'], -config.learning_rate * config.weight_decay, rtol=1e-6)

@@ -48,7 +48,7 @@ def make(parts=1, **changes):
   changes = {key.replace('__', '.'): value for key, value in changes.items()}
   config.update_from_flattened_dict(FIT | changes | {'training.accumulation_steps': parts})
   model, mesh = models.build(config.model), partitioning.make_mesh({'data': 1}, jax.devices()[:1])
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   step = jax.jit(make_train_step(model, rule, config.training, mesh))
   shapes = jax.eval_shape(lambda: state.create(model, rule, mesh, 0))
   start = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

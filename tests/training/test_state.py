@@ -15,7 +15,7 @@ from vdm_jax.training import optimizer, state
 def born(seed=3):
   config = make_config()
   model = make_model(config)
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   return state.create(model, rule, partitioning.make_mesh({'data': -1}), seed), model, rule
 
 

@@ -24,7 +24,7 @@ def run(config, steps=5, mesh=None, batch_of=make_batch, model=None):
   """States and metrics after each step."""
   mesh = mesh or partitioning.make_mesh({'data': -1})
   model = model or make_model(config)
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   current = state.create(model, rule, mesh, config.seed)
   key = jax.random.key(config.seed)
   history = []
@@ -142,7 +142,7 @@ def test_nan_parameters_never_reach_the_average():
   config = make_config()
   model = make_model(config)
   mesh = partitioning.make_mesh({'data': -1})
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   start = state.create(model, rule, mesh, 0)
   broken = start._replace(params=jax.tree.map(lambda p: p * jnp.nan, start.params))
   with jax.set_mesh(mesh):

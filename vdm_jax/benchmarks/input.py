@@ -67,7 +67,7 @@ def _picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def settings(path: Path, batch_size: int, num_frames: int, size: tuple[int, int]) -> ConfigDict:
   """The section `data` for a folder without captions."""
-  config = configuration.default('unet3d').data
+  config = configuration.default().data
   config.update(
     {
       'name': 'folder',

@@ -55,7 +55,7 @@ def random_batch(model: Model, config: ConfigDict, size: int) -> Batch:
 def measure(config: ConfigDict, size: int, repeats: int) -> dict[str, Any]:
   """Median seconds of a training step and of one evaluation of `size` videos, their FLOPs and the peak memory."""
   model, mesh = build_model(config), partitioning.make_mesh({'data': 1}, jax.devices()[:1])
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   train_step = jit_train_step(model, rule, config.training, mesh, state.abstract(model, rule, mesh))
   batch = partitioning.put_batch(random_batch(model, config, size), mesh)
   evaluate = jax.jit(lambda params, batch: evaluation(model, params, batch))

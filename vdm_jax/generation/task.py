@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdm_jax import data, generation
+from vdm_jax import data, generation, models
 from vdm_jax.errors import InvalidInput
 from vdm_jax.generation import Plan
 from vdm_jax.generation.request import Request
@@ -88,7 +88,7 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
     )
   if request.frame_rates and not request.num_frames:
     raise InvalidInput('--frame_rates needs the length of the video at the highest frame rate: give --num_frames.')
-  if len(request.frame_rates) > 1 and 'frame_interval' not in config.model.scalars:
+  if len(request.frame_rates) > 1 and 'frame_interval' not in models.scalars(config.model):
     raise InvalidInput(
       '--frame_rates needs a model conditioned on frame rate, but this one was trained without frame_interval in '
       'model.scalars. Use --init_video and --interpolate, with a model trained at the higher frame rate.'
@@ -189,7 +189,7 @@ def _frame_shape(config: ConfigDict) -> tuple[int, int, int]:
 
 def _frame_rate(config: ConfigDict, request: Request, given: InputVideo, factor: int, path: str) -> float:
   """The frame rate of the video to make: what was asked for, or that of the given file if the model can follow it."""
-  conditional = 'frame_interval' in config.model.scalars
+  conditional = 'frame_interval' in models.scalars(config.model)
   if conditional and request.frame_rate is None and given.frame_rate is not None:
     return given.frame_rate * factor
   rate = request.frame_rate or config.sampling.fps

@@ -7,6 +7,7 @@ import time
 
 from ml_collections import ConfigDict
 
+from vdm_jax import models
 from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation.metrics.drift import drift
 from vdm_jax.generation.gallery import check_page
@@ -36,7 +37,7 @@ def sample(config: ConfigDict, run: Run, out: str | None, request: Request) -> i
     ('fps', request.frame_rate, 'frame_interval'),
     ('original_size', request.original_size, 'resolution'),
   ):
-    if given is not None and scalar not in config.model.scalars:
+    if given is not None and scalar not in models.scalars(config.model):
       raise InvalidInput(
         f'--{flag} has no effect: this model was trained without {scalar} in model.scalars. Omit --{flag}.'
       )

@@ -1,4 +1,4 @@
-"""The attention of the factorized U-Net: among the pixels of a frame, among the frames of a pixel, and to a caption."""
+"""Attention layers of the factorized U-Net: among the pixels of a frame, among frames, and to a caption."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RELATIVE_POSITIONS = ('keys_values', 'keys', 'bias', 'none')
 
 
 class SpatialAttention(nn.Module):
-  """Residual self-attention among the pixels of each frame, `[n h w c]`; no feed-forward (VDM section 3)."""
+  """Residual self-attention among the pixels of each frame `[n h w c]`, without a feed-forward (VDM section 3)."""
 
   head_width: int
   norm_groups: int
@@ -42,12 +42,12 @@ class TemporalAttention(nn.Module):
   """Residual self-attention among the video frames of each pixel: `[b f h w c] -> [b f h w c]` (VDM section 3).
 
   The first `num_video` frames attend to each other. The rest are independent images: their attention matrix is the
-  identity, so they pass through the value and output projections alone (joint training, VDM section 3.2).
+  identity, so only the value and output projections act on them (joint training, VDM section 3.2).
 
   Attributes:
-    num_frames: the longest video, T; the relative tables have 2T - 1 rows.
-    relative_positions: 'keys_values' (Shaw et al. 2018: k_j + r_K[j-i] and v_j + r_V[j-i]), 'keys', 'bias' (a number
-      per head and distance) or 'none'.
+    num_frames: frames T of the longest video; the relative tables have 2T - 1 rows.
+    relative_positions: 'keys_values' (Shaw et al. 2018: k_j + r_K[j-i] and v_j + r_V[j-i]), 'keys' (the first of these
+      alone), 'bias' (one logit per head and distance) or 'none'.
   """
 
   num_frames: int
@@ -80,12 +80,12 @@ class TemporalAttention(nn.Module):
     return x + _project(x.shape[-1], self.dtype)(h).reshape(x.shape)
 
   def _relative(self, heads: int, num_video: int) -> tuple[Array | None, Array | None, Array | float]:
-    """The tables r_K and r_V spread to `[i j d]`, and the bias to `[n i j]`, for `j - i`."""
+    """Return r_K and r_V gathered to `[i j d]`, and the bias to `[n i j]`, by the distance `j - i`."""
     rows = 2 * self.num_frames - 1
     distance = jnp.arange(num_video) - jnp.arange(num_video)[:, None] + self.num_frames - 1
 
     def table(name: str) -> Array:
-      # As large as the contents they are added to; small ones leave frames t - 1 and t + 1 alike for long.
+      # As large as the keys and values they are added to: with small tables frames t - 1 and t + 1 long look alike.
       values = self.param(name, named(nn.initializers.normal(1.0), None, None), (rows, self.head_width))
       return values[distance].astype(self.dtype)
 
@@ -100,10 +100,10 @@ class TemporalAttention(nn.Module):
 
 
 class TextAttention(nn.Module):
-  """Residual attention of the pixels of each frame `[n h w c]`, n = b f frames, to its caption (Snap's U-Nets).
+  """Residual attention of the pixels of each frame `[n h w c]`, n = b f, to its segment's caption (Snap's U-Nets).
 
-  tokens `[b s l e]` and valid bool `[b s l]`, which of them count, belong to segments; `segments` is each frame's,
-  `[f]`. Every caption must have a valid token.
+  Captions are tokens `[b s l e]` with a mask `valid`, bool `[b s l]`, for each of s segments; `segments` `[f]` is the
+  segment of each frame. Every caption must have a valid token.
   """
 
   head_width: int
@@ -116,15 +116,15 @@ class TextAttention(nn.Module):
     h = rearrange(GroupNorm(self.norm_groups, dtype=self.dtype, name='norm')(x), 'n h w c -> n (h w) c')
     q = dense(split, ('embed', 'heads', None), dtype=self.dtype, name='query')(h)
     kv = dense((2, *split), ('embed', None, 'heads', None), dtype=self.dtype, name='key_value')(tokens)
-    kv, valid = of_frames(kv, segments), of_frames(valid, segments)
+    kv, valid = per_frame(kv, segments), per_frame(valid, segments)
     h = _attend(q, kv[..., 0, :, :], kv[..., 1, :, :], valid)
     return x + _project(x.shape[-1], self.dtype)(h).reshape(x.shape)
 
 
 class AttentionPool(nn.Module):
-  """Pools tokens into one vector by attention whose query is their mean (VDM 4.3 leaves the form open).
+  """Attention pooling of tokens `[... l c]` to `[... width]`, with their mean as the query.
 
-  tokens `[... l c]`, mask bool `[... l]` -> `[... width]`; zeros where nothing is valid.
+  Zeros where the mask, bool `[... l]`, has no valid token. VDM section 4.3 leaves the form of pooling open.
   """
 
   width: int
@@ -135,7 +135,7 @@ class AttentionPool(nn.Module):
   def __call__(self, tokens: Array, mask: Array) -> Array:
     if self.width % self.heads:
       raise ValueError(
-        f'embedding_width={self.width} does not split into {self.heads} heads: choose a multiple of {self.heads}.'
+        f'embedding_width={self.width} is not divisible by {self.heads} heads: choose a multiple of {self.heads}.'
       )
     valid = mask[..., None]
     mean = jnp.where(valid, tokens, 0).sum(-2) / jnp.maximum(valid.sum(-2), 1)
@@ -152,17 +152,17 @@ class AttentionPool(nn.Module):
 
 
 def check_attention(implementation: str, dtype: str) -> None:
-  """Raises ValueError unless the name is one of ATTENTIONS and can run here: 'cudnn' needs CUDA and bfloat16."""
+  """Raise ValueError unless the implementation is one of ATTENTIONS and runs on this machine in this dtype."""
   choose('model.attention', implementation, ATTENTIONS)
   if implementation == 'xla':
     return
   if dtype != 'bfloat16':
     raise ValueError(
-      f'model.attention={implementation!r} computes in bfloat16, but model.dtype={dtype!r}: set '
+      f'model.attention={implementation!r} requires bfloat16, but model.dtype={dtype!r}: set '
       '--config.model.dtype=bfloat16, or --config.model.attention=xla.'
     )
   if (where := jax.default_backend()) != 'gpu' or 'rocm' in jax.devices()[0].client.platform_version:
-    where = where if where != 'gpu' else 'a GPU of another make'
+    where = where if where != 'gpu' else 'a GPU by another vendor'
     raise ValueError(
       f'model.attention={implementation!r} needs an NVIDIA GPU, but JAX runs on {where} here: set '
       '--config.model.attention=xla.'
@@ -170,34 +170,37 @@ def check_attention(implementation: str, dtype: str) -> None:
 
 
 def count_heads(channels: int, head_width: int) -> int:
-  """channels / head_width, or a ValueError that says which widths fit."""
+  """Return channels / head_width; raises ValueError with the valid widths if it does not divide."""
   if channels % head_width:
     fits = [width for width in range(1, channels + 1) if channels % width == 0]
-    raise ValueError(f'{channels} channels do not split into heads of head_width={head_width}: choose one of {fits}.')
+    raise ValueError(f'{channels} channels are not divisible by head_width={head_width}: choose one of {fits}.')
   return channels // head_width
 
 
-def of_frames(values: Array, segments: Array) -> Array:
-  """What each frame's segment has: values `[b s ...]`, segments `[f]` -> `[(b f) ...]`; one alone is every frame's."""
+def per_frame(values: Array, segments: Array) -> Array:
+  """Return for each frame the values of its segment: values `[b s ...]`, segments `[f]` -> `[(b f) ...]`.
+
+  With s = 1 all frames share the one value.
+  """
   values = jnp.asarray(values)[:, jnp.minimum(segments, values.shape[1] - 1)]
   return values.reshape(-1, *values.shape[2:])
 
 
 def _attend(q: Array, k: Array, v: Array, valid: Array | None = None) -> Array:
-  """`softmax(q k^T / sqrt(d)) v` for each head, `[n i h d]` and twice `[n j h d]` -> `[n i h d]`; softmax in float32.
+  """Return `softmax(q k^T / sqrt(d)) v` per head: `[n i h d]` and twice `[n j h d]` -> `[n i h d]`; softmax in float32.
 
-  Keys count where `valid` `[n j]` says so, at least one for each n. Divided by the softmax's sum last, which costs i d
-  divisions and not i j: there are more pixels than channels.
+  Keys are masked by `valid` `[n j]`, at least one valid key for each n. The division by the softmax's sum comes last:
+  it costs i d divisions instead of i j, and there are more pixels than channels.
   """
   logits = jnp.einsum('nihd,njhd->nhij', q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
   if valid is not None:
     logits = jnp.where(valid[:, None, None], logits, -1e30)
-  # The largest logit cancels in the quotient, so it needs no gradient.
+  # The maximum cancels in the quotient, so it needs no gradient.
   weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
   total = jnp.moveaxis(weights.sum(-1), 1, 2)[..., None]
   return (jnp.einsum('nhij,njhd->nihd', weights.astype(v.dtype), v) / total).astype(v.dtype)
 
 
 def _project(channels: int, dtype: Any) -> nn.DenseGeneral:
-  """The zero-initialised projection back to the residual stream, from `[... heads width]`."""
+  """Return the zero-initialized projection from `[... heads width]` to the residual stream."""
   return dense(channels, ('heads', None, 'embed'), axis=(-2, -1), kernel_init=zeros_init, dtype=dtype, name='out')

@@ -1,4 +1,4 @@
-"""Embeddings of what conditions a network: noise levels, numbers that describe the video, captions, class labels."""
+"""Embeddings of everything a network is conditioned on: noise level, scalars, captions and class labels."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from vdm_jax.types import Array, Conditioning
 
 
 def cosine_time(logsnr: Array) -> Array:
-  """u = (2 / pi) atan(exp(-logsnr / 2)) in [0, 1], the time of the cosine schedule, float32."""
+  """Return the time of the cosine schedule, u = (2 / pi) atan(exp(-logsnr / 2)) in [0, 1], float32."""
   return jnp.arctan(jnp.exp(-0.5 * jnp.asarray(logsnr, jnp.float32))) * (2 / jnp.pi)
 
 
-# The numbers of a `Conditioning` that a network may be given, each as what its sinusoids are taken of.
+# Scalar fields of a `Conditioning` that a network may read, each with the argument of its sinusoids.
 SCALARS = {
   'frame_interval': lambda seconds: 1000.0 * seconds,
   'resolution': lambda pixels: pixels,
   'augmentation_logsnr': lambda logsnr: 1000.0 * cosine_time(logsnr),
 }
-# The forms in which FIT may see its noise level.
+# Choices for the argument of the sinusoids of FIT's noise level.
 NOISE_FEATURES = {
   'log': lambda logsnr: -125.0 * logsnr,  # 1000 times EDM's ln(sigma) / 4, of sigma / alpha
   'log_unscaled': lambda logsnr: -0.125 * logsnr,
@@ -34,9 +34,9 @@ NOISE_FEATURES = {
 
 
 class LogsnrEmbedding(nn.Module):
-  """logsnr `[b]` -> `[b width]`: `features` sinusoids of 1000 u, then `num_layers` dense layers with swish between.
+  """Noise level embedding `[b] -> [b width]`: `features` sinusoids of 1000 u, then dense layers with swish between.
 
-  u is the cosine schedule's time (VDM section 3; diffusion_distillation).
+  u is the cosine schedule's time (VDM section 3, as in the code of Salimans & Ho 2022).
   """
 
   features: int
@@ -53,10 +53,10 @@ class LogsnrEmbedding(nn.Module):
 
 
 class ScalarEmbedding(nn.Module):
-  """One number per example `[b]`, or several `[b k]`, as a vector `[b width]`: sinusoids, dense, swish, dense.
+  """Embedding of one number per example `[b]`, or several `[b k]`, as `[b width]`: sinusoids, dense, swish, dense.
 
-  Several numbers share the `features` sinusoids, which are standardised over channels, in equal parts. For None, a
-  number that is not known, they are zeros.
+  Several numbers get an equal share of the `features` sinusoids each. Sinusoids are standardized over channels; for
+  None, an unknown number, they are zeros.
   """
 
   features: int
@@ -77,7 +77,7 @@ class ScalarEmbedding(nn.Module):
 
 
 class WordEncoder(nn.Module):
-  """Trainable word vectors plus learned positions: ids int32 `[... l]` -> tokens `[... l width]`, l <= `max_length`."""
+  """Learned word vectors plus learned positions: ids int32 `[... l]` -> tokens `[... l width]`, l <= `max_length`."""
 
   vocabulary_size: int
   max_length: int
@@ -88,7 +88,7 @@ class WordEncoder(nn.Module):
   def __call__(self, ids: Array) -> Array:
     if ids.shape[-1] > self.max_length:
       raise ValueError(
-        f'captions of {ids.shape[-1]} tokens exceed text_length={self.max_length}; raise it or shorten them.'
+        f'captions of {ids.shape[-1]} tokens exceed text_length={self.max_length}: raise it, or shorten them.'
       )
     init = named(nn.initializers.normal(1.0), None, 'embed')
     words = self.param('embedding', init, (self.vocabulary_size, self.width))
@@ -97,10 +97,10 @@ class WordEncoder(nn.Module):
 
 
 class TextTokens(nn.Module):
-  """Captions as tokens to attend to, `[b n l width]`, and which of them count, bool `[b n l]`.
+  """Captions as tokens for cross-attention `[b n l width]`, and their mask, bool `[b n l]`.
 
-  Ids of words go through a `WordEncoder`, then all through a dense layer. The null caption, of a dropped or an absent
-  text, is one token: the layer's value at zero, its bias (as in the reference FIT).
+  Word ids pass through a `WordEncoder`, then all tokens through a dense layer. The null caption, for a dropped or
+  absent text, is one token: the bias of that layer (as in the reference FIT).
   """
 
   width: int
@@ -116,7 +116,7 @@ class TextTokens(nn.Module):
     mask = jnp.ones(cond.text.shape[:3], bool) if cond.text_mask is None else cond.text_mask
     tokens = cond.text
     if self.vocabulary_size:
-      tokens = WordEncoder(self.vocabulary_size, self.text_length, self.width, self.dtype, name='words')(tokens)
+      tokens = _word_encoder(self)(tokens)
     kernel = self.param('kernel', named(glorot_init, 'mlp', 'embed'), (tokens.shape[-1], self.width))
     if cond.drop is not None:
       drop = jnp.asarray(cond.drop)[..., None]
@@ -126,10 +126,10 @@ class TextTokens(nn.Module):
 
 
 class ConditionTokens(nn.Module):
-  """All that FIT is conditioned on as tokens `[b k width]`, and which of them count, bool `[b k]` (Snap section 3.4).
+  """Conditioning tokens of FIT `[b k width]`, and their mask, bool `[b k]` (Snap section 3.4).
 
-  One token for the noise level, one for each of `scalars` (names of SCALARS), one for the class label where there are
-  classes, and those of the caption.
+  One token for the noise level, one for each of `scalars` (names of SCALARS), one for the class label if the network
+  has classes, and those of the caption.
   """
 
   width: int
@@ -146,11 +146,9 @@ class ConditionTokens(nn.Module):
     check_conditions(cond, takes_text=self.takes_text, num_classes=self.num_classes)
     batch = logsnr.shape[0]
     numbers = {'logsnr': NOISE_FEATURES[self.noise_features](jnp.asarray(logsnr, jnp.float32))}
-    numbers |= {name: scalar(cond, name) for name in self.scalars}
-    tokens = [
-      ScalarEmbedding(self.width // 4, self.width, self.dtype, name=name)(value, batch)[:, None]
-      for name, value in numbers.items()
-    ]
+    numbers |= {name: sinusoid_input(cond, name) for name in self.scalars}
+    layer = functools.partial(ScalarEmbedding, features=self.width // 4, width=self.width, dtype=self.dtype)
+    tokens = [layer(name=name)(value, batch)[:, None] for name, value in numbers.items()]
     if self.num_classes:
       init = named(nn.initializers.truncated_normal(0.02), None, 'embed')
       table = self.param('label_embedding', init, (self.num_classes, self.width)).astype(self.dtype)
@@ -158,20 +156,37 @@ class ConditionTokens(nn.Module):
       tokens.append(label if cond.drop is None else jnp.where(jnp.asarray(cond.drop)[..., None], 0, label))
     mask = jnp.ones((batch, len(tokens)), bool)
     if self.takes_text:
-      text, valid = TextTokens(self.width, self.vocabulary_size, self.text_length, self.dtype, name='text')(cond, batch)
+      text, valid = TextTokens(
+        width=self.width,
+        vocabulary_size=self.vocabulary_size,
+        text_length=self.text_length,
+        dtype=self.dtype,
+        name='text',
+      )(cond, batch)
       tokens.append(text[:, 0])
       mask = jnp.concatenate([mask, valid[:, 0]], axis=1)
     return jnp.concatenate(tokens, axis=1), mask
 
 
-def scalar(cond: Conditioning, name: str) -> Array | None:
-  """What the sinusoids of a number of SCALARS are taken of; None where the condition does not say."""
+def _word_encoder(module: Any) -> WordEncoder:
+  """Return the `WordEncoder` of a module that reads captions; its parameters belong to the calling module."""
+  return WordEncoder(
+    vocabulary_size=module.vocabulary_size,
+    max_length=module.text_length,
+    width=module.width,
+    dtype=module.dtype,
+    name='words',
+  )
+
+
+def sinusoid_input(cond: Conditioning, name: str) -> Array | None:
+  """Return the argument of the sinusoids of a scalar in SCALARS; None if the condition does not have it."""
   value = getattr(cond, name)
   return None if value is None else SCALARS[name](jnp.asarray(value, jnp.float32))
 
 
 def check_conditions(cond: Conditioning, *, takes_text: bool, num_classes: int) -> None:
-  """Raises ValueError when a condition arrives that the network was not built for."""
+  """Raise ValueError if the condition has a label or caption that the network was not built for."""
   if cond.label is not None and not num_classes:
     raise ValueError('a class label was given to a network without classes: set model.num_classes, or give no label.')
   if cond.text is not None and not takes_text:
@@ -179,25 +194,27 @@ def check_conditions(cond: Conditioning, *, takes_text: bool, num_classes: int) 
 
 
 def check_scalars(names: tuple[str, ...]) -> None:
-  """Raises ValueError for a name that is not of SCALARS."""
+  """Raise ValueError for a name that is not in SCALARS."""
   for name in names:
     choose('model.scalars', name, SCALARS)
 
 
 def check_low_resolution(cond: Conditioning, takes: bool) -> None:
-  """Raises ValueError where the condition has a low-resolution video and the network takes none, or the reverse."""
-  if (cond.low_resolution is not None) != takes:
-    problem = 'needs a low-resolution video' if takes else 'takes no low-resolution video'
-    raise ValueError(f'this network {problem}: model.upsampling says which.')
+  """Raise ValueError if a low-resolution video is given to a network that takes none, or missing for one that does."""
+  if cond.low_resolution is None and takes:
+    raise ValueError('this network needs a low-resolution video, as model.upsampling is above 1: give one.')
+  if cond.low_resolution is not None and not takes:
+    raise ValueError('this network takes no low-resolution video, as model.upsampling is 1: leave it out.')
 
 
 class ConditionEmbedding(nn.Module):
-  """Text and class label as one vector per segment, `[b n width]`; None when the condition has neither.
+  """Embedding of text and class label, one vector per segment `[b n width]`; None if the condition has neither.
 
-  A segment is the video or one appended image. Dropped conditions are zeros (VDM below Eq. 6). Captions arrive as ids
+  A segment is the video or one appended image. Dropped conditions are zeros (VDM, below Eq. 6). Captions arrive as ids
   for a `WordEncoder` (`vocabulary_size > 0`) or as a frozen encoder's embeddings; both are pooled by attention.
 
-  Raises ValueError when a condition arrives that the network was not built for.
+  Raises:
+    ValueError: the condition has a label or caption that the network was not built for.
   """
 
   width: int
@@ -226,6 +243,5 @@ class ConditionEmbedding(nn.Module):
     tokens = cond.text
     mask = jnp.ones(tokens.shape[:3], bool) if cond.text_mask is None else cond.text_mask
     if self.vocabulary_size:
-      encoder = WordEncoder(self.vocabulary_size, self.text_length, self.width, dtype=self.dtype, name='words')
-      tokens = encoder(tokens)
-    return AttentionPool(self.width, dtype=self.dtype, name='pool')(tokens.astype(self.dtype), mask)
+      tokens = _word_encoder(self)(tokens)
+    return AttentionPool(width=self.width, dtype=self.dtype, name='pool')(tokens.astype(self.dtype), mask)

@@ -1,7 +1,7 @@
-"""Layers that every network shares, with their logical axis names.
+"""Layers shared by all networks, whose parameters carry logical axis names.
 
-A kernel's axes are named for `vdm_jax.partitioning`'s table: 'embed' is the residual stream's width, 'mlp' and
-'heads' are inner widths. Parameters are float32; `dtype` is what a layer computes in.
+The names are those of `vdm_jax.partitioning.RULES`: 'embed' is the width of the residual stream, 'mlp' and 'heads' are
+inner widths. Parameters are float32; `dtype` is the compute dtype.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ glorot_init = nn.initializers.glorot_uniform()
 
 
 def named(init: nn.initializers.Initializer, *axes: str | None) -> nn.initializers.Initializer:
-  """An initializer whose parameter carries one logical axis name per dimension."""
+  """Return the initializer with one logical axis name per dimension attached to its parameter."""
   return nn.with_logical_partitioning(init, axes)
 
 
@@ -35,7 +35,7 @@ def dense(
   dtype: Any = jnp.float32,
   name: str | None = None,
 ) -> nn.DenseGeneral:
-  """A dense layer with bias over `axis`, Lecun-normal by default; `axes` names its kernel's dimensions."""
+  """Return a dense layer with bias over `axis`, LeCun normal by default; `axes` names the kernel's dimensions."""
   features = (features,) if isinstance(features, int) else tuple(features)
   return nn.DenseGeneral(
     features,
@@ -48,7 +48,7 @@ def dense(
 
 
 class Conv3x3(nn.Module):
-  """A 3x3 convolution with bias on `[n h w c]`, zero padded to the same size (at stride 2 to half of it)."""
+  """3x3 convolution with bias on `[n h w c]`, zero padded to the same size (half of it at stride 2)."""
 
   features: int
   axes: tuple[str | None, str | None] = ('embed', 'mlp')
@@ -65,11 +65,10 @@ class Conv3x3(nn.Module):
 
 
 class GroupNorm(nn.Module):
-  """Group normalisation of each frame of `[n h w c]` over its pixels and channel group, then an affine modulation.
+  """Group normalization of each frame of `[n h w c]` over pixels and channel group, then an affine modulation.
 
-  One read of x gathers the sums, one applies everything, the modulation folded into the affine. Statistics are
-  float32. Statistics never span frames: those of independent images would mix with the video's (VDM's masked joint
-  training).
+  x is read twice: once for the sums, once to apply normalization, affine and modulation folded into one. Statistics
+  are float32 and never span frames, which would mix independent images with the video (VDM's joint training).
   """
 
   num_groups: int
@@ -81,8 +80,8 @@ class GroupNorm(nn.Module):
     channels = x.shape[-1]
     if channels % self.num_groups:
       raise ValueError(
-        f'{channels} channels do not split into norm_groups={self.num_groups}: '
-        f'choose a divisor of {channels}, or a base_channels that it divides.'
+        f'{channels} channels are not divisible by norm_groups={self.num_groups}: '
+        f'choose a divisor of {channels}, or other widths.'
       )
     gain = self.param('scale', named(nn.initializers.ones_init(), 'embed'), (channels,))
     bias = self.param('bias', named(zeros_init, 'embed'), (channels,))
@@ -99,7 +98,7 @@ class GroupNorm(nn.Module):
 
 
 def sinusoidal(position: Array, width: int, max_period: float = 1e4) -> Array:
-  """`[sin, cos](position f_i)`, f_i = max_period^(-i / (width/2 - 1)); position `[...]` -> float32 `[... width]`."""
+  """Return `[sin, cos](position f_i)`, f_i = max_period^(-i / (width/2 - 1)): `[...]` -> float32 `[... width]`."""
   half = width // 2
   frequency = jnp.exp(-jnp.log(max_period) * jnp.arange(half) / max(half - 1, 1))
   angle = jnp.asarray(position, jnp.float32)[..., None] * frequency
@@ -111,10 +110,10 @@ def _native(stride: int, x: Array, kernel: Array) -> Array:
 
 
 def _by_example(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
-  """`function` of a batch `[n ...]` and a kernel, whose vmapped copies stay beside each other in the batch.
+  """Return `function` of a batch `[n ...]` and a kernel with a vmap rule that keeps copies of an example adjacent.
 
-  JAX would put all of the first copy before all of the second, an order in which a batch that is split over devices
-  has to be gathered (the two branches of classifier-free guidance).
+  JAX's own rule puts the whole first copy before the second; a batch that is sharded over devices would have to be
+  gathered for that (the two branches of classifier-free guidance).
   """
   mapped = jax.custom_batching.custom_vmap(function)
 
@@ -130,7 +129,7 @@ def _by_example(function: Callable[[Array, Array], Array]) -> Callable[[Array, A
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _convolve(stride: int, x: Array, kernel: Array) -> Array:
-  """`_native`, but with an input gradient that keeps its speed inside a loop on CPU (guidance in the sampler)."""
+  """Return `_native`'s value, with an input gradient that stays fast inside a loop on CPU (guidance in the sampler)."""
   return _by_example(functools.partial(_native, stride))(x, kernel)
 
 
@@ -146,7 +145,7 @@ def _convolve_backward(stride: int, residuals: tuple[Array, Array], dy: Array) -
     return jax.linear_transpose(lambda x: _native(stride, x, kernel), like_x)(dy)[0]
 
   def flipped(dy: Array, kernel: Array) -> Array:
-    """As a convolution of its own: the kernel turned by 180 degrees with its channels swapped."""
+    """Input gradient as a forward convolution: the kernel rotated by 180 degrees, channels swapped."""
     return _native(1, dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
 
   def input_gradient(dy: Array, kernel: Array) -> Array:

@@ -1,7 +1,7 @@
-"""The pre-norm transformer parts of FIT: attention across and within, and the feed-forward.
+"""Pre-norm transformer layers of FIT: cross-attention, self-attention and feed-forward.
 
-All act on the last two axes `[... tokens width]`, add their result to their input, and start from Glorot-uniform
-matrices: nothing is initialised to zero, for LAMB would leave it there.
+All act on the last two axes `[... tokens width]` and are residual. Matrices are Glorot uniform: one that starts at zero
+would hardly move under LAMB, whose steps are proportional to the norm of the parameter.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vdm_jax.types import Array
 def LayerNorm(  # noqa: N802 (reads as the layer that it makes)
   dtype: Any, scale_init: nn.initializers.Initializer = nn.initializers.ones, name: str | None = None
 ) -> nn.LayerNorm:
-  """Layer normalisation with scale and bias, eps 1e-6, statistics in float32."""
+  """Return a layer normalization with scale and bias, eps 1e-6, statistics in float32."""
   return nn.LayerNorm(
     epsilon=1e-6,
     dtype=dtype,
@@ -33,15 +33,15 @@ def LayerNorm(  # noqa: N802 (reads as the layer that it makes)
 
 
 def linear(features: int | tuple[int, ...], axes: Axes, **settings: Any) -> nn.DenseGeneral:
-  """A dense layer with bias, Glorot-uniform."""
+  """Return a dense layer with bias, Glorot uniform."""
   return dense(features, axes, kernel_init=glorot_init, **settings)
 
 
 class CrossAttention(nn.Module):
   """`x + Wo attention(Wq LN(x), Wk LN(y), Wv LN(y))`: `[... i c], [... j e] -> [... i c]`, biases everywhere.
 
-  The inner width is the smaller of c and e. `valid` bool `[... j]` says which tokens of y count; with it XLA computes,
-  whatever the implementation (captions are short).
+  The inner width is the smaller of c and e. `valid`, bool `[... j]`, masks tokens of y; masked attention always uses
+  XLA (captions are short).
   """
 
   head_width: int
@@ -53,7 +53,15 @@ class CrossAttention(nn.Module):
     inner = min(x.shape[-1], y.shape[-1])
     q, y = LayerNorm(self.dtype, name='norm')(x), LayerNorm(self.dtype, name='norm_other')(y)
     implementation = self.implementation if valid is None else 'xla'
-    return x + _attention(q, y, inner, self.head_width, self.dtype, implementation, valid)
+    return x + _attention(
+      q,
+      y,
+      inner_width=inner,
+      head_width=self.head_width,
+      dtype=self.dtype,
+      implementation=implementation,
+      valid=valid,
+    )
 
 
 class SelfAttention(nn.Module):
@@ -66,11 +74,18 @@ class SelfAttention(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     h = LayerNorm(self.dtype, name='norm')(x)
-    return x + _attention(h, h, x.shape[-1], self.head_width, self.dtype, self.implementation)
+    return x + _attention(
+      h,
+      h,
+      inner_width=x.shape[-1],
+      head_width=self.head_width,
+      dtype=self.dtype,
+      implementation=self.implementation,
+    )
 
 
 class FeedForward(nn.Module):
-  """`x + W2 dropout(gelu(W1 LN(x)))`, four times as wide inside; gelu is the exact one."""
+  """`x + W2 dropout(gelu(W1 LN(x)))` with four times the width inside and the exact gelu."""
 
   dropout: float = 0.0
   dtype: Any = jnp.float32
@@ -95,15 +110,25 @@ class TransformerLayer(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    x = constrain(SelfAttention(self.head_width, self.dtype, self.implementation, name='attention')(x), 'batch')
-    return FeedForward(self.dropout, self.dtype, name='feed_forward')(x)
+    attention = SelfAttention(
+      head_width=self.head_width, dtype=self.dtype, implementation=self.implementation, name='attention'
+    )
+    x = constrain(attention(x), 'batch')
+    return FeedForward(dropout=self.dropout, dtype=self.dtype, name='feed_forward')(x)
 
 
 def _attention(
-  q: Array, y: Array, inner: int, head_width: int, dtype: Any, implementation: str, valid: Array | None = None
+  q: Array,
+  y: Array,
+  *,
+  inner_width: int,
+  head_width: int,
+  dtype: Any,
+  implementation: str,
+  valid: Array | None = None,
 ) -> Array:
-  """Multi-head attention of q to y, projected back to the width of q. Its layers belong to the calling module."""
-  lead, width, split = q.shape[:-2], q.shape[-1], (count_heads(inner, head_width), head_width)
+  """Multi-head attention of q to y, projected back to the width of q; its parameters belong to the calling module."""
+  lead, width, split = q.shape[:-2], q.shape[-1], (count_heads(inner_width, head_width), head_width)
   query, key, value = (
     linear(split, ('embed', 'heads', None), dtype=dtype, name=name)(inputs)
     for name, inputs in (('query', q), ('key', y), ('value', y))

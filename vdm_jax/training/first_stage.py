@@ -1,7 +1,8 @@
 """Starting a second stage from the weights of a trained first one (Snap section 3.5).
 
-Both have the same blocks. What differs is known in advance: tables of positions are resampled, the input layer gets
-rows of zeros for the low-resolution channels, and the embedding of their noise level is new.
+Both stages have the same blocks. The differences are declared by the network (`networks.VideoNetwork`): tables of
+positions are resampled, kernels that read pixels get rows of zeros for the low-resolution channels, and layers that
+only a second stage has are initialized afresh.
 """
 
 from __future__ import annotations
@@ -15,22 +16,26 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vdm_jax import checkpoints, models
+from vdm_jax.networks import VideoNetwork
 from vdm_jax.runs import Run
 from vdm_jax.training import metrics_log
 from vdm_jax.types import Array, Params
 
 COPIED, RESAMPLED, EXTENDED, FRESH = 'copied', 'resampled', 'extended by zeros', 'fresh'
-INPUT_LAYERS = ('patch/kernel', 'stem/kernel')  # channels in on the axis before the last
-NEW = 'augmentation_logsnr'
-# Settings of `model` without which the same weights mean something else.
-SAME = ('network', 'text', 'vocabulary', 'process', 'parameterization', 'sigma_data', 'noise_features')
+# Settings of `model` that change what equal weights compute, besides the network's `stage_invariants`.
+INVARIANTS = ('network', 'text', 'vocabulary', 'process', 'parameterization', 'sigma_data')
 
 
 def check(config: Any, model: models.Model, run: Run) -> dict[str, str]:
-  """How each tensor of `model` would start from `run`, its `training.first_stage`, by shapes alone: name -> manner.
+  """Return how each tensor of `model` would start from the first stage `run`, by shapes alone.
 
-  Raises FileNotFoundError where there is no checkpoint, and ValueError where the stages do not fit: in size, or, unless
-  `training.accept_mismatch` is set, in what their weights mean (SAME) or in any tensor, each of which it names.
+  Returns:
+    Name -> one of COPIED, RESAMPLED, EXTENDED and FRESH.
+
+  Raises:
+    FileNotFoundError: the first stage has no checkpoint.
+    ValueError: the stages differ in size; or, unless `training.accept_mismatch` is set, in settings that change what
+      equal weights compute, or in tensors, all of which the message names.
   """
   path, accept = run.name, config.training.accept_mismatch
   first = run.config['model']
@@ -38,7 +43,8 @@ def check(config: Any, model: models.Model, run: Run) -> dict[str, str]:
     raise FileNotFoundError(f'training.first_stage={path} has no checkpoint yet: train the first stage before.')
   if model.upsampling > 1:
     models.check_cascade(first, model.config)
-  different = [key for key in SAME if _plain(first.get(key)) != _plain(model.config.get(key))]
+  keys = (*INVARIANTS, *model.module.stage_invariants)
+  different = [key for key in keys if _plain(first.get(key)) != _plain(model.config.get(key))]
   if different and not accept:
     raise ValueError(
       f'training.first_stage={path} was trained for something else: '
@@ -47,11 +53,11 @@ def check(config: Any, model: models.Model, run: Run) -> dict[str, str]:
     )
   stages = (model, _build(first, model))
   wanted, found = (checkpoints.named(jax.eval_shape(stage.init, jax.random.key(0))) for stage in stages)
-  return plan(wanted, found, accept_mismatch=accept, origin=path)
+  return plan(model.module, wanted, found, accept_mismatch=accept, origin=path)
 
 
 def _build(first: Mapping[str, Any], model: models.Model) -> models.Model:
-  """The first stage's model out of its `model` section, with the second's text function where they have the same."""
+  """Build the first stage from its `model` section; a text function that both stages share is not loaded again."""
   return models.build(first, encode=model.encode if first['text'] == model.config['text'] else None)
 
 
@@ -60,22 +66,36 @@ def _plain(value: Any) -> Any:
 
 
 def plan(
-  wanted: Mapping[str, Any], found: Mapping[str, Any], *, accept_mismatch: bool = False, origin: str = 'the first stage'
+  network: VideoNetwork,
+  wanted: Mapping[str, Any],
+  found: Mapping[str, Any],
+  *,
+  accept_mismatch: bool = False,
+  origin: str = 'the first stage',
 ) -> dict[str, str]:
-  """What becomes of each wanted tensor, given those found (named arrays or shapes): name -> one of the four manners.
+  """Return how each tensor of a second stage starts.
 
-  Raises ValueError, naming every tensor that does not fit, unless `accept_mismatch`; then those are fresh.
+  Args:
+    network: that of the second stage.
+    wanted, found: tensors of the second and the first stage, arrays or shapes by name.
+    accept_mismatch: initialize tensors afresh that do not fit.
+    origin: name of the first stage, for messages.
+
+  Returns:
+    Name -> one of COPIED, RESAMPLED, EXTENDED and FRESH.
+
+  Raises:
+    ValueError: tensors do not fit, all of which the message names, and `accept_mismatch` is False.
   """
   manners, different = {}, []
   for name, leaf in wanted.items():
     other = found.get(name)
-    manners[name] = _manner(name, leaf.shape, None if other is None else other.shape)
+    manners[name] = _manner(network, name, leaf.shape, None if other is None else other.shape)
     if manners[name] is None:
       manners[name] = FRESH
       different.append(f'  {name}: {"absent" if other is None else list(other.shape)} there, {list(leaf.shape)} here')
-  for name in found.keys() - wanted.keys():
-    if not _is_position(name):
-      different.append(f'  {name}: {list(found[name].shape)} there, absent here')
+  for name in found.keys() - wanted.keys() - set(network.position_tables):
+    different.append(f'  {name}: {list(found[name].shape)} there, absent here')
   if different and not accept_mismatch:
     raise ValueError(
       f'{origin} does not fit this model in {len(different)} tensors:\n' + '\n'.join(sorted(different)) + '\n'
@@ -85,7 +105,7 @@ def plan(
 
 
 def transfer(params: Params, first: Params, manners: Mapping[str, str]) -> Params:
-  """Fresh `params` with those of the first stage put in, as `plan` says; every leaf stays laid out as it is."""
+  """Return freshly initialized `params` with the first stage's put in, as `plan` decides; shardings are kept."""
   source = checkpoints.named(first)
 
   def start(path: Any, fresh: Array) -> Array:
@@ -102,8 +122,25 @@ def transfer(params: Params, first: Params, manners: Mapping[str, str]) -> Param
 
 
 def starting_point(config: Any, model: models.Model, mesh: Mesh, run: Run) -> Callable[[Params], Params]:
-  """`fresh parameters -> those training starts from`, out of the EMA of `run`, the first stage; says what became of
-  each tensor. Raises as `check` does.
+  """Return the function `initialized parameters -> those training starts from`, which reads a first stage.
+
+  The EMA weights of the first stage are used; how its tensors were used is logged. Raises as `check` does.
+
+  Args:
+    config: has `training.accept_mismatch`.
+    model: the second stage.
+    mesh: the devices to load the weights onto.
+    run: the first stage.
+
+  >>> from types import SimpleNamespace
+  >>> import vdm_jax
+  >>> from vdm_jax import partitioning
+  >>> model, _ = vdm_jax.load('pretrained:digits_fit_upsampler')
+  >>> config = SimpleNamespace(training=SimpleNamespace(accept_mismatch=False))
+  >>> first = Run('pretrained:digits_fit')
+  >>> start = starting_point(config, model, partitioning.make_mesh({'data': 1}, jax.devices()[:1]), first)
+  >>> sorted(collections.Counter(check(config, model, first).values()).items())
+  [('copied', 102), ('extended by zeros', 1), ('fresh', 4), ('resampled', 1)]
   """
   manners = check(config, model, run)
 
@@ -116,7 +153,7 @@ def starting_point(config: Any, model: models.Model, mesh: Mesh, run: Run) -> Ca
 
 
 def report(origin: str, manners: Mapping[str, str]) -> str:
-  """A line on how many tensors were copied, and the names of the others."""
+  """Return one line with the number of copied tensors and the names of the others."""
   names = collections.defaultdict(list)
   for name, manner in manners.items():
     names[manner].append(name)
@@ -124,24 +161,22 @@ def report(origin: str, manners: Mapping[str, str]) -> str:
   return f'weights of {origin}: {len(names[COPIED])} of {len(manners)} tensors copied{"".join(others)}'
 
 
-def _manner(name: str, wanted: tuple[int, ...], found: tuple[int, ...] | None) -> str | None:
-  """How a tensor starts; None where it does not fit."""
+def _manner(network: VideoNetwork, name: str, wanted: tuple[int, ...], found: tuple[int, ...] | None) -> str | None:
+  """Return how a tensor starts; None if it does not fit."""
   if found == wanted:
     return COPIED
-  if _is_position(name):
+  if name in network.position_tables:
     fits = found is not None and len(found) == len(wanted) and found[-1] == wanted[-1]
     return RESAMPLED if fits else FRESH
   if found is None:
-    return FRESH if NEW in name.split('/') else None
+    new = any(name == layer or name.startswith(f'{layer}/') for layer in network.second_stage_layers)
+    return FRESH if new else None
   twice = (*found[:-2], 2 * found[-2], found[-1]) if len(found) > 1 else None
-  return EXTENDED if name in INPUT_LAYERS and wanted == twice else None
-
-
-def _is_position(name: str) -> bool:
-  return name.endswith('position_embedding') and 'words' not in name.split('/')
+  return EXTENDED if name in network.input_kernels and wanted == twice else None
 
 
 def _extend(kernel: Array, rows: int) -> Array:
+  """Append rows of zeros to the axis before the last."""
   before = [(0, 0)] * kernel.ndim
   before[-2] = (0, rows - kernel.shape[-2])
   return jnp.pad(kernel, before)

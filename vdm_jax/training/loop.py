@@ -84,7 +84,7 @@ def train(
   """
   training = config.training
   partitioning.check_batch(config.data.batch_size, mesh, training.accumulation_steps)
-  rule = optimizer.build(training, model.logical_axes)
+  rule = optimizer.build(training, model.logical_axes, model.decay_mask)
   path = run_folder.prepare(workdir)
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:

@@ -89,7 +89,7 @@ def replay(folder: str | os.PathLike, config: Any, model: Model, mesh: Mesh) -> 
       f'{folder} has no {absent[0]}: name a folder workdir/{FOLDER}/step_..., as a run leaves it that ended because '
       'its steps were not finite.'
     )
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   layout = state.abstract(model, rule, mesh)
   with checkpoints.Checkpointer(folder, 1) as checkpointer:
     current = checkpointer.restore(layout)

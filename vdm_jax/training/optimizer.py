@@ -14,11 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from vdm_jax.names import choose
+from vdm_jax.networks import contract
 from vdm_jax.types import Array, Params
 
-# The last word of a parameter's name says whether weight decay and LAMB's trust ratio apply to it.
-DECAYED = ('kernel', 'embedding', 'latents', 'keys', 'values')
-EXEMPT = ('bias', 'scale')
 # A tensor that `nn.scan` stacks over layers has an axis of this logical name.
 LAYERS = 'layers'
 
@@ -34,12 +32,16 @@ class Optimizer(NamedTuple):
   learning_rate: Callable[[Array], Array]  # of the number of steps taken so far
 
 
-def build(training: Any, logical_axes: Any = None) -> Optimizer:
+def build(
+  training: Any,
+  logical_axes: Any = None,
+  decay_mask: Callable[[Params], Any] = contract.default_decay_mask,
+) -> Optimizer:
   """The optimizer of a configuration: clip, Adam moments, decoupled weight decay, trust ratio, learning rate.
 
   `adam` is AdamW (the decay is added after the moments, times the learning rate), eps 1e-8; `lamb` multiplies
-  the sum by |parameter| / |update|, one ratio per tensor, eps 1e-6. Decay and ratio touch only parameters
-  whose name ends in one of DECAYED.
+  the sum by |parameter| / |update|, one ratio per tensor, eps 1e-6. Decay and ratio apply only where
+  `decay_mask` is True.
 
   The learning rate is a function of the step, not of the count of applied updates: a line that reaches the
   peak at step `warmup_steps - 1`, then constant, or a cosine that is 0 at step `num_steps`.
@@ -50,17 +52,17 @@ def build(training: Any, logical_axes: Any = None) -> Optimizer:
     logical_axes: the parameter tree with the logical names of each tensor's axes. Along an axis named
       'layers' (stacked by `nn.scan`) every slice has a ratio of its own, as if the layers were separate
       tensors; None: no tensor is stacked.
+    decay_mask: parameters -> tree of bools, `Model.decay_mask`; that of `networks.VideoNetwork` by default.
 
   Raises:
-    ValueError: an unknown optimizer or schedule, or (from `init` and `update`) a parameter whose name ends in
-      none of DECAYED and EXEMPT.
+    ValueError: an unknown optimizer or schedule.
   """
   kind = choose('training.optimizer', training.optimizer, tuple(_EPS))
   parts = [optax.clip_by_global_norm(training.clip_norm)] if training.clip_norm else []
   parts.append(optax.scale_by_adam(training.beta1, training.beta2, eps=_EPS[kind]))
-  parts.append(optax.add_decayed_weights(training.weight_decay, mask=is_decayed))
+  parts.append(optax.add_decayed_weights(training.weight_decay, mask=decay_mask))
   if kind == 'lamb':
-    parts.append(optax.masked(_scale_by_trust_ratio(logical_axes), is_decayed))
+    parts.append(optax.masked(_scale_by_trust_ratio(logical_axes), decay_mask))
   chain = optax.chain(*parts)
   learning_rate = _schedule(training)
 
@@ -70,22 +72,6 @@ def build(training: Any, logical_axes: Any = None) -> Optimizer:
     return jax.tree.map(lambda d: -rate * d, direction), state
 
   return Optimizer(chain.init, update, learning_rate)
-
-
-def is_decayed(params: Params) -> Any:
-  """A tree of bools, by the last words of the names: where weight decay and the trust ratio apply."""
-
-  def decayed(path: Any, _: Array) -> bool:
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    word = name.split('/')[-1].split('_')[-1]
-    if word not in DECAYED + EXEMPT:
-      raise ValueError(
-        f"parameter '{name}': a name that ends in '{word}' says nothing about weight decay. "
-        f'End it in one of {DECAYED} (decayed) or {EXEMPT} (exempt).'
-      )
-    return word in DECAYED
-
-  return jax.tree_util.tree_map_with_path(decayed, params)
 
 
 def _schedule(training: Any) -> Callable[[Array], Array]:

@@ -1,4 +1,4 @@
-"""What the compiler's sentences about memory mean."""
+"""Memory of compiled programs, and out-of-memory messages of the compiler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vdm_jax.tools.compilation.targets import open_target
 
 
 class Refuses:
-  """A traced program whose compiler ends with a message."""
+  """A traced program whose compilation fails with a message."""
 
   def __init__(self, message: str):
     self.jaxpr = jax.make_jaxpr(lambda x: x @ x)(jnp.zeros((4, 4)))
@@ -36,14 +36,14 @@ class Refuses:
     ('RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 1.50T of 95.74G hbm.\nmore', 1.5 * 2**40),
   ],
 )
-def test_memory_that_does_not_suffice_is_a_report(message, needed):
+def test_out_of_memory_is_a_result(message, needed):
   compiled = compile_program(Program(Refuses(message), ()), open_target('here'))
   assert (compiled.peak_bytes, compiled.fits, compiled.costs) == (needed, False, None)
   assert compiled.flops == 2 * 4 * 4 * 4
   assert compiled.message == message.splitlines()[0]
 
 
-def test_any_other_error_of_the_compiler_is_raised():
+def test_other_errors_of_the_compiler_are_raised():
   with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL: bug'):
     compile_program(Program(Refuses('INTERNAL: bug'), ()), open_target('here'))
 

@@ -1,4 +1,4 @@
-"""Costs of compiled programs against closed forms: products, loops, slices, and collectives as TPUs write them."""
+"""Costs of compiled programs against closed forms: products, loops, slices, and collectives in TPU notation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vdm_jax.tools.compilation.costs import costs
 
 A, B, C = 8, 16, 32
 
-# A loop of 4 passes, 2 at a time, around what TPUs make of collectives; `%s` is one instruction of its body.
+# A loop of 4 iterations (a counter from 1 to 8 by 2) with TPU collectives; `%s` is one instruction of its body.
 LOOP = """HloModule m, num_partitions=8
 
 %%add (a: f32[], b: f32[]) -> f32[] {
@@ -59,7 +59,7 @@ def of(function, *shapes):
   return costs(jax.jit(function).lower(*given).compile().as_text(), 1)
 
 
-def test_a_product_in_nested_loops_counts_as_often_as_it_runs():
+def test_a_product_in_nested_loops_counts_once_per_iteration():
   def inner(x, y):
     return jax.lax.scan(lambda z, _: (jnp.sin(z @ y), None), x, length=3)[0]
 
@@ -69,7 +69,7 @@ def test_a_product_in_nested_loops_counts_as_often_as_it_runs():
   assert of(outer, (A, B), (B, B)).flops == 15 * 2 * A * B * B
 
 
-def test_what_rematerialisation_repeats_counts():
+def test_rematerialization_counts():
   def loss(x, y, wrap):
     return jnp.sum(jax.lax.scan(wrap(lambda z, _: (jnp.sin(z @ y), None)), x, length=5)[0])
 
@@ -86,7 +86,7 @@ def test_a_convolution_counts_only_taps_that_meet_a_pixel():
     numbers = ('NHWC', 'HWIO', 'NHWC')
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), 'SAME', dimension_numbers=numbers)
 
-  # 3 taps on n places miss one at either end; at stride 2 padding is needed at one end only.
+  # 3 taps on n positions miss one at each end; at stride 2 there is padding at one end only.
   assert of(lambda x, k: convolve(x, k, 1), (2, 8, 6, 3), (3, 3, 3, 7)).flops == 2 * 2 * (24 - 2) * (18 - 2) * 3 * 7
   assert of(lambda x, k: convolve(x, k, 2), (2, 8, 6, 3), (3, 3, 3, 7)).flops == 2 * 2 * (12 - 1) * (9 - 1) * 3 * 7
 
@@ -100,11 +100,11 @@ def test_dilation_adds_no_taps():
   assert costs(text, 1).flops == 2 * 2 * 3 * 5 * (12 * 4 // 2)  # every other tap meets an inserted zero
 
 
-def test_elementwise_work_reads_its_operands_and_writes_its_result():
+def test_elementwise_operations_read_their_operands_and_write_their_result():
   assert of(lambda x, y: jnp.sin(x) * y, (A, B), (A, B)).memory_bytes == 3 * 4 * A * B
 
 
-def test_a_slice_of_a_long_array_costs_the_slice():
+def test_a_slice_costs_only_the_slice():
   def last(x, i):
     return jnp.sin(jax.lax.dynamic_index_in_dim(x, i[0].astype(int), 0, keepdims=False))
 
@@ -129,19 +129,19 @@ def test_a_slice_of_a_long_array_costs_the_slice():
     ('%r = f32[10] fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1', BYTES * 7 / 8),
   ],
 )
-def test_a_collective_in_a_loop_sends_what_a_ring_sends(instruction, sent):
+def test_collectives_in_a_loop_send_as_ring_algorithms_do(instruction, sent):
   found = costs(LOOP % instruction, 8)
   assert found.collective_bytes == PASSES * sent
   assert found.flops == 0
 
 
-def test_scratch_memory_on_the_chip_is_not_the_devices_memory():
-  """x lies in scratch memory: copying it within costs nothing, copying it out costs the write."""
+def test_scratch_memory_on_the_chip_is_free():
+  """x is in scratch memory: copying within it is free, copying it out costs the write."""
   within, out = (costs(LOOP % f'%r = f32[80]{layout} copy(%x)', 8) for layout in ('{0:S(1)}', '{0}'))
   assert out.memory_bytes - within.memory_bytes == PASSES * BYTES
 
 
-def test_a_loop_whose_length_is_not_written_is_refused():
+def test_a_loop_of_unknown_length_is_an_error():
   endless = (LOOP % '%r = f32[80] all-to-all(%x)').replace('direction=LT', 'direction=NE')
-  with pytest.raises(ValueError, match='does not say how often its loop loop runs'):
+  with pytest.raises(ValueError, match='iterations for the loop loop'):
     costs(endless, 8)

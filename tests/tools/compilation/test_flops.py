@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -25,7 +23,7 @@ def convolve(x, kernel, stride=1):
 
 
 def of_sum(function):
-  """The same work with a scalar result, to differentiate."""
+  """Return the function with a scalar result, for differentiation."""
   return lambda *args: jnp.sum(jnp.sin(function(*args)))
 
 
@@ -43,7 +41,7 @@ def test_a_convolution_counts_every_tap(stride):
   )
 
 
-def test_a_grouped_convolution_sees_only_its_group():
+def test_a_grouped_convolution_counts_only_its_group():
   def depthwise(x, kernel):
     return jax.lax.conv_general_dilated(
       x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=4
@@ -70,7 +68,7 @@ def test_each_gradient_costs_as_much_as_the_function(function, shapes):
 
 
 @pytest.mark.parametrize('stride', [1, 2])
-def test_our_convolution_with_its_own_gradient_counts_like_any_other(stride):
+def test_the_convolution_with_a_custom_gradient_counts_like_any_other(stride):
   module = Conv3x3(7, stride=stride)
   params = jax.eval_shape(module.init, jax.random.key(0), spec(2, 8, 8, 3))
   once = model_flops(module.apply, params, spec(2, 8, 8, 3))
@@ -83,21 +81,21 @@ def power(x, times):
   return jax.lax.scan(lambda y, _: (y @ x, None), x, length=times)[0]
 
 
-def test_a_scan_counts_as_often_as_it_runs():
+def test_a_scan_counts_once_per_iteration():
   assert model_flops(lambda x: power(x, 9), spec(A, A)) == 9 * 2 * A**3
   nested = jax.jit(lambda x: jax.lax.scan(lambda y, _: (power(y, 4), None), x, length=3)[0])
   assert model_flops(nested, spec(A, A)) == 12 * 2 * A**3
   assert model_flops(jax.grad(of_sum(lambda x: power(x, 9))), spec(A, A)) == 3 * 9 * 2 * A**3
 
 
-def test_a_branch_counts_as_its_dearest_alternative():
+def test_a_branch_counts_as_its_most_expensive_alternative():
   def choose(i, x):
     return jax.lax.switch(i, [lambda x: x, lambda x: x @ x @ x, lambda x: x @ x], x)
 
   assert model_flops(choose, jax.ShapeDtypeStruct((), jnp.int32), spec(A, A)) == 2 * 2 * A**3
 
 
-def test_what_rematerialisation_repeats_is_left_out():
+def test_rematerialization_does_not_count():
   def layer(x, w):
     return jnp.sin(jnp.cos(x @ w) @ w)
 
@@ -108,16 +106,15 @@ def test_what_rematerialisation_repeats_is_left_out():
   assert model_flops(jax.checkpoint(layer), *args) == plain // 3
 
 
-def test_what_nothing_uses_is_left_out():
+def test_unused_results_do_not_count():
   assert model_flops(lambda x: (x @ x, x + 1)[1], spec(A, A)) == 0
 
 
-def test_a_loop_of_unknown_length_is_refused():
+def test_a_loop_of_unknown_length_is_an_error():
   def until_large(x):
     return jax.lax.while_loop(lambda y: jnp.sum(y) < 9, lambda y: y @ y, x)
 
-  message = 'a while_loop with products inside has no known number of FLOPs: write it as a scan.'
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+  with pytest.raises(ValueError, match='while_loop'):
     model_flops(until_large, spec(A, A))
   assert model_flops(lambda x: jax.lax.while_loop(lambda y: jnp.sum(y) < 9, lambda y: y + 1, x), spec(A, A)) == 0
 
@@ -134,7 +131,7 @@ VDM = {
 
 @pytest.mark.parametrize('name', VDM)
 def test_the_papers_networks(name):
-  """Forward TFLOP per video of 16x64x64, tallied by hand from the layers' sizes."""
+  """Forward TFLOP per video of 16x64x64, against sums over the layers' sizes."""
   tera, fields = VDM[name]
   config = configuration.default()
   config.model.update(fields)
@@ -148,7 +145,7 @@ def test_the_papers_networks(name):
 
 
 @pytest.mark.slow
-def test_training_is_three_forward_passes_and_rematerialisation_changes_nothing():
+def test_training_is_three_forward_passes_with_and_without_rematerialization():
   config = configuration.default()
   config.data.update({'num_frames': 4, 'height': 16, 'width': 16})
   config.model.update({'base_channels': 32, 'channel_multipliers': (1, 2), 'num_blocks': 1, 'head_width': 32})
@@ -166,5 +163,5 @@ def test_training_is_three_forward_passes_and_rematerialisation_changes_nothing(
 
   forward, training = counts(remat=False)
   assert counts(remat=True) == (forward, training)
-  # The embedding of the noise level, which is no input, has fewer gradients than three would be.
+  # The noise level is not differentiated, so its embedding costs less than three passes.
   assert training == pytest.approx(3 * forward, rel=1e-4)

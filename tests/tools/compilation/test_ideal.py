@@ -1,4 +1,4 @@
-"""The ideal time of a training step, by which utilisation is measured."""
+"""Time of a training step at peak rate, the reference for utilization."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vdm_jax.training import make_train_step, optimizer, state
 from vdm_jax.types import Batch, Conditioning
 
 
-def test_it_is_what_the_products_of_the_real_step_take_at_the_peak(monkeypatch):
+def test_it_is_the_flops_of_the_actual_step_at_the_peak_rate(monkeypatch):
   config = make_config(model__attention_resolutions=(), model__channel_multipliers=(1,), data__batch_size=6)
   model, mesh = models.build(config.model), partitioning.make_mesh({'data': -1})
   batch = Batch(np.zeros((6, *model.video_shape), np.float32), Conditioning(drop=np.zeros((6, 1), bool)))
   assert ideal_step_seconds(model, config, batch) is None, 'a CPU has no published peak'
   monkeypatch.setattr(ideal, 'peak_flops', lambda: 2e9)
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   current = state.abstract(model, rule, mesh)
   step = make_train_step(model, rule, config.training, mesh)
   with jax.set_mesh(mesh):

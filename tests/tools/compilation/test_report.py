@@ -1,4 +1,4 @@
-"""Compile reports of a tiny FIT for two virtual devices, against closed forms; the command line is the slow part."""
+"""Compile reports of a tiny FIT for two virtual devices, against closed forms; the command line is a slow test."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_report_counts_the_state_and_the_work(cases, shapes):
   assert (plain['backend'], plain['mesh']) == ('cpu_estimate', {'data': 2, 'fsdp': 1, 'tensor': 1})
   assert (plain['hbm_bytes_per_device'], plain['fits']) == (73_600_000_000, True)
   assert plain['peak_bytes_per_device'] > 16 * count + plain['temporary_bytes']
-  # The new state takes the place of the old; counters and sums are a few numbers more.
+  # The new state reuses the memory of the old; counters and sums are a few more numbers.
   assert 16 * count + 4 <= plain['donated_bytes'] < 16 * count + 1000
 
   x = jax.ShapeDtypeStruct((8, *model.video_shape), 'float32')
@@ -56,7 +56,7 @@ def test_the_report_counts_the_state_and_the_work(cases, shapes):
   forward = model_flops(lambda p, x, level, cond: model.network(p)(x, level, cond, None)[0], params, x, one[0], cond)
   # Three forward passes; the condition's inputs and the pixels need no gradient.
   assert 2.9 * forward < plain['flops_per_step'] <= 3 * forward
-  # All devices' products together are the model's: nothing is computed twice.
+  # Nothing is computed twice: the products of all devices are the model's.
   assert 2 * plain['roofline']['flops_per_device'] == pytest.approx(plain['flops_per_step'], rel=0.02)
   assert plain['roofline']['collective_bytes'] == pytest.approx(4 * count, rel=0.05)  # gradients, by a ring of two
   assert 0 < plain['roofline']['mfu_bound'] <= 1
@@ -76,7 +76,7 @@ def test_fsdp_halves_what_it_splits(cases, shapes):
   assert cases['state']['fsdp'] == {'params': 4 * halved, 'opt_state': 8 * halved + 4, 'ema': 4 * halved}
 
 
-def test_collectives_in_a_loop_count_in_every_pass(cases):
+def test_collectives_in_a_loop_count_once_per_iteration(cases):
   found = cases['collectives']
   assert found['reduced']['collective_bytes'] == 5 * 2 * (4 * 32 * 32) / 2
   assert found['reduced']['flops'] == 5 * 2 * 32 * 32 * 32  # on 32 of the 64 rows
@@ -86,7 +86,7 @@ def test_collectives_in_a_loop_count_in_every_pass(cases):
 def test_fsdp_gathers_the_parameters_and_not_the_videos(cases, shapes):
   model, params = shapes
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
-  # The half of the parameters that the other device has, and features of the noise level. One [256 8 16] are 131072.
+  # The other half of the parameters, and features of the noise level; one array [256 8 16] has 4 * 32,768 bytes.
   assert cases['forward']['collective_bytes'] <= 4 * count < 4 * 256 * 8 * 16
 
   x = jax.ShapeDtypeStruct((256, *model.video_shape), 'float32')
@@ -97,21 +97,21 @@ def test_fsdp_gathers_the_parameters_and_not_the_videos(cases, shapes):
 
 
 def test_guidance_splits_the_videos_over_the_devices_too(cases):
-  """The two branches are one network on both; one put behind the other, the videos would have to be gathered."""
+  """Both branches of guidance are computed where their video is; stacked, videos would have to be gathered."""
   found = cases['guided']
   assert found['collective_bytes'] == 0
-  # XLA leaves out the taps on padding.
+  # XLA skips taps on padding.
   assert 0.35 * found['model_flops'] < found['flops'] < 0.5 * found['model_flops']
 
 
-def test_a_mesh_that_the_devices_do_not_fill_is_refused():
+def test_a_mesh_that_does_not_match_the_devices_is_an_error():
   with pytest.raises(ValueError, match='mesh.fsdp=3 x mesh.tensor=1: 1 devices are not a multiple of 3'):
     report(fit(mesh__fsdp=3), 'gpu:1x1x80')
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # six compilations
-def test_what_does_not_fit_comes_with_changes_that_do():
+def test_a_step_that_does_not_fit_comes_with_changes_that_do():
   found = reports('every')
   plain, full = found['plain'], found['full']
   assert plain['peak_bytes_per_device'] < found['batch']['peak_bytes_per_device'] < full['peak_bytes_per_device']
@@ -128,7 +128,7 @@ def test_what_does_not_fit_comes_with_changes_that_do():
 
 
 @pytest.mark.slow
-def test_the_command_prints_one_object():
+def test_the_command_prints_one_json_object():
   command = [sys.executable, '-m', 'vdm_jax.main', '--mode=compile', '--config=configs/digits_fit.py']
   changes = ['--config.model.num_blocks=1', '--config.data.batch_size=4']
   done = subprocess.run([*command, *changes, '--topology=gpu:1x2x80'], cwd=REPOSITORY, capture_output=True, text=True)
@@ -152,6 +152,4 @@ def test_the_command_prints_one_object():
   } <= set(printed)
   refused = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
   assert refused.returncode == 2
-  assert refused.stderr.strip() == (
-    'error: --topology is missing: name the devices to compile for, such as v4:4x4x8 or gpu:1x8x80.'
-  )
+  assert refused.stderr.startswith('error: --topology ')

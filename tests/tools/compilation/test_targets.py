@@ -1,8 +1,9 @@
-"""Names of topologies, and what is said where they cannot be compiled for."""
+"""Names of topologies, and the chips behind them."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 
 import jax
 import pytest
@@ -10,44 +11,33 @@ import pytest
 from vdm_jax.tools.compilation.chips import GPUS, TPUS, chip_of, gpu_of_memory
 from vdm_jax.tools.compilation.targets import open_target
 
-FORMS = 'v4:4x4x8 or v5p:2x2x1 (three sizes), v5e:4x4 or v6e:2x4 (two), gpu:<nodes>x<per node>x<GB>, or here'
-
 
 @pytest.mark.parametrize('name', ['v4', 'v4:', 'v4:4x4', 'v5e:4x4x4', 'v4:4x0x8', 'v7:4x4x4', 'gpu:8x80', 'h100', ''])
-def test_a_name_that_is_no_topology_is_refused(name):
-  with pytest.raises(ValueError) as error:
+def test_an_invalid_topology_is_an_error(name):
+  with pytest.raises(ValueError, match=f'^--topology={re.escape(name)} .*v4:4x4x8.*v6e:2x4.*gpu:.*here'):
     open_target(name)
-  assert str(error.value) == f'--topology={name} is not understood: give {FORMS}.'
 
 
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is not None, reason='libtpu is here')
-def test_without_libtpu_it_says_what_to_install():
-  with pytest.raises(RuntimeError) as error:
+def test_without_libtpu_the_message_has_the_package_to_install():
+  with pytest.raises(RuntimeError, match=r"--topology=v4:2x2x1 .*libtpu.*pip install 'vdm_jax\[tpu\]'"):
     open_target('v4:2x2x1')
-  assert str(error.value) == (
-    "--topology=v4:2x2x1 needs the compiler for TPUs, libtpu, which is not installed: pip install 'vdm_jax[tpu]'. It "
-    'needs no TPU.'
-  )
 
 
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs libtpu')
-def test_a_slice_has_its_chips_and_an_impossible_one_is_refused():
+def test_a_slice_has_its_chips():
   for name, chips in (('v4:2x2x4', 16), ('v4:1x1x1', 1), ('v5p:2x2x1', 4), ('v5e:4x4', 16), ('v6e:2x4', 8)):
     target = open_target(name)
     assert (len(target.devices), target.backend, target.chip) == (chips, 'tpu', TPUS[name.split(':')[0]])
 
 
-def test_more_virtual_devices_than_jax_started_with_are_refused():
+def test_more_virtual_devices_than_jax_was_initialized_with_are_an_error():
   have = len(jax.devices())
-  with pytest.raises(RuntimeError) as error:
+  with pytest.raises(RuntimeError, match=f'--topology=gpu:2x{have}x80 needs {2 * have} .* {have}'):
     open_target(f'gpu:2x{have}x80')
-  assert str(error.value) == (
-    f'--topology=gpu:2x{have}x80 needs {2 * have} virtual devices, but JAX already runs with {have}: compile in a '
-    'process of its own.'
-  )
 
 
-def test_nodes_talk_over_the_network_and_gpus_of_one_node_do_not():
+def test_only_several_nodes_use_the_network():
   one = open_target('gpu:1x1x80')
   a100 = GPUS['A100 80GB']
   assert one.link_rate == a100.link_rate and one._replace(nodes=2).link_rate == a100.network_rate
@@ -55,7 +45,7 @@ def test_nodes_talk_over_the_network_and_gpus_of_one_node_do_not():
   assert (unknown.chip, unknown.link_rate) == (None, None)
 
 
-def test_a_gpu_grants_what_the_launch_scripts_ask_for():
+def test_the_memory_of_a_gpu_is_the_pool_of_the_launch_scripts():
   assert [open_target(f'gpu:1x1x{gb}').memory for gb in (32, 80)] == [29_440_000_000, 73_600_000_000]
 
 
@@ -81,9 +71,9 @@ def test_this_machine_is_a_target():
     ('cpu', None),
   ],
 )
-def test_a_device_is_known_by_what_it_calls_itself(kind, chip):
+def test_chips_are_found_by_device_kind(kind, chip):
   assert chip_of(kind) == chip
 
 
-def test_a_gpu_known_by_its_memory_alone_is_the_slowest_of_that_size():
+def test_a_gpu_given_by_memory_is_the_slowest_of_that_size():
   assert (gpu_of_memory(80), gpu_of_memory(24)) == (GPUS['A100 80GB'], None)

@@ -1,4 +1,4 @@
-"""Captions that fit are never accused, whatever they tell; shuffled ones are named; what cannot be told is said so."""
+"""Matching captions are never a fault, shuffled ones are, and inconclusive cases are reported as such."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from vdm_jax.data.sources.digits import Digits
 from vdm_jax.tools.doctor import captions as captions_of
-from vdm_jax.tools.doctor.captions import judge
+from vdm_jax.tools.doctor.captions import shuffled_captions
 from vdm_jax.video import to_float
 
-# Name -> the mode of the digits, and what captions keep of theirs.
+# Name -> the mode of the digits, and a pattern for the words that captions keep.
 MODES = {
   'plain': ({}, '.+'),
   'digit somewhere': ({'random_start': True}, '[0-9]'),
@@ -24,7 +24,7 @@ MODES = {
 
 
 def clips_of(mode, seed=0, count=captions_of.COUNT):
-  """float32 [n 8 16 16 c] in [-1, 1], and their captions."""
+  """Return clips, float32 [n 8 16 16 c] in [-1, 1], and their captions."""
   options, kept = MODES[mode]
   source = Digits(split='train', seed=seed, **options)
   clips = [source[index] for index in range(count)]
@@ -44,55 +44,53 @@ def shuffled(captions, seed=0):
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_captions_that_fit_are_found_to_and_shuffled_ones_named(mode):
+def test_matching_captions_are_recognized_and_shuffled_ones_reported(mode):
   videos, captions = clips_of(mode)
-  fault, said = judge(videos, captions)
-  assert fault is None and said.endswith(', which fit (p = 0.001)')
-  fault, _ = judge(videos, shuffled(captions))
+  fault, line = shuffled_captions(videos, captions)
+  assert fault is None and line.endswith(', which match (p = 0.001)')
+  fault, _ = shuffled_captions(videos, shuffled(captions))
   assert fault.name == 'shuffled captions' and f'512 clips with {len(set(captions))} captions' in fault.text
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('seed', range(1, 9))
 @pytest.mark.parametrize('mode', MODES)
-def test_so_it_is_with_other_clips(mode, seed):
+def test_matching_and_shuffled_captions_with_other_seeds(mode, seed):
   videos, captions = clips_of(mode, seed)
-  assert judge(videos, captions)[1].endswith(', which fit (p = 0.001)')
-  assert judge(videos, shuffled(captions, seed))[0].name == 'shuffled captions'
+  assert shuffled_captions(videos, captions)[1].endswith(', which match (p = 0.001)')
+  assert shuffled_captions(videos, shuffled(captions, seed))[0].name == 'shuffled captions'
 
 
 @pytest.mark.parametrize('seed', range(1, 5))
-def test_shuffled_captions_are_named(clips, seed):
+def test_shuffled_captions_are_reported(clips, seed):
   videos, captions = clips
-  fault, _ = judge(videos, shuffled(captions, seed))
+  fault, _ = shuffled_captions(videos, shuffled(captions, seed))
   assert fault.name == 'shuffled captions' and '512 clips with 40 captions' in fault.text
 
 
-def test_what_cannot_be_told_is_no_fault(clips):
-  """Few clips, many words or nothing to see: chance is not refuted, and nothing is named."""
+def test_inconclusive_cases_are_not_a_fault(clips):
+  """Few clips, many words or blank clips: the result is not significant, and there is no fault."""
   videos, captions = clips_of('digit somewhere', count=24)
-  fault, said = judge(videos, shuffled(captions))
-  assert fault is None and re.fullmatch(r'captions: \d+ of 24 clips; whether they fit cannot be told \(p = .*\)', said)
+  fault, line = shuffled_captions(videos, shuffled(captions))
+  assert fault is None and re.fullmatch(r'captions: \d+ distinct in 24 clips; .* inconclusive \(p = .*\)', line)
   videos, captions = clips
-  fault, said = judge(videos[:10], shuffled(captions[:10]))
-  assert fault is None and said.endswith('too few clips for so many words to measure whether they fit')
+  fault, line = shuffled_captions(videos[:10], shuffled(captions[:10]))
+  assert fault is None and 'too few clips' in line
   own = [f'{caption} {n}' for n, caption in enumerate(shuffled(captions))]
-  fault, said = judge(videos, own)
-  assert fault is None and said == (
-    'captions: 512 of 512 clips, too few clips for so many words to measure whether they fit'
-  )
-  assert judge(videos, ['a digit'] * 512) == (None, 'captions: 1 of 512 clips')
-  fault, said = judge(np.zeros_like(videos), captions)
-  assert fault is None and 'cannot be told' in said
+  fault, line = shuffled_captions(videos, own)
+  assert fault is None and line.startswith('captions: 512 distinct in 512 clips, too few clips')
+  assert shuffled_captions(videos, ['a digit'] * 512) == (None, 'captions: 1 distinct in 512 clips')
+  fault, line = shuffled_captions(np.zeros_like(videos), captions)
+  assert fault is None and 'inconclusive' in line
 
 
-def test_a_part_of_the_captions_is_enough(clips):
+def test_matching_half_of_the_captions_is_enough(clips):
   videos, captions = clips
-  assert judge(videos, shuffled(captions[:256]) + captions[256:])[0] is None
+  assert shuffled_captions(videos, shuffled(captions[:256]) + captions[256:])[0] is None
 
 
 def test_the_share_that_words_explain_is_that_of_a_regression(clips):
-  """Against least squares, where both words and views are few."""
+  """Against least squares, with few words and a small view."""
   rng = np.random.default_rng(0)
   split = [set(caption.split()) for caption in clips[1][:100]]
   has = np.array([[float(word in words) for word in sorted(set.union(*split))] for words in split])
@@ -105,11 +103,11 @@ def test_the_share_that_words_explain_is_that_of_a_regression(clips):
   np.testing.assert_allclose(found, [[exact], [exact]], rtol=1e-9)
 
 
-def test_two_of_the_views_do_not_see_where_things_are():
-  """Frames shifted in a circle, in place or in time, have the same amplitudes; place does not."""
+def test_two_of_the_views_do_not_depend_on_position():
+  """Circularly shifted frames have the same amplitudes, but another view of positions."""
   video = np.random.default_rng(0).standard_normal((1, 8, 16, 16, 1)).astype(np.float32)
   moved = np.roll(video, (3, 5), (2, 3))
-  place, pattern, motion, colour = zip(*map(captions_of._views, (video, moved)), strict=True)
+  place, pattern, motion, color = zip(*map(captions_of._views, (video, moved)), strict=True)
   assert np.abs(place[0] - place[1]).max() > 0.1
-  for before, after in (pattern, motion, colour):
+  for before, after in (pattern, motion, color):
     np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-4)

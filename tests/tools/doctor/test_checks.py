@@ -1,8 +1,9 @@
-"""What the doctor finds before any long work, one fault at a time, on the configurations as they are shipped."""
+"""Problems that the doctor finds, introduced one at a time into the shipped configurations."""
 
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -15,76 +16,33 @@ from vdm_jax.video import write_gif
 
 CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 FAULTS = [
-  ('digits_fit', {'sampling.fps': 0}, 'sampling.fps=0 must be positive: it is the frame rate of the videos.'),
-  (
-    'digits_fit',
-    {'sampling.original_size': (16,)},
-    'original_size=(16,) is no size: give height and width in pixels.',
-  ),
-  (
-    'digits_fit',
-    {'data.num_images': 4},
-    'data.num_images=4: FIT takes no appended images, for its groups would mix them with the video. Set it to 0, and '
-    'data.image_rate to train on images as videos.',
-  ),
-  (
-    'digits_fit',
-    {'model.patch_size': (4, 4)},
-    'model.patch_size=(4, 4) must be three positive sizes: frames, rows, columns.',
-  ),
-  (
-    'digits_fit',
-    {'model.num_latents': 30},
-    'model.num_latents=30 / 1 x 2 x 2 groups=4 leaves 2: use model.num_latents=28 or 32.',
-  ),
-  (
-    'digits_fit',
-    {'training.accept_mismatch': True},
-    'training.accept_mismatch has no effect without training.first_stage: leave it out, or name one.',
-  ),
+  ('digits_fit', {'sampling.fps': 0}, 'sampling.fps=0'),
+  ('digits_fit', {'sampling.original_size': (16,)}, r'original_size=\(16,\)'),
+  ('digits_fit', {'data.num_images': 4}, "data.num_images=4, .*'fit'.*data.image_rate"),
+  ('digits_fit', {'model.patch_size': (4, 4)}, r'model.patch_size=\(4, 4\)'),
+  ('digits_fit', {'model.num_latents': 30}, 'model.num_latents=30 / .* model.num_latents=28 or 32'),
+  ('digits_fit', {'training.accept_mismatch': True}, 'training.accept_mismatch .* training.first_stage'),
   (
     'digits_fit',
     {'training.self_condition_rate': 0.0},
-    'training.self_condition_rate=0.0, but model.self_conditioning=True: a network that hands on its latents must see '
-    'them in training, and only such a one can. Snap uses 0.9; set both or neither.',
+    'training.self_condition_rate=0.0, but model.self_conditioning=True',
   ),
-  (
-    'digits',
-    {'training.self_condition_rate': 0.9},
-    'training.self_condition_rate=0.9, but model.self_conditioning=False: a network that hands on its latents must see '
-    'them in training, and only such a one can. Snap uses 0.9; set both or neither.',
-  ),
+  ('digits', {'training.self_condition_rate': 0.9}, "training.self_condition_rate=0.9, .*'unet3d' never"),
   (
     'digits_fit',
     {'sampling.churn': 0.1, 'sampling.churn_min': 2.0, 'sampling.churn_max': 1.0},
-    'sampling.churn_min=2.0, churn_max=1.0: choose 0 <= churn_min < churn_max.',
+    'sampling.churn_min=2.0, churn_max=1.0',
   ),
   (
     'digits_fit_upsampler',
     {'training.first_stage': '', 'sampling.noise_aug_level': 1.5},
-    'sampling.noise_aug_level=1.5 must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is pure noise.',
+    'sampling.noise_aug_level=1.5',
   ),
-  (
-    'digits_fit_upsampler',
-    {'training.first_stage': 'runs/none'},
-    'runs/none has no config.json: name the workdir of a training run, or a weights file.',
-  ),
-  (
-    'digits',
-    {'training.spike_factor': 0.5},
-    'training.spike_factor=0.5: a gradient norm is a spike from several times the usual one on, such as 10; '
-    'give a number above 1, or 0 for no such limit.',
-  ),
-  (
-    'digits',
-    {'training.stall_seconds': -1.0},
-    'training.stall_seconds=-1.0: give the seconds that a step may take, 0 for no limit.',
-  ),
-  (
-    'digits',
-    {'model.attention': 'cudnn', 'model.dtype': 'bfloat16'},
-    "model.attention='cudnn' needs an NVIDIA GPU, but JAX runs on cpu here: set --config.model.attention=xla.",
-  ),
+  ('digits_fit_upsampler', {'training.first_stage': 'runs/none'}, 'runs/none has no config.json'),
+  ('digits', {'training.spike_factor': 0.5}, 'training.spike_factor=0.5'),
+  ('digits', {'training.stall_seconds': -1.0}, 'training.stall_seconds=-1.0'),
+  ('digits', {'model.num_classes': 3}, 'model.num_classes=3, .*data.labels=False .*model.num_classes=0'),
+  ('digits', {'model.attention': 'cudnn', 'model.dtype': 'bfloat16'}, "model.attention='cudnn' .*NVIDIA"),
 ]
 
 
@@ -95,12 +53,13 @@ def shipped(name, changes):
 
 
 @pytest.mark.parametrize(('name', 'changes', 'message'), FAULTS, ids=lambda value: str(value)[:40])
-def test_faults_are_found_one_by_one(name, changes, message):
-  assert doctor.problems(shipped(name, changes)) == [message]
+def test_each_problem_is_found(name, changes, message):
+  (problem,) = doctor.problems(shipped(name, changes))
+  assert re.match(message, problem)
 
 
 @pytest.mark.parametrize('name', ['digits', 'digits_fit'])
-def test_nothing_is_wrong_with_what_is_shipped(name):
+def test_shipped_configurations_have_no_problem(name):
   assert doctor.problems(shipped(name, {})) == []
 
 
@@ -129,14 +88,14 @@ def keep(count, suffix='.*'):
 
 
 BAD_FOLDERS = {
-  'empty': (keep(0), "data.path='{root}' has no clips. A data folder holds clips ("),
-  'captions alone': (keep(0, '.gif'), "data.path='{root}' has no clips. A data folder holds clips ("),
-  'missing': (lambda root: [*keep(0)(root), root.rmdir()], "data.path='{root}' is not a folder; check the path. A "),
-  'one clip': (keep(2), "data.path='{root}' has 1 clip, so that none is left for the test split; add clips, or use"),
-  'corrupt': (damage, "data.path='{root}': 2 of 20 clips cannot be used, more than data.max_bad_share=0.05 allows:\n"),
-  'too short': (shorten, "data.path='{root}': 2 of 20 clips cannot be used, more than data.max_bad_share=0.05"),
-  'misnamed keys': (misname, "{root}/metadata.jsonl: captions have the key 'text', not 'caption'; rename it."),
-  'no frame rates': (hide_rates, 'data.frame_rate=0, but {root}/0.npy does not tell its frame rate; set it to its '),
+  'empty': (keep(0), "data.path='{root}' has no clips"),
+  'captions alone': (keep(0, '.gif'), "data.path='{root}' has no clips"),
+  'missing': (lambda root: [*keep(0)(root), root.rmdir()], "data.path='{root}' is not a folder"),
+  'one clip': (keep(2), "data.path='{root}' .*1 clip"),
+  'corrupt': (damage, "data.path='{root}': 2 of 20 .*data.max_bad_share=0.05"),
+  'too short': (shorten, "data.path='{root}': 2 of 20 .*data.max_bad_share=0.05"),
+  'misnamed keys': (misname, "{root}/metadata.jsonl: .*'text'.*'caption'"),
+  'no frame rates': (hide_rates, 'data.frame_rate=0, .*{root}/0.npy'),
 }
 
 
@@ -148,29 +107,25 @@ def fill(root):
 
 
 @pytest.mark.parametrize('kind', BAD_FOLDERS)
-def test_bad_folders_are_refused_as_inspect_says(tmp_path, kind):
+def test_bad_folders_have_the_problem_that_inspect_reports(tmp_path, kind):
   spoil, reason = BAD_FOLDERS[kind]
   fill(root := tmp_path / 'clips')
   spoil(root)
   (problem,) = doctor.problems(shipped('folder_t2v', {'data.path': str(root)}))
-  assert problem.startswith(reason.format(root=root))
+  assert re.match(reason.format(root=root), problem)
   assert inspect(str(root))[0].problem is not None
 
 
-def test_clips_without_captions_teach_no_words(tmp_path):
+def test_words_need_captions(tmp_path):
   fill(root := tmp_path / 'clips')
   for path in root.glob('*.txt'):
     path.unlink()
-  assert doctor.problems(shipped('folder_t2v', {'data.path': str(root)})) == [
-    "data.text='words', but no clip has a caption: add clip.txt beside clip.mp4, make captions with `python -m "
-    'vdm_jax.data caption`, or set --config.data.text=none.'
-  ]
+  (problem,) = doctor.problems(shipped('folder_t2v', {'data.path': str(root)}))
+  assert problem.startswith("data.text='words', but no clip has a caption")
 
 
-def test_settings_of_the_data_are_refused_before_training():
+def test_invalid_settings_of_the_data_are_problems():
   found = doctor.problems(shipped('digits', {'data.image_rate': 2.0}))
-  assert found == ['data.image_rate=2.0, but it must be a share, 0 to 1.']
+  assert len(found) == 1 and found[0].startswith('data.image_rate=2.0')
   found = doctor.problems(shipped('digits', {'data.images': ('pictures:nowhere',)}))
-  assert [problem.split(' A ')[0].split(' Such')[0] for problem in found] == [
-    "data.path='nowhere' is not a folder; check the path."
-  ]
+  assert len(found) == 1 and found[0].startswith("data.path='nowhere' is not a folder")

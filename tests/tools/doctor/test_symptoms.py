@@ -1,4 +1,4 @@
-"""Faults are put in one by one, and each is named; what is shipped has none."""
+"""Faults are introduced one by one, and each is named; shipped configurations have none."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def test_clips_of_the_digits_have_no_fault(clips):
 
 
 @pytest.mark.parametrize(
-  ('spoil', 'said'),
+  ('spoil', 'text'),
   [
     (lambda x: 127.5 * (x + 1), 'from 0 to 255'),
     (lambda x: (x + 1) / 2, 'which looks like [0, 1]'),
     (lambda x: 2 * x + 1, 'from -1 to 3'),
-    (lambda x: to_float(((x + 1) / 2).astype(np.uint8)), 'that were stored as uint8'),
-    (lambda x: np.where(x > 0.9, np.nan, x), 'mend what is not a number'),
+    (lambda x: to_float(((x + 1) / 2).astype(np.uint8)), 'stored as uint8'),
+    (lambda x: np.where(x > 0.9, np.nan, x), 'remove the NaNs'),
   ],
 )
-def test_a_wrong_range_is_named(clips, spoil, said):
+def test_a_wrong_range_is_named(clips, spoil, text):
   fault = symptoms.wrong_range(spoil(clips[:8]))
-  assert fault.name == 'wrong range of x' and said in fault.text
+  assert fault.name == 'wrong range of x' and text in fault.text
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def test_a_wrong_range_is_named(clips, spoil, said):
 def test_a_wrong_order_of_axes_is_named(clips, axes, steady):
   for start in range(0, 128, 8):
     fault = symptoms.wrong_axes(clips[start : start + 8].transpose(axes))
-    assert fault.name == 'wrong order of axes' and f'least along its {steady}' in fault.text
+    assert fault.name == 'wrong order of axes' and f'least along {steady}' in fault.text
 
 
-def test_noise_and_still_pictures_have_no_order_of_axes():
+def test_noise_and_still_images_have_no_wrong_axes():
   noise = np.random.default_rng(0).standard_normal((8, 6, 8, 10, 3))
   assert symptoms.wrong_axes(noise) is None
   assert symptoms.wrong_axes(np.repeat(noise[:, :1], 6, axis=1)) is None
@@ -66,7 +66,7 @@ def test_noise_and_still_pictures_have_no_order_of_axes():
 
 
 @pytest.mark.parametrize('given', [0.05, 5.0])
-def test_a_wrong_sigma_data_is_named_where_it_is_used(clips, given):
+def test_a_wrong_sigma_data_is_named_if_it_is_used(clips, given):
   x = clips[:8]
   fault = symptoms.wrong_sigma_data(x, {'parameterization': 'edm', 'sigma_data': given})
   assert fault.name == 'wrong sigma_data' and f'model.sigma_data={given:g}, ' in fault.text
@@ -75,17 +75,17 @@ def test_a_wrong_sigma_data_is_named_where_it_is_used(clips, given):
 
 
 def left(training) -> float | None:
-  """The share that the fault tells, in percent."""
-  fault = symptoms.frozen_average(training, state.ema_decay(training))
-  return None if fault is None else int(fault.text.split('consists to ')[1].split('%')[0])
+  """Return the share of the initial weights in the fault, in percent."""
+  fault = symptoms.frozen_ema(training, state.ema_decay(training))
+  return None if fault is None else int(fault.text.split('share of ')[1].split('%')[0])
 
 
-def test_an_average_that_stays_where_it_began_is_named():
+def test_a_frozen_ema_is_named():
   training = config_of('digits').training
   assert left(training) is None
   training.update(ema_decay=0.9999, ema_warmup=False, num_steps=2_000)
   assert left(training) == round(100 * 0.9999**1_999)
-  training.ema_warmup = True  # then it forgets the first weights at once
+  training.ema_warmup = True  # forgets the initial weights at once
   assert left(training) is None
   training.update(ema_half_life=2_000.0, ema_warmup=False)
   assert left(training) == 50
@@ -94,7 +94,7 @@ def test_an_average_that_stays_where_it_began_is_named():
 
 
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem)
-def test_the_average_of_no_shipped_configuration_is_frozen(path):
+def test_no_shipped_configuration_has_a_frozen_ema(path):
   training = config_of(path.stem).training
   assert left(training) is None
 

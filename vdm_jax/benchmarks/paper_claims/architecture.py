@@ -54,7 +54,7 @@ def timed(config: ConfigDict, run: vdm_jax.Run) -> dict[str, float]:
   """CPU milliseconds per video: of the training step that the run took, and of one evaluation of the network."""
   model, params = run.load()
   mesh = partitioning.make_mesh({'data': 1}, jax.devices()[:1])
-  rule = optimizer.build(config.training, model.logical_axes)
+  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   train_step = jit_train_step(model, rule, config.training, mesh, state.abstract(model, rule, mesh))
   evaluate = jax.jit(lambda params, batch: evaluation(model, params, batch))
   with jax.set_mesh(mesh):

@@ -1,4 +1,4 @@
-"""Compiling ahead of time: what a configuration needs of machines that are not there."""
+"""Ahead-of-time compilation: memory, work and time that a configuration needs on machines that are not present."""
 
 from vdm_jax.tools.compilation.flops import model_flops
 from vdm_jax.tools.compilation.ideal import ideal_step_seconds

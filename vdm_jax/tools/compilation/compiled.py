@@ -1,4 +1,4 @@
-"""A program through the compiler: what it takes of a device's memory, and what one run costs."""
+"""Compiling a program, to find its memory per device and the costs of one run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from vdm_jax.tools.compilation.flops import jaxpr_flops
 from vdm_jax.tools.compilation.programs import Program
 from vdm_jax.tools.compilation.targets import Target
 
-# An estimate is never run: its machine code may be as slow as it likes.
+# An estimate is never run, so the speed of its machine code is irrelevant.
 _OPTIONS = {'cpu_estimate': {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}}
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
-# How the compiler says that it does not fit: what it needs, and what there is.
+# Out-of-memory messages of the compiler: bytes needed, bytes available.
 _EXHAUSTED = (
   re.compile(r'\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)'),
   re.compile(r'Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm'),
@@ -24,27 +24,27 @@ _EXHAUSTED = (
 
 
 class Compiled(NamedTuple):
-  """What the compiler says of a program; bytes are per device."""
+  """Results of compiling a program; bytes are per device."""
 
   peak_bytes: int
-  fits: bool | None  # None where the device's memory is not known
-  temporary_bytes: int  # gradients, activations, what collectives gather; with the arguments where it does not fit
-  donated_bytes: int  # of arguments whose place the results take
-  flops: int  # model FLOPs of one run over all devices
-  flops_recomputed: int  # of the backward pass's second time through the forward pass
-  seconds: float  # that the compiler took
-  cpu_seconds: float  # of all cores together, which other work on the machine does not lengthen
-  costs: Costs | None  # None where there is no program, because it does not fit
-  message: str = ''  # the compiler's, where it does not fit
+  fits: bool | None  # None if the device's memory is unknown
+  temporary_bytes: int  # gradients, activations, gathered arrays; includes arguments if the program does not fit
+  donated_bytes: int  # arguments whose memory the results reuse
+  flops: int  # model FLOPs of one run, all devices together
+  flops_recomputed: int  # FLOPs that rematerialization repeats
+  seconds: float  # compile time
+  cpu_seconds: float  # compile time of all cores together, independent of other load on the machine
+  costs: Costs | None  # None if the program does not fit
+  message: str = ''  # of the compiler, if the program does not fit
 
 
 def compile_program(program: Program, target: Target) -> Compiled:
-  """Compiles for the target; raises what the compiler raises, but for memory that does not suffice."""
+  """Compile for the target; compiler errors other than out-of-memory are raised."""
   jaxpr = program.traced.jaxpr.jaxpr
   flops = jaxpr_flops(jaxpr)
   again = jaxpr_flops(jaxpr, recomputed=True) - flops
   lowered = program.traced.lower()
-  # A program out of the cache would tell how long reading it took.
+  # With a cached program the time would be that of reading it.
   cached = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)
   start, start_cpu = time.perf_counter(), time.process_time()
@@ -66,7 +66,7 @@ def compile_program(program: Program, target: Target) -> Compiled:
 
 
 def _peak(memory: Any) -> int:
-  """Arguments, results that do not take the place of donated arguments, temporaries and the program itself."""
+  """Return the bytes of arguments, results outside donated arguments, temporaries and the program itself."""
   return (
     memory.argument_size_in_bytes
     + memory.output_size_in_bytes
@@ -77,7 +77,7 @@ def _peak(memory: Any) -> int:
 
 
 def _exhausted(message: str) -> int | None:
-  """The bytes that the compiler says it needs; None for any other error."""
+  """Return the bytes needed according to an out-of-memory message; None for any other error."""
   for pattern in _EXHAUSTED:
     if match := pattern.search(message):
       return int(float(match.group(1)) * _UNITS[match.group(2)])

@@ -1,6 +1,6 @@
-"""What one run of a compiled program costs each device: products, memory traffic, traffic between devices.
+"""Costs of one run of a compiled program per device: FLOPs, memory traffic and collectives.
 
-XLA's own count runs the body of a loop once; here it counts as often as the loop runs.
+XLA's own analysis counts the body of a loop once; here it counts once per iteration.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from vdm_jax.tools.compilation.hlo import Computation, Instruction, Program, Shape, parse
 
-# Instructions that move nothing themselves.
+# Instructions without memory traffic of their own.
 _FREE = {
   'parameter',
   'constant',
@@ -34,7 +34,7 @@ _FREE = {
   'get-dimension-size',
 }
 _NO_OPERATION = ('AllocateBuffer', 'AssumeGatherIndicesInBound', 'Sharding')
-# Bytes that a device sends for each byte of its operand, by the number n of devices that take part: a ring's.
+# Bytes that each of n devices sends per byte of its operand, with ring algorithms.
 _SENT: dict[str, Callable[[int], float]] = {
   'all-reduce': lambda n: 2 * (n - 1) / n,
   'all-gather': lambda n: n - 1,
@@ -47,11 +47,11 @@ _SENT: dict[str, Callable[[int], float]] = {
 
 
 class Costs(NamedTuple):
-  """Of one device and one run."""
+  """Costs of one run on one device."""
 
-  flops: float = 0.0  # two per multiply-add of products and convolutions, what is computed again included
-  memory_bytes: float = 0.0  # read from and written to the device's memory, as if nothing were cached
-  collective_bytes: float = 0.0  # sent to other devices, by ring algorithms
+  flops: float = 0.0  # two per multiply-add of products and convolutions, recomputation included
+  memory_bytes: float = 0.0  # read from and written to the device's memory, assuming no cache
+  collective_bytes: float = 0.0  # sent to other devices, with ring algorithms
 
   def __add__(self, other: Costs) -> Costs:  # type: ignore[override]
     return Costs(*(a + b for a, b in zip(self, other, strict=True)))
@@ -61,22 +61,23 @@ class Costs(NamedTuple):
 
 
 def costs(text: str, devices: int) -> Costs:
-  """Costs of a program by its text, `compiled.as_text()`.
+  """Return the costs of a program from its text, `compiled.as_text()`, on a number of devices.
 
-  Raises ValueError where the number of a loop's iterations is not written in it.
+  Raises:
+    ValueError: the number of iterations of a loop cannot be found in the text.
   """
   return _Counter(parse(text), devices).of(None)
 
 
 class _Counter:
-  """Costs of the computations of one program, each counted once."""
+  """Costs of the computations of one program, memoized."""
 
   def __init__(self, program: Program, devices: int) -> None:
     self._program, self._devices = program, devices
     self._known: dict[tuple[str, bool], Costs] = {}
 
   def of(self, name: str | None, fused: bool = False) -> Costs:
-    """Of a computation, the entry if None; what happens within a fusion does not reach memory."""
+    """Return the costs of a computation, the entry if None; a fused one has no memory traffic inside."""
     name = name or self._program.entry
     if (name, fused) not in self._known:
       computation = self._program.computations[name]
@@ -104,7 +105,7 @@ class _Counter:
     opcode = instruction.opcode.removesuffix('-start')
     if opcode not in _SENT:
       return 0.0
-    # On TPU a reduction whose result each device keeps a part of is an all-reduce in a fusion of this name.
+    # On TPU a reduce-scatter is an all-reduce in a fusion of this name.
     if 'all-reduce-scatter' in computation.name:
       opcode = 'reduce-scatter'
     size = sum(shape.bytes for shape in _operands(instruction, computation))
@@ -114,7 +115,7 @@ class _Counter:
     if instruction.opcode == 'custom-call' and any(name in instruction.attributes for name in _NO_OPERATION):
       return 0.0
     inputs, outputs = _operands(instruction, computation), list(instruction.shapes)
-    if instruction.opcode.endswith('-start'):  # its result lists its operands again
+    if instruction.opcode.endswith('-start'):  # the result includes the operands
       return max(_in_memory(outputs) - _in_memory(inputs), 0) + _in_memory(inputs)
     if instruction.opcode in ('dynamic-slice', 'slice', 'gather'):
       return 2 * _in_memory(outputs)
@@ -126,7 +127,7 @@ class _Counter:
 
 
 def _moved_by_fusion(instruction: Instruction, inputs: Sequence[Shape], inner: Computation) -> float:
-  """A fusion reads its operands and writes its results; of arrays that it slices or updates, only that part."""
+  """Return the memory traffic of a fusion: operands and results, of sliced or updated arrays only that part."""
   total, updated = float(_in_memory(instruction.shapes)), set()
   for update in inner.instructions.values():
     if update.opcode == 'dynamic-update-slice':
@@ -153,7 +154,7 @@ def _moved_by_fusion(instruction: Instruction, inputs: Sequence[Shape], inner: C
 
 
 def _source(name: str, computation: Computation) -> str:
-  """The parameter that an array is, seen through changes of its type and shape."""
+  """Return the name of the array before changes of type and shape."""
   while (step := computation.instructions[name]).opcode in ('bitcast', 'convert', 'copy', 'reshape'):
     name = step.operands[0]
   return name
@@ -169,7 +170,7 @@ def _in_memory(shapes: Sequence[Shape]) -> int:
 
 
 def _group(attributes: str, devices: int) -> int:
-  """Devices that take part in a collective together. Raises ValueError where they are written in an unknown way."""
+  """Return the size of a collective's groups of devices; raises ValueError if their notation is unknown."""
   if match := re.search(r'replica_groups=\[(\d+),(\d+)\]', attributes):
     return int(match.group(2))
   if match := re.search(r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^)]*\)[^{]*)?\s*\{([^}]*)\}', attributes):
@@ -179,7 +180,7 @@ def _group(attributes: str, devices: int) -> int:
   if match := re.search(r'replica_groups=\{\{([\d,]+)\}', attributes):
     return len(match.group(1).split(','))
   if match := re.search(r'replica_groups=(?!\{\}).{0,80}', attributes):
-    raise ValueError(f'the compiled program groups devices in a way that is not known: {match.group(0)}')
+    raise ValueError(f'the compiled program has replica groups in an unknown notation: {match.group(0)}')
   return devices
 
 
@@ -198,7 +199,7 @@ def _flops(instruction: Instruction, computation: Computation) -> float:
 
 
 def _convolution(instruction: Instruction, image: Shape, kernel: Shape) -> float:
-  """A tap counts where it meets a value: not on padding, and not between the values of a dilated input."""
+  """Count the taps that meet a value: none on padding or between the values of a dilated input."""
   labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', instruction.attributes).groups()
   output, window = instruction.shapes[0].dims, _window(instruction.attributes)
   flops = 2.0 * kernel.dims[labels[1].index('i')]
@@ -210,7 +211,7 @@ def _convolution(instruction: Instruction, image: Shape, kernel: Shape) -> float
 
 
 def _window(attributes: str) -> list[tuple[list, int | tuple[int, int]]]:
-  """Size, stride, padding before, and dilation of input and kernel, each a list over the axes and its default."""
+  """Return size, stride, leading padding, and dilation of input and kernel: each a list over axes and its default."""
   text = re.search(r'window=\{([^}]*)\}', attributes)
   given = dict(part.split('=') for part in text.group(1).split()) if text else {}
 
@@ -228,7 +229,7 @@ def _window(attributes: str) -> list[tuple[list, int | tuple[int, int]]]:
 
 @functools.cache
 def _taps(image: int, output: int, size: int, stride: int, padding: int, spread: int, kernel_spread: int) -> int:
-  """Pairs of output place and kernel place along one axis that meet a value of the input."""
+  """Return the number of pairs of output and kernel positions along one axis that meet an input value."""
   count, length = 0, (image - 1) * spread + 1
   for tap in range(size):
     first = tap * kernel_spread - padding
@@ -244,14 +245,14 @@ def _taps(image: int, output: int, size: int, stride: int, padding: int, spread:
 
 
 def _trips(loop: Instruction, computation: Computation, program: Program) -> int:
-  """How often a loop runs: XLA's own note if there is one, else from its counter's start, step and end."""
+  """Return the iterations of a loop: XLA's annotation if present, else from its counter's start, step and end."""
   if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
     return int(match.group(1))
   called = loop.called()
   condition, body = program.computations[called['condition']], program.computations[called['body']]
   test = condition.instructions[condition.root]
   operands = test.operands
-  if test.opcode == 'fusion':  # its operands are those of the comparison inside, by their parameters' numbers
+  if test.opcode == 'fusion':  # map the operands of the comparison inside to those of the fusion
     inner = program.computations[test.called()['calls']]
     test = inner.instructions[inner.root]
     operands = [
@@ -271,17 +272,17 @@ def _trips(loop: Instruction, computation: Computation, program: Program) -> int
       place = int(index.group(1))
       start = _constant(_element(loop.operands[0], place, computation), computation.instructions)
       return max(0, -(-(end - (start or 0)) // _step(place, body)))
-  raise ValueError(f'the compiled program does not say how often its loop {loop.name} runs.')
+  raise ValueError(f'the compiled program has no known number of iterations for the loop {loop.name}.')
 
 
 def _element(name: str, place: int, computation: Computation) -> str:
-  """The name of one element of a tuple."""
+  """Return the name of one element of a tuple."""
   made = computation.instructions[name]
   return made.operands[place] if made.opcode == 'tuple' else ''
 
 
 def _step(place: int, body: Computation) -> int:
-  """What a loop's body adds to its counter."""
+  """Return the increment of a loop's counter."""
   name = _element(body.root, place, body)
   while name and body.instructions[name].opcode in ('copy', 'bitcast'):
     name = body.instructions[name].operands[0]

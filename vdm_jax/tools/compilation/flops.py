@@ -1,7 +1,7 @@
-"""Model FLOPs: what a function's matrix products and convolutions need, counted from its jaxpr.
+"""Model FLOPs: floating-point operations of a function's matrix products and convolutions, counted from its jaxpr.
 
-XLA's own `cost_analysis` counts the body of a scan once and what rematerialisation repeats again; neither is what a
-model's utilisation is measured by.
+XLA's own `cost_analysis` is unsuitable for model FLOPs utilization: it counts the body of a scan once, and counts what
+rematerialization repeats.
 """
 
 from __future__ import annotations
@@ -16,20 +16,28 @@ from jax.interpreters import partial_eval
 
 
 def model_flops(function: Callable[..., Any], *args: Any) -> int:
-  """FLOPs of `function(*args)`: two per multiply-add of its matrix products and convolutions, gradients included.
+  """Return the FLOPs of `function(*args)`: two per multiply-add of matrix products and convolutions.
 
-  The function is only traced: arguments may be `jax.ShapeDtypeStruct`s. The body of a scan counts as often as it runs,
-  a branch as its dearest alternative. Not counted are elementwise operations, results that nothing uses, and what
-  rematerialisation computes a second time. A convolution counts every tap, those on padding too, but not on the zeros
-  of dilation, so both of its gradients cost as much as itself.
+  The function is only traced. The body of a scan counts once per iteration, a branch as its most expensive
+  alternative. Elementwise operations, unused results and what rematerialization repeats are not counted. A convolution
+  counts every tap, also on padding, but not on the zeros of dilation, so each of its gradients costs as much as itself.
 
-  Raises ValueError for a product inside a `while_loop`, which may run any number of times.
+  Args:
+    function: any traceable function, such as one with gradients inside.
+    *args: arrays or `jax.ShapeDtypeStruct`s.
+
+  Raises:
+    ValueError: a product is inside a `while_loop`, whose number of iterations is unknown.
+
+  >>> a, b = jax.ShapeDtypeStruct((2, 3), 'float32'), jax.ShapeDtypeStruct((3, 5), 'float32')
+  >>> model_flops(lambda a, b: a @ b, a, b)
+  60
   """
   return jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def jaxpr_flops(jaxpr: Jaxpr, *, recomputed: bool = False) -> int:
-  """`model_flops` of a traced function; with `recomputed`, what rematerialisation repeats counts too."""
+  """Return `model_flops` of a traced function; with `recomputed`, repeats by rematerialization count too."""
   live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
   return _count(live, recomputed)
 
@@ -40,7 +48,7 @@ def _count(jaxpr: Jaxpr, recomputed: bool) -> int:
 
 def _count_one(equation: JaxprEqn, recomputed: bool) -> int:
   name = equation.primitive.name
-  # JAX writes this into the name of everything that a backward pass recomputes.
+  # JAX marks everything that a backward pass recomputes by this name.
   if not recomputed and 'rematted_computation' in str(equation.source_info.name_stack):
     return 0
   if name == 'dot_general':
@@ -53,7 +61,7 @@ def _count_one(equation: JaxprEqn, recomputed: bool) -> int:
   if name == 'cond':
     return max(parts)
   if name == 'while' and sum(parts):
-    raise ValueError('a while_loop with products inside has no known number of FLOPs: write it as a scan.')
+    raise ValueError('the FLOPs of a while_loop with products inside are unknown: write it as a scan.')
   return sum(parts)
 
 
@@ -71,7 +79,7 @@ def _convolution(equation: JaxprEqn) -> int:
 
 
 def _inner(equation: JaxprEqn) -> Iterator[Jaxpr]:
-  """The jaxprs that an equation runs: bodies of loops, branches, jitted and custom-gradient functions."""
+  """Yield the jaxprs inside an equation: bodies of loops, branches, jitted and custom-gradient functions."""
   for value in equation.params.values():
     for item in value if isinstance(value, tuple | list) else (value,):
       if isinstance(item, ClosedJaxpr):

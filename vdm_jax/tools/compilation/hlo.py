@@ -1,4 +1,4 @@
-"""The text of a compiled program as computations and their instructions."""
+"""Parsing the text of a compiled program into computations and instructions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 
 
 class Shape(NamedTuple):
-  """One array; `in_memory` is False for one that the compiler keeps in a scratch memory on the chip."""
+  """One array; `in_memory` is False if the compiler keeps it in scratch memory on the chip."""
 
   dtype: str
   dims: tuple[int, ...]
@@ -48,21 +48,21 @@ class Shape(NamedTuple):
 
 
 class Instruction(NamedTuple):
-  """One line: `shapes` has one entry per array of the result, `operands` are names."""
+  """One line of a computation; `shapes` has one entry per array of the result, `operands` are names."""
 
   name: str
   opcode: str
   shapes: tuple[Shape, ...]
   operands: tuple[str, ...]
-  argument: str  # what stands between the parentheses: the value of a constant, the number of a parameter
+  argument: str  # the text in parentheses: value of a constant, number of a parameter
   attributes: str
 
   def called(self) -> dict[str, str]:
-    """Attribute -> computation, of loops, fusions and calls."""
+    """Return attribute -> computation for loops, fusions and calls."""
     return dict(_CALLED.findall(self.attributes))
 
   def branches(self) -> list[str]:
-    """The alternatives of a conditional."""
+    """Return the alternatives of a conditional."""
     listed = _BRANCHES.search(self.attributes)
     if listed:
       return _OPERAND.findall(listed.group(1))
@@ -82,7 +82,7 @@ class Program(NamedTuple):
 
 
 def parse(text: str) -> Program:
-  """Reads `compiled.as_text()`. Raises ValueError where there is no entry computation."""
+  """Parse `compiled.as_text()`; raises ValueError if there is no entry computation."""
   computations: dict[str, Computation] = {}
   entry, name, body, root = '', '', {}, ''
   for line in text.splitlines():
@@ -97,7 +97,7 @@ def parse(text: str) -> Program:
       computations[name] = Computation(name, body, root)
       name = ''
   if entry not in computations:
-    raise ValueError('the compiled program has no entry computation: its text is not what XLA writes.')
+    raise ValueError('the text of the compiled program has no entry computation.')
   return Program(computations, entry)
 
 
@@ -124,10 +124,10 @@ def _shapes(text: str) -> Iterator[Shape]:
 
 
 def _closing(text: str, start: int) -> int:
-  """The place after the parenthesis that closes the one at `start`."""
+  """Return the index after the parenthesis that closes the one at `start`."""
   depth = 0
   for place in range(start, len(text)):
     depth += (text[place] == '(') - (text[place] == ')')
     if not depth:
       return place + 1
-  raise ValueError(f'no closing parenthesis in the compiled program: {text[start : start + 80]!r}')
+  raise ValueError(f'the compiled program has no closing parenthesis for {text[start : start + 80]!r}')

@@ -1,4 +1,4 @@
-"""The least time that a training step can take, by which utilisation is measured."""
+"""Time of a training step at the devices' peak rate, the reference for model FLOPs utilization (MFU)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from vdm_jax.tools.compilation.chips import chip_of
 from vdm_jax.tools.compilation.flops import model_flops
 from vdm_jax.types import Array, Batch
 
-BACKWARD = 3  # evaluations that a forward and backward pass cost
+BACKWARD = 3  # cost of a forward and backward pass, in forward passes
 
 
 def step_evaluations(self_condition_rate: float) -> float:
-  """Evaluations of the network per example of a training step: one more where the example is self-conditioned."""
+  """Return the forward passes that a training step costs per example; self-conditioning adds one."""
   return BACKWARD + self_condition_rate
 
 
 def evaluation(model: Model, params: Any, batch: Batch) -> Array:
-  """The network once on a batch, at the middle of the noise levels."""
+  """Evaluate the network on a batch at logsnr 0."""
   cond = batch.cond
   if model.upsampling > 1:
     cond = cond._replace(low_resolution=batch.x, augmentation_logsnr=jnp.zeros(batch.x.shape[0]))
@@ -30,20 +30,23 @@ def evaluation(model: Model, params: Any, batch: Batch) -> Array:
 
 
 def evaluation_flops(model: Model, params: Any, batch: Batch) -> int:
-  """Model FLOPs of `evaluation`; arrays may be shapes."""
+  """Return the model FLOPs of `evaluation`; arrays may be shapes."""
   return model_flops(lambda params, batch: evaluation(model, params, batch), params, batch)
 
 
 def peak_flops() -> float | None:
-  """bfloat16 FLOP/s of the first device by its data sheet; None where it is not in the tables."""
+  """Return the bfloat16 FLOP/s of the first device by its data sheet; None if it is not in the tables."""
   chip = chip_of(jax.devices()[0].device_kind)
   return chip and chip.flops
 
 
 def ideal_step_seconds(model: Model, config: ConfigDict, batch: Batch) -> float | None:
-  """What the model FLOPs of a training step take at the devices' published peak; None where that is not known.
+  """Return the seconds that a training step's model FLOPs take at the devices' published peak; None if it is unknown.
 
-  `batch` shows the shapes; its first example alone is looked at.
+  Args:
+    model: the model.
+    config: has `data.batch_size` and `training.self_condition_rate`.
+    batch: any batch, of which the shapes of one example are read.
   """
   if (peak := peak_flops()) is None:
     return None

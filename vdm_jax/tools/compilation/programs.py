@@ -1,4 +1,4 @@
-"""The programs to compile, traced from shapes alone: the training step as training jits it, and one sampling step."""
+"""The programs to compile, traced from shapes alone: the training step as in training, and one sampling step."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from vdm_jax.types import Batch, Conditioning
 
 
 class Program(NamedTuple):
-  """A traced program with its arguments; the leaves carry their shardings."""
+  """A traced program and its arguments, whose leaves carry their shardings."""
 
   traced: Any  # jax.stages.Traced
   arguments: tuple[Any, ...]
 
 
 def build_model(config: ConfigDict) -> Model:
-  """The configuration's model; neither the files of its text encoder nor its clips are needed."""
+  """Return the configuration's model, without reading files of a frozen text encoder.
+
+  Clips are only read for the vocabulary of `data.text='words'`.
+  """
   section = config.model.to_dict()
   if section['text'] == 'words' and not section['vocabulary']:
     section['vocabulary'] = data.vocabulary(config.data)
@@ -35,10 +38,10 @@ def build_model(config: ConfigDict) -> Model:
 
 
 def train_step(model: Model, config: ConfigDict, mesh: Mesh) -> Program:
-  """The training step of `training.train`, its state donated. Raises ValueError for a batch that does not split."""
+  """Return the training step of `training.train`, state donated; raises ValueError if the batch does not split."""
   training = config.training
   partitioning.check_batch(config.data.batch_size, mesh, training.accumulation_steps)
-  rule = optimizer.build(training, model.logical_axes)
+  rule = optimizer.build(training, model.logical_axes, model.decay_mask)
   layout = state.abstract(model, rule, mesh)
   arguments = (layout, _batch(model, config.data, mesh), _keys((), partitioning.replicated(mesh)))
   step = jit_train_step(model, rule, training, mesh, layout)
@@ -47,9 +50,9 @@ def train_step(model: Model, config: ConfigDict, mesh: Mesh) -> Program:
 
 
 def sampling_step(model: Model, config: ConfigDict, mesh: Mesh) -> Program:
-  """One step of the configuration's sampler with all its guidance, a video for every part of the batch.
+  """Return one step of the configuration's sampler with its guidance, for one video per part of the batch.
 
-  The parameters lie as in training, and the videos are split over the mesh as a batch is.
+  Parameters are sharded as in training, and videos as a batch.
   """
   count = mesh.shape['data'] * mesh.shape['fsdp']
   stages = make_stages(model, config.sampling)
@@ -57,7 +60,7 @@ def sampling_step(model: Model, config: ConfigDict, mesh: Mesh) -> Program:
   layout = partitioning.param_shardings(mesh, shapes, model.logical_axes)
   params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
   sharding = partitioning.batch_sharding(mesh)
-  cond = _conditioning(model, count, 1, sharding, labels=bool(model.config['num_classes']))
+  cond = _conditioning(model, count, 1, sharding, labels=model.num_classes > 0)
   if model.upsampling > 1:
     low = jax.ShapeDtypeStruct((count, *model.video_shape), jnp.float32, sharding=sharding)
     level = jax.ShapeDtypeStruct((count,), jnp.float32, sharding=sharding)
@@ -72,12 +75,12 @@ def sampling_step(model: Model, config: ConfigDict, mesh: Mesh) -> Program:
 
 
 def bytes_per_device(tree: Any) -> int:
-  """What one device holds of arrays by their shapes and shardings."""
+  """Return the bytes of arrays on one device, from their shapes and shardings."""
   return sum(_size(x.dtype) * math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(tree))
 
 
 def _batch(model: Model, section: Mapping[str, Any], mesh: Mesh) -> Batch:
-  """What the input pipeline hands over, by shape."""
+  """Return the shapes of a batch of the input pipeline."""
   count, images = section['batch_size'], section['num_images']
   sharding = partitioning.batch_sharding(mesh)
   frames, *size = model.video_shape
@@ -104,5 +107,5 @@ def _keys(shape: tuple[int, ...], sharding: NamedSharding) -> jax.ShapeDtypeStru
 
 
 def _size(dtype: Any) -> int:
-  """Bytes of an element; a random key is two words."""
+  """Return the bytes of an element; a random key is two words."""
   return 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize

@@ -1,4 +1,4 @@
-"""What would make a training step fit: the cheapest changes of its configuration, each compiled."""
+"""Changes of a configuration that make its training step fit, each compiled."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vdm_jax import partitioning
+from vdm_jax import models, partitioning
 from vdm_jax.tools.compilation import programs
 from vdm_jax.tools.compilation.compiled import Compiled, compile_program
 from vdm_jax.tools.compilation.targets import Target
 
-# What the backward pass computes again, each policy more than the one before.
-REMAT = {'unet3d': (False, True), 'fit': ('none', 'tokens', 'block')}
-
 
 def suggestions(config: ConfigDict, target: Target, now: Compiled, state_bytes: int) -> list[dict[str, Any]]:
-  """Changes of rematerialisation, micro-batches and mesh, and all of them together where none is enough alone.
+  """Return changes of rematerialization, micro-batches and mesh, and all together if none of them is enough.
 
-  Each is compiled: `change` is its arguments, `peak_bytes_per_device` and `fits` what the compiler says of it,
-  `extra_flops` what it computes more per step. Those that fit come first, the cheapest before.
+  Each is compiled. `change` is its command-line arguments, `peak_bytes_per_device` and `fits` the compiler's results,
+  `extra_flops` the additional FLOPs per step. Those that fit come first, then the cheapest.
   """
   changes = [
     change
@@ -37,35 +34,35 @@ def suggestions(config: ConfigDict, target: Target, now: Compiled, state_bytes: 
 
 
 def remat(config: ConfigDict) -> dict[str, Any]:
-  """The policy that keeps least, unless the configuration has it."""
-  least = REMAT[config.model.network][-1]
-  return {} if config.model.remat == least else {'model.remat': least}
+  """Return the choice of rematerialization that keeps least, if the network has one and it is not set already."""
+  choices = models.NETWORKS[config.model.network].remat_choices
+  return {} if not choices or config.model.remat == choices[-1] else {'model.remat': choices[-1]}
 
 
 def micro_batches(config: ConfigDict, target: Target, now: Compiled, state_bytes: int) -> dict[str, Any]:
-  """So many micro-batches that what is not state should fit; none where a device already has one example at a time."""
+  """Return a number of micro-batches with which all but the state should fit; none if a device has one example."""
   mesh = partitioning.make_mesh(config.mesh, target.devices)
   rows = config.data.batch_size // (mesh.shape['data'] * mesh.shape['fsdp'])  # examples per device
   parts = [part for part in range(config.training.accumulation_steps + 1, rows + 1) if rows % part == 0]
   if not parts:
     return {}
-  room = target.memory - state_bytes
-  if room <= 0:  # the mesh has to make some first
-    room = target.memory / 2
-  # Gradients do not shrink with the batch, so this is the least that is needed.
-  wanted = config.training.accumulation_steps * (now.peak_bytes - state_bytes) / room
+  available = target.memory - state_bytes
+  if available <= 0:  # only with a larger mesh
+    available = target.memory / 2
+  # A lower bound, as gradients do not shrink with the batch.
+  wanted = config.training.accumulation_steps * (now.peak_bytes - state_bytes) / available
   return {'training.accumulation_steps': next((part for part in parts if part > wanted), parts[-1])}
 
 
 def split_parameters(config: ConfigDict, target: Target, now: Compiled, state_bytes: int) -> dict[str, Any]:
-  """The least `fsdp` that should make room, out of the devices that now hold copies of the parameters."""
+  """Return the smallest `fsdp` that should be enough, out of the devices that hold copies of the parameters."""
   mesh = partitioning.make_mesh(config.mesh, target.devices)
   copies, fsdp = mesh.shape['data'], mesh.shape['fsdp']
   if copies == 1:
     return {}
   factors = [factor for factor in range(2, copies + 1) if copies % factor == 0]
   excess = now.peak_bytes - target.memory
-  # State and gradients, of a fourth of its size, shrink by the factor.
+  # The state, and gradients of a quarter of its size, shrink by the factor.
   enough = (factor for factor in factors if 1.25 * state_bytes * (1 - 1 / factor) > excess)
   factor = next(enough, factors[-1])
   return {'mesh.data': copies // factor, 'mesh.fsdp': fsdp * factor}

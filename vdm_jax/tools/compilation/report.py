@@ -1,4 +1,4 @@
-"""The compile report: one configuration on one topology."""
+"""The compile report of a configuration on a topology."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from vdm_jax.training.state import TrainState
 
 
 def report(config: ConfigDict, topology: str, *, sampling: bool = True, suggest: bool = True) -> dict[str, Any]:
-  """Compiles the training step and one sampling step for a topology and says what they take; no weights are made.
+  """Compile the training step and one sampling step for a topology and return their memory and costs.
 
-  To be called before anything else uses JAX, see `open_target`.
+  No weights are allocated. Must be called before anything else uses JAX, see `open_target`.
 
   Args:
     config: the experiment.
     topology: see `open_target`.
     sampling: whether to compile the sampling step.
-    suggest: whether to compile changes of the configuration where the training step does not fit.
+    suggest: whether to compile changes of the configuration if the training step does not fit.
 
   Returns:
-    What the README lists, of plain values: bytes are per device and seconds per step.
+    One JSON object, as documented for `--mode=compile`; bytes are per device and seconds per step.
 
   Raises:
-    ValueError: a bad configuration or topology, a mesh that the devices do not fill, a batch that does not split.
+    ValueError: the configuration or topology is not valid, the mesh does not match the devices, or the batch does not
+      split over the mesh.
     RuntimeError: see `open_target`.
   """
   configuration.validate(config)
@@ -56,7 +57,7 @@ def report(config: ConfigDict, topology: str, *, sampling: bool = True, suggest:
     **_bytes(state, compiled, target),
     **_work(compiled, target),
     'versions': _versions(target),
-    # Of the compiler, from -1.0 (in haste) to 1.0, for the speed of the program: JAX's setting of that name.
+    # JAX's setting: effort of the compiler for the speed of the program, from -1.0 to 1.0.
     'exec_time_optimization_effort': jax.config.jax_exec_time_optimization_effort,
   }
   if sampling:
@@ -67,7 +68,7 @@ def report(config: ConfigDict, topology: str, *, sampling: bool = True, suggest:
 
 
 def sampling_report(model: Model, config: ConfigDict, mesh: Mesh, target: Target) -> dict[str, Any]:
-  """Of one sampling step of as many videos as the batch has parts."""
+  """Return memory and costs of one sampling step of one video per part of the batch."""
   program = programs.sampling_step(model, config, mesh)
   compiled = compile_program(program, target)
   return {

@@ -1,4 +1,4 @@
-"""The least time that one run of a compiled program can take, by the published rates of its devices."""
+"""Lower bound on the time of one run of a compiled program, from the published rates of its devices."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from vdm_jax.tools.compilation.targets import Target
 
 
 def roofline(compiled: Compiled, target: Target) -> dict[str, Any] | None:
-  """Seconds of products, of memory traffic and of traffic between devices, each as if it ran alone at full rate.
+  """Return the seconds of compute, memory traffic and collectives, each as if it ran alone at full rate.
 
-  Work is that of the compiled program, rematerialisation included. The bound on utilisation supposes that all three
-  overlap; collectives that do not overlap add `collective_share` to the time. None where the program or the rates are
-  not known.
+  Work is that of the compiled program, rematerialization included. The bound on utilization assumes that all three
+  overlap; collectives that do not overlap add `collective_share` to the time. None if the program or the rates are
+  unknown.
   """
   spent, chip = compiled.costs, target.chip
   if spent is None or chip is None:

@@ -1,6 +1,4 @@
-"""What would keep a configuration from training, found before it trains: settings, machine, clips, and eight of them
-learnt by heart.
-"""
+"""Checks before training: settings, machine and clips, and overfitting on eight clips."""
 
 from vdm_jax.tools.doctor.checks import device_bytes, parameters, problems, report, words
 from vdm_jax.tools.doctor.overfitting import Findings, overfit

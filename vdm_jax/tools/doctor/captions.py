@@ -1,4 +1,4 @@
-"""Whether captions fit their clips, as far as that can be told without knowing what words mean."""
+"""Statistical test of whether captions match their clips, without knowledge of what words mean."""
 
 from __future__ import annotations
 
@@ -11,56 +11,56 @@ from vdm_jax import data
 from vdm_jax.tools.doctor.symptoms import Fault
 from vdm_jax.video import to_float
 
-COUNT = 512  # clips that are looked at
-CERTAIN = 0.01  # chance at which shuffled captions would fit as well as these
-# The share of what differs between clips that captions explain where they fit, in the view that shows it best. Those of
-# the embedded digits explain 0.07 (nothing but the speed is told) to 0.98 (the colour is) in 512 clips.
-FITTING = 0.05
+COUNT = 512  # clips that are read
+SIGNIFICANCE = 0.01  # p value of shuffled captions below which captions match
+# Share of the variance between clips that matching captions explain at least, in the best of the views. In 512 clips of
+# the embedded digits they explain 0.07 (captions with only the speed) to 0.98 (captions with the color).
+MATCHING = 0.05
 PERMUTATIONS = 1_000
-DIRECTIONS = 64  # in which a view differs most
+DIRECTIONS = 64  # principal components kept of a view
 
 
 def examine(config: ConfigDict) -> tuple[Fault | None, str]:
-  """What `judge` says of the training clips of a configuration, which are read one at a time."""
+  """Return `shuffled_captions` of the training clips of a configuration, which are read one at a time."""
   clips = data.ExampleClips(config.data, 'train', seed=config.seed)
   videos, captions = [], []
   for index in clips.first(COUNT):
     clip = clips[index]
     videos.append(_shrunk(to_float(clip.video)))
     captions.append(clip.caption or '')
-  return judge(np.stack(videos), captions)
+  return shuffled_captions(np.stack(videos), captions)
 
 
-def judge(videos: np.ndarray, captions: Sequence[str], *, seed: int = 0) -> tuple[Fault | None, str]:
-  """Whether clips `[n t h w c]` are more alike where their captions are, in any of several views, and a line on it.
+def shuffled_captions(videos: np.ndarray, captions: Sequence[str], *, seed: int = 0) -> tuple[Fault | None, str]:
+  """Return a fault if captions do not match their clips `[n t h w c]`, and a line for the report.
 
-  The measure is the share of the differences that captions' words explain linearly (redundancy analysis), less what
-  shuffled captions explain; the view that stands out most counts. That nothing is found is no fault, for the views may
-  miss what captions tell, or the clips be too few: one is named only where in each view the words explain less than
-  FITTING, with a margin of two standard deviations.
+  The statistic is the share of variance between clips that the words of captions explain linearly (redundancy
+  analysis), minus the share that shuffled captions explain, in the most significant of several views of the clips. A
+  result that is not significant is not a fault yet: the views may miss what captions describe, or clips may be too few.
+  A fault is returned only if words explain less than MATCHING in every view, with a margin of two standard deviations.
   """
   distinct = len(set(captions))
-  said = f'captions: {distinct} of {len(captions)} clips'
+  line = f'captions: {distinct} distinct in {len(captions)} clips'
   words = _words(captions)
   if not words.size:
-    return None, said
+    return None, line
   if len(captions) < 2 * words.shape[1]:
-    return None, f'{said}, too few clips for so many words to measure whether they fit'
-  likely, at_most = _alignment(videos, words, seed)
-  if likely < CERTAIN:
-    return None, f'{said}, which fit (p = {likely:.2g})'
-  if at_most >= FITTING:
-    return None, f'{said}; whether they fit cannot be told (p = {likely:.2g})'
+    return None, f'{line}, too few clips to test whether captions with so many words match'
+  p_value, at_most = _alignment(videos, words, seed)
+  if p_value < SIGNIFICANCE:
+    return None, f'{line}, which match (p = {p_value:.2g})'
+  if at_most >= MATCHING:
+    return None, f'{line}; the test is inconclusive (p = {p_value:.2g})'
   return Fault(
     'shuffled captions',
-    f'in {len(captions)} clips with {distinct} captions, those of similar captions are no more alike than chance has '
-    f'it (p = {likely:.2g}): captions explain at most {at_most:.1%} of what differs between clips in place, pattern, '
-    'motion or colour. Check that each clip has its own caption.',
-  ), said
+    f'in {len(captions)} clips with {distinct} captions, clips with similar captions are not more similar than random '
+    f'ones (p = {p_value:.2g}): captions explain at most {at_most:.1%} of the variance between clips in position, '
+    'pattern, motion or color. Check that each clip has its own caption.',
+  ), line
 
 
 def _alignment(videos: np.ndarray, words: np.ndarray, seed: int) -> tuple[float, float]:
-  """The chance that shuffled captions explain as much of some view, and the most that these may explain of any."""
+  """Return the p value under shuffled captions, and an upper bound on the share these captions explain in any view."""
   rng = np.random.default_rng((seed, len(words)))
   orders = np.stack([np.arange(len(words)), *(rng.permutation(len(words)) for _ in range(PERMUTATIONS))])
   views = [view for view in _views(videos) if np.ptp(view, axis=0).any()]
@@ -70,24 +70,24 @@ def _alignment(videos: np.ndarray, words: np.ndarray, seed: int) -> tuple[float,
   found, chance = shares[:, 0], shares[:, 1:]
   mean, deviation = chance.mean(1), chance.std(1)
   most = ((chance - mean[:, None]) / deviation[:, None]).max(0)
-  likely = (1 + np.sum(most >= ((found - mean) / deviation).max())) / (1 + PERMUTATIONS)
-  return float(likely), float(((found - mean + 2 * deviation) / (1 - mean)).max())
+  p_value = (1 + np.sum(most >= ((found - mean) / deviation).max())) / (1 + PERMUTATIONS)
+  return float(p_value), float(((found - mean + 2 * deviation) / (1 - mean)).max())
 
 
 def _views(videos: np.ndarray) -> list[np.ndarray]:
-  """`[n ...]` each: where things are; what they are and how they move, wherever they are; their colour."""
+  """Return views `[n ...]` of clips: positions; patterns and motion, independent of position; color."""
   small = _shrunk(videos)
-  grey = small.mean(-1)
+  gray = small.mean(-1)
   return [
     _shrunk(videos, frames=4, side=8),
-    _amplitudes(grey, (2, 3)).mean(1),
-    _amplitudes(grey, (1, 2, 3)),
+    _amplitudes(gray, (2, 3)).mean(1),
+    _amplitudes(gray, (1, 2, 3)),
     small.mean((1, 2, 3)),
   ]
 
 
 def _shrunk(videos: np.ndarray, frames: int = 8, side: int = 32) -> np.ndarray:
-  """At most so many frames of `[... t h w c]`, in at most `side` x `side` means."""
+  """Return at most this many frames of `[... t h w c]`, averaged to at most `side` x `side` pixels."""
   length = videos.shape[-4]
   videos = np.take(videos, np.linspace(0, length - 1, min(frames, length)).round().astype(int), axis=-4)
   for axis in (-3, -2):
@@ -97,15 +97,15 @@ def _shrunk(videos: np.ndarray, frames: int = 8, side: int = 32) -> np.ndarray:
   return videos.astype(np.float32)
 
 
-def _amplitudes(grey: np.ndarray, axes: tuple[int, ...], highest: int = 7) -> np.ndarray:
-  """Of the lower frequencies of `[n t h w]` along some axes: a shift along them leaves them as they are."""
-  found = np.abs(np.fft.rfftn(grey, axes=axes))[..., : highest + 1]
+def _amplitudes(gray: np.ndarray, axes: tuple[int, ...], highest: int = 7) -> np.ndarray:
+  """Return amplitudes of the lower frequencies of `[n t h w]` along some axes; they are invariant to shifts."""
+  found = np.abs(np.fft.rfftn(gray, axes=axes))[..., : highest + 1]
   rows = np.fft.fftfreq(found.shape[2], 1 / found.shape[2])
   return found[:, :, np.abs(rows) <= highest]
 
 
 def _words(captions: Sequence[str]) -> np.ndarray:
-  """`[n r]`: orthonormal columns that span what can be said linearly of which words a caption has."""
+  """Return `[n r]`: an orthonormal basis of the centered indicators of which words a caption has."""
   split = [set(caption.lower().split()) for caption in captions]
   vocabulary = sorted(set.union(*split))
   has = np.array([[float(word in words) for word in vocabulary] for words in split])
@@ -114,19 +114,19 @@ def _words(captions: Sequence[str]) -> np.ndarray:
 
 
 def _explained(views: Sequence[np.ndarray], words: np.ndarray, orders: np.ndarray) -> np.ndarray:
-  """`[views orders]`: the share of each view's variance that words explain, in some orders `[orders n]` of captions."""
+  """Return `[views orders]`: the share of each view's variance that words explain, for permutations `[orders n]`."""
   strongest = [_strongest(view) for view in views]
   starts = np.cumsum([0, *(part.shape[1] for part in strongest)])[:-1]
   both = np.concatenate(strongest, axis=1)
   explained = [
     np.add.reduceat(np.square(np.tensordot(words[some], both, axes=(1, 0))).sum(1), starts, axis=1)
-    for some in np.array_split(orders, -(-len(orders) // 50))  # at once, as memory allows
+    for some in np.array_split(orders, -(-len(orders) // 50))  # in parts, to save memory
   ]
   return np.concatenate(explained).T / np.array([[np.square(part).sum()] for part in strongest])
 
 
 def _strongest(view: np.ndarray) -> np.ndarray:
-  """`[n d]`: the coordinates of clips in the directions in which a view differs most."""
+  """Return `[n d]`: the first principal components of a view."""
   features = view.reshape(len(view), -1).astype(np.float64)
   columns, strengths, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
   return (columns * strengths)[:, :DIRECTIONS]

@@ -1,4 +1,4 @@
-"""What would keep a configuration from training on this machine, found in seconds and said at once."""
+"""Problems that would keep a configuration from training on this machine, found in seconds and reported together."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vdm_jax.models import Model
 from vdm_jax.runs import Run
 from vdm_jax.training import first_stage, optimizer, run_folder, state
 
-# float32 bytes per parameter while training: itself, its gradient, two moments, its average.
+# Bytes per parameter in training, all float32: parameter, gradient, two moments, EMA.
 TRAINING_BYTES = 20
 
 
 def problems(config: ConfigDict, workdir: str | Path | None = None, first: Run | None = None) -> list[str]:
-  """Everything wrong with a configuration, its data, text encoder, machine and workdir; empty when all is well.
+  """Return the problems of a configuration with its data, text encoder, machine and workdir; empty if there are none.
 
-  Each entry names the setting, the reason and the remedy. No weights are made and nothing is compiled. `workdir` is
-  created. `first` is the run that `training.first_stage` names, if it is open already. Of several processes each looks
-  for itself, and all return the same list.
+  Each entry names the setting, the reason and the fix. No weights are allocated and nothing is compiled; `workdir` is
+  created. All processes of a run must call this; all return the same list. `first` is the run that
+  `training.first_stage` names, if it is open already.
   """
   return runtime.agreed(_problems(config, workdir, first or Run(config.training.first_stage)))
 
@@ -32,7 +32,7 @@ def _problems(config: ConfigDict, workdir: str | Path | None, first: Run) -> lis
   try:
     configuration.validate(config)
   except ValueError as error:
-    return [str(error)]  # nothing else can be judged
+    return [str(error)]  # nothing else can be checked
   found: list[str] = []
   attempt(found, lambda: check_batch(config))
   attempt(found, lambda: data.check(config.data, seed=config.seed))
@@ -48,20 +48,20 @@ def _problems(config: ConfigDict, workdir: str | Path | None, first: Run) -> lis
   return found
 
 
-def attempt(found: list[str], probe: Callable[[], object]) -> object:
-  """Runs a probe; the message of a bad input it raises joins `found`."""
+def attempt(found: list[str], check: Callable[[], object]) -> object:
+  """Run a check; append the message of the error that it raises for invalid input to `found`."""
   try:
-    return probe()
+    return check()
   except (ValueError, OSError, RuntimeError) as error:
-    if str(error) not in found:  # two probes may meet one fault
+    if str(error) not in found:  # two checks may find one problem
       found.append(str(error))
     return None
 
 
 def words(config: ConfigDict) -> tuple[str, ...]:
-  """The words of the dataset's captions, where the model is to learn them; else none.
+  """Return the vocabulary of the dataset's captions if the configuration leaves it to them; empty otherwise.
 
-  Raises ValueError where they should be learnt, but there is no caption.
+  Raises ValueError if it does, but there are no captions.
   """
   if config.data.text != 'words' or config.data.vocabulary:
     return ()
@@ -74,7 +74,7 @@ def words(config: ConfigDict) -> tuple[str, ...]:
 
 
 def check_text(config: ConfigDict) -> list[str]:
-  """What is wrong with the text encoder's files, or with the cache of its embeddings."""
+  """Return the problems of the text encoder's files, or of the cache of its embeddings."""
   section = config.data
   return text.check(
     section.text,
@@ -87,72 +87,88 @@ def check_text(config: ConfigDict) -> list[str]:
 
 
 def check_batch(config: ConfigDict) -> None:
-  """Raises ValueError unless the mesh fits the devices, and the batch the mesh."""
+  """Raise ValueError unless the mesh matches the devices, and the batch splits over the mesh."""
   mesh = partitioning.make_mesh(config.mesh)
   partitioning.check_batch(config.data.batch_size, mesh, config.training.accumulation_steps)
 
 
 def check_model(config: ConfigDict) -> None:
-  """Raises ValueError unless the network, sampler and optimizer can be built and fit the devices' memory."""
-  if config.model.num_classes != (classes := data.num_classes(config.data)):
-    raise ValueError(
-      f'model.num_classes={config.model.num_classes}, but data.labels={config.data.labels} hands the network labels of '
-      f'{classes} classes: set --config.model.num_classes={classes}.'
-    )
+  """Raise ValueError unless network, sampler and optimizer can be built and fit into the devices' memory."""
   model = models.build(config.model)
-  carries, rate = config.model.get('self_conditioning', False), config.training.self_condition_rate
-  if carries != bool(rate):
-    raise ValueError(
-      f'training.self_condition_rate={rate}, but model.self_conditioning={carries}: a network that hands on its '
-      'latents must see them in training, and only such a one can. Snap uses 0.9; set both or neither.'
-    )
+  check_network(config, model)
   if config.training.accept_mismatch and not config.training.first_stage:
-    raise ValueError('training.accept_mismatch has no effect without training.first_stage: leave it out, or name one.')
-  if config.data.num_images and config.model.network == 'fit':
-    raise ValueError(
-      f'data.num_images={config.data.num_images}: FIT takes no appended images, for its groups would mix them with the '
-      'video. Set it to 0, and data.image_rate to train on images as videos.'
-    )
+    raise ValueError('training.accept_mismatch has no effect without training.first_stage: leave it out, or set both.')
   factor = config.training.spike_factor
   if factor and not factor > 1:
     raise ValueError(
-      f'training.spike_factor={factor}: a gradient norm is a spike from several times the usual one on, such as 10; '
-      'give a number above 1, or 0 for no such limit.'
+      f'training.spike_factor={factor} is not a valid multiple of the mean gradient norm: give a number above 1, such '
+      'as 10, or 0 for no limit.'
     )
   if config.training.stall_seconds < 0:
     raise ValueError(
-      f'training.stall_seconds={config.training.stall_seconds}: give the seconds that a step may take, 0 for no limit.'
+      f'training.stall_seconds={config.training.stall_seconds} is not a valid time limit: give the seconds that a step '
+      'may take, or 0 for no limit.'
     )
   generation.make_generator(model, config.sampling)
-  optimizer.build(config.training, model.logical_axes)
+  optimizer.build(config.training, model.logical_axes, model.decay_mask)
   state.ema_decay(config.training)
+  check_memory(config, model)
+
+
+def check_network(config: ConfigDict, model: Model) -> None:
+  """Raise ValueError unless the network takes what data and training give it."""
+  name = config.model.network
+  if model.num_classes != (classes := data.num_classes(config.data)):
+    fix = f'set --config.model.num_classes={classes}' if 'num_classes' in config.model else 'set data.labels=False'
+    raise ValueError(
+      f'model.num_classes={model.num_classes}, but data.labels={config.data.labels} yields labels of {classes} '
+      f'classes: {fix}.'
+    )
+  carries, rate = model.module.self_conditioning, config.training.self_condition_rate
+  if carries != bool(rate):
+    setting = f'model.self_conditioning={carries}'
+    if 'self_conditioning' not in config.model:
+      setting = f'model.network={name!r} {"always" if carries else "never"} carries latents'
+    raise ValueError(
+      f'training.self_condition_rate={rate}, but {setting}: a network that carries latents from one evaluation to the '
+      'next must be trained with self-conditioning, and only such a network can be. Snap uses a rate of 0.9.'
+    )
+  if config.data.num_images and not model.module.takes_images:
+    raise ValueError(
+      f'data.num_images={config.data.num_images}, but model.network={name!r} takes no appended images: set it to 0, '
+      'and data.image_rate to train on images as videos.'
+    )
+
+
+def check_memory(config: ConfigDict, model: Model) -> None:
+  """Raise ValueError if parameters, gradients, optimizer state and EMA alone exceed a device's memory."""
   needed = parameters(model) * TRAINING_BYTES
   mesh = partitioning.make_mesh(config.mesh)
   parts = mesh.shape['fsdp'] * mesh.shape['tensor']
   available = device_bytes()
   if available and needed / parts > available:
     raise ValueError(
-      f'{parameters(model):,} parameters take {needed / parts / 1e9:.1f} GB per device to train (float32 weights, '
-      f'gradients, two moments, average; over mesh.fsdp x mesh.tensor = {parts}), but this machine has '
-      f'{available / 1e9:.1f} GB per device: use more devices with --config.mesh.fsdp, or a smaller model such as '
-      '--config.model.base_channels=32. --mode=compile --topology=v4:2x2x1 says what other machines need.'
+      f'training {parameters(model):,} parameters takes {needed / parts / 1e9:.1f} GB per device (float32 weights, '
+      f'gradients, two moments and EMA over mesh.fsdp x mesh.tensor = {parts}), but this machine has '
+      f'{available / 1e9:.1f} GB per device: use more devices with --config.mesh.fsdp, or a smaller network. '
+      '--mode=compile --topology=v4:2x2x1 reports the memory on other machines.'
     )
 
 
 def check_workdir(config: ConfigDict, workdir: str | Path) -> None:
-  """Raises OSError unless the workdir can be written to, ValueError if another configuration made it."""
+  """Raise OSError if the workdir is not writable, ValueError if it belongs to another configuration."""
   path = run_folder.prepare(workdir)
   complete = configuration.resolve(config.copy_and_resolve_references(), words(config))
   run_folder.check_same_run(path, complete)
 
 
 def parameters(model: Model) -> int:
-  """The number of parameters, by abstract evaluation."""
+  """Return the number of parameters, by abstract evaluation."""
   return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
 
 
 def device_bytes() -> int | None:
-  """Memory of the first device, of which a CPU's is its share of the machine's; None where it is not known."""
+  """Return the memory of the first device, for a CPU its share of the machine's; None if unknown."""
   device = jax.local_devices()[0]
   if device.platform != 'cpu':
     return (device.memory_stats() or {}).get('bytes_limit')
@@ -163,12 +179,12 @@ def device_bytes() -> int | None:
 
 
 def report(config: ConfigDict) -> str:
-  """The machine in two lines, then the problems, or what would be trained."""
+  """Return the machine in two lines, then the problems, or a summary of the model."""
   devices = jax.devices()
   memory = device_bytes()
   lines = [
     f'devices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform}), processes: {jax.process_count()}',
-    f'memory per device: {memory / 1e9:.1f} GB' if memory else 'memory per device: not known',
+    f'memory per device: {memory / 1e9:.1f} GB' if memory else 'memory per device: unknown',
   ]
   found = problems(config)
   if found:

@@ -1,4 +1,4 @@
-"""Eight clips learnt by heart: what any sound training can do, and what is named when it cannot."""
+"""Overfitting on eight clips, which every working training setup can do; if it fails, the fault is named."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from vdm_jax.types import Array, Batch, Carry, Conditioning, Network, Params
 
 CLIPS = 8
 STEPS = 400
-# How much of the way must be gone from the loss of who knows only the clips' mean and spread to that of who knows the
-# clips. Training on all clips of the digits, the README's U-Net and FIT have both gone 0.55 of it after 400 steps.
-ENOUGH = 0.5
-RATES = (0.1, 0.01, 1e-3)  # of the learning rate, tried where it does not go that far
-DRAWS = 256  # of noise and its level, for a loss
-MAX_MINUTES = 30.0  # of training on a CPU, beyond which it is not begun
+# Required fraction of the way from the loss of an estimate by mean and variance to that of memorized clips. In training
+# on all clips of the digits, both the README's U-Net and FIT reach 0.55 after 400 steps.
+REQUIRED = 0.5
+LOWER_RATES = (0.1, 0.01, 1e-3)  # factors on the learning rate, tried if it fails
+DRAWS = 256  # draws of noise and noise level per loss
+MAX_MINUTES = 30.0  # longer trainings on a CPU are not started
 
 
 class Findings(NamedTuple):
-  """Faults by name, and what was measured, in lines to print."""
+  """Faults, and lines with what was measured."""
 
   faults: list[Fault]
   lines: list[str]
@@ -46,73 +46,82 @@ class Findings(NamedTuple):
     return '\n'.join([*self.lines, *(named or ['no problem found'])])
 
 
-class Scale(NamedTuple):
-  """The losses between which an overfitted one lies."""
+class ReferenceLosses(NamedTuple):
+  """The losses between which that of an overfitting network lies."""
 
-  blank: float  # of the estimate that knows the clips' mean and standard deviation
-  known: float  # of the best estimate there is for these clips, without captions
+  moments: float  # of the estimate from mean and variance of the clips
+  memorized: float  # of the best estimate for these clips, without captions
 
-  def way(self, loss: float) -> float:
-    """The share of the way from the first to the second; -inf for what is not finite."""
-    return (self.blank - loss) / (self.blank - self.known) if np.isfinite(loss) else -np.inf
+  def progress(self, loss: float) -> float:
+    """Return the fraction of the way from the first to the second; -inf for a loss that is not finite."""
+    return (self.moments - loss) / (self.moments - self.memorized) if np.isfinite(loss) else -np.inf
 
 
 def overfit(config: ConfigDict, run: Run | None = None, *, steps: int = STEPS) -> Findings:
-  """Measures the clips of a configuration, then trains its network on eight of them; with a run, also its EMA.
+  """Check the clips of a configuration, then train its network on eight of them.
 
-  What can be measured is measured first, and nothing is trained where that names a fault, but for captions that do not
-  fit: eight clips are learnt with any. Only the batch size, the accumulation and the schedule of the learning rate are
-  changed: constant after a short warm-up.
+  Faults that need no training are looked for first. If there are any, nothing is trained; mismatched captions are an
+  exception, as eight clips can be overfit with any captions. Only batch size, accumulation and learning-rate schedule
+  (constant after a short warmup) differ from the configuration.
 
-  Raises ValueError for a configuration that `problems` finds wrong, and where several processes run.
+  Args:
+    config: the experiment.
+    run: a run, whose EMA weights are checked too.
+    steps: training steps.
+
+  Raises:
+    ValueError: `problems` finds any, or there are several processes.
   """
   if jax.process_count() > 1:
-    raise ValueError(f'--overfit was started by {jax.process_count()} processes: run it on one machine alone.')
+    raise ValueError(f'--overfit does not support {jax.process_count()} processes: run it in one process.')
   if wrong := problems(config):
     raise ValueError(wrong[0])
-  config = _for_eight(config, steps)
+  config = _overfitting_config(config, steps)
   model = models.build(config.model)
   mesh = partitioning.make_mesh(config.mesh)
-  batch = _eight(config, model, mesh)
+  batch = _first_clips(config, model, mesh)
   faults, line = measure(config, batch)
-  lines, unfit = [line], []
+  lines, mismatch = [line], []
   if config.data.text != 'none':
-    fault, said = captions.examine(config)
-    unfit, lines = [fault] if fault else [], [*lines, said]
-  scale = None if faults else measure_scale(model, batch)
+    fault, line = captions.examine(config)
+    mismatch, lines = [fault] if fault else [], [*lines, line]
+  references = None if faults else reference_losses(model, batch)
   if run is not None and not faults:
-    faults += examine_checkpoint(model, config, run, batch, scale)
+    faults += checkpoint_faults(model, config, run, batch, references)
   if faults:
-    return Findings([*faults, *unfit], [*lines, 'not trained: mend what was found first'])
+    return Findings([*faults, *mismatch], [*lines, 'not trained: fix the faults first'])
   trainer = Trainer(model, config, mesh, batch)
   if (minutes := trainer.minutes(steps)) > MAX_MINUTES and jax.default_backend() == 'cpu':
     return Findings(
-      unfit,
+      mismatch,
       [
         *lines,
-        f'not trained: {steps} steps would take {minutes:.0f} minutes on this CPU. Run it on an accelerator, or '
-        'give a smaller model, such as --config.model.base_channels=32.',
+        f'not trained: {steps} steps would take {minutes:.0f} minutes on this CPU: use an accelerator or a smaller '
+        'network.',
       ],
     )
-  fault, said = judge(trainer.run, scale, config.training.learning_rate, steps)
-  return Findings([*unfit, fault] if fault else unfit, [*lines, said])
+  fault, line = training_fault(trainer.run, references, config.training.learning_rate, steps)
+  return Findings([*mismatch, fault] if fault else mismatch, [*lines, line])
 
 
 def measure(config: ConfigDict, batch: Batch) -> tuple[list[Fault], str]:
-  """The faults of clips and settings that need no training, and a line on the clips."""
+  """Return the faults of clips and settings that are found without training, and a line on the clips."""
   videos = np.asarray(batch.x)[:, : config.data.num_frames]
   found = [
     symptoms.wrong_range(videos),
     symptoms.wrong_axes(videos),
     symptoms.wrong_sigma_data(videos, config.model),
-    symptoms.frozen_average(config.training, state.ema_decay(config.training)),
+    symptoms.frozen_ema(config.training, state.ema_decay(config.training)),
   ]
-  line = f'clips: {len(videos)}, from {videos.min():.3g} to {videos.max():.3g}, deviation {videos.std():.2g}'
+  line = f'clips: {len(videos)}, range {videos.min():.3g} to {videos.max():.3g}, standard deviation {videos.std():.2g}'
   return [fault for fault in found if fault], line
 
 
-def measure_scale(model: Model, batch: Batch) -> Scale:
-  """The losses of knowing only mean and spread of a batch, and of knowing its clips, at the training's noise levels."""
+def reference_losses(model: Model, batch: Batch) -> ReferenceLosses:
+  """Return the losses of two ideal denoisers of a batch, at the noise levels of training.
+
+  They are those of a Gaussian with the mean and variance of all pixels, and of the empirical distribution of the clips.
+  """
   x = jnp.asarray(batch.x)
   mean, variance = jnp.mean(x), jnp.var(x)
 
@@ -120,15 +129,17 @@ def measure_scale(model: Model, batch: Batch) -> Scale:
     return mean + alpha * variance / (alpha**2 * variance + sigma**2) * (z - alpha * mean)
 
   def from_memory(z: Array, alpha: Array, sigma: Array) -> Array:
-    """The mean of the clips, each as likely as the noise that would have made z of it."""
+    """Posterior mean of the clips given z."""
     distance = jnp.sum(jnp.square(z[:, None] - alpha[:, None] * x), (2, 3, 4, 5))
     return jnp.einsum('bn,nthwc->bthwc', jax.nn.softmax(-distance / (2 * sigma[:, :1, 0, 0, 0] ** 2)), x)
 
-  return Scale(*(loss_of(model, _as_network(model, estimate), batch) for estimate in (from_moments, from_memory)))
+  return ReferenceLosses(
+    *(loss_of(model, _as_network(model, estimate), batch) for estimate in (from_moments, from_memory))
+  )
 
 
 def loss_of(model: Model, network: Network, batch: Batch) -> float:
-  """The mean training loss of a network on a batch, over DRAWS draws."""
+  """Return the mean training loss of a network on a batch over DRAWS draws."""
   repeats = max(1, DRAWS // len(batch.x))
 
   @jax.jit
@@ -152,11 +163,11 @@ def loss_of(model: Model, network: Network, batch: Batch) -> float:
 
 
 class Trainer:
-  """The training step of a configuration on one batch, compiled once for all learning rates."""
+  """Training of a configuration on one batch, with a step compiled once for all learning rates."""
 
   def __init__(self, model: Model, config: ConfigDict, mesh: Mesh, batch: Batch):
     self._mesh, self._batch = mesh, partitioning.put_batch(batch, mesh)
-    rule = _scaled(optimizer.build(config.training, model.logical_axes))
+    rule = _scaled(optimizer.build(config.training, model.logical_axes, model.decay_mask))
     first = state.create(model, rule, mesh, config.seed)
     self._layout = state.shardings(first)
     self._first = jax.device_get(first)
@@ -164,14 +175,14 @@ class Trainer:
     self._key = jax.random.key(config.seed)
 
   def minutes(self, steps: int) -> float:
-    """How long so many steps would take, by the second and the third."""
+    """Return how many minutes `steps` would take, from the time of two steps after the first."""
     self._losses(1.0, 1)
     started = time.perf_counter()
     self._losses(1.0, 2)
     return (time.perf_counter() - started) / 2 * steps / 60
 
   def run(self, rate: float, steps: int) -> np.ndarray:
-    """Trains afresh at `rate` times the learning rate; the loss of each step."""
+    """Train from the initial weights at `rate` times the learning rate; returns the loss of each step."""
     return self._losses(rate, steps, progress=True)
 
   def _losses(self, rate: float, steps: int, *, progress: bool = False) -> np.ndarray:
@@ -185,12 +196,12 @@ class Trainer:
     return np.asarray(losses)
 
 
-def judge(
-  train: Callable[[float, int], np.ndarray], scale: Scale, learning_rate: float, steps: int
+def training_fault(
+  train: Callable[[float, int], np.ndarray], references: ReferenceLosses, learning_rate: float, steps: int
 ) -> tuple[Fault | None, str]:
-  """Whether `train`, (share of the learning rate, steps) -> losses, learns the clips; if not, whether at lower rates.
+  """Return a fault if training does not overfit, and a line for the report; lower learning rates are tried too.
 
-  Its loss is the mean of the last quarter of the steps.
+  `train` is (factor on the learning rate, steps) -> losses, of which the mean over the last quarter counts.
   """
 
   def reached(rate: float) -> float:
@@ -198,59 +209,64 @@ def judge(
     return float(np.mean(losses[-max(1, steps // 4) :]))
 
   loss = reached(1.0)
-  wanted = scale.blank - ENOUGH * (scale.blank - scale.known)
-  said = (
-    f'{CLIPS} clips, {steps} steps: loss {loss:.3g}, at most {wanted:.3g} wanted ({scale.blank:.3g} by mean and '
-    f'deviation alone, {scale.known:.3g} at best)'
+  required = references.moments - REQUIRED * (references.moments - references.memorized)
+  line = (
+    f'{CLIPS} clips, {steps} steps: loss {loss:.3g}, required: at most {required:.3g} (estimate by mean and variance: '
+    f'{references.moments:.3g}, memorized clips: {references.memorized:.3g})'
   )
-  if scale.way(loss) >= ENOUGH:
-    return None, said
-  for rate in RATES:
-    if scale.way(lower := reached(rate)) >= ENOUGH:
+  if references.progress(loss) >= REQUIRED:
+    return None, line
+  for rate in LOWER_RATES:
+    if references.progress(lower := reached(rate)) >= REQUIRED:
       return Fault(
         'learning rate too high',
         f'at training.learning_rate={learning_rate:g} the loss on {CLIPS} clips stays at {loss:.3g}, at '
         f'{rate * learning_rate:.2g} it falls to {lower:.3g}: set --config.training.learning_rate='
         f'{rate * learning_rate:.2g}.',
-      ), said
+      ), line
   return Fault(
     'cannot overfit',
-    f'{CLIPS} clips are not learnt in {steps} steps, at no learning rate from {learning_rate:g} down to '
-    f'{RATES[-1] * learning_rate:g}: the rate may be too low, or the network too small.',
-  ), said
+    f'the network does not overfit {CLIPS} clips in {steps} steps at any learning rate from {learning_rate:g} down to '
+    f'{LOWER_RATES[-1] * learning_rate:g}: the learning rate may be too low, or the network too small.',
+  ), line
 
 
-def examine_checkpoint(model: Model, config: ConfigDict, run: Run, batch: Batch, scale: Scale) -> list[Fault]:
-  """What is wrong with the EMA weights of a run: none, the first ones, or no better than none."""
+def checkpoint_faults(
+  model: Model, config: ConfigDict, run: Run, batch: Batch, references: ReferenceLosses
+) -> list[Fault]:
+  """Return the faults of a run's EMA weights: missing, unchanged since initialization, or no better than no network."""
   if not checkpoints.steps(run.path):
     return [Fault('untrained checkpoint', f'{run.name} has no checkpoint: train first.')]
   _, ema = run.load(model=model)
   if not run.step:
-    return [Fault('untrained checkpoint', f'the newest checkpoint of {run.name} is of step 0: train first.')]
+    return [Fault('untrained checkpoint', f'the latest checkpoint of {run.name} is step 0: train first.')]
   mesh = partitioning.make_mesh(config.mesh)
-  first = state.create(model, optimizer.build(config.training, model.logical_axes), mesh, config.seed).params
+  first = state.create(
+    model, optimizer.build(config.training, model.logical_axes, model.decay_mask), mesh, config.seed
+  ).params
   if _distance(ema, first) < 1e-3:
     return [
       Fault(
         'frozen EMA',
-        f'the average of the weights in {run.name}, step {run.step:,}, is still that of the start: lower '
+        f'the EMA weights of {run.name}, step {run.step:,}, are still the initial weights: lower '
         'training.ema_decay, or set training.ema_warmup.',
       )
     ]
   with jax.set_mesh(mesh):
     loss = loss_of(model, model.network(ema), batch)
-  if scale.way(loss) > 0:
+  if references.progress(loss) > 0:
     return []
   return [
     Fault(
       'untrained checkpoint',
-      f'the loss of {run.name}, step {run.step:,}, on clips it was trained on is {loss:.3g}, no better than the '
-      f'{scale.blank:.3g} of an estimate by mean and deviation alone: train longer, or on these clips.',
+      f'the loss of {run.name}, step {run.step:,}, on training clips is {loss:.3g}, no better than '
+      f'{references.moments:.3g} for an estimate by mean and variance: train longer, or on these clips.',
     )
   ]
 
 
-def _for_eight(config: ConfigDict, steps: int) -> ConfigDict:
+def _overfitting_config(config: ConfigDict, steps: int) -> ConfigDict:
+  """Return the configuration with its vocabulary, a constant learning rate and no accumulation or first stage."""
   config = config.copy_and_resolve_references()
   configuration.resolve(config, words(config))
   training = config.training
@@ -264,8 +280,8 @@ def _for_eight(config: ConfigDict, steps: int) -> ConfigDict:
   return config
 
 
-def _eight(config: ConfigDict, model: Model, mesh: Mesh) -> Batch:
-  """The first clips as training sees them, repeated to a multiple of what the mesh splits a batch into."""
+def _first_clips(config: ConfigDict, model: Model, mesh: Mesh) -> Batch:
+  """Return the first clips as in training, repeated to a multiple of the parts of a batch on the mesh."""
   section = config.data.copy_and_resolve_references()
   section.batch_size = CLIPS
   batch = next(data.build(section, model.encode, seed=config.seed))
@@ -275,7 +291,7 @@ def _eight(config: ConfigDict, model: Model, mesh: Mesh) -> Batch:
 
 
 def _as_network(model: Model, estimate: Callable[[Array, Array, Array], Array]) -> Network:
-  """The network whose denoiser is `(z, alpha, sigma) -> x_hat`."""
+  """Return the network whose denoiser is `(z, alpha, sigma) -> x_hat`."""
 
   def network(x: Array, logsnr: Array, cond: Conditioning, carry: Carry) -> tuple[Array, Carry]:
     def column(value: Any) -> Array:
@@ -290,7 +306,7 @@ def _as_network(model: Model, estimate: Callable[[Array, Array, Array], Array]) 
 
 
 def _scaled(rule: Optimizer) -> Optimizer:
-  """The same rule with a factor on its learning rate, which belongs to the state: one program serves all factors."""
+  """Return the optimizer with a factor on its learning rate in the state, so that one program serves all factors."""
 
   def update(gradients: Params, held: Any, params: Params, step: Array) -> tuple[Params, Any]:
     inner, factor = held
@@ -301,7 +317,7 @@ def _scaled(rule: Optimizer) -> Optimizer:
 
 
 def _distance(tree: Params, other: Params) -> float:
-  """The norm of the difference over that of `other`."""
+  """Return the norm of the difference relative to that of `other`."""
   leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(other)]
   apart = sum(np.sum(np.square(np.asarray(a) - b)) for a, b in zip(jax.tree.leaves(tree), leaves, strict=True))
   return float(np.sqrt(apart / sum(np.sum(np.square(leaf)) for leaf in leaves)))
