@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 FORK = """
 import hashlib, json, os, random, shutil, signal, sys, time, warnings
@@ -131,7 +131,7 @@ print(json.dumps(results))
 
 
 def forked(tmp_path, script):
-  paths = (REPOSITORY, REPOSITORY / 'tests' / 'training')
+  paths = (REPOSITORY, REPOSITORY / 'tests')
   env = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)))
   done = subprocess.run(
     [sys.executable, '-c', FORK + script, tmp_path], env=env, capture_output=True, text=True, timeout=1500
