@@ -145,21 +145,24 @@ def _define_config(argv: Sequence[str]) -> None:
   command.define_values(configuration.from_dict(config), 'Changes to the configuration of the run.', argv)
 
 
-def _meeting(argv: Sequence[str]) -> runtime.Meeting | None:
+def _rendezvous(argv: Sequence[str]) -> runtime.Rendezvous | None:
   mode = command.peek(argv, 'mode') or 'train'
-  place = runtime.meeting(*(command.peek(argv, name) for name in ('coordinator', 'num_processes', 'process_id')))
-  if place is not None and mode not in JOINT:
+  given = (command.peek(argv, name) for name in ('coordinator', 'num_processes', 'process_id'))
+  rendezvous = runtime.find_rendezvous(*given)
+  if rendezvous is not None and mode not in JOINT:
     raise InvalidInput(f'--mode={mode} is the work of one process: start it once, without --coordinator.')
-  return place
+  return rendezvous
 
 
 def run() -> None:
   """Entry point of `python -m vdm_jax.main` and of the `vdm_jax` command."""
   argv = sys.argv[1:]
-  patience = jobs.PREFLIGHT_SECONDS if command.peek(argv, 'mode') == 'preflight' else runtime.MEETING_SECONDS
+  timeout = jobs.PREFLIGHT_SECONDS if command.peek(argv, 'mode') == 'preflight' else runtime.RENDEZVOUS_SECONDS
   with contextlib.ExitStack() as stack:
     try:
-      stack.enter_context(runtime.joined(_meeting(argv), good=(0, ExitStatus.STOPPED), patience=patience))
+      stack.enter_context(
+        runtime.join_process_group(_rendezvous(argv), success=(0, ExitStatus.STOPPED), timeout=timeout)
+      )
       _define_config(argv)
     except (InvalidInput, ValueError, OSError) as error:
       command.refuse(error.args)

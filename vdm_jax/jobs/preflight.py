@@ -1,4 +1,4 @@
-"""Half a minute before a long job: do all processes see the same machine, code, configuration and folder?"""
+"""Preflight, half a minute before a long job: all processes see the same devices, code, configuration and folder."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from vdm_jax.training import run_folder
 
 PREFLIGHT_SECONDS = 30.0
 TOKEN = '.preflight'
-# What must be the same on every process, and what to do where it is not.
+DIGITS = 12  # of hashes, in messages
+# What must be equal on all processes: how a message states the value, and the fix.
 SAME = {
   'devices': ('sees {} devices in all', 'start every host of the slice, and no other job on them'),
-  'local_devices': ('has {} devices of its own', 'give every process as many'),
+  'local_devices': ('has {} local devices', 'give every process the same number'),
   'code': ('runs the code {}', 'bring every host to the same commit'),
   'jax': ('runs JAX {}', 'install the same version on every host'),
   'config': ('has the configuration {}', 'start every host with the same --config and overrides'),
@@ -33,16 +34,19 @@ SAME = {
 
 
 def preflight(config: ConfigDict, workdir: str) -> int:
-  """Says in one sentence whether all processes may start; raises InvalidInput with the reasons why not.
+  """Check whether all processes can start, and print one sentence if they can.
 
-  Compared are the number of devices, the code, JAX, and the configuration; the workdir must be writable from
-  everywhere and be the same folder; the batch must split over the mesh, and the rows that each process makes must be
-  those that its devices take; a sum over all devices must be right.
+  Checked are the number of devices, the code, JAX and the configuration; that the workdir is writable and the same
+  folder for all; that the batch splits over the mesh, and every process makes the rows of its devices; and that a sum
+  over all devices is correct.
+
+  Raises:
+    InvalidInput: a message for each problem.
   """
   started = time.perf_counter()
   facts = runtime.exchange('facts', _facts(config), seconds=PREFLIGHT_SECONDS)
-  found = differences(facts) or runtime.agreed(_try_folder(workdir))
-  found = found or runtime.agreed(_try_batch(config)) or runtime.agreed(_try_sum())
+  found = differences(facts) or runtime.merge_problems(_try_folder(workdir))
+  found = found or runtime.merge_problems(_try_batch(config)) or runtime.merge_problems(_try_sum())
   if found:
     raise InvalidInput(*found)
   if jax.process_index() == 0:
@@ -50,23 +54,23 @@ def preflight(config: ConfigDict, workdir: str) -> int:
     print(
       f'preflight: {_count(len(facts), "process", "processes")} on {_count(hosts, "host", "hosts")} with '
       f'{_count(facts[0]["devices"], "device", "devices")} ({jax.devices()[0].device_kind}) agree on the code '
-      f'{facts[0]["code"]} and the configuration {facts[0]["config"]}, share {workdir} and add up rightly: ready '
-      f'after {time.perf_counter() - started:.1f} s.'
+      f'{facts[0]["code"]} and the configuration {facts[0]["config"]}, share {workdir} and all-reduce correctly: '
+      f'ready after {time.perf_counter() - started:.1f} s.'
     )
   return 0
 
 
 def differences(facts: list[dict[str, Any]]) -> list[str]:
-  """How the facts of processes differ from those of process 0, a sentence for each kind."""
+  """Return how the facts of processes differ from those of process 0, a sentence for each kind."""
   found = []
-  for name, (says, remedy) in SAME.items():
+  for name, (states, fix) in SAME.items():
     first = facts[0][name]
     if others := [(i, fact) for i, fact in enumerate(facts) if fact[name] != first]:
       i, fact = others[0]
-      more = f' (as do {len(others) - 1} more)' if len(others) > 1 else ''
+      more = f' (and {len(others) - 1} more)' if len(others) > 1 else ''
       found.append(
-        f'process {i} on {fact["host"]} {says.format(fact[name])}{more}, but process 0 on {facts[0]["host"]} '
-        f'{says.format(first)}: {remedy}.'
+        f'process {i} on {fact["host"]} {states.format(fact[name])}{more}, but process 0 on {facts[0]["host"]} '
+        f'{states.format(first)}: {fix}.'
       )
   return found
 
@@ -78,22 +82,21 @@ def _facts(config: ConfigDict) -> dict[str, Any]:
     'local_devices': jax.local_device_count(),
     'code': code_hash(Path(vdm_jax.__file__).parent),
     'jax': jax.__version__,
-    'config': _hash(json.dumps(configuration.to_dict(config), sort_keys=True).encode()),
+    'config': hashlib.sha256(json.dumps(configuration.to_dict(config), sort_keys=True).encode()).hexdigest()[:DIGITS],
   }
 
 
 def code_hash(package: Path) -> str:
-  """Twelve hexadecimal digits that change with any source file of the package."""
-  files = sorted(package.rglob('*.py'))
-  return _hash(b''.join(f'{f.relative_to(package)}\0'.encode() + f.read_bytes() + b'\0' for f in files))
-
-
-def _hash(content: bytes) -> str:
-  return hashlib.sha256(content).hexdigest()[:12]
+  """Return twelve hexadecimal digits that change with any source file of the package."""
+  total = hashlib.sha256()
+  for path in sorted(package.rglob('*.py')):
+    with open(path, 'rb') as file:
+      total.update(f'{path.relative_to(package)} {hashlib.file_digest(file, "sha256").hexdigest()}\n'.encode())
+  return total.hexdigest()[:DIGITS]
 
 
 def _try_folder(workdir: str) -> list[str]:
-  """Whether this process can write there, and finds what process 0 wrote."""
+  """Check that this process can write to the workdir and finds the file that process 0 wrote."""
   problems, token, path = [], secrets.token_hex(8), Path(workdir) / TOKEN
   try:
     run_folder.prepare(workdir)
@@ -104,8 +107,8 @@ def _try_folder(workdir: str) -> list[str]:
   written = runtime.exchange('token', token, seconds=PREFLIGHT_SECONDS)[0]
   if not problems and not _appears(path, written):
     problems.append(
-      f'--workdir={workdir} on {socket.gethostname()} is not the folder that process 0 writes to: name one on a file '
-      'system that all hosts share.'
+      f'--workdir={workdir} on {socket.gethostname()} is not the folder that process 0 writes to: choose one on a '
+      'file system that all hosts share.'
     )
   runtime.exchange('seen', True, seconds=PREFLIGHT_SECONDS)
   if jax.process_index() == 0:
@@ -114,7 +117,7 @@ def _try_folder(workdir: str) -> list[str]:
 
 
 def _appears(path: Path, text: str, seconds: float = 5.0) -> bool:
-  """Whether a file has this text before long: a network file system may show it late."""
+  """Wait until a file has this text: network file systems may show it late."""
   deadline = time.monotonic() + seconds
   while not (path.exists() and path.read_text() == text):
     if time.monotonic() > deadline:
@@ -124,7 +127,7 @@ def _appears(path: Path, text: str, seconds: float = 5.0) -> bool:
 
 
 def _try_batch(config: ConfigDict) -> list[str]:
-  """Whether the batch splits over the configuration's mesh, and its row k is row k on the devices."""
+  """Check that the batch splits over the mesh, and that its row k is row k on the devices."""
   size = config.data.batch_size
   try:
     mesh = partitioning.make_mesh(config.mesh)
@@ -136,13 +139,13 @@ def _try_batch(config: ConfigDict) -> list[str]:
   if not misplaced:
     return []
   return [
-    f'{int(misplaced)} of the {size} rows of a batch arrive at other devices than they were made for: start every '
-    'process anew, so that all see the devices in the same order.'
+    f'{int(misplaced)} of the {size} rows of a batch are on other devices than expected: restart every process, so '
+    'that all see the devices in the same order.'
   ]
 
 
 def _try_sum() -> list[str]:
-  """Whether the devices' numbers 1 to n add up to n (n + 1) / 2 everywhere."""
+  """Check that the numbers 1 to n, one on each device, sum to n (n + 1) / 2 everywhere."""
   mesh = partitioning.make_mesh({'data': -1})
   count = jax.device_count()
   numbers = np.arange(1, count + 1, dtype=np.float32)

@@ -23,7 +23,7 @@ def problems(config: ConfigDict, workdir: str | Path | None = None) -> list[str]
   Each entry names the setting, the reason and the remedy. No weights are made and nothing is compiled. `workdir` is
   created. Of several processes each looks for itself, and all return the same list.
   """
-  return runtime.agreed(_problems(config, workdir))
+  return runtime.merge_problems(_problems(config, workdir))
 
 
 def _problems(config: ConfigDict, workdir: str | Path | None) -> list[str]:
