@@ -260,6 +260,7 @@ def _for_eight(config: ConfigDict, steps: int) -> ConfigDict:
     first_stage='',
     accept_mismatch=False,
   )
+  training.schedule_options = {}
   return config
 
 
