@@ -103,7 +103,7 @@ def test_the_same_command_does_nothing_more(run):
   before = (run / 'metrics.jsonl').read_bytes(), (run / 'samples/step_00000012.png').read_bytes()
   done = vdm(*toy(run))
   assert done.returncode == 0
-  assert 'nothing to do: training.num_steps=12 are done. Raise it to train on.' in done.stderr
+  assert 'already at training.num_steps=12' in done.stderr
   assert before == ((run / 'metrics.jsonl').read_bytes(), (run / 'samples/step_00000012.png').read_bytes())
 
 

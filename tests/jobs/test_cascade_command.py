@@ -141,4 +141,4 @@ def test_what_cannot_be_sampled_is_refused(stages, arguments, message, tmp_path)
 def test_a_second_stage_resumes_without_its_first(stages):
   _, second, _ = stages  # and has the new path in its record from here on, so this test is the last
   done = train('digits_fit_upsampler', second, '--config.training.first_stage=runs/gone')
-  assert done.returncode == 0 and 'nothing to do: training.num_steps=4 are done.' in done.stderr, done.stderr
+  assert done.returncode == 0 and 'already at training.num_steps=4' in done.stderr, done.stderr

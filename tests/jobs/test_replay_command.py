@@ -1,4 +1,4 @@
-"""A run whose steps blow up ends by itself, and the command does its last step again."""
+"""A diverging run ends by itself, and `--mode=replay` repeats its last step."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ TOY = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_run_that_blew_up_is_done_again_to_the_bit(tmp_path):
+def test_the_last_step_of_a_diverged_run_is_repeated_bit_for_bit(tmp_path):
   options = [f'--config.{key}={value}' for key, value in TOY.items()]
   done = vdm('--config=configs/digits.py', f'--workdir={tmp_path}', *options, patience=1000)
   assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr
   (folder,) = (tmp_path / 'nonfinite').iterdir()
-  assert f'error: no loss or gradient of the 10 steps up to step {int(folder.name[5:])} was finite.' in done.stderr
+  assert f'of the 10 steps up to step {int(folder.name[5:])} ' in done.stderr
   again = vdm('--mode=replay', f'--workdir={folder}')
   assert again.returncode == 0, again.stderr
   said = again.stdout.splitlines()
@@ -40,4 +40,4 @@ def test_a_run_that_blew_up_is_done_again_to_the_bit(tmp_path):
   other = vdm('--mode=replay', f'--workdir={folder}', '--seed=5')
   assert other.returncode == 1 and ', other bits than in the run' in other.stdout
   refused = vdm('--mode=replay', f'--workdir={tmp_path}')
-  assert refused.returncode == 2 and f'error: {tmp_path} has no batch.safetensors: name a folder' in refused.stderr
+  assert refused.returncode == 2 and f'error: {tmp_path} has no batch.safetensors' in refused.stderr

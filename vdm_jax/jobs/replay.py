@@ -1,4 +1,4 @@
-"""Doing again the step at which a run ended because its steps were not finite."""
+"""Replay of the step at which a run ended because its steps were not finite."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from vdm_jax.tools.compilation.programs import build_model
 
 
 def replay(config: ConfigDict, folder: str) -> int:
-  """Prints whether the step gives the same bits again and what of it is not finite; returns 0 if they are the same.
+  """Repeat the step, and print whether it gives the same bits and what in it is not finite; return 0 if they are.
 
-  On another number of devices than the run had, it takes one device.
+  If the mesh does not fit the devices, a single device is used.
   """
   try:
     mesh = partitioning.make_mesh(config.mesh)

@@ -1,4 +1,4 @@
-"""Training a model, with previews of what it makes."""
+"""Train a model, with preview videos."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PREVIEW_VIDEOS = 10
 
 
 def train(config: ConfigDict, workdir: str) -> int:
-  """Trains, or resumes; then writes samples. Previews and samples go to `workdir/samples/step_XXXXXXXX.{mp4,png}`."""
+  """Train or resume, then write samples. All videos are written to `workdir/samples/step_XXXXXXXX.{mp4,png}`."""
   if found := doctor.problems(config, workdir):
     raise InvalidInput(*found)
   configuration.resolve(config, doctor.words(config))
@@ -63,12 +63,12 @@ def train(config: ConfigDict, workdir: str) -> int:
 
 
 def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh) -> Callable[[Params, int], None]:
-  """A function of (EMA, step) that writes the videos of held-out captions or labels, the same ones every time."""
+  """Return a function of (EMA, step) that writes videos of held-out captions or labels, the same ones every time."""
   clips = data.examples(config.data, 'test', seed=config.seed, count=PREVIEW_VIDEOS)
   prompts = [clip.caption for clip in clips] if model.encode else None
   labels = [clip.label for clip in clips] if config.data.labels else None
   low = None
-  if model.upsampling > 1:  # the held-out clips themselves, for the first stage's errors are not this one's
+  if model.upsampling > 1:  # of the held-out clips, so that previews do not depend on a first stage
     videos = to_float(np.stack([clip.video for clip in clips]))
     low = np.asarray(diffusion.downsample(videos, model.upsampling))
   generate = generation.make_generator(model, config.sampling, batch_size=len(clips), mesh=mesh)

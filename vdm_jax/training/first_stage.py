@@ -110,7 +110,7 @@ def starting_point(config: Any, model: models.Model, mesh: Mesh) -> Callable[[Pa
   def start(params: Params) -> Params:
     path = config.training.first_stage
     _, first = checkpoints.load(path, mesh, _build(checkpoints.read_config(path)['model'], model))
-    metrics_log.say(report(path, manners))
+    metrics_log.print_status(report(path, manners))
     return transfer(params, first, manners)
 
   return start
