@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.process_group import Company, met, virtual
+from helpers.process_group import ProcessGroup, group_commands, virtual
 from jax.sharding import SingleDeviceSharding
 
 from vdm_jax import checkpoints
@@ -353,7 +353,7 @@ def full(files):
   raise OSError(28, 'No space left on device')
 read, fingerprint = [], integrity.fingerprint
 integrity.fingerprint = lambda file: read.append(str(file)) or fingerprint(file)
-with runtime.joined(place):
+with runtime.join_process_group(rendezvous):
   mesh = partitioning.make_mesh({'data': 1, 'fsdp': -1})
   sharding = NamedSharding(mesh, P('fsdp'))
   def make(step):
@@ -391,10 +391,10 @@ with runtime.joined(place):
 def test_a_save_that_fails_on_one_process_fails_on_all_at_once(tmp_path):
   """Also: each process reads its own files after writing, and a share of all files before restoring."""
   started = time.monotonic()
-  with Company(tmp_path / 'logs', met(SAVES, tmp_path / 'run'), devices=1) as company:
-    assert company.wait(100) == [0, 0], company.texts()
+  with ProcessGroup(tmp_path / 'logs', group_commands(SAVES, tmp_path / 'run'), devices=1) as group:
+    assert group.wait(100) == [0, 0], group.texts()
   assert time.monotonic() - started < 100
-  for index, text in enumerate(company.texts()):
+  for index, text in enumerate(group.texts()):
     assert re.findall(r'^failed (\d)', text, re.MULTILINE) == ['2', '4'], text
     said = dict(re.findall(r'RuntimeWarning: the checkpoint of step (\d) could not be written to \S+: (.*)', text))
     for step, at, why in (('2', 1, 'File too large'), ('4', 0, 'No space left')):

@@ -17,6 +17,9 @@ from vdm_jax import models
 from vdm_jax.names import RENAMED_SETTINGS, closest
 from vdm_jax.networks import contract
 
+# Tables of the section `training` with arbitrary keys; `training.schedules.bind_options` validates them.
+OPEN = ('optimizer_options', 'schedule_options')
+
 
 def default(network: str = models.DEFAULT_NETWORK) -> ConfigDict:
   """Return every key with its default: VDM's text-to-video settings where the paper gives them.
@@ -30,8 +33,16 @@ def default(network: str = models.DEFAULT_NETWORK) -> ConfigDict:
   """
   config = ConfigDict({'seed': 0, 'data': _data(), 'training': _training(), 'sampling': _sampling()})
   config.model = _model(network, config.data)
-  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}  # devices per mesh axis; -1: all remaining devices
-  return config.lock()
+  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}  # devices per mesh axis; -1: all that remain
+  return _lock(config)
+
+
+def _lock(config: ConfigDict) -> ConfigDict:
+  """Lock a configuration but for OPEN, whose keys depend on the function that they are arguments of."""
+  config.lock()
+  for name in OPEN:
+    config.training[name].unlock()
+  return config
 
 
 def _data() -> dict[str, Any]:
@@ -117,30 +128,32 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
 def _training() -> dict[str, Any]:
   return {
     'num_steps': 200_000,
-    'log_every': 100,
+    'log_every': 100,  # steps, as all of the following `_every`
     'checkpoint_every': 5_000,
-    'preview_every': 5_000,  # sample videos during training; 0: at its end alone
+    'preview_every': 5_000,  # sample videos during training; 0: only at its end
     'heldout_every': 1_000,  # loss on held-out clips; 0: never
     'keep_checkpoints': 2,
-    'stall_seconds': 1_800.0,  # a step, or the batch for it, that takes longer ends the run with a reason; 0: no limit
+    'stall_seconds': 1_800.0,  # hang detection: longest time for a step or its batch; 0: no limit
     'tensorboard': False,
-    'optimizer': 'adam',  # adam or lamb
-    'learning_rate': 3e-4,
-    'schedule': 'constant',  # after the warm-up: constant, or cosine to zero at num_steps
+    'optimizer': 'adam',  # adam, lamb, an optimizer of optax (adafactor, lion, muon, ...), or custom (an argument)
+    'optimizer_options': {},  # further arguments of the optimizer by name, such as {'momentum': 0.9} for sgd
+    'learning_rate': 3e-4,  # the highest, after the warm-up
+    'schedule': 'constant',  # constant, cosine (to zero at num_steps), one of optax.schedules, or custom (an argument)
+    'schedule_options': {},  # arguments of a schedule of optax, such as {'transition_steps': 10_000, 'decay_rate': 0.5}
     'warmup_steps': 1_000,
-    'beta1': 0.9,
-    'beta2': 0.99,
-    'weight_decay': 0.0,  # decoupled; not on biases and norms
+    'beta1': 0.9,  # adam, lamb
+    'beta2': 0.99,  # adam, lamb
+    'weight_decay': 0.0,  # adam, lamb: decoupled; not on biases and norms
     'clip_norm': 1.0,  # global norm of the gradient; 0: no clipping
-    'spike_factor': 0.0,  # a gradient norm so many times the usual one skips its step, such as 10; 0: none does
+    'spike_factor': 0.0,  # skip steps whose gradient norm exceeds this many times its average, such as 10; 0: never
     'ema_decay': 0.9999,
-    'ema_half_life': 0.0,  # steps; when positive it replaces ema_decay by 0.5^(1 / half-life)
-    'ema_warmup': False,  # decay at step n at most (1 + n) / (10 + n)
+    'ema_half_life': 0.0,  # updates; if positive, ema_decay is 0.5^(1 / half-life)
+    'ema_warmup': False,  # decay after n updates at most (1 + n) / (10 + n)
     'condition_drop_rate': 0.1,  # of text and labels, for classifier-free guidance
-    'self_condition_rate': 0.0,  # Snap: 0.9
+    'self_condition_rate': 0.0,  # share of examples with self-conditioning. Snap: 0.9
     'accumulation_steps': 1,  # micro-batches per step
-    'first_stage': '',  # second stage: workdir of the trained first stage, whose weights training starts from
-    'accept_mismatch': False,  # start although tensors of the first stage do not fit; those are fresh
+    'first_stage': '',  # second stage: workdir of the trained first stage, whose weights initialize it
+    'accept_mismatch': False,  # initialize afresh the tensors that do not fit the first stage's
   }
 
 
@@ -190,6 +203,9 @@ def unknown_key(name: str) -> str | None:
   """Return the error message for an override's key `config.section.key`, with the closest key; None if it exists."""
   node, path = to_dict(default()), []
   for key in name.split('.')[1:]:
+    if path and path[-1] in OPEN:
+      table = 'config.' + '.'.join(path)
+      return f'{name} cannot be set alone: give all options at once, --{table}="{{\'{key}\': ...}}".'
     if not isinstance(node, Mapping) or key not in node:
       return _not_a_key(key, node if isinstance(node, Mapping) else {}, ''.join(f'{part}.' for part in path))
     node, path = node[key], [*path, key]
@@ -213,7 +229,7 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
   config = default(values['model']['network'])
   with config.unlocked():
     config.update(values)
-  return config
+  return _lock(config)
 
 
 def complete(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,6 +275,8 @@ def _compare(given: Mapping[str, Any], expected: Mapping[str, Any], prefix: str)
       )
     value = given[key]
     if isinstance(default_value, Mapping) and isinstance(value, Mapping):
+      if key in OPEN:
+        continue
       _compare(value, default_value, f'{prefix}{key}.')
     elif not _fits(value, default_value):
       raise ValueError(

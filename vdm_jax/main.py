@@ -183,12 +183,13 @@ def _define_config(mode: str, argv: Sequence[str]) -> Run | None:
   return run
 
 
-def _meeting(mode: str, argv: Sequence[str]) -> runtime.Meeting | None:
-  """Where this process meets others; None if it runs alone."""
-  place = runtime.meeting(*(command.peek(argv, name) for name in ('coordinator', 'num_processes', 'process_id')))
-  if place is not None and not MODES[mode].joint:
+def _rendezvous(mode: str, argv: Sequence[str]) -> runtime.Rendezvous | None:
+  """Where this process joins others; None if it runs alone."""
+  given = (command.peek(argv, name) for name in ('coordinator', 'num_processes', 'process_id'))
+  rendezvous = runtime.find_rendezvous(*given)
+  if rendezvous is not None and not MODES[mode].joint:
     raise InvalidInput(f'--mode={mode} runs in a single process: start it once, without --coordinator.')
-  return place
+  return rendezvous
 
 
 def run() -> None:
@@ -198,8 +199,9 @@ def run() -> None:
     try:
       mode = command.peek(argv, 'mode') or 'train'
       choose('--mode', mode, MODES)
-      patience = jobs.PREFLIGHT_SECONDS if mode == 'preflight' else runtime.MEETING_SECONDS
-      stack.enter_context(runtime.joined(_meeting(mode, argv), good=(0, ExitStatus.STOPPED), patience=patience))
+      timeout = jobs.PREFLIGHT_SECONDS if mode == 'preflight' else runtime.RENDEZVOUS_SECONDS
+      success = (0, ExitStatus.STOPPED)
+      stack.enter_context(runtime.join_process_group(_rendezvous(mode, argv), success=success, timeout=timeout))
       opened = _define_config(mode, argv)
     except (InvalidInput, ValueError, OSError) as error:
       command.refuse(error.args)

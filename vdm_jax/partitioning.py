@@ -128,16 +128,24 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def like_params(abstract: Any, params: Any, shardings: Any, default: NamedSharding) -> Any:
-  """Return shardings for a tree that contains copies of the parameter tree, such as moments and averages.
+  """Return shardings for a tree that holds copies of the parameters: moments of any optimizer, averages.
 
-  Every subtree of `abstract` with the structure of `params` gets `shardings`, every other leaf `default`.
+  A leaf whose path ends in that of a parameter and that has the parameter's shape is split as the parameter is. All
+  other leaves get `default`, such as an optimizer's factored moments.
   """
-  structure = jax.tree.structure(params)
+  paths = jax.tree_util.tree_leaves_with_path(params)
+  found = {
+    path: (leaf.shape, sharding) for (path, leaf), sharding in zip(paths, jax.tree.leaves(shardings), strict=True)
+  }
 
-  def is_params(tree: Any) -> bool:
-    return jax.tree.structure(tree) == structure
+  def place(path: Any, leaf: Any) -> NamedSharding:
+    for start in range(len(path) + 1):  # the longest end first
+      shape, sharding = found.get(path[start:], (None, None))
+      if shape == leaf.shape:
+        return sharding
+    return default
 
-  return jax.tree.map(lambda tree: shardings if is_params(tree) else default, abstract, is_leaf=is_params)
+  return jax.tree_util.tree_map_with_path(place, abstract)
 
 
 def check_batch(batch_size: int, mesh: Mesh, accumulation: int = 1) -> None:

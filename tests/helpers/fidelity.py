@@ -1,4 +1,4 @@
-"""What the comparisons with other implementations share: fixtures, weights drawn by a rule, how close is close."""
+"""Shared by the comparisons with other implementations: fixtures, weights drawn by a rule, relative errors."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def below(table: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree of dicts by their names, `outer/inner`, in the order of these."""
+  """Return the leaves of a tree of dicts by name, `outer/inner`, in the order of names."""
   leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(tree))
   return dict(sorted((jax.tree_util.keystr(path, simple=True, separator='/'), leaf) for path, leaf in leaves))
 
 
 def draw(tree: Any, seed: int, kernel: float = 0.3) -> Any:
-  """Parameters for a tree of shapes, none of them zero, by the rule that README.md writes in words.
+  """Return parameters for a tree of shapes, none of them zero, by the rule in README.md.
 
-  numpy keeps the numbers of `RandomState` the same from version to version, which those of a `Generator` need not be.
+  `RandomState` gives the same numbers in all versions of numpy; a `Generator` need not.
   """
   random, values = np.random.RandomState(seed), {}
   for name, leaf in named_leaves(tree).items():
@@ -46,7 +46,7 @@ def draw(tree: Any, seed: int, kernel: float = 0.3) -> Any:
 
 
 def error(found: Any, expected: Any) -> float:
-  """The largest difference, relative to the largest number expected."""
+  """Return the largest difference, relative to the largest expected number."""
   found, expected = (np.asarray(value, np.float64) for value in (found, expected))
   assert found.shape == expected.shape, (found.shape, expected.shape)
   return float(np.abs(found - expected).max() / np.abs(expected).max())

@@ -1,4 +1,4 @@
-"""Starting processes with virtual devices: one alone, or several that meet."""
+"""Start processes with virtual devices: a single one, or a process group."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# What a script given to `met` begins with.
+# Begins every script of `group_commands`.
 HEAD = """
 import sys
 from vdm_jax import runtime
-place = runtime.meeting(*sys.argv[1:4], environment={})
+rendezvous = runtime.find_rendezvous(*sys.argv[1:4], environment={})
 index, arguments = int(sys.argv[3]), sys.argv[4:]
 """
 
 
 def virtual(devices: int) -> dict[str, str]:
-  """The environment of a process that finds so many virtual devices, and the modules of the tests."""
+  """Return the environment of a process that finds `devices` virtual devices, and the modules of the tests."""
   paths = (REPOSITORY, REPOSITORY / 'tests', REPOSITORY / 'tests' / 'training')
   flags = f'--xla_force_host_platform_device_count={devices} {os.environ.get("XLA_FLAGS", "")}'
   return dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)), XLA_FLAGS=flags)
@@ -36,14 +36,14 @@ def free_port() -> int:
     return probe.getsockname()[1]
 
 
-def met(script: str, *arguments: object, count: int = 2) -> list[list[str]]:
-  """Commands of processes that run HEAD and a script."""
-  where = f'localhost:{free_port()}', str(count)
-  return [[sys.executable, '-c', HEAD + script, *where, str(i), *map(str, arguments)] for i in range(count)]
+def group_commands(script: str, *arguments: object, count: int = 2) -> list[list[str]]:
+  """Return the commands of `count` processes that run HEAD and a script with some arguments."""
+  address = f'localhost:{free_port()}', str(count)
+  return [[sys.executable, '-c', HEAD + script, *address, str(i), *map(str, arguments)] for i in range(count)]
 
 
-class Company:
-  """Processes of so many virtual devices each; their output goes to files, not pipes."""
+class ProcessGroup:
+  """Processes with `devices` virtual devices each, killed at the end; their output goes to files, not pipes."""
 
   def __init__(
     self,
@@ -62,19 +62,19 @@ class Company:
           subprocess.Popen(command, env=env | more, cwd=REPOSITORY, stdout=file, stderr=subprocess.STDOUT)
         )
 
-  def __enter__(self) -> Company:
+  def __enter__(self) -> ProcessGroup:
     return self
 
   def __exit__(self, *error: object) -> None:
     for process in self.processes:
-      process.kill()  # SIGTERM asks processes that have met for a checkpoint
+      process.kill()  # SIGTERM would ask a process group for a checkpoint
       process.wait()
 
   def texts(self) -> list[str]:
     return [log.read_text() for log in self.logs]
 
   def wait(self, seconds: float = 120.0) -> list[int | None]:
-    """Exit statuses; None of those that have not ended by then."""
+    """Return exit statuses, None for processes that are still running after some seconds."""
     deadline = time.monotonic() + seconds
     for process in self.processes:
       with contextlib.suppress(subprocess.TimeoutExpired):
@@ -82,7 +82,7 @@ class Company:
     return [process.poll() for process in self.processes]
 
   def until(self, pattern: str, which: int = 0, seconds: float = 100.0) -> None:
-    """Waits until a process has said something."""
+    """Wait until the output of a process has a pattern."""
     deadline = time.monotonic() + seconds
     while not re.search(pattern, self.logs[which].read_text()):
       assert time.monotonic() < deadline and self.processes[which].poll() is None, '\n'.join(self.texts())

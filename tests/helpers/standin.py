@@ -1,4 +1,4 @@
-"""A tiny model with the interface of `vdm_jax.models.Model`, and data and settings for it."""
+"""A tiny model with the interface of `vdm_jax.models.Model`, with data and settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLASSES = 4
 
 
 class Standin(NamedTuple):
-  """Two dense layers over all pixels, the log-SNR and a class; half of the hidden layer is its carry."""
+  """Two dense layers of all pixels, the log-SNR and a class; the carry is the hidden layer."""
 
   config: dict[str, Any]
   process: Any = diffusion.variance_preserving()
@@ -79,7 +79,7 @@ class Standin(NamedTuple):
 
 
 def make_config(**training) -> ConfigDict:
-  """All keys that training reads; keywords change those of the section `training`."""
+  """Return all settings that training reads; keywords change those of the section `training`."""
   return ConfigDict(
     {
       'seed': 3,
@@ -95,8 +95,10 @@ def make_config(**training) -> ConfigDict:
         'stall_seconds': 600.0,
         'tensorboard': False,
         'optimizer': 'adam',
+        'optimizer_options': {},
         'learning_rate': 0.01,
         'schedule': 'cosine',
+        'schedule_options': {},
         'warmup_steps': 2,
         'beta1': 0.9,
         'beta2': 0.99,
@@ -122,7 +124,7 @@ def make_model(config: ConfigDict) -> Standin:
 
 
 def make_batch(step: int, size: int = BATCH_SIZE) -> Batch:
-  """Noisy stripes that depend on the class; a pure function of the step."""
+  """Return noisy stripes that depend on the class, a pure function of the step."""
   rng = np.random.default_rng((17, step))
   label = rng.integers(0, CLASSES, (size, 1)).astype(np.int32)
   stripes = np.sin(np.arange(4) * (label[:, :, None] + 1))[:, :, None, :, None]
@@ -131,7 +133,7 @@ def make_batch(step: int, size: int = BATCH_SIZE) -> Batch:
 
 
 def batches(start: int) -> Iterator[Batch]:
-  """Batch k is that of step k; endless."""
+  """Yield the batches of the steps from `start` on, without end."""
   while True:
     yield make_batch(start)
     start += 1

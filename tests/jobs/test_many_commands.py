@@ -7,7 +7,7 @@ import re
 import sys
 
 import pytest
-from helpers.process_group import REPOSITORY, Company, free_port
+from helpers.process_group import REPOSITORY, ProcessGroup, free_port
 
 from vdm_jax import checkpoints, partitioning
 from vdm_jax.benchmarks.train_step import load
@@ -33,23 +33,23 @@ def test_the_preflight_ends_with_one_sentence(tmp_path):
   slurm = {'SLURM_JOB_ID': str(free_port()), 'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': '2'}
   environments = [slurm | {'SLURM_PROCID': str(i), 'SLURM_LOCALID': str(i)} for i in range(2)]
   command = [*MAIN, '--mode=preflight', f'--workdir={tmp_path / "run"}']
-  with Company(tmp_path, [command] * 2, devices=2, environments=environments) as company:
-    assert company.wait(60) == [0, 0], company.texts()
-  said = [line for line in company.texts()[0].splitlines() if not line.startswith('[Gloo]')]
+  with ProcessGroup(tmp_path, [command] * 2, devices=2, environments=environments) as group:
+    assert group.wait(60) == [0, 0], group.texts()
+  said = [line for line in group.texts()[0].splitlines() if not line.startswith('[Gloo]')]
   assert re.fullmatch(SENTENCE, said[-1])
-  assert 'preflight' not in company.texts()[1], 'only one process prints'
+  assert 'preflight' not in group.texts()[1], 'only one process prints'
   assert list((tmp_path / 'run').iterdir()) == []
 
 
 @pytest.mark.slow
-def test_the_preflight_names_who_differs(tmp_path):
+def test_the_preflight_names_a_process_that_differs(tmp_path):
   command = commands('--mode=preflight', f'--workdir={tmp_path / "run"}', different=['--config.seed=7'])
-  with Company(tmp_path, command, devices=1) as company:
-    assert company.wait(60) == [2, 2], company.texts()
+  with ProcessGroup(tmp_path, command, devices=1) as group:
+    assert group.wait(60) == [2, 2], group.texts()
   assert re.search(
     r'error: process 1 on \S+ has configuration [0-9a-f]{12}, but process 0 on \S+ has configuration [0-9a-f]{12}: '
     r'.*--config',
-    company.texts()[0],
+    group.texts()[0],
   )
 
 
@@ -57,9 +57,9 @@ def test_the_preflight_names_who_differs(tmp_path):
 def test_a_folder_that_is_not_shared_is_named(tmp_path):
   command = commands('--mode=preflight')
   command = [[*line, f'--workdir={tmp_path / str(i)}'] for i, line in enumerate(command)]
-  with Company(tmp_path / 'logs', command, devices=1) as company:
-    assert company.wait(60) == [2, 2], company.texts()
-  for text in company.texts():
+  with ProcessGroup(tmp_path / 'logs', command, devices=1) as group:
+    assert group.wait(60) == [2, 2], group.texts()
+  for text in group.texts():
     assert f'error: process 1: --workdir={tmp_path / "1"} on ' in text
     assert 'process 0 writes to' in text
 
@@ -72,18 +72,18 @@ def test_a_folder_that_is_not_shared_is_named(tmp_path):
     (['--config.training.learning_rat=1'], 'process 1 failed: config.training.learning_rat is not a configuration key'),
   ],
 )
-def test_bad_input_of_one_process_ends_all_before_any_work(tmp_path, different, message):
-  with Company(tmp_path, commands(f'--workdir={tmp_path / "run"}', different=different), devices=1) as company:
-    assert company.wait(100) == [2, 2], company.texts()
-  assert f'error: {message}' in company.texts()[0]
+def test_invalid_input_of_one_process_ends_all_before_any_work(tmp_path, different, message):
+  with ProcessGroup(tmp_path, commands(f'--workdir={tmp_path / "run"}', different=different), devices=1) as group:
+    assert group.wait(100) == [2, 2], group.texts()
+  assert f'error: {message}' in group.texts()[0]
   assert not list((tmp_path / 'run').glob('*')), 'nothing is written'
 
 
 @pytest.mark.slow
 def test_sampling_is_the_work_of_one_process(tmp_path):
-  with Company(tmp_path, [command + ['--mode=sample'] for command in commands()], devices=1) as company:
-    assert company.wait(60) == [2, 2]
-  assert all(text.startswith('error: --mode=sample ') and '--coordinator' in text for text in company.texts())
+  with ProcessGroup(tmp_path, [command + ['--mode=sample'] for command in commands()], devices=1) as group:
+    assert group.wait(60) == [2, 2]
+  assert all(text.startswith('error: --mode=sample ') and '--coordinator' in text for text in group.texts())
 
 
 @pytest.mark.slow
@@ -108,10 +108,10 @@ def test_two_processes_train_by_the_command_with_previews_and_held_out_loss(tmp_
     'sampling.num_steps': 3,
   }
   options = [f'--config.{key}={value}' for key, value in toy.items()]
-  with Company(tmp_path / 'logs', commands(f'--workdir={tmp_path / "two"}', *options), devices=2) as company:
-    assert company.wait(800) == [0, 0], company.texts()
-  with Company(tmp_path / 'log', [[*MAIN, f'--workdir={tmp_path / "one"}', *options]], devices=1) as company:
-    assert company.wait(800) == [0], company.texts()
+  with ProcessGroup(tmp_path / 'logs', commands(f'--workdir={tmp_path / "two"}', *options), devices=2) as group:
+    assert group.wait(800) == [0, 0], group.texts()
+  with ProcessGroup(tmp_path / 'log', [[*MAIN, f'--workdir={tmp_path / "one"}', *options]], devices=1) as group:
+    assert group.wait(800) == [0], group.texts()
   assert checkpoints.steps(tmp_path / 'two') == [3, 6]
   files = [sorted(file.name for file in (tmp_path / name / 'samples').iterdir()) for name in ('one', 'two')]
   assert files[0] == files[1] and len(files[0]) == 4

@@ -1,4 +1,4 @@
-"""`agrees` measures how close a comparison is, and `--fidelity=FILE` writes all of these figures down."""
+"""The fixture `agrees` measures the error of a comparison; `--fidelity=FILE` records all errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pytest_addoption(parser):
 
 @pytest.fixture
 def agrees(request):
-  """Returns `agrees(found, expected, within, what, reference, quantity)`: a relative bound, and a row of the table."""
+  """Return `agrees(found, expected, within, what, reference, quantity)`: assert a relative error, and record it."""
   file = request.config.getoption('--fidelity', None)
 
   def check(found, expected, within: float, what: str, reference: str, quantity: str) -> None:

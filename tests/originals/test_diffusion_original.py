@@ -1,6 +1,6 @@
-"""Losses, posterior and samplers against the public code of VDM's authors and of EDM, with one toy network.
+"""Losses, posterior and samplers against the public code of VDM's authors and of EDM, with a toy network.
 
-Both originals ran in float64; the noises, which are theirs to draw, come from the fixtures.
+Both originals ran in float64. All random draws come from the fixtures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vdm_jax.sampling import steps
 PROCESS, EDM_PROCESS = diffusion.variance_preserving(), diffusion.input_scaled(1.0)
 DPM, EDM = 'google-research, diffusion_distillation/dpm.py', 'NVlabs/edm'
 PREDICT = {'eps': diffusion.predict_eps, 'v': diffusion.predict_v}
-# Each of dpm.py's loss weights as a factor on the loss in the network's own output.
+# Loss weights of dpm.py as factors on the loss of the network's output.
 WEIGHTS = {
   'eps/snr': 1.0,
   'eps/constant': lambda logsnr: jnp.exp(-logsnr),
@@ -45,7 +45,7 @@ def edm():
 
 
 def network(z, logsnr, cond, carry):
-  """Of the fixtures: 0.6 tanh(z) + 0.3 sin(the pixel to the left - logsnr / 8), where EDM's c_noise is -logsnr / 8."""
+  """The fixtures' network, 0.6 tanh(z) + 0.3 sin(left pixel +- logsnr / 8); EDM's c_noise is -logsnr / 8."""
   return 0.6 * jnp.tanh(z) + 0.3 * jnp.sin(jnp.roll(z, 1, -1) + expand_dims_like(cond * logsnr / 8, z)), carry
 
 
@@ -54,7 +54,7 @@ SIGN = {DPM: 1.0, EDM: -1.0}
 
 @pytest.fixture
 def draws(monkeypatch):
-  """Returns `draws(module, noises)`: from now on the module's unit noise is these, one after the other."""
+  """Return `draws(module, noises)`, which replaces the module's unit noise by these, one after the other."""
 
   def replace(module, noises):
     left = iter(noises)
@@ -110,7 +110,7 @@ def test_the_losses(kind, agrees, draws):
 @pytest.mark.parametrize('kind', ['v/free', 'v/clipped', 'eps/clipped'])
 @pytest.mark.parametrize('sampler', [*GAMMAS, 'ddim'])
 def test_sampling(kind, sampler, agrees, draws):
-  """Eight evaluations at u = 1, 7/8, ... 1/8, each from the last one's level; its last noise is not used."""
+  """Eight evaluations at u = 1, 7/8, ... 1/8; the original's last noise is not used."""
   g = dpm()
   name, clipped = kind.split('/')
   denoiser = diffusion.precondition(network, PROCESS, PREDICT[name])
@@ -161,7 +161,7 @@ def test_heun(name, agrees, draws):
   agrees(found, g[name], 1e-6, f'heun, churn {CHURNS[name]:.2f} a step', EDM, 'sample of 12 levels, edm_sampler')
 
 
-# VDM's predictor-corrector, which has no public code of its authors
+# VDM's predictor-corrector, of which there is no public code
 
 
 def corrected_in_float64(grid, z, noises, gamma, delta):

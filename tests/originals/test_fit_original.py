@@ -1,7 +1,7 @@
-"""FIT at its vanilla settings against FITDenoiser of google-research/pix2seq, weights copied tensor by tensor.
+"""FIT with the settings of the original against FITDenoiser of google-research/pix2seq, with the same weights.
 
-The original ran in float64 on images of one frame, with its own cutting into groups of patches. What only Snap's FIT
-has is switched off; README.md says what cannot be.
+The original ran in float64 on images of one frame, with its own split into groups of patches. What only Snap's FIT has
+is switched off; README.md lists the differences that remain.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vdm_jax.networks import FIT, embeddings
 from vdm_jax.types import Conditioning
 
 REFERENCE = 'google-research/pix2seq, FITDenoiser'
-# A head of the condition read is as wide there as one of the global layers, here as one of the other cross attentions.
+# In the original, heads of the condition read are as wide as those of global layers; here, of other cross attentions.
 VANILLA = {
   'num_frames': 1,
   'height': 8,
@@ -56,7 +56,7 @@ def originals():
 
 @pytest.fixture(autouse=True)
 def sinusoids_of_the_original(monkeypatch):
-  """FIT's frequencies are 10000^(-2i/width); ours, as the U-Net's, reach 1/10000 with the last."""
+  """FIT's frequencies, 10000^(-2i/width); ours, like the U-Net's, end at 1/10000."""
 
   def sinusoidal(position, width):
     frequency = 10_000.0 ** (-2 * np.arange(width // 2) / width)
@@ -69,7 +69,7 @@ def sinusoids_of_the_original(monkeypatch):
 def weights(fit, inputs, seed):
   params = draw(jax.eval_shape(fit.init, jax.random.key(0), *inputs)['params'], seed)
   if fit.cross_feed_forward:
-    # The original has a feed-forward after each cross attention but the condition read: with zeros it does nothing.
+    # The original has no feed-forward after the condition read: zeros make ours the identity.
     silent = params['blocks']['condition_read']['feed_forward']
     silent['contract'] = jax.tree.map(jnp.zeros_like, silent['contract'])
   return params
@@ -77,13 +77,13 @@ def weights(fit, inputs, seed):
 
 @functools.cache
 def compiled(name):
-  """`(params, inputs, output weight, latents weight) -> (gradients of the weighted sum or None, (output, latents))`."""
+  """Return a function of parameters, inputs and weights: gradients of the weighted sum or None, output and latents."""
   fit = CASES[name]
 
   def total(params, inputs, output_weight, latents_weight):
     out, latents = fit.apply({'params': params}, *inputs)
     loss = jnp.sum(out[:, 0] * output_weight)
-    # A network that hands nothing on has no latents to show.
+    # Without self-conditioning the network returns no latents.
     return loss + (jnp.sum(latents * latents_weight) if fit.self_conditioning else 0.0), (out[:, 0], latents)
 
   if name in dict(WITH_GRADIENTS):
@@ -93,7 +93,7 @@ def compiled(name):
 
 @pytest.mark.parametrize('seed', SEEDS)
 @pytest.mark.parametrize('name', CASES)
-def test_outputs_latents_and_gradients_are_those_of_pix2seq(name, seed, agrees):
+def test_outputs_latents_and_gradients_equal_pix2seq(name, seed, agrees):
   fit, given = CASES[name], below(originals(), f'inputs/{seed}/')
   cond = Conditioning(text=given['text'][:, None])
   inputs = given['x'][:, None], given['logsnr'], cond, given['previous'] if fit.self_conditioning else None
@@ -108,7 +108,7 @@ def test_outputs_latents_and_gradients_are_those_of_pix2seq(name, seed, agrees):
     return
   flat, tensors = expected['gradients'], named_leaves(gradients)
   for tensor, gradient in tensors.items():
-    if tensor.endswith('key/bias'):  # softmax does not see it: all of its gradient is rounding
+    if tensor.endswith('key/bias'):  # softmax does not depend on it: its gradient is rounding error
       largest = np.abs(tensors[tensor.replace('key', 'value')]).max()
       np.testing.assert_allclose(gradient, 0, atol=1e-5 * largest)
     elif 'condition_read/feed_forward' not in tensor:

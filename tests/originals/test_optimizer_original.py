@@ -1,4 +1,4 @@
-"""LAMB against the optimizer that pix2seq builds, of TensorFlow Addons; Adam and the average of weights in float64."""
+"""LAMB against pix2seq's optimizer from TensorFlow Addons; Adam and the average of weights against float64 loops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vdm_jax.training import optimizer, state
 
 STEPS, WARMUP = 200, 20
 SHAPES = {
-  'blocks': {'kernel': (3, 4, 5), 'bias': (3, 5)},  # three layers in a stack; of the original, variables of their own
+  'blocks': {'kernel': (3, 4, 5), 'bias': (3, 5)},  # three stacked layers; in the original, separate variables
   'norm': {'scale': (4,), 'bias': (4,)},
   'out': {'kernel': (5, 2), 'bias': (2,)},
   'position_embedding': (6, 4),
@@ -31,7 +31,7 @@ RATE = 'google-research/pix2seq, WarmUpAndDecay'
 
 @functools.cache
 def gradients(step):
-  """0.3 plus normal noise, times 0.01 to 10."""
+  """Return 0.3 plus normal noise, times a factor from 0.01 to 10."""
   random, size = np.random.RandomState(1000 + step), 10.0 ** (-2 + 3 * (37 * step % 100) / 100)
   noise = {name: random.standard_normal(leaf.shape).astype(np.float32) for name, leaf in named_leaves(EMPTY).items()}
 
@@ -43,7 +43,7 @@ def gradients(step):
 
 
 def build(**changes):
-  """The optimizer of a configuration, and one compiled update: `(params, state, gradients, step) -> ...`."""
+  """Return the optimizer and a jitted update `(params, state, gradients, step) -> (params, state)`."""
   settings = {'warmup_steps': WARMUP, 'num_steps': STEPS, 'learning_rate': 0.01, 'weight_decay': 0.05, 'beta2': 0.99}
   training = make_config(**{f'training__{key}': value for key, value in (settings | changes).items()}).training
   rule = optimizer.build(training, AXES)
@@ -57,11 +57,11 @@ def build(**changes):
 
 
 def step_of(original):
-  """Our step whose rate the original has at this one: its warm-up begins at 0, ours at the first share of the peak."""
+  """Return our step with the original's rate at this step: its warm-up starts at 0, ours is one step ahead."""
   return jnp.int32(original - 1 if original < WARMUP else original)
 
 
-def test_200_steps_of_lamb_are_those_of_pix2seq(agrees):
+def test_200_steps_of_lamb_equal_pix2seq(agrees):
   rule, update = build(optimizer='lamb', schedule='cosine', clip_norm=0.0)
   found = [rule.learning_rate(step_of(step)) for step in range(STEPS)]
   quantity = 'rate of each step, in the warm-up of the one before'
@@ -77,7 +77,7 @@ def test_200_steps_of_lamb_are_those_of_pix2seq(agrees):
 
 
 @pytest.mark.parametrize('warmup', [False, True])
-def test_200_steps_of_adam_and_their_average_are_a_float64_loop(warmup, agrees):
+def test_200_steps_of_adam_and_their_average_equal_a_float64_loop(warmup, agrees):
   rule, update = build(optimizer='adam', schedule='constant', clip_norm=1.0)
   params = average = draw(EMPTY, 0)
   opt_state = rule.init(params)

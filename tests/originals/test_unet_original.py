@@ -1,6 +1,6 @@
-"""The U-Net on one frame against the U-Net of diffusion_distillation, weights copied; Shaw's attention by three loops.
+"""The U-Net on one frame against the U-Net of diffusion_distillation, with the same weights; Shaw's attention in loops.
 
-The original ran in float64. Temporal attention, which it has not, is silenced by zeros in its output projections.
+The original ran in float64. It has no temporal attention, so ours has zeros in its output projections.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REFERENCE = 'google-research, diffusion_distillation/unet.py'
 
 
 @pytest.mark.parametrize('resample', ['residual', 'conv'])
-def test_one_frame_is_an_image_of_the_original(resample, agrees):
+def test_one_frame_equals_an_image_of_the_original(resample, agrees):
   given, network = load('unet.npz'), UNet3D(**SETTINGS, resample=resample)
   x, logsnr = given['x'][:, None], given['logsnr']
   params = draw(jax.eval_shape(network.init, jax.random.key(0), x, logsnr, Conditioning())['params'], 0, kernel=0.1)
@@ -51,7 +51,7 @@ FRAMES, HEADS, WIDTH = 5, 2, 4
 
 
 def shaw(q, k, v, key_table, value_table):
-  """Shaw et al. 2018, Eqs. 3 and 4, for one head: every row of scores and every output channel from its own sum."""
+  """Relative attention of one head in plain loops (Shaw et al. 2018, Eqs. 3 and 4)."""
   frames = len(q)
   out = np.zeros_like(q)
   for i in range(frames):
@@ -67,7 +67,7 @@ def shaw(q, k, v, key_table, value_table):
 
 
 @pytest.mark.parametrize('frames', [FRAMES, 3])
-def test_temporal_attention_is_shaws(frames, agrees):
+def test_temporal_attention_equals_shaws(frames, agrees):
   layer, channels = TemporalAttention(FRAMES, WIDTH, norm_groups=2), HEADS * WIDTH
   x = np.random.RandomState(0).standard_normal((1, frames, 2, 1, channels)).astype(np.float32)
   params = draw(jax.eval_shape(lambda: layer.init(jax.random.key(0), x, frames))['params'], 0)

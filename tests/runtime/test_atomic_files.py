@@ -1,4 +1,4 @@
-"""A file is the old one or the new one, whoever writes it and however that ends."""
+"""Atomic files: readers see the old content or the new one, however writing ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vdm_jax.runtime.atomic_files import atomic_write, sweep, write_text
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_only_the_old_file(tmp_path):
   path = tmp_path / 'new' / 'note.txt'
   write_text(path, 'old é')
   with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
@@ -24,7 +24,7 @@ def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
   assert list(path.parent.iterdir()) == [path]
 
 
-def test_two_that_write_the_same_file_do_not_meet(tmp_path):
+def test_two_writers_of_one_file_do_not_interfere(tmp_path):
   path = tmp_path / 'note.txt'
   with atomic_write(path) as first, atomic_write(path) as second:
     first.write_text('first')
@@ -44,7 +44,7 @@ while True:
 """
 
 
-def test_readers_and_kills_never_see_a_part(tmp_path):
+def test_readers_never_see_a_part_although_writers_are_killed(tmp_path):
   path = tmp_path / 'note.txt'
   for _ in range(3):
     with subprocess.Popen([sys.executable, '-c', WRITER, path], env=dict(os.environ, PYTHONPATH=str(ROOT))) as writer:
@@ -57,7 +57,7 @@ def test_readers_and_kills_never_see_a_part(tmp_path):
   assert list(tmp_path.iterdir()) == [path], 'nothing is left of killed writers'
 
 
-def test_only_what_writers_left_is_swept(tmp_path):
+def test_only_leftovers_of_writers_are_swept(tmp_path):
   names = ['.note.txt.tmp', 'note.txt.0123abcd.tmp', '.note.0123abcd.tmp~', '.note.0123abcg.tmp', 'note.txt', '.hidden']
   for name in [*names, '.note.txt.0123abcd.tmp', '.a.1234567f.tmp']:
     (tmp_path / name).touch()

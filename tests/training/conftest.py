@@ -1,4 +1,4 @@
-"""Makes these test modules importable from subprocesses that share their helpers."""
+"""Makes these test modules importable in subprocesses."""
 
 from __future__ import annotations
 

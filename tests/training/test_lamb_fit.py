@@ -1,4 +1,4 @@
-"""LAMB on FIT's own parameters: layers under two scans are tensors of their own, and nothing stays at zero."""
+"""LAMB on FIT's parameters: layers under two scans are separate tensors, and nothing stays at zero."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def rule(**changes):
 
 
 def gradients(step):
-  """Fixed noise of a size that differs from step to step: some above the clipping norm, some below."""
+  """Return fixed noise of varying size: some above the clipping norm, some below."""
   leaves, structure = jax.tree.flatten(start())
   rng = np.random.default_rng((7, step))
   scale = 10.0 ** rng.uniform(-3, 1)
@@ -63,7 +63,7 @@ def gradients(step):
 
 
 def separate(tree):
-  """Every tensor of every layer by itself, in float64, under its name."""
+  """Return every tensor of every layer separately, by name, in float64."""
   flat = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
@@ -79,7 +79,7 @@ def kind(name):
 
 @functools.cache
 def first_update():
-  """Without clipping or decay; `(gradient, update)` by tensor."""
+  """Return gradient and update by tensor, without clipping or decay."""
   built = rule(clip_norm=0.0, weight_decay=0.0)
   updates, _ = jax.jit(built.update)(gradients(0), built.init(start()), start(), jnp.int32(0))
   return separate(gradients(0)), separate(updates)
@@ -113,7 +113,7 @@ def test_steps_equal_a_plain_loop_over_separate_layers():
     np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_biases_and_norms_move_by_the_learning_rate_and_matrices_by_their_own_size():
+def test_biases_and_norms_move_by_the_learning_rate_and_matrices_in_proportion_to_their_norm():
   gradient, update = first_update()
   for name, before in separate(start()).items():
     if kind(name) in ('bias', 'scale'):
@@ -125,7 +125,7 @@ def test_biases_and_norms_move_by_the_learning_rate_and_matrices_by_their_own_si
 
 
 def test_the_norm_of_self_conditioning_leaves_zero():
-  """At initialisation nothing depends on the carry, yet the loss has a gradient for every channel of LN0."""
+  """At initialization nothing depends on the carry, yet the loss has a gradient for every channel of LN0."""
   params, target = start(), INPUTS[0]
 
   def loss(norm):

@@ -10,7 +10,7 @@ from vdm_jax import diffusion
 from vdm_jax.training import metrics
 
 
-def test_every_level_counts_in_exactly_one_band():
+def test_every_level_belongs_to_exactly_one_band():
   logsnr = np.array([-30.0, -20, -6.01, -6, -2.01, -2, 1.99, 2, 5.99, 6, 20, 35], np.float32)
   loss = 2.0 ** np.arange(12)
   total, count = metrics.bands(jnp.asarray(loss), jnp.asarray(logsnr))
@@ -18,13 +18,13 @@ def test_every_level_counts_in_exactly_one_band():
   np.testing.assert_array_equal(total, [7, 24, 96, 384, 3584])
 
 
-def test_the_bands_have_the_stated_shares_of_the_cosine_schedule():
+def test_the_bands_have_the_documented_shares_of_the_cosine_schedule():
   logsnr = diffusion.cosine_logsnr(jnp.linspace(0, 1, 10_001))
   _, count = metrics.bands(jnp.ones(10_001), logsnr)
   np.testing.assert_allclose(count / 10_001, [0.03, 0.19, 0.55, 0.19, 0.03], atol=0.006)
 
 
-def test_a_row_has_the_means_of_the_steps_applied_and_the_last_of_the_others():
+def test_a_row_has_means_over_applied_steps_and_last_values():
   sums = metrics.zeros()
   for loss, spike, rate in ((1.0, False, 0.1), (np.nan, False, 0.2), (9e9, True, 0.2), (4.0, False, 0.3)):
     sums = metrics.add(
@@ -53,7 +53,7 @@ def test_a_row_has_the_means_of_the_steps_applied_and_the_last_of_the_others():
   }
 
 
-def test_a_window_without_a_step_applied_has_no_loss():
+def test_a_window_without_applied_steps_has_no_loss():
   sums = metrics.zeros() | {'steps': jnp.float32(3), 'skipped': jnp.float32(3)}
   assert metrics.row(sums) == {
     'train/parameter_norm': 0.0,

@@ -1,4 +1,4 @@
-"""The record of a run: rows, events, times and the line of progress."""
+"""Logs of a run: rows, events, times and the line of progress."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def rows_of(workdir):
 
 
 def write(workdir, *rows, resumed=0, tensorboard=False):
-  writer = metrics_log.Rows(workdir, resumed=resumed, tensorboard=tensorboard)
+  writer = metrics_log.MetricsWriter(workdir, resumed=resumed, tensorboard=tensorboard)
   for row in rows:
     writer.write(row)
   writer.close()
 
 
-def test_rows_after_the_resumed_step_are_cut_and_written_again(tmp_path):
+def test_rows_after_the_resumed_step_are_dropped_and_rewritten(tmp_path):
   write(tmp_path, *({'step': k, 'train/loss': 1.0} for k in (2, 4, 6)))
   write(tmp_path, {'step': 6, 'train/loss': 2.0}, resumed=5)
   assert [(row['step'], row['train/loss']) for row in rows_of(tmp_path)] == [(2, 1.0), (4, 1.0), (6, 2.0)]
 
 
 @pytest.mark.parametrize('torn', ['{"step": 4, "train/lo', '{"step": 4}', 'garbage\n'])
-def test_a_row_that_a_kill_cut_short_goes(tmp_path, torn):
+def test_an_incomplete_row_of_a_killed_run_is_dropped(tmp_path, torn):
   write(tmp_path, {'step': 2, 'train/loss': 1.0})
   with open(tmp_path / 'metrics.jsonl', 'a') as file:
     file.write(torn)
@@ -42,7 +42,7 @@ def test_numbers_that_are_not_finite_are_null(tmp_path):
   assert rows_of(tmp_path) == [{'step': 1, 'a': None, 'b': None, 'c': 1.5}]
 
 
-def test_tensorboard_events_are_written_when_asked(tmp_path):
+def test_tensorboard_events_are_written_on_request(tmp_path):
   write(tmp_path, {'step': 1, 'train/loss': 0.5}, tensorboard=True)
   (events,) = (tmp_path / 'tensorboard').iterdir()
   assert b'train/loss' in events.read_bytes()
@@ -50,12 +50,8 @@ def test_tensorboard_events_are_written_when_asked(tmp_path):
 
 def test_tensorboard_without_its_package_is_a_clear_error(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'tensorboardX', None)
-  with pytest.raises(ModuleNotFoundError) as error:
+  with pytest.raises(ModuleNotFoundError, match='training.tensorboard=True needs tensorboardX'):
     write(tmp_path, tensorboard=True)
-  assert str(error.value) == (
-    'training.tensorboard=True needs tensorboardX: pip install tensorboardX, or set it to False '
-    '(metrics.jsonl holds the same numbers).'
-  )
 
 
 @pytest.mark.parametrize(
@@ -67,11 +63,11 @@ def test_tensorboard_without_its_package_is_a_clear_error(tmp_path, monkeypatch)
   ],
 )
 def test_the_line_of_progress(step, rate, line):
-  assert metrics_log.progress(step, 1000, 0.12341, rate) == line
+  assert metrics_log.progress_line(step, 1000, 0.12341, rate) == line
 
 
-def watched(monkeypatch, watch):
-  """The row of four steps, each of which waits 1 s for data, 2 s for the device, pauses 3 s and takes 0.5 s besides."""
+def row_of_four_steps(monkeypatch, watch):
+  """Return the row of four steps, each with 1 s for data, 2 s for the device, a pause of 3 s and another 0.5 s."""
   now = [100.0]
   monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
   watch.reset()
@@ -85,9 +81,9 @@ def watched(monkeypatch, watch):
   return watch.row()
 
 
-def test_the_parts_of_the_time_add_up(monkeypatch):
+def test_the_parts_of_the_time_sum_to_the_whole(monkeypatch):
   watch = metrics_log.Stopwatch(examples_per_device=7.0)
-  assert watched(monkeypatch, watch) == {
+  assert row_of_four_steps(monkeypatch, watch) == {
     'time/steps_per_second': 4 / 14,
     'time/step_seconds': 3.5,
     'time/samples_per_second_per_device': 2.0,
@@ -101,10 +97,10 @@ def test_the_parts_of_the_time_add_up(monkeypatch):
   }
 
 
-def test_the_share_of_the_peak_is_the_ideal_time_over_that_of_a_step_and_compilation_stays_in_the_rows(monkeypatch):
+def test_mfu_is_the_ideal_time_over_that_of_a_step_and_compilation_stays_in_the_rows(monkeypatch):
   watch = metrics_log.Stopwatch(examples_per_device=7.0, ideal_step_seconds=1.4)
   watch.compile_seconds = 60.0
   for _ in range(2):
-    row = watched(monkeypatch, watch)
+    row = row_of_four_steps(monkeypatch, watch)
     assert row['time/mfu'] == pytest.approx(1.4 / 3.5)
     assert row['time/compile_seconds'] == 60.0

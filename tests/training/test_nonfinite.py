@@ -1,4 +1,4 @@
-"""What a run leaves that ends because its steps are not finite: enough to do the last one again, bit for bit."""
+"""A run that ends because its steps are not finite leaves a bundle, from which the last is repeated bit for bit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def poisoned(start):
 
 @pytest.fixture(scope='module')
 def ended(tmp_path_factory):
-  """A run that ended, its bundle, and what it was made of."""
+  """The bundle of a run that ended, with its configuration, model and mesh."""
   workdir = tmp_path_factory.mktemp('ended')
   config, mesh = standin.make_config(num_steps=30, schedule='constant'), partitioning.make_mesh({'data': -1})
   model = standin.make_model(config)
@@ -37,7 +37,7 @@ def ended(tmp_path_factory):
   return workdir / 'nonfinite' / f'step_{STEP:08d}', config, model, mesh
 
 
-def test_the_bundle_holds_the_step_and_names_the_first_bad_part(ended):
+def test_the_bundle_has_the_step_and_names_the_first_non_finite_part(ended):
   folder, config, _, _ = ended
   report = json.loads((folder / 'report.json').read_text())
   assert report['step'] == STEP and report['seed'] == 3 and report['elements'] == [8 * 13, 8 * 14]
@@ -52,22 +52,22 @@ def test_the_bundle_holds_the_step_and_names_the_first_bad_part(ended):
   assert checkpoints.steps(folder) == [STEP - 1]
 
 
-def test_a_step_done_again_has_the_same_bits(ended):
+def test_a_repeated_step_has_the_same_bits(ended):
   done = replay(*ended)
   assert done.step == STEP and done.same
   assert np.flatnonzero(np.isnan(done.measured['per_example'])).tolist() == [5]
   assert done.found[0] == 'batch: x'
 
 
-def test_a_step_done_otherwise_has_other_bits(ended, tmp_path):
+def test_a_step_repeated_with_changes_has_other_bits(ended, tmp_path):
   folder, config, model, mesh = ended
   changed = config.copy_and_resolve_references()
   changed.seed = 4
   assert not replay(folder, changed, model, mesh).same
 
 
-def test_the_state_kept_is_the_one_the_step_was_taken_from(ended):
-  """Two steps more were dispatched before the run ended: they changed nothing."""
+def test_the_bundle_has_the_state_before_the_step(ended):
+  """Two more steps were dispatched before the run ended: they changed nothing."""
   folder, config, model, mesh = ended
   layout = state.abstract(model, optimizer.build(config.training, model.logical_axes, model.decay_mask), mesh)
   with checkpoints.Checkpointer(folder, 1) as checkpointer:
@@ -79,13 +79,9 @@ def test_the_state_kept_is_the_one_the_step_was_taken_from(ended):
   assert (int(kept.step), int(kept.updates), int(kept.skipped_in_a_row)) == (STEP - 1, 4, 9)
 
 
-def test_a_folder_that_is_no_bundle_is_named(ended, tmp_path):
-  with pytest.raises(FileNotFoundError) as error:
+def test_a_folder_that_is_not_a_bundle_is_named(ended, tmp_path):
+  with pytest.raises(FileNotFoundError, match=f'{tmp_path} has no batch.safetensors'):
     replay(tmp_path, *ended[1:])
-  assert str(error.value) == (
-    f'{tmp_path} has no batch.safetensors: name a folder workdir/nonfinite/step_..., as a run leaves it that ended '
-    'because its steps were not finite.'
-  )
 
 
 class Layer(nn.Module):
@@ -95,7 +91,7 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-  """Layers between two others, scanned and rematerialised as FIT's are."""
+  """Layers between two others, scanned and rematerialized as FIT's are."""
 
   @nn.compact
   def __call__(self, x):
@@ -116,8 +112,8 @@ class Stacked(standin.Standin):
     return lambda x, logsnr, cond, carry: (Stack().apply({'params': params}, x), carry)
 
 
-def test_the_first_bad_layer_is_named_before_those_it_spoils():
-  """Its kernel overflows in the second of three layers: everything after it is bad, and nothing before."""
+def test_the_first_non_finite_layer_is_named():
+  """A kernel overflows in the second of three layers: everything after it is not finite, and nothing before."""
   config = standin.make_config()
   model, mesh = Stacked(config.model.to_dict()), partitioning.make_mesh({'data': -1})
   params = model.init(jax.random.key(0))
@@ -132,11 +128,11 @@ def test_the_first_bad_layer_is_named_before_those_it_spoils():
 
 
 @pytest.mark.parametrize('part', ['params', 'opt_state', 'ema'])
-def test_a_state_that_is_damaged_ends_the_run_at_once_and_is_not_saved(tmp_path, part):
-  """The next start takes the checkpoint before it, and ends as if nothing had been."""
+def test_a_damaged_state_ends_the_run_at_once_and_is_not_saved(tmp_path, part):
+  """The next start resumes from the checkpoint before, and ends like an undisturbed run."""
   mesh = partitioning.make_mesh({'data': -1})
 
-  def spoilt(current):
+  def damaged(current):
     leaves, tree = jax.tree.flatten(getattr(current, part))
     largest = max(range(len(leaves)), key=lambda i: leaves[i].size)
     leaves[largest] = leaves[largest].at[(0,) * leaves[largest].ndim].set(jnp.nan)
@@ -148,7 +144,7 @@ def test_a_state_that_is_damaged_ends_the_run_at_once_and_is_not_saved(tmp_path,
 
   good = run(4, tmp_path / 'run')
   with checkpoints.Checkpointer(tmp_path / 'run', 2) as checkpointer:
-    checkpointer.save(5, spoilt(good)._replace(step=jnp.int32(5)))
+    checkpointer.save(5, damaged(good)._replace(step=jnp.int32(5)))
   with pytest.raises(nonfinite.Damaged) as error:
     run(12, tmp_path / 'run')
   assert str(error.value).startswith(f'step 6 was not finite because of state: {part}/')

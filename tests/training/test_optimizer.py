@@ -1,15 +1,18 @@
-"""The optimizers against plain float64 loops over separate tensors; the schedule against its closed form."""
+"""Adam and LAMB against plain float64 loops over separate tensors; optimizers of optax by name and as arguments."""
 
 from __future__ import annotations
 
+import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers.standin import make_config
 
+from vdm_jax import configuration
 from vdm_jax.training import optimizer
 
 STEPS = 200
@@ -48,7 +51,7 @@ def gradients(step):
 
 
 def unstack(tree):
-  """Named separate float64 tensors: the stacked blocks one by one."""
+  """Return separate float64 tensors by name, the stacked blocks one by one."""
   flat = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
@@ -60,7 +63,7 @@ def unstack(tree):
 
 
 def reference(start, config, eps):
-  """Clip, Adam, decoupled decay and, for LAMB, the trust ratio, tensor by tensor."""
+  """Clipping, Adam, decoupled decay and, for LAMB, the trust ratio, tensor by tensor."""
   params = unstack(start)
   first = {name: np.zeros_like(p) for name, p in params.items()}
   second = {name: np.zeros_like(p) for name, p in params.items()}
@@ -112,7 +115,7 @@ def test_200_steps_equal_a_plain_loop_over_separate_tensors(name, eps, schedule)
 
 
 def test_without_axis_names_a_stack_has_one_ratio():
-  """The law that the axis names are for: it fails without them."""
+  """So the names are needed."""
   config = settings(optimizer='lamb', schedule='constant', warmup_steps=1)
   params = {'kernel': jnp.stack([jnp.ones((2, 2)), 100 * jnp.ones((2, 2))])}
   gradient = {'kernel': jnp.ones((2, 2, 2))}
@@ -128,7 +131,7 @@ def test_without_axis_names_a_stack_has_one_ratio():
 
 @pytest.mark.parametrize('name', ['adam', 'lamb'])
 def test_a_bias_that_starts_at_zero_leaves_it_at_the_rate_of_adam(name):
-  """optax.lamb multiplies it by its own norm: 0 keeps it still, then it grows exponentially."""
+  """`optax.lamb` multiplies it by its norm: it stays at 0, or grows exponentially."""
   config = settings(optimizer=name, schedule='constant', warmup_steps=1, clip_norm=0.0)
   rule = optimizer.build(config)
   params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.zeros(2)}
@@ -139,18 +142,7 @@ def test_a_bias_that_starts_at_zero_leaves_it_at_the_rate_of_adam(name):
   np.testing.assert_allclose(params['bias'], -10 * config.learning_rate, rtol=1e-4)
 
 
-@pytest.mark.parametrize('schedule', ['constant', 'cosine'])
-@pytest.mark.parametrize('warmup', [0, 1, 7])
-def test_the_learning_rate_is_its_closed_form(schedule, warmup):
-  config = settings(schedule=schedule, warmup_steps=warmup)
-  rate = jax.jit(optimizer.build(config).learning_rate)
-  found = [float(rate(step)) for step in range(STEPS + 1)]
-  expected = [closed_form_rate(config, step) for step in range(STEPS + 1)]
-  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-9)
-  assert schedule == 'constant' or found[STEPS] == 0.0
-
-
-def test_decay_shrinks_kernels_and_embeddings_by_name_and_nothing_else():
+def test_only_kernels_and_embeddings_decay_by_name():
   config = settings(schedule='constant', warmup_steps=1, clip_norm=0.0)
   params = {
     name: jnp.ones((2, 2))  # the biases of multi-head projections have two axes as well
@@ -163,28 +155,151 @@ def test_decay_shrinks_kernels_and_embeddings_by_name_and_nothing_else():
   np.testing.assert_allclose(updates['kernel'], -config.learning_rate * config.weight_decay, rtol=1e-6)
 
 
+OPTAX = {'weight_decay': 0.0, 'schedule': 'constant', 'warmup_steps': 1, 'clip_norm': 0.0}
+
+
+@pytest.mark.parametrize('name', sorted(optimizer.optax_optimizers()))
+def test_every_optimizer_of_optax_takes_steps_at_the_rate_of_the_step(name):
+  """With one compiled program for all learning rates, and a state whose structure does not change."""
+  config = make_config(optimizer=name, **OPTAX | {'schedule': 'cosine', 'warmup_steps': 2}).training
+  rule = optimizer.build(config)
+  params = {'layer': {'kernel': jnp.ones((4, 6)), 'bias': jnp.ones(6)}}
+  state = jax.jit(rule.init)(params)
+  update = jax.jit(rule.update)
+  for step in range(2):
+    updates, after = update(jax.tree.map(lambda x: 0.1 * x, params), state, params, jnp.int32(step))
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
+      assert (new.shape, new.dtype) == (old.shape, old.dtype)
+    params, state = jax.tree.map(jnp.add, params, updates), after
+  assert np.asarray(updates['layer']['kernel']).any() and np.isfinite(updates['layer']['kernel']).all()
+  # At the end of the cosine the learning rate is zero.
+  moving = {
+    'cocob',
+    'dadapt_adamw',
+    'dog',
+    'dowg',
+    'lars',
+    'madgrad',
+  }  # set their own step size, or average the scaled gradients
+  updates, _ = update(jax.tree.map(lambda x: 0.1 * x, params), state, params, jnp.int32(config.num_steps))
+  assert name in moving or all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(updates))
+  assert update._cache_size() == 1
+
+
+def test_names_that_a_training_step_cannot_drive_are_unknown():
+  with pytest.raises(ValueError, match="training.optimizer='lbfgs' is unknown"):
+    optimizer.build(make_config(optimizer='lbfgs', **OPTAX).training)
+
+
+def first_update(config, params, gradient, step=0, **arguments):
+  rule = optimizer.build(config, **arguments)
+  return rule.update(gradient, rule.init(params), params, jnp.int32(step))[0]
+
+
+def test_options_reach_the_optimizer_and_decay_skips_biases():
+  config = make_config(optimizer='adamw', **OPTAX).training
+  config.optimizer_options = {'weight_decay': 0.5}
+  params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
+  updates = first_update(config, params, jax.tree.map(jnp.zeros_like, params))
+  np.testing.assert_allclose(updates['kernel'], -config.learning_rate * 0.5)
+  np.testing.assert_array_equal(updates['bias'], 0)
+
+
+def test_options_survive_the_configuration_of_a_run():
+  config = configuration.default()
+  config.training.update(optimizer='sgd', optimizer_options={'momentum': 0.9, 'nesterov': True})
+  found = configuration.from_dict(json.loads(json.dumps(config.to_dict())))
+  configuration.validate(found)
+  assert found.training.optimizer_options.to_dict() == {'momentum': 0.9, 'nesterov': True}
+  optimizer.build(found.training)
+  found.training.optimizer_options.momentum = 0.5  # open, though the configuration is locked
+  with pytest.raises(AttributeError):
+    found.training.momentum = 0.5
+  assert 'training.optimizer_options' in configuration.unknown_key('config.training.optimizer_options.momentum')
+
+
+def test_eps_is_an_option_of_adam_and_lamb():
+  params = {'bias': jnp.ones(2)}
+  for name in ('adam', 'lamb'):
+    config = make_config(optimizer=name, **OPTAX).training
+    config.optimizer_options = {'eps': 1.0}
+    updates = first_update(config, params, params)
+    np.testing.assert_allclose(updates['bias'], -config.learning_rate / 2, rtol=1e-6)
+
+
+def test_the_gradient_is_clipped_before_any_optimizer():
+  config = make_config(optimizer='sgd', **OPTAX | {'clip_norm': 0.5}).training
+  updates = first_update(config, {'bias': jnp.zeros(2)}, {'bias': jnp.array([3.0, 4.0])})
+  np.testing.assert_allclose(updates['bias'], -config.learning_rate * np.array([0.3, 0.4]), rtol=1e-6)
+
+
+DEFAULTS = {'weight_decay': 0.0, 'learning_rate': 3e-4, 'warmup_steps': 1_000, 'clip_norm': 0.0}
+
+
+def test_a_function_of_the_learning_rate_follows_the_schedule_at_the_step():
+  config = make_config(optimizer='custom', **OPTAX | {'warmup_steps': 10}).training
+  params = {'bias': jnp.ones(2)}
+  updates = first_update(config, params, params, step=3, optimizer=optax.sgd)
+  np.testing.assert_allclose(updates['bias'], -0.4 * config.learning_rate, rtol=1e-6)
+  custom = make_config(optimizer='custom', schedule='custom', **DEFAULTS).training
+  updates = first_update(custom, params, params, step=3, optimizer=optax.sgd, schedule=lambda step: 0.1 * step)
+  np.testing.assert_allclose(updates['bias'], -0.3, rtol=1e-6)
+
+
+def test_a_gradient_transformation_is_applied_unchanged():
+  config = make_config(optimizer='custom', schedule='custom', **DEFAULTS).training
+  params = {'bias': jnp.ones(2)}
+  updates = first_update(config, params, params, optimizer=optax.sgd(0.25))
+  np.testing.assert_allclose(updates['bias'], -0.25)
+  assert np.isnan(optimizer.build(config, optimizer=optax.sgd(0.25)).learning_rate(0))
+
+
 @pytest.mark.parametrize(
-  ('changes', 'message'),
+  ('changes', 'arguments', 'message'),
   [
+    ({'optimizer': 'lmab'}, {}, "training.optimizer='lmab' .*'lamb'"),
+    ({'optimizer_options': {'epsilon': 1.0}}, {}, "training.optimizer_options='epsilon' .*'eps'"),
+    ({'optimizer_options': {'b1': 0.5}}, {}, "training.optimizer_options='b1'"),
     (
-      {'optimizer': 'lmab'},
-      "training.optimizer='lmab' is unknown: choose one of adam, lamb. Did you mean 'lamb'?",
+      {'optimizer': 'sgd', 'optimizer_options': {'momentun': 0.9}},
+      {},
+      "training.optimizer_options='momentun' .*'momentum'",
     ),
     (
-      {'schedule': 'cosin'},
-      "training.schedule='cosin' is unknown: choose one of constant, cosine. Did you mean 'cosine'?",
+      {'optimizer': 'sgd', 'optimizer_options': {'learning_rate': 1.0}},
+      {},
+      "training.optimizer_options='learning_rate'",
+    ),
+    ({'optimizer': 'adamw', 'optimizer_options': {'mask': True}}, {}, "training.optimizer_options='mask'"),
+    ({'optimizer': 'sgd', 'beta1': 0.5}, {}, "training.beta1=0.5 has no effect on training.optimizer='sgd'"),
+    ({'optimizer': 'lion', 'beta2': 0.5}, {}, "training.beta2=0.5 has no effect on training.optimizer='lion'"),
+    ({'optimizer': 'lion', 'weight_decay': 0.1}, {}, 'training.weight_decay=0.1 has no effect .*optimizer_options'),
+    ({'optimizer': 'custom'}, {}, "training.optimizer='custom' needs the argument optimizer"),
+    ({}, {'optimizer': optax.sgd}, "training.optimizer='adam'.*set training.optimizer='custom'"),
+    ({'optimizer': 'custom', 'beta1': 0.5}, {'optimizer': optax.sgd}, 'training.beta1=0.5 has no effect'),
+    ({'optimizer': 'custom'}, {'optimizer': optax.sgd(0.1)}, "training.schedule='custom'"),
+    (
+      {'optimizer': 'custom', 'schedule': 'custom'},
+      {'optimizer': optax.sgd(0.1), 'schedule': lambda step: 0.1},
+      'pass no schedule',
     ),
     (
-      {'schedule': 'cosine', 'warmup_steps': STEPS},
-      'training.warmup_steps=200 leaves nothing of training.num_steps=200 for the cosine: '
-      'shorten the warm-up or train longer.',
+      {'optimizer': 'custom', 'schedule': 'custom', 'warmup_steps': 5},
+      {'optimizer': optax.sgd(0.1)},
+      'training.warmup_steps=5 has no effect',
+    ),
+    (
+      {'optimizer': 'custom', 'optimizer_options': {'momentum': 0.9}},
+      {'optimizer': optax.sgd},
+      'training.optimizer_options=.* has no effect',
     ),
   ],
 )
-def test_settings_that_mean_nothing_are_errors(changes, message):
-  with pytest.raises(ValueError) as error:
-    optimizer.build(settings(**changes))
-  assert str(error.value) == message
+def test_settings_without_effect_are_errors(changes, arguments, message):
+  config = make_config(**{'schedule': 'constant'} | DEFAULTS | changes).training
+  with pytest.raises(ValueError, match=message):
+    optimizer.build(config, **arguments)
 
 
 def test_the_mask_decides_what_decays():

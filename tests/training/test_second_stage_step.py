@@ -1,4 +1,4 @@
-"""What the training step adds for Snap: rows that carry no loss, and a low-resolution input of its own noise."""
+"""What the training step adds for Snap: padded rows without loss, and a low-resolution input with its own noise."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ X = normal(4, 2, 8, 4, 3)
 
 @functools.cache
 def make(parts=1, **changes):
-  """The loss and the gradients' norm of one step, as a function of x."""
+  """Return loss and gradient norm of one step, as a function of x."""
   config = configuration.default('fit')
   changes = {key.replace('__', '.'): value for key, value in changes.items()}
   config.update_from_flattened_dict(FIT | changes | {'training.accumulation_steps': parts})
@@ -63,7 +63,7 @@ def make(parts=1, **changes):
 
 
 class Blind(NamedTuple):
-  """A model whose network sees nothing and says zero, so that its loss is the target's power."""
+  """A model whose network returns zero, so that its loss is the mean square of the target."""
 
   config: dict
   process: Any = diffusion.input_scaled(2.0)
@@ -74,7 +74,7 @@ class Blind(NamedTuple):
     return lambda x, logsnr, cond, carry: (jnp.zeros_like(x), None)
 
 
-def test_padded_rows_carry_no_loss():
+def test_padded_rows_have_no_loss():
   training = configuration.default().training
   keys = jax.random.split(jax.random.key(0), 4)
 
@@ -86,7 +86,7 @@ def test_padded_rows_carry_no_loss():
   np.testing.assert_allclose(losses(X, 0), np.square(X).mean((1, 2, 3, 4)), rtol=1e-5)
 
 
-def test_the_low_resolution_input_is_the_videos_own_at_a_level_of_its_own():
+def test_the_low_resolution_input_is_the_video_with_its_own_noise_level():
   many = np.zeros((4096, 1, 2, 2, 1), np.float32)
   keys = jax.random.split(jax.random.key(3), 4096)
   cond = with_low_resolution(Batch(many, Conditioning()), 2, keys)

@@ -1,4 +1,4 @@
-"""The state of a run: how it is born, and its moving average against the closed form."""
+"""The training state: its creation, and its moving average against the closed form."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from vdm_jax import partitioning
 from vdm_jax.training import optimizer, state
 
 
-def born(seed=3):
+def create(seed=3):
   config = make_config()
   model = make_model(config)
   rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   return state.create(model, rule, partitioning.make_mesh({'data': -1}), seed), model, rule
 
 
-def test_a_run_is_born_a_pure_function_of_its_seed_with_the_average_equal_to_the_parameters():
-  first, second, other = born()[0], born()[0], born(seed=4)[0]
+def test_the_initial_state_is_a_function_of_the_seed_with_the_average_equal_to_the_parameters():
+  first, second, other = create()[0], create()[0], create(seed=4)[0]
   jax.tree.map(np.testing.assert_array_equal, first, second)
   jax.tree.map(np.testing.assert_array_equal, first.params, first.ema)
   assert not np.array_equal(first.params['enter']['kernel'], other.params['enter']['kernel'])
@@ -28,8 +28,8 @@ def test_a_run_is_born_a_pure_function_of_its_seed_with_the_average_equal_to_the
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((first.params, first.ema, first.opt_state[1].mu)))
 
 
-def test_the_abstract_state_is_the_state_without_its_numbers():
-  current, model, rule = born()
+def test_the_abstract_state_is_the_state_without_values():
+  current, model, rule = create()
   expected = state.abstract(model, rule, partitioning.make_mesh({'data': -1}))
   assert jax.tree.structure(current) == jax.tree.structure(expected)
   for real, shape in zip(jax.tree.leaves(current), jax.tree.leaves(expected), strict=True):
@@ -59,7 +59,7 @@ def test_the_first_update_copies_bit_for_bit():
 
 
 def test_10000_updates_at_decay_0_9999_follow_float64():
-  """An average in bfloat16 would stand still."""
+  """An average in bfloat16 would not move."""
   decay = 0.9999
   rng = np.random.default_rng(0)
   path = 1 + np.cumsum(1e-3 * rng.standard_normal((10_000, 4)), axis=0)
@@ -88,9 +88,6 @@ def test_a_half_life_replaces_the_decay():
 @pytest.mark.parametrize('changes', [{'ema_decay': 1.0}, {'ema_decay': -0.1}, {'ema_half_life': -5.0}])
 def test_a_decay_out_of_range_is_an_error(changes):
   training = make_config(**changes).training
-  with pytest.raises(ValueError) as error:
+  message = f'training.ema_decay={training.ema_decay}, training.ema_half_life={training.ema_half_life}: '
+  with pytest.raises(ValueError, match=message):
     state.ema_decay(training)
-  assert str(error.value) == (
-    f'training.ema_decay={training.ema_decay}, training.ema_half_life={training.ema_half_life}: '
-    'choose 0 <= ema_decay < 1, or ema_half_life > 0.'
-  )

@@ -1,4 +1,4 @@
-"""Laws of one training step: same draws however the batch is cut, and nothing changed by a bad one."""
+"""Laws of one training step: the same draws however the batch is split, and no change by a bad batch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from helpers.process_group import virtual
 from helpers.standin import make_batch, make_config, make_model
 
 from vdm_jax import partitioning
-from vdm_jax.training import make_heldout_loss, make_train_step, metrics, optimizer, state
+from vdm_jax.training import make_heldout_loss, make_train_step, metrics, optimizer, spikes, state
 from vdm_jax.training.step import drop_conditions
 from vdm_jax.types import Conditioning
 
 
 def run(config, steps=5, mesh=None, batch_of=make_batch, model=None):
-  """States and metrics after each step."""
+  """Return the state and the metrics after each step."""
   mesh = mesh or partitioning.make_mesh({'data': -1})
   model = model or make_model(config)
   rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
@@ -45,7 +45,7 @@ def assert_same(a, b):
 
 
 @pytest.mark.parametrize(('parts', 'self_condition_rate'), [(4, 0.0), (2, 0.6)])
-def test_micro_batches_draw_the_noise_of_the_whole(parts, self_condition_rate):
+def test_micro_batches_draw_the_noise_of_the_whole_batch(parts, self_condition_rate):
   settings = {'self_condition_rate': self_condition_rate, 'schedule': 'constant'}
   whole = run(make_config(**settings))
   cut = run(make_config(accumulation_steps=parts, **settings))
@@ -62,7 +62,7 @@ def test_two_runs_of_one_seed_are_equal_bit_for_bit_and_seeds_differ():
   assert float(run(config)[-1][1]['loss']) != float(first[1]['loss'])
 
 
-def test_every_step_draws_anew():
+def test_every_step_has_its_own_noise():
   losses = {
     float(measured['loss'])
     for _, measured in run(make_config(learning_rate=0.0, weight_decay=0.0), 6, batch_of=lambda k: make_batch(0))
@@ -70,7 +70,7 @@ def test_every_step_draws_anew():
   assert len(losses) == 6
 
 
-def test_dropout_acts_only_where_the_model_wants_it():
+def test_dropout_acts_only_if_the_model_has_any():
   plain = make_config()
   dropping = make_config()
   dropping.model.dropout = 0.5
@@ -80,7 +80,7 @@ def test_dropout_acts_only_where_the_model_wants_it():
   assert_same(run(plain)[-1], run(zero)[-1])
 
 
-def test_every_micro_batch_and_step_has_a_dropout_key_of_its_own():
+def test_every_micro_batch_and_step_has_its_own_dropout_key():
   config = make_config(accumulation_steps=2)
   config.model.dropout = 0.5
   seen = []
@@ -96,7 +96,7 @@ def test_every_micro_batch_and_step_has_a_dropout_key_of_its_own():
 
 
 class Poisoned:
-  """The stand-in, whose loss stays finite but whose gradient is not once pixels exceed 50."""
+  """The stand-in, but its gradient is not finite, though its loss is, once pixels exceed 50."""
 
   def __init__(self, model):
     self._model = model
@@ -115,15 +115,19 @@ class Poisoned:
     return network
 
 
+ANY_RULE = [{}, {'optimizer': 'adafactor', 'weight_decay': 0.0}, {'optimizer': 'lion', 'weight_decay': 0.0}]
+
+
 @pytest.mark.parametrize('where', ['loss', 'gradient'])
-def test_a_bad_batch_changes_nothing_and_the_next_good_one_counts(where):
-  """F20: skipped bitwise, counted, and not contagious."""
+@pytest.mark.parametrize('rule', ANY_RULE, ids=['adam', 'adafactor', 'lion'])
+def test_a_bad_batch_changes_nothing_and_the_next_good_one_counts(where, rule):
+  """It is skipped bitwise and counted, and later steps are not affected."""
 
   def batch_of(k):
     batch = make_batch(k)
     return batch._replace(x=batch.x * np.float32({'loss': np.nan, 'gradient': 1e6}[where])) if k == 2 else batch
 
-  config = make_config(log_every=100)
+  config = make_config(log_every=100, **rule)
   history = run(config, 4, batch_of=batch_of, model=Poisoned(make_model(config)))
   before, after, recovered = (history[k][0] for k in (1, 2, 3))
   assert np.isfinite(float(history[2][1]['loss'])) == (where == 'gradient')
@@ -136,6 +140,19 @@ def test_a_bad_batch_changes_nothing_and_the_next_good_one_counts(where):
   assert (int(recovered.step), int(recovered.updates)) == (4, 3)
   assert not np.array_equal(recovered.params['enter']['kernel'], after.params['enter']['kernel'])
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(recovered))
+
+
+def test_a_spike_is_skipped_with_any_optimizer(monkeypatch):
+  monkeypatch.setattr(spikes, 'WINDOW', 2)
+
+  def batch_of(k):
+    return make_batch(k)._replace(x=make_batch(k).x * np.float32(1e4 if k == 3 else 1))
+
+  config = make_config(spike_factor=10.0, **ANY_RULE[1])
+  before, after, end = (state for state, _ in run(config, 5, batch_of=batch_of)[2:])
+  for name in ('params', 'opt_state', 'ema', 'updates'):
+    assert_same(getattr(before, name), getattr(after, name))
+  assert float(after.sums['spikes']) == 1 and int(end.updates) == 4
 
 
 def test_nan_parameters_never_reach_the_average():

@@ -47,8 +47,8 @@ def preflight(config: ConfigDict, workdir: str) -> int:
   """
   started = time.perf_counter()
   facts = runtime.exchange('facts', _facts(config), seconds=PREFLIGHT_SECONDS)
-  found = differences(facts) or runtime.agreed(_try_folder(workdir))
-  found = found or runtime.agreed(_try_batch(config)) or runtime.agreed(_try_sum())
+  found = differences(facts) or runtime.merge_problems(_try_folder(workdir))
+  found = found or runtime.merge_problems(_try_batch(config)) or runtime.merge_problems(_try_sum())
   if found:
     raise InvalidInput(*found)
   if jax.process_index() == 0:
@@ -65,14 +65,14 @@ def preflight(config: ConfigDict, workdir: str) -> int:
 def differences(facts: list[dict[str, Any]]) -> list[str]:
   """Return how the facts of other processes differ from those of process 0, one sentence per key of SAME."""
   found = []
-  for name, (says, remedy) in SAME.items():
+  for name, (states, fix) in SAME.items():
     first = facts[0][name]
     if others := [(i, fact) for i, fact in enumerate(facts) if fact[name] != first]:
       i, fact = others[0]
-      more = f' (as do {len(others) - 1} more)' if len(others) > 1 else ''
+      more = f' (and {len(others) - 1} more)' if len(others) > 1 else ''
       found.append(
-        f'process {i} on {fact["host"]} {says.format(fact[name])}{more}, but process 0 on {facts[0]["host"]} '
-        f'{says.format(first)}: {remedy}.'
+        f'process {i} on {fact["host"]} {states.format(fact[name])}{more}, but process 0 on {facts[0]["host"]} '
+        f'{states.format(first)}: {fix}.'
       )
   return found
 
@@ -85,7 +85,7 @@ def _facts(config: ConfigDict) -> dict[str, Any]:
     'local_devices': jax.local_device_count(),
     'code': code_hash(Path(vdm_jax.__file__).parent),
     'jax': jax.__version__,
-    'config': _hash(json.dumps(configuration.to_dict(config), sort_keys=True).encode()),
+    'config': hashlib.sha256(json.dumps(configuration.to_dict(config), sort_keys=True).encode()).hexdigest()[:12],
   }
 
 

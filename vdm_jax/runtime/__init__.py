@@ -1,10 +1,27 @@
-"""Several processes that work as one: how they meet, what they tell each other, and how all of them end when one does.
+"""Process group: rendezvous, exchange, hang detection, shutdown; stop signals, and atomic files.
 
-A collective waits for every process, so one that stops early, or goes on no more, would leave the others waiting for
-good. `company` lets the first to fail end all of them with its reason; `watch` finds the one that is late or gone.
+A collective waits for every process, so one that fails or hangs would leave the others waiting forever. In
+`join_process_group` the first process to fail ends all with its reason, and `detect_hangs` finds the one that is late
+or lost.
 """
 
-from vdm_jax.runtime.process_group import MEETING_SECONDS, agreed, exchange, joined, watched
-from vdm_jax.runtime.rendezvous import Meeting, meeting
+from vdm_jax.runtime.process_group import (
+  RENDEZVOUS_SECONDS,
+  detect_hangs,
+  exchange,
+  join_process_group,
+  merge_problems,
+)
+from vdm_jax.runtime.rendezvous import Rendezvous, find_rendezvous
+from vdm_jax.runtime.signals import stop_requested
 
-__all__ = ['MEETING_SECONDS', 'Meeting', 'agreed', 'exchange', 'joined', 'meeting', 'watched']
+__all__ = [
+  'RENDEZVOUS_SECONDS',
+  'Rendezvous',
+  'detect_hangs',
+  'exchange',
+  'find_rendezvous',
+  'join_process_group',
+  'merge_problems',
+  'stop_requested',
+]

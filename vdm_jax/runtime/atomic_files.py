@@ -1,4 +1,8 @@
-"""Files that are never seen half written."""
+"""Atomic files: readers see the old content or the new one, never a part.
+
+Written here because no library of the requirements syncs to disk, works on shared disks of several hosts, and sweeps
+what killed writers leave.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,17 @@ _TEMPORARY = re.compile(r'\..+\.[0-9a-f]{8}\.tmp')
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A temporary file beside `path` that takes its place in one step, or disappears if writing fails.
+  """Yield a temporary file beside `path` that replaces it on success and is removed on failure.
 
-  What was written is on the disk before the step, so that even a machine that stops leaves the old file or the new
-  one. The temporary name is nobody else's: hosts that write the same file of a shared disk do not meet.
+  It is synced to disk before it replaces the file, so even a power failure leaves the old content or the new one. Its
+  name is random, so several hosts can write the same file of a shared disk.
+
+  >>> import tempfile
+  >>> path = pathlib.Path(tempfile.mkdtemp()) / 'note.txt'
+  >>> with atomic_write(path) as temporary:
+  ...   _ = temporary.write_text('all of it')
+  >>> path.read_text()
+  'all of it'
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +43,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def sweep(folder: str | os.PathLike) -> None:
-  """Removes the temporary files that killed writers left in a folder, where nobody may be writing now."""
+  """Remove the temporary files that killed writers left in a folder; nobody may be writing to it."""
   folder = pathlib.Path(folder)
   for file in folder.iterdir() if folder.is_dir() else ():
     if _TEMPORARY.fullmatch(file.name):
@@ -41,6 +52,6 @@ def sweep(folder: str | os.PathLike) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-  """Writes a text file, UTF-8, whole or not at all."""
+  """Write a UTF-8 text file atomically."""
   with atomic_write(path) as temporary:
     temporary.write_text(text, encoding='utf-8')

@@ -1,4 +1,8 @@
-"""A company of processes: it meets, talks, agrees, watches itself, and parts, all of it or none."""
+"""Process group: rendezvous, exchange, shutdown, over the key-value store of JAX's coordination service.
+
+Written here because JAX has no exchange of plain values without a collective on the devices, and no shutdown that ends
+all processes with the reason of one.
+"""
 
 from __future__ import annotations
 
@@ -12,109 +16,131 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-from jax._src import distributed  # the coordination service's keys have no public door
+from jax._src import distributed  # the key-value store of the coordination service has no public API
 
 from vdm_jax.errors import ExitStatus
 from vdm_jax.runtime import shutdown
-from vdm_jax.runtime.rendezvous import Meeting
-from vdm_jax.runtime.watchdog import HEARTBEAT_SECONDS, SILENT_SECONDS, Watch
+from vdm_jax.runtime.rendezvous import Rendezvous
+from vdm_jax.runtime.watchdog import JAX_HEARTBEAT_SECONDS, SILENT_SECONDS, Watchdog
 
-MEETING_SECONDS = 300.0  # for all processes to start
-EXCHANGE_SECONDS = 600.0  # for all processes to say something
-# How XLA's errors begin that a process may get for the fault of another.
-_OF_OTHERS = re.compile('(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ')
-_turns: dict[str, int] = {}  # how often each name was exchanged
-_watches: list[Watch] = []  # of the company that this process is in, if any
+RENDEZVOUS_SECONDS = 300.0  # for all processes to start
+EXCHANGE_SECONDS = 600.0  # for all processes to reach an exchange
+# Beginnings of XLA errors that the failure of another process can cause.
+_CAUSED_BY_OTHERS = re.compile(
+  '(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): '
+)
+_exchanges: dict[str, int] = {}  # number of exchanges by name
+_watchdogs: list[Watchdog] = []  # of the group that this process has joined, if any
 
 
 @contextlib.contextmanager
-def joined(place: Meeting | None, *, good: Sequence[int] = (0,), patience: float = MEETING_SECONDS) -> Iterator[None]:
-  """Meets the others before JAX is used, and parts from them after the work; with None it does neither.
+def join_process_group(
+  rendezvous: Rendezvous | None, *, success: Sequence[int] = (0,), timeout: float = RENDEZVOUS_SECONDS
+) -> Iterator[None]:
+  """Initialize `jax.distributed` for the work inside, and shut down after it; None: do neither.
 
-  The work ends in SystemExit. With a status that is not `good`, or with another exception, the whole company ends
-  with it, each process saying which one failed and why: those of one process by `messages` of its exception. One that
-  is killed or frozen ends it too, after SILENT_SECONDS at most, with status LOST.
+  If the work raises SystemExit with a status that is not a success, or any other exception, all processes end with
+  that status and print which one failed and why (the `messages` of the exception, if it has any). A process that is
+  killed or frozen ends all, too, after SILENT_SECONDS at most, with status `ExitStatus.PROCESS_LOST`.
 
-  Raises ConnectionError unless all have met within `patience` seconds.
+  Args:
+    rendezvous: from `find_rendezvous`.
+    success: exit statuses that end only this process.
+    timeout: seconds for all processes to start.
+
+  Raises:
+    ConnectionError: not all processes have started within the timeout.
+
+  >>> with join_process_group(None):
+  ...   exchange('sizes', 3)
+  [3]
   """
-  if place is None:
+  if rendezvous is None:
     yield
     return
-  try:
-    jax.distributed.initialize(
-      place.coordinator,
-      place.num_processes,
-      place.process_id,
-      initialization_timeout=round(patience),
-      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-    )
-  except RuntimeError as error:
-    raise ConnectionError(
-      f'the processes have not met within {patience:.0f} s at {place.coordinator or "the address that JAX found"}: '
-      f'start all of them with the same --coordinator and --num_processes, and let its port through. ({error})'
-    ) from error
-  watch = Watch(shutdown.index(), shutdown.count(), distributed.global_state.client)
-  watch.start()
-  _watches.append(watch)
+  _initialize(rendezvous, timeout)
+  watchdog = Watchdog(shutdown.index(), shutdown.count(), distributed.global_state.client)
+  watchdog.start()
+  _watchdogs.append(watchdog)
   try:
     yield
     status = 0
   except SystemExit as error:
     status = _status(error)
-    if status not in good:
+    if status not in success:
       shutdown.end_all(status, '; '.join(getattr(error, 'messages', ())) or f'exit status {status}')
   except BaseException as error:
     traceback.print_exc()
     status, reason = 1, f'{type(error).__name__}: {error}'
-    if _OF_OTHERS.match(str(error)):  # of a collective, perhaps: then another is the cause
-      status, reason = watch.cause(reason)
+    if _CAUSED_BY_OTHERS.match(str(error)):  # perhaps a failed collective: then another process is the cause
+      status, reason = watchdog.cause(reason)
     if status == ExitStatus.PROCESS_LOST:
       print(f'error: {reason}', file=sys.stderr)
     shutdown.end_all(status, reason)
-  exchange('parting', status)
-  watch.close()
-  _watches.remove(watch)
+  exchange('shutdown', status)
+  watchdog.close()
+  _watchdogs.remove(watchdog)
   jax.distributed.shutdown()
   sys.exit(status)
 
 
 @contextlib.contextmanager
-def watched(seconds: float, remedy: str = '') -> Iterator[Callable[..., None]]:
-  """Watches that the work goes on; yields `note(what, at_least=0)`, to be called before each part of it.
+def detect_hangs(seconds: float, remedy: str = '') -> Iterator[Callable[..., None]]:
+  """Yield `note(what, at_least=0)`, to be called before each part of the work, and end processes that hang.
 
-  A part may take `seconds`, or `at_least` so long where it is known to be slow. Then the process, or where it is in a
-  company all of them, print which one is behind and at what, the `remedy` and their stacks, and end with status LOST.
-  All processes must make the same notes in the same order. With 0 seconds nothing is watched.
+  A part may take `seconds`, or `at_least` if that is longer. After that the process, or the whole group, prints who is
+  late and at which part, the remedy and all stacks, and ends with status `ExitStatus.PROCESS_LOST`. All processes must
+  make the same notes in the same order.
+
+  Args:
+    seconds: longest time of a part; 0: no detection.
+    remedy: what the user can do, appended to the message.
+
+  Raises:
+    ValueError: a negative number of seconds.
+
+  >>> with detect_hangs(60.0) as note:
+  ...   note('loading')
+  ...   note('compiling', at_least=3600.0)
   """
   if seconds < 0:
-    raise ValueError(f'a part of the work cannot take {seconds} seconds: give a positive number, or 0 for no watch.')
+    raise ValueError(f'{seconds} is not a valid time limit: give a positive number of seconds, or 0 for no limit.')
   if not seconds:
     yield lambda what, at_least=0.0: None
     return
-  watch = _watches[-1] if _watches else Watch()
-  if not _watches:
-    watch.start()
-  watch.patience, watch.remedy = min(SILENT_SECONDS, seconds), remedy
+  watchdog = _watchdogs[-1] if _watchdogs else Watchdog()
+  if not _watchdogs:
+    watchdog.start()
+  watchdog.silence_limit, watchdog.remedy = min(SILENT_SECONDS, seconds), remedy
   try:
-    yield lambda what, at_least=0.0: watch.note(what, max(seconds, at_least))
-    watch.note('at work')
+    yield lambda what, at_least=0.0: watchdog.note(what, max(seconds, at_least))
+    watchdog.note('at work')
   finally:
-    if _watches:
-      watch.patience = SILENT_SECONDS
+    if _watchdogs:
+      watchdog.silence_limit = SILENT_SECONDS
     else:
-      watch.close()
+      watchdog.close()
 
 
 def exchange(name: str, value: Any, *, seconds: float = EXCHANGE_SECONDS) -> list[Any]:
-  """Every process's `value`, JSON, in the order of their numbers; nobody goes on before all have come here.
+  """Return the values of all processes in the order of their indices; a barrier, too.
 
-  Raises TimeoutError naming those that have not come within `seconds`.
+  Args:
+    name: the same on all processes, which make exchanges of one name in the same order.
+    value: what JSON can hold.
+    seconds: timeout.
+
+  Raises:
+    TimeoutError: some processes have not reached the exchange in time; the message names them.
+
+  >>> exchange('sizes', {'a': 1})  # a single process
+  [{'a': 1}]
   """
   client = distributed.global_state.client
   if client is None:
     return [value]
-  turn = _turns[name] = _turns.get(name, 0) + 1
-  key = f'vdm_jax/{name}/{turn}'
+  number = _exchanges[name] = _exchanges.get(name, 0) + 1
+  key = f'vdm_jax/{name}/{number}'
   client.key_value_set(f'{key}/{shutdown.index()}', json.dumps(value))
   found: dict[int, Any] = {}
   deadline = time.monotonic() + seconds
@@ -125,22 +151,42 @@ def exchange(name: str, value: Any, *, seconds: float = EXCHANGE_SECONDS) -> lis
       found[other] = json.loads(client.blocking_key_value_get(f'{key}/{other}', round(1000 * left)))
   if absent := [other for other in everybody if other not in found]:
     raise TimeoutError(
-      f'process {", ".join(map(str, absent))} of {len(everybody)} did not come to {name!r} within {seconds:.0f} s: '
-      'look for the reason in its output.'
+      f'process {", ".join(map(str, absent))} of {len(everybody)} did not reach {name!r} within {seconds:.0f} s: '
+      'its output may tell why.'
     )
-  if turn > 1:  # all have read what was said before, or they would not have come here
-    client.key_value_delete(f'vdm_jax/{name}/{turn - 1}/{shutdown.index()}')
+  if number > 1:  # all have read the exchange before this one, or they would not be here
+    client.key_value_delete(f'vdm_jax/{name}/{number - 1}/{shutdown.index()}')
   return [found[other] for other in everybody]
 
 
-def agreed(problems: Sequence[str]) -> list[str]:
-  """The problems of all processes, the same list on each; one that not all have is preceded by whose it is."""
+def merge_problems(problems: Sequence[str]) -> list[str]:
+  """Return the problems of all processes, the same list on each, naming the processes unless all have the problem.
+
+  >>> merge_problems(['no clips', 'no words', 'no clips'])
+  ['no clips', 'no words']
+  """
   found = exchange('problems', list(problems))
   merged: list[str] = []
   for problem in dict.fromkeys(problem for part in found for problem in part):
-    whose = [str(i) for i, part in enumerate(found) if problem in part]
-    merged.append(problem if len(whose) == len(found) else f'process {", ".join(whose)}: {problem}')
+    owners = [str(i) for i, part in enumerate(found) if problem in part]
+    merged.append(problem if len(owners) == len(found) else f'process {", ".join(owners)}: {problem}')
   return merged
+
+
+def _initialize(rendezvous: Rendezvous, timeout: float) -> None:
+  try:
+    jax.distributed.initialize(
+      rendezvous.coordinator,
+      rendezvous.num_processes,
+      rendezvous.process_id,
+      initialization_timeout=round(timeout),
+      heartbeat_timeout_seconds=JAX_HEARTBEAT_SECONDS,
+    )
+  except RuntimeError as error:
+    raise ConnectionError(
+      f'not all processes started within {timeout:.0f} s at {rendezvous.coordinator or "the address that JAX found"}: '
+      f'start all with the same --coordinator and --num_processes, and open its port in the firewall. ({error})'
+    ) from error
 
 
 def _status(error: SystemExit) -> int:

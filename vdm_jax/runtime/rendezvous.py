@@ -1,4 +1,4 @@
-"""Where processes meet: from flags, or from what a scheduler says in the environment."""
+"""The rendezvous of a process group: from flags, or from the environment that a scheduler sets."""
 
 from __future__ import annotations
 
@@ -7,24 +7,34 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
-class Meeting(NamedTuple):
-  """Where processes meet. None stands for what JAX finds out from the environment (SLURM, TPU pods, Kubernetes)."""
+class Rendezvous(NamedTuple):
+  """Where processes meet. None: JAX finds the value in the environment (SLURM, TPU pods, Kubernetes)."""
 
   coordinator: str | None = None  # host:port of process 0
   num_processes: int | None = None
   process_id: int | None = None
 
 
-def meeting(
+def find_rendezvous(
   coordinator: str | None,
   num_processes: str | None,
   process_id: str | None,
   environment: Mapping[str, str] = os.environ,
-) -> Meeting | None:
-  """Where this process meets others, from its flags, else from the environment; None where it is alone.
+) -> Rendezvous | None:
+  """Return the rendezvous given by flags, or else by the environment; None for a single process.
 
-  `coordinator` is 'host:port', with the other two, or 'auto'. Without flags, a SLURM step of several tasks and a TPU
-  slice of several hosts (TPU_WORKER_HOSTNAMES) are recognised. Raises ValueError for flags that do not go together.
+  Args:
+    coordinator: 'host:port' of process 0, with the other two, or 'auto'.
+    num_processes: size of the group.
+    process_id: rank of this process, from 0.
+    environment: without flags, a SLURM step of several tasks and a TPU slice of several hosts (TPU_WORKER_HOSTNAMES)
+      are recognized.
+
+  Raises:
+    ValueError: flags that are invalid or incomplete.
+
+  >>> find_rendezvous('node0:1234', '2', '1')
+  Rendezvous(coordinator='node0:1234', num_processes=2, process_id=1)
   """
   if coordinator in (None, 'auto'):
     if num_processes is not None or process_id is not None:
@@ -33,21 +43,19 @@ def meeting(
       )
     tasks = environment.get('SLURM_NTASKS', '1') if 'SLURM_STEP_NODELIST' in environment else '1'
     hosts = environment.get('TPU_WORKER_HOSTNAMES', '').split(',')
-    return Meeting() if coordinator or int(tasks) > 1 or len(hosts) > 1 else None
+    return Rendezvous() if coordinator or int(tasks) > 1 or len(hosts) > 1 else None
   host, colon, port = coordinator.rpartition(':')
   if not host or not colon or not port.isdigit():
-    raise ValueError(f"--coordinator={coordinator} is no address: give host:port of process 0, or 'auto'.")
+    raise ValueError(f"--coordinator={coordinator} is not a valid address: give host:port of process 0, or 'auto'.")
   if num_processes is None or process_id is None:
-    raise ValueError(
-      f'--coordinator={coordinator} alone does not say who meets there: give --num_processes and --process_id too.'
-    )
+    raise ValueError(f'--coordinator={coordinator} needs --num_processes and --process_id, too: give all three.')
   try:
     count, index = int(num_processes), int(process_id)
   except ValueError:
     count, index = 0, 0
   if not 0 <= index < count:
     raise ValueError(
-      f'--num_processes={num_processes}, --process_id={process_id}: processes are numbered from 0 to one less than '
-      'their number.'
+      f'--num_processes={num_processes}, --process_id={process_id} are not valid: give a number of processes, and an '
+      'index from 0 to one less.'
     )
-  return Meeting(coordinator, count, index)
+  return Rendezvous(coordinator, count, index)

@@ -1,7 +1,7 @@
-"""Which process keeps the others waiting: each says what it is at, and the first to see that one is late ends all.
+"""Hang detection: every process publishes its current phase, and the first to see one late ends all.
 
-JAX gives up a process that is dead or frozen after a while, without saying at which step, and never one that lives but
-does not go on. Here every process sends a pulse with its place in the work, and judges the places of all by itself.
+Written here because JAX gives up a dead process after a while without saying at which step it was, and never gives up
+one that is alive but stuck. Here every process sends heartbeats with its phase, and checks the phases of all by itself.
 """
 
 from __future__ import annotations
@@ -14,139 +14,155 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from vdm_jax.errors import ExitStatus
 from vdm_jax.runtime import shutdown
 
-PULSES = 'vdm_jax/pulse/'
-PULSE_SECONDS = 2.0
+HEARTBEATS = 'vdm_jax/heartbeat/'
+HEARTBEAT_SECONDS = 2.0
 TICK_SECONDS = 0.5
-HEARTBEAT_SECONDS = 100  # after which JAX itself gives up a process
-SILENT_SECONDS = 80.0  # after which this does, with a better reason
-MISSED_PULSES = 4  # enough to suspect a process of what a failed collective tells
+JAX_HEARTBEAT_SECONDS = 100  # after which JAX itself gives up a process
+SILENT_SECONDS = 80.0  # after which this watchdog does, with a better reason
+MISSED_HEARTBEATS = 4  # enough to suspect a process when a collective has failed
 
 
-class Place(NamedTuple):
-  """How far a process has come."""
+class Phase(NamedTuple):
+  """The current part of a process's work."""
 
-  turn: int  # counts its notes: all processes make the same ones in the same order
+  number: int  # of its notes so far: all processes make the same ones in the same order
   what: str
-  seconds: float  # since it came there
-  bound: float  # how long it may stay
+  seconds: float  # since it began
+  limit: float  # longest duration
 
 
-def stalled(places: Mapping[int, Place], names: Mapping[int, str]) -> str | None:
-  """Says who is behind the others, or that all wait, where that has lasted longer than it may; else None."""
-  last = min(place.turn for place in places.values())
-  behind = {i: place for i, place in places.items() if place.turn == last}
-  slowest = max(behind.values(), key=lambda place: place.seconds - place.bound)
-  if not slowest.seconds > slowest.bound:
+def describe_stuck(phases: Mapping[int, Phase], names: Mapping[int, str]) -> str | None:
+  """Return a message that names the processes behind all others if their phase exceeds its limit, or else None.
+
+  Args:
+    phases: by process index.
+    names: host and pid by process index.
+
+  >>> describe_stuck({0: Phase(9, 'training', 99, 60), 1: Phase(8, 'loading', 70, 60)}, {1: 'node1, pid 7'})
+  'process 1 (node1, pid 7) of 2 is stuck: loading for 70 s, and the others wait for it.'
+  """
+  last = min(phase.number for phase in phases.values())
+  behind = {i: phase for i, phase in phases.items() if phase.number == last}
+  slowest = max(behind.values(), key=lambda phase: phase.seconds - phase.limit)
+  if not slowest.seconds > slowest.limit:
     return None
   lasting = f'{slowest.what} for {slowest.seconds:.0f} s'
-  if len(behind) < len(places):
-    return f'{_listed(behind, names)} of {len(places)} is stuck: {lasting}, and the others wait for it.'
-  if len(places) > 1:
-    return f'all {len(places)} processes are stuck: {lasting}. A device, or the network between them, does not answer.'
+  if len(behind) < len(phases):
+    return f'{_listed(behind, names)} of {len(phases)} is stuck: {lasting}, and the others wait for it.'
+  if len(phases) > 1:
+    return f'all {len(phases)} processes are stuck: {lasting}. A device, or the network between them, does not respond.'
   return f'this process is stuck: {lasting}.'
 
 
-def silent(
-  silences: Mapping[int, float], places: Mapping[int, Place], names: Mapping[int, str], patience: float
+def describe_lost(
+  silences: Mapping[int, float], phases: Mapping[int, Phase], names: Mapping[int, str], limit: float
 ) -> str | None:
-  """Says who has sent no pulse for longer than `patience` seconds, and what it was at; None where all have."""
-  gone = [i for i, seconds in silences.items() if seconds > patience]
+  """Return a message that names the processes without a heartbeat for more than `limit` seconds, or None.
+
+  Args:
+    silences: seconds since the last heartbeat, by index of the other processes.
+    phases: last known phases.
+    names: host and pid, as far as known.
+    limit: seconds.
+  """
+  gone = [i for i, seconds in silences.items() if seconds > limit]
   if not gone:
     return None
-  what = f', last seen {places[gone[0]].what}' if gone[0] in places else ''
+  what = f', last seen {phases[gone[0]].what}' if gone[0] in phases else ''
   return (
-    f'{_listed(gone, names)} of {len(silences) + 1} has not been heard of for {silences[gone[0]]:.0f} s{what}: it was '
-    'killed, or its machine is frozen or cut off. The end of its output, or the log of its machine, may say why.'
+    f'{_listed(gone, names)} of {len(silences) + 1} has sent no heartbeat for {silences[gone[0]]:.0f} s{what}: it was '
+    'killed, or its machine is frozen or disconnected. The end of its output, or the log of its machine, may tell why.'
   )
 
 
-class Watch:
-  """What this process is at and what it heard of the others; two threads of it, one to talk and one to judge.
+class Watchdog:
+  """The phase of this process and the last heartbeats of the others; one thread sends, another checks.
 
-  Talking waits for the coordination service, which process 0 holds, so judging must not.
+  Sending waits for the coordination service, which process 0 holds, so checking must not depend on it.
   """
 
   def __init__(self, index: int = 0, count: int = 1, client: Any = None):
-    self.index, self.patience, self.remedy = index, SILENT_SECONDS, ''
+    """Watch process `index` of `count`; `client` is that of the coordination service, None for a single process."""
+    self.index, self.silence_limit, self.remedy = index, SILENT_SECONDS, ''
     self._others, self._client = [i for i in range(count) if i != index], client
     now = time.monotonic()
-    self._own, self._own_lock, self._beat = (Place(0, 'at work', 0.0, math.inf), now), threading.Lock(), 0
-    self._heard: dict[int, tuple[int, Place, str]] = {}  # replaced, not changed: another thread reads it
+    self._own, self._own_lock, self._beat = (Phase(0, 'at work', 0.0, math.inf), now), threading.Lock(), 0
+    self._heard: dict[int, tuple[int, Phase, str]] = {}  # replaced, not changed: another thread reads it
     self._heard_at, self._answered = dict.fromkeys(self._others, now), now
     self._over = threading.Event()
-    self._threads = [threading.Thread(target=self._judge, daemon=True)]
+    self._threads = [threading.Thread(target=self._check, daemon=True)]
     if client is not None:
-      self._threads.append(threading.Thread(target=self._talk, daemon=True))
+      self._threads.append(threading.Thread(target=self._communicate, daemon=True))
 
   def start(self) -> None:
-    """Begins to watch; the others are told at once."""
+    """Send the first heartbeat and start the threads."""
     if self._client is not None:
-      self._pulse()
+      self._send()
     for thread in self._threads:
       thread.start()
 
   def close(self) -> None:
-    """Ends watching; the others may end before or after."""
+    """Stop the threads; other processes may end before or after this."""
     self._over.set()
     for thread in self._threads:
       thread.join()
 
-  def note(self, what: str, bound: float = math.inf) -> None:
-    """This process comes to the next thing, which may take `bound` seconds."""
+  def note(self, what: str, limit: float = math.inf) -> None:
+    """Begin the next phase of this process, which may take `limit` seconds."""
     with self._own_lock:
-      self._own = Place(self._own[0].turn + 1, what, 0.0, bound), time.monotonic()
+      self._own = Phase(self._own[0].number + 1, what, 0.0, limit), time.monotonic()
 
-  def verdict(self, now: float, patience: float) -> str | None:
-    """Who is gone or stuck; None where nobody is."""
-    places = {i: place for i, (_, place, _) in self._heard.items()}
+  def problem(self, now: float, silence_limit: float) -> str | None:
+    """Return which process is lost or stuck; None if there is none."""
+    phases = {i: phase for i, (_, phase, _) in self._heard.items()}
     names = {i: name for i, (_, _, name) in self._heard.items()} | {self.index: _name()}
-    if self._deaf(now, patience):
+    if self._disconnected(now, silence_limit):
       silences = dict.fromkeys(self._others, 0.0) | {0: now - self._answered}
-    else:  # as of the last answer: without one nobody can be heard
+    else:  # as of the service's last answer: without it no heartbeat can arrive
       silences = {i: self._answered - at for i, at in self._heard_at.items()}
-    return silent(silences, places, names, patience) or (
-      stalled(places | {self.index: self._place(now)}, names) if len(places) == len(self._others) else None
+    return describe_lost(silences, phases, names, silence_limit) or (
+      describe_stuck(phases | {self.index: self._phase(now)}, names) if len(phases) == len(self._others) else None
     )
 
-  def _deaf(self, now: float, patience: float) -> bool:
-    """Whether process 0 no longer tells this one anything."""
-    return self._client is not None and self.index > 0 and now - self._answered > patience
+  def _disconnected(self, now: float, silence_limit: float) -> bool:
+    """Whether process 0, which holds the coordination service, no longer answers."""
+    return self._client is not None and self.index > 0 and now - self._answered > silence_limit
 
-  def _place(self, now: float) -> Place:
-    place, since = self._own
-    return place._replace(seconds=now - since)
+  def _phase(self, now: float) -> Phase:
+    phase, since = self._own
+    return phase._replace(seconds=now - since)
 
   def cause(self, reason: str) -> tuple[int, str]:
-    """The status and reason of a failed collective: who is gone, if anybody is, else `reason` itself."""
-    patience = MISSED_PULSES * PULSE_SECONDS
-    deadline = time.monotonic() + patience + 2 * PULSE_SECONDS
+    """Return status and reason of a failed collective: the process that is lost, if any, or else `reason` itself."""
+    silence_limit = MISSED_HEARTBEATS * HEARTBEAT_SECONDS
+    deadline = time.monotonic() + silence_limit + 2 * HEARTBEAT_SECONDS
     while time.monotonic() < deadline:
-      if found := self.verdict(time.monotonic(), patience):
+      if found := self.problem(time.monotonic(), silence_limit):
         return ExitStatus.PROCESS_LOST, f'{found} {self.remedy}'.rstrip()
       time.sleep(TICK_SECONDS)
     return 1, reason
 
-  def _judge(self) -> None:
+  def _check(self) -> None:
     before = time.monotonic()
     while not self._over.wait(TICK_SECONDS):
       now = time.monotonic()
-      if now - before > PULSE_SECONDS:
-        self._forgive(now - before)
+      if now - before > HEARTBEAT_SECONDS:
+        self._shift(now - before)
       before = now
-      if found := self.verdict(now, self.patience):
-        self._end(f'{found} {self.remedy}'.rstrip(), alone=self._deaf(now, self.patience))
+      if found := self.problem(now, self.silence_limit):
+        self._end(f'{found} {self.remedy}'.rstrip(), alone=self._disconnected(now, self.silence_limit))
 
-  def _forgive(self, seconds: float) -> None:
-    """This process itself stood still so long (Ctrl-Z, a suspended machine): nobody else is to blame for it."""
+  def _shift(self, seconds: float) -> None:
+    """Discount a time in which this process itself was suspended (Ctrl-Z, a sleeping machine)."""
     with self._own_lock:
-      place, since = self._own
-      self._own = place, since + seconds
+      phase, since = self._own
+      self._own = phase, since + seconds
     self._answered += seconds
     self._heard_at = {i: at + seconds for i, at in self._heard_at.items()}
 
@@ -157,29 +173,30 @@ class Watch:
       shutdown.end_all(ExitStatus.PROCESS_LOST, reason)
     shutdown.stop(ExitStatus.PROCESS_LOST)
 
-  def _talk(self) -> None:
+  def _communicate(self) -> None:
     due = 0.0
     while not self._over.wait(TICK_SECONDS):
       first = shutdown.failure()
       if first is not None and first['process'] != self.index:
-        shutdown.leave(first)
+        shutdown.follow(first)
       if time.monotonic() >= due:
-        due = time.monotonic() + PULSE_SECONDS
+        due = time.monotonic() + HEARTBEAT_SECONDS
         try:
-          self._pulse()
-        except RuntimeError:  # no answer: judged by how long there is none
+          self._send()
+        except RuntimeError:  # no answer; `problem` measures for how long
           continue
 
-  def _pulse(self) -> None:
+  def _send(self) -> None:
+    """Send a heartbeat and read those of the others."""
     self._beat += 1
-    said = (self._beat, self._place(time.monotonic()), _name())
-    self._client.key_value_set(f'{PULSES}{self.index}', json.dumps(said), allow_overwrite=True)
+    own = (self._beat, self._phase(time.monotonic()), _name())
+    self._client.key_value_set(f'{HEARTBEATS}{self.index}', json.dumps(own), allow_overwrite=True)
     now = time.monotonic()
-    for key, text in self._client.key_value_dir_get(PULSES):
-      beat, place, name = json.loads(text)
+    for key, text in self._client.key_value_dir_get(HEARTBEATS):
+      beat, phase, name = json.loads(text)
       other = int(key.rpartition('/')[2])
       if other != self.index and beat != self._heard.get(other, (0,))[0]:
-        self._heard, self._heard_at = self._heard | {other: (beat, Place(*place), name)}, self._heard_at | {other: now}
+        self._heard, self._heard_at = self._heard | {other: (beat, Phase(*phase), name)}, self._heard_at | {other: now}
     self._answered = time.monotonic()
 
 
@@ -187,5 +204,5 @@ def _name() -> str:
   return f'{socket.gethostname()}, pid {os.getpid()}'
 
 
-def _listed(which: Any, names: Mapping[int, str]) -> str:
+def _listed(which: Iterable[int], names: Mapping[int, str]) -> str:
   return 'process ' + ', '.join(f'{i} ({names[i]})' if i in names else f'{i}' for i in sorted(which))

@@ -146,7 +146,7 @@ def starting_point(config: Any, model: models.Model, mesh: Mesh, run: Run) -> Ca
 
   def start(params: Params) -> Params:
     _, first = run.load(mesh, _build(run.config['model'], model))
-    metrics_log.say(report(run.name, manners))
+    metrics_log.print_status(report(run.name, manners))
     return transfer(params, first, manners)
 
   return start

@@ -1,6 +1,6 @@
-"""What is measured of a run: sums kept on the device over a logging window, and the row they make.
+"""Training metrics: sums over a logging window, kept on the devices, and the row of means they become.
 
-The sums belong to the training state, so a run that stops in mid-window resumes with the same row to come.
+The sums are part of the training state, so a run that stops within a window resumes to the same row.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import numpy as np
 
 from vdm_jax.types import Array
 
-# The loss is logged for each band of log-SNR: a flat total hides that noise levels learn at different times.
-# Uniform time of the cosine schedule falls into them with probability .03, .19, .55, .19 and .03; levels
-# beyond count to the outer bands.
+# The loss is logged for each band of log-SNR, because noise levels are learned at different times. Under uniform time
+# of the cosine schedule, bands have probability .03, .19, .55, .19 and .03; levels beyond count to the outer bands.
 BAND_EDGES = (-20, -6, -2, 2, 6, 20)
 BANDS = tuple(f'{low}_{high}' for low, high in zip(BAND_EDGES[:-1], BAND_EDGES[1:], strict=True))
-# Logged as they stand at the end of a window; the other figures are means over it.
+# Logged as of the end of a window; the others are means over it.
 LAST = ('parameter_norm', 'learning_rate')
 
 
 def zeros() -> dict[str, Array]:
-  """Sums of an empty window."""
+  """Return the sums of an empty window."""
   scalars = ('steps', 'skipped', 'spikes', 'loss', 'gradient_norm', 'update_norm', *LAST)
   return {name: jnp.zeros(()) for name in scalars} | {
     name: jnp.zeros(len(BANDS)) for name in ('band_loss', 'band_count')
@@ -42,9 +41,16 @@ def add(
   per_example: Array,
   logsnr: Array,
 ) -> dict[str, Array]:
-  """The sums with one more step; of a step that is not `applied` only the count.
+  """Return the sums with one more step. A step that was not `applied` only adds to the counts.
 
-  Of the LAST it keeps the last value.
+  Args:
+    sums: from `zeros` or `add`.
+    applied: bool [], whether the step changed the parameters.
+    spike: bool [], whether it was skipped as a gradient spike.
+    loss, gradient_norm, update_norm, parameter_norm: float32 [].
+    learning_rate: float32 [].
+    per_example: float32 [b], the examples' losses.
+    logsnr: float32 [b], their noise levels.
   """
   band_loss, band_count = bands(per_example, logsnr)
   terms = {
@@ -65,19 +71,24 @@ def add(
 
 
 def bands(per_example: Array, logsnr: Array) -> tuple[Array, Array]:
-  """Per band of log-SNR: the sum of the examples' losses `[b]`, and how many there are."""
+  """Return for each band of log-SNR the sum of the examples' losses and their number, both float32 [bands].
+
+  >>> total, count = bands(jnp.array([1.0, 2.0, 4.0]), jnp.array([-30.0, 0.5, 1.0]))
+  >>> total.tolist(), count.tolist()
+  ([1.0, 0.0, 6.0, 0.0, 0.0], [1.0, 0.0, 2.0, 0.0, 0.0])
+  """
   index = jnp.searchsorted(jnp.asarray(BAND_EDGES[1:-1], jnp.float32), logsnr, side='right')
   member = index[:, None] == jnp.arange(len(BANDS))
   return jnp.sum(jnp.where(member, per_example[:, None], 0.0), 0), jnp.sum(member, 0).astype(jnp.float32)
 
 
 def row(sums: dict[str, Any]) -> dict[str, float]:
-  """Flat `train/...` keys: means over the accepted steps of a window, without bands that have no example."""
+  """Return the `train/...` values of a window: means over the applied steps, and of the bands that have examples."""
   sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
-  accepted = sums['steps'] - sums['skipped']
+  applied = sums['steps'] - sums['skipped']
   means = {}
-  if accepted:
-    means = {f'train/{name}': float(sums[name] / accepted) for name in ('loss', 'gradient_norm', 'update_norm')}
+  if applied:
+    means = {f'train/{name}': float(sums[name] / applied) for name in ('loss', 'gradient_norm', 'update_norm')}
   return means | {
     **{f'train/{name}': float(sums[name]) for name in LAST},
     'train/skipped_steps': int(sums['skipped']),
@@ -87,7 +98,7 @@ def row(sums: dict[str, Any]) -> dict[str, float]:
 
 
 def named_bands(prefix: str, band_loss: Any, band_count: Any) -> dict[str, float]:
-  """`prefix/loss_logsnr_LOW_HIGH`: the mean loss of each band that has examples."""
+  """Return `prefix/loss_logsnr_LOW_HIGH`, the mean loss of each band that has examples."""
   return {
     f'{prefix}/loss_logsnr_{name}': float(total / count)
     for name, total, count in zip(BANDS, np.asarray(band_loss), np.asarray(band_count), strict=True)

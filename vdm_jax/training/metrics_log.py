@@ -1,4 +1,4 @@
-"""The record of a run: metrics.jsonl, TensorBoard events, and a line of progress on standard error."""
+"""Logs of a run: metrics.jsonl, TensorBoard events, and status lines on standard error."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ import jax
 from vdm_jax.runtime.atomic_files import write_text
 
 
-class Rows:
-  """Appends rows to `workdir/metrics.jsonl` and, if asked, to TensorBoard events; on process 0 alone.
+class MetricsWriter:
+  """Appends rows to `workdir/metrics.jsonl` and, if requested, TensorBoard events; only on process 0.
 
-  Rows after the step a run resumes from are cut, for they come again.
+  Rows after the step at which a run resumes are dropped; they will be rewritten.
   """
 
   def __init__(self, workdir: Path, *, resumed: int, tensorboard: bool):
-    """Raises ModuleNotFoundError when `tensorboard` is asked for and tensorboardX is not installed."""
+    """Open the files. Raises ModuleNotFoundError if `tensorboard` is set and tensorboardX is not installed."""
     self._file = self._events = None
     if jax.process_index() == 0:
       self._events = _open_events(workdir, resumed) if tensorboard else None
       self._path = workdir / 'metrics.jsonl'
-      _cut(self._path, resumed)
+      _drop_rows_after(self._path, resumed)
       self._file = open(self._path, 'a')  # noqa: SIM115 (closed in close)
 
   def write(self, row: Mapping[str, Any]) -> None:
-    """One row; `row['step']` is its step, and numbers that are not finite become null, as None does."""
+    """Write a row; `row['step']` is its step. None and numbers that are not finite become null."""
     if self._file is None:
       return
     values = _finite(row)
@@ -41,7 +41,7 @@ class Rows:
     self._write_events(values)
 
   def amend(self, row: Mapping[str, Any]) -> None:
-    """Writes a row whose step may be that of the last one, which it is then added to."""
+    """Add values to the last row if it has the same step; otherwise write a new row."""
     if self._file is None:
       return
     lines = self._path.read_text().splitlines()
@@ -62,42 +62,49 @@ class Rows:
           self._events.add_scalar(key, value, values['step'])
 
   def close(self) -> None:
-    """Flushes and closes the files."""
+    """Flush and close the files."""
     for file in (self._file, self._events):
       if file is not None:
         file.close()
 
 
 class Stopwatch:
-  """Where the wall time of a window of steps goes: `data`, `device` (waiting for it) and `host`, the rest."""
+  """Wall time of a window of steps: waiting for data, waiting for the devices, pauses, and the host's rest."""
 
   def __init__(self, examples_per_device: float, ideal_step_seconds: float | None = None) -> None:
-    """`examples_per_device` a step; `ideal_step_seconds` is its time at the published peak, None where not known."""
+    """Start a window.
+
+    Args:
+      examples_per_device: examples per step and device.
+      ideal_step_seconds: seconds of a step at the devices' published peak; None: not known.
+    """
     self.compile_seconds: float | None = None
     self._examples, self._ideal = examples_per_device, ideal_step_seconds
     self.reset()
 
   def reset(self) -> None:
-    """Starts a window."""
+    """Start a new window."""
     self._start = time.perf_counter()
     self._spent = {'data': 0.0, 'device': 0.0, 'pause': 0.0}
     self._steps = 0
 
   def step(self) -> None:
-    """Counts a finished step."""
+    """Count a finished step."""
     self._steps += 1
 
   def add(self, kind: str, since: float) -> None:
-    """Adds the time since `since` (of `time.perf_counter`) to 'data', 'device' or 'pause'."""
+    """Add the seconds since `since` (from `time.perf_counter`) to 'data', 'device' or 'pause'."""
     self._spent[kind] += time.perf_counter() - since
 
   def rate(self) -> float:
-    """Steps per second of this window, without pauses: compilation, checkpoints, previews, held-out loss."""
+    """Return steps per second of this window without pauses (compilation, checkpoints, previews, held-out loss)."""
     return self._steps / max(time.perf_counter() - self._start - self._spent['pause'], 1e-9)
 
   def row(self) -> dict[str, float | None]:
-    """`time/...` keys: of a step, pauses left out, its seconds in all and of each kind, what share of them waits for
-    data, the rate, the share of the published peak (`mfu`, None where not known); the window's pauses; the compilation.
+    """Return the `time/...` values of the window.
+
+    Per step and without pauses: seconds in total and of each kind, the rate, the share of time spent waiting for data,
+    and model FLOPs utilization (`mfu`, None if not known). Also the seconds of pauses and of compilation.
     """
     rate, wall, steps = self.rate(), time.perf_counter() - self._start, max(self._steps, 1)
     working = max(wall - self._spent['pause'], 1e-9)
@@ -116,7 +123,7 @@ class Stopwatch:
 
 
 def memory() -> dict[str, float]:
-  """`memory/...` keys: the process's peak, and the first device's where its runtime tells."""
+  """Return the peak memory in bytes of this process and, if its runtime reports it, of the first device."""
   scale = 1 if sys.platform == 'darwin' else 1024
   row = {'memory/host_peak_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}
   stats = jax.local_devices()[0].memory_stats() or {}
@@ -125,14 +132,18 @@ def memory() -> dict[str, float]:
   return row
 
 
-def say(message: str) -> None:
-  """A line on standard error, from process 0 alone."""
+def print_status(message: str) -> None:
+  """Print a line on standard error, only on process 0."""
   if jax.process_index() == 0:
     print(message, file=sys.stderr, flush=True)
 
 
-def progress(step: int, num_steps: int, loss: float, rate: float) -> str:
-  """`step 120/1000  loss 0.1234  9.87 steps/s  1:29 left`."""
+def progress_line(step: int, num_steps: int, loss: float, rate: float) -> str:
+  """Return a line of progress.
+
+  >>> progress_line(120, 1000, 0.12341, 9.87)
+  'step 120/1000  loss 0.1234  9.87 steps/s  1:29 left'
+  """
   left = round((num_steps - step) / max(rate, 1e-9))
   hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
   clock = f'{hours}:{minutes:02d}:{seconds:02d}' if hours else f'{minutes}:{seconds:02d}'
@@ -154,8 +165,8 @@ def _open_events(workdir: Path, resumed: int) -> Any:
   return SummaryWriter(str(workdir / 'tensorboard'), purge_step=resumed + 1)
 
 
-def _cut(path: Path, step: int) -> None:
-  """Drops rows after `step`, and a line that a killed job left half written."""
+def _drop_rows_after(path: Path, step: int) -> None:
+  """Drop rows after `step`, and a last line that a killed job wrote only in part."""
   if not path.exists():
     return
   lines = path.read_text().splitlines()

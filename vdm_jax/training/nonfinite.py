@@ -1,7 +1,8 @@
-"""What becomes of a run whose steps are not finite: what it leaves behind when it ends, and how a step is done again.
+"""Steps that are not finite: diagnosis, the bundle that a run leaves when it gives up, and its replay.
 
-`workdir/nonfinite/step_00000020/` is a workdir of its own: `config.json`, the state before the step in `checkpoints/`,
-the global batch, what the step measured, and `report.json`, written last, which names the first bad part.
+The bundle `workdir/nonfinite/step_00000020/` is a complete workdir: `config.json`, the state before the step in
+`checkpoints/`, the global batch, what the step measured, and `report.json`, written last, which names the first
+non-finite part.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import safetensors.numpy
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -22,34 +24,83 @@ from jax.sharding import Mesh
 from vdm_jax import checkpoints, partitioning
 from vdm_jax.models import Model
 from vdm_jax.runtime.atomic_files import atomic_write
-from vdm_jax.training import optimizer, run_folder, state
-from vdm_jax.training.step import jit_train_step, make_gradient
+from vdm_jax.training import run_folder, state
+from vdm_jax.training.optimizer import Constructor, build
+from vdm_jax.training.step import MAX_SKIPPED, jit_train_step, make_gradient
 from vdm_jax.types import Array, Batch, Conditioning, Params
 
 FOLDER, BATCH, OUTCOME, REPORT = 'nonfinite', 'batch.safetensors', 'outcome.safetensors', 'report.json'
-MEASURED = ('loss', 'gradient_norm', 'per_example', 'logsnr')  # of the step; NaN and all, bit for bit
-SHOWN = 5  # names of a kind in a sentence
+MEASURED = ('loss', 'gradient_norm', 'per_example', 'logsnr')  # of the step, compared bit for bit
+SHOWN = 5  # names listed per kind
 
 
 class Damaged(RuntimeError):
-  """A run's state holds what is not finite, though no step that was applied put it there."""
+  """The training state has non-finite values although no applied step wrote any: the memory of a device failed.
+
+  >>> raise Damaged('step 6 was not finite because of state: ema/enter/kernel')
+  Traceback (most recent call last):
+  ...
+  vdm_jax.training.nonfinite.Damaged: step 6 was not finite because of state: ema/enter/kernel
+  """
 
 
 class Replay(NamedTuple):
-  """A step that was done again."""
+  """A repeated step.
+
+  >>> Replay(step=14, same=True, measured={}, found=['batch: x']).found[0]
+  'batch: x'
+  """
 
   step: int
-  same: bool  # bit for bit what the run measured
+  same: bool  # whether it measured the same bits as the run
   measured: dict[str, np.ndarray]
   found: list[str]  # what is not finite, the first cause first
+
+
+class Guard(NamedTuple):
+  """What a run does about steps that are not finite, besides skipping them."""
+
+  workdir: Path
+  config: Any
+  model: Model
+  mesh: Mesh
+
+  def check_state(self, step: int, current: state.TrainState) -> None:
+    """Raise Damaged if a non-finite state is why a step was not finite. All processes call it."""
+    if found := damage(current, self.mesh):
+      raise Damaged(
+        f'step {step} was not finite because of {found[0]}. No applied step wrote this: the memory of a device or its '
+        'host has failed. This state is not saved; the same command resumes from the last checkpoint. If it ends at '
+        'once in the same way, move the newest folder of checkpoints/ away; if later, exclude the machine it ran on.'
+      )
+
+  def give_up(self, step: int, batch: Batch, measured: Any, current: state.TrainState) -> FloatingPointError:
+    """Write the bundle of the last of MAX_SKIPPED consecutive skipped steps; return the error to raise.
+
+    Args:
+      step: its number.
+      batch: this process's part of its batch.
+      measured: what it returned.
+      current: the state after it, or after later steps, which change nothing.
+    """
+    counters = {'step': step - 1, 'skipped_in_a_row': MAX_SKIPPED - 1}
+    before = current._replace(**{name: jnp.full_like(current.step, value) for name, value in counters.items()})
+    batch = partitioning.put_batch(batch, self.mesh)
+    folder = write(self.workdir, self.config, self.model, self.mesh, before, batch, measured)
+    return FloatingPointError(
+      f'no loss or gradient of the {MAX_SKIPPED} steps up to step {step} was finite. {folder} holds the last of them: '
+      f'--mode=replay --workdir={folder} repeats it and names the first non-finite part. The same command resumes from '
+      'the last checkpoint, but will end here again: use another --workdir with a lower training.learning_rate, a '
+      "smaller training.clip_norm or model.dtype='float32', and check the data for NaN."
+    )
 
 
 def write(
   workdir: Path, config: Any, model: Model, mesh: Mesh, current: state.TrainState, batch: Batch, measured: Any
 ) -> Path:
-  """Writes the bundle of the step that was taken from `current` with the global `batch`; returns its folder.
+  """Write the bundle of the step taken from the state `current` with the global `batch`, and return its folder.
 
-  All processes call it. A bundle of the same step that is there already is left as it is.
+  All processes call it. An existing bundle of the same step is kept.
   """
   step = int(current.step) + 1
   folder = Path(workdir) / FOLDER / f'step_{step:08d}'
@@ -77,19 +128,41 @@ def write(
   return folder
 
 
-def replay(folder: str | os.PathLike, config: Any, model: Model, mesh: Mesh) -> Replay:
-  """Does the step of a bundle again. On the same kind and number of devices it gives the same bits.
+def replay(
+  folder: str | os.PathLike,
+  config: Any,
+  model: Model,
+  mesh: Mesh,
+  *,
+  optimizer: Constructor | optax.GradientTransformation | None = None,
+  schedule: optax.Schedule | None = None,
+) -> Replay:
+  """Repeat the step of a bundle. It gives the same bits on the same kind and number of devices.
 
-  `config` is that of the bundle, or one changed to see what helps. Raises FileNotFoundError for a folder that is no
-  whole bundle.
+  Args:
+    folder: `workdir/nonfinite/step_XXXXXXXX`.
+    config: that of the bundle, or with changes whose effect is of interest.
+    model: from `models.build(config.model)`.
+    mesh: the devices.
+    optimizer, schedule: as given to `train`.
+
+  Raises:
+    FileNotFoundError: the folder is not a complete bundle.
+
+  >>> from vdm_jax.training.example import tiny
+  >>> model, config, _ = tiny()
+  >>> replay('runs/digits', config, model, partitioning.make_mesh(config.mesh))
+  Traceback (most recent call last):
+  ...
+  FileNotFoundError: runs/digits has no batch.safetensors: ...
   """
   folder = Path(folder)
   if absent := [name for name in (BATCH, OUTCOME, REPORT) if not (folder / name).exists()]:
     raise FileNotFoundError(
-      f'{folder} has no {absent[0]}: name a folder workdir/{FOLDER}/step_..., as a run leaves it that ended because '
-      'its steps were not finite.'
+      f'{folder} has no {absent[0]}: name a folder workdir/{FOLDER}/step_..., which a run leaves if it ends because '
+      'its steps are not finite.'
     )
-  rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
+  rule = build(config.training, model.logical_axes, model.decay_mask, optimizer=optimizer, schedule=schedule)
   layout = state.abstract(model, rule, mesh)
   with checkpoints.Checkpointer(folder, 1) as checkpointer:
     current = checkpointer.restore(layout)
@@ -106,17 +179,18 @@ def replay(folder: str | os.PathLike, config: Any, model: Model, mesh: Mesh) -> 
 
 
 def put_whole(batch: Batch, mesh: Mesh) -> Batch:
-  """A global batch that every process has whole, split by row over the mesh."""
+  """Return a global batch, of which every process has a full copy, split by row over the mesh."""
   sharding = partitioning.batch_sharding(mesh)
   return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), batch)
 
 
 def diagnose(model: Model, training: Any, mesh: Mesh, current: state.TrainState, batch: Batch, key: Array) -> list[str]:
-  """What is not finite in a step, in the order in which it is computed: the first is the cause of the others.
+  """Return what is not finite in a step, in the order of computation, so that the first is the cause of the others.
 
-  Batch, state, the outputs of the network's layers (the first), losses of examples, gradients.
+  Checked are the batch, the state, outputs of the network's layers (only the first is named), losses of examples,
+  gradients.
   """
-  bad: list[str] = []  # paths of layers, as they were found: a scanned one comes once for each turn
+  bad: list[str] = []  # paths of layers in the order found; a scanned layer once per iteration
 
   def gradient(params: Params, batch: Batch, key: Array) -> tuple[Array, Any]:
     def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -131,24 +205,24 @@ def diagnose(model: Model, training: Any, mesh: Mesh, current: state.TrainState,
     return aux['per_example'], jax.tree.map(_finite, gradients)
 
   step = jax.jit(gradient, out_shardings=partitioning.replicated(mesh))
-  found = _sentence('batch', _checker(mesh)(batch)) + damage(current, mesh)
+  found = _names_of_bad('batch', _checker(mesh)(batch)) + damage(current, mesh)
   losses, gradients = jax.block_until_ready(step(current.params, batch, jax.random.fold_in(key, current.step)))
   jax.effects_barrier()
   if bad:
     found.append(f'output of layer {_first_layer(bad)}')
   if rows := [str(i) for i in np.flatnonzero(~np.isfinite(np.asarray(losses)))]:
     found.append(f'loss of {len(rows)} of {len(losses)} examples: {_some(rows)}')
-  return (found + _sentence('gradient', gradients)) or ['the update: the gradient is finite, its step is not']
+  return (found + _names_of_bad('gradient', gradients)) or ['update: the gradient is finite, the update is not']
 
 
 def damage(current: state.TrainState, mesh: Mesh) -> list[str]:
-  """What is not finite in a state, in a sentence: parameters, moments of the optimizer, averages."""
+  """Return the names of non-finite parameters, moments and averages of a state, in one string; [] if there are none."""
   parts = {'params': current.params, 'opt_state': current.opt_state, 'ema': current.ema}
-  return _sentence('state', _checker(mesh)(parts))
+  return _names_of_bad('state', _checker(mesh)(parts))
 
 
 def _first_layer(bad: list[str]) -> str:
-  """The first of these paths, or the first one inside it: what holds a layer may be looked at before the layer is."""
+  """Return the first of these paths, or the first inside it: an outer layer may be checked before its inner ones."""
   first = bad[0]
   while inside := [path for path in bad if path.startswith(first and f'{first}/') and path != first]:
     first = inside[0]
@@ -157,7 +231,7 @@ def _first_layer(bad: list[str]) -> str:
 
 @functools.cache
 def _checker(mesh: Mesh) -> Callable[[Any], Any]:
-  """Tree -> of each leaf whether it is finite, the same on every process."""
+  """Return a function: tree -> whether each leaf is finite, the same on every process."""
   return jax.jit(lambda tree: jax.tree.map(_finite, tree), out_shardings=partitioning.replicated(mesh))
 
 
@@ -166,7 +240,7 @@ def _finite(tree: Any) -> Array:
   return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.bool_(True)
 
 
-def _sentence(kind: str, finite: Any) -> list[str]:
+def _names_of_bad(kind: str, finite: Any) -> list[str]:
   bad = [name for name, good in checkpoints.named(jax.device_get(finite)).items() if not good]
   return [f'{kind}: {_some(bad)}'] if bad else []
 

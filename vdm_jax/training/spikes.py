@@ -1,4 +1,4 @@
-"""Steps whose gradient is finite but far longer than the run's usual one, such as a corrupt batch or a fault makes."""
+"""Gradient spikes: finite gradients that are far longer than usual, from a corrupt batch or a hardware fault."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ import jax.numpy as jnp
 
 from vdm_jax.types import Array
 
-# Updates over which the usual norm is averaged, and before which none is known.
+# Updates over which gradient norms are averaged; before as many, no norm counts as a spike.
 WINDOW = 100
 
 
-def judge(norm: Array, usual: Array, updates: Array, factor: float) -> tuple[Array, Array]:
-  """`(ordinary, usual norm afterwards)` of a step with a finite gradient norm.
+def accepted_and_norm_ema(norm: Array, norm_ema: Array, updates: Array, factor: float) -> tuple[Array, Array]:
+  """Return whether a gradient norm is accepted (not a spike), and the moving average of norms after the step.
 
-  A norm is a spike where it exceeds `factor` times the usual one; it counts to the average as no more than that. So a
-  spike hardly moves the average, and a level that stays is accepted: after n spikes in a row the average has grown
-  (1 + (factor - 1) / WINDOW)^n times, with a factor of 10 fiftyfold after 46.
+  A norm above `factor` times the average is a spike, and enters the average as that limit. So a single spike hardly
+  moves the average, and a lasting higher level is accepted: n spikes in a row raise the average by
+  (1 + (factor - 1) / WINDOW)^n, which is 50-fold after 46 for a factor of 10.
 
   Args:
-    norm: float32 [], the global norm of the gradient.
-    usual: float32 [], the average so far; 0: there is none.
-    updates: int32 [], updates applied before this step. The first WINDOW are never spikes: norms fall at the start.
-    factor: above 1; 0: no norm is a spike, and the average goes on.
+    norm: float32 [], the global norm of a finite gradient.
+    norm_ema: float32 [], the average so far; 0: none yet.
+    updates: int32 [], updates applied before this step. The first WINDOW are always accepted: norms fall at the start.
+    factor: above 1; 0: every norm is accepted.
+
+  >>> accepted, norm_ema = accepted_and_norm_ema(jnp.float32(500), jnp.float32(2), jnp.int32(1000), 10.0)
+  >>> bool(accepted), f'{norm_ema:.2f}'
+  (False, '2.18')
   """
-  known = (usual > 0) & (updates >= WINDOW) & (factor > 0)
-  most = jnp.where(known, factor * usual, jnp.inf)
-  rate = jnp.where(usual > 0, 1 / jnp.minimum(updates + 1, WINDOW), 1.0)
-  return norm <= most, usual + rate * (jnp.minimum(norm, most) - usual)
+  known = (norm_ema > 0) & (updates >= WINDOW) & (factor > 0)
+  limit = jnp.where(known, factor * norm_ema, jnp.inf)
+  rate = jnp.where(norm_ema > 0, 1 / jnp.minimum(updates + 1, WINDOW), 1.0)
+  return norm <= limit, norm_ema + rate * (jnp.minimum(norm, limit) - norm_ema)

@@ -1,4 +1,4 @@
-"""What a training run is at one step: everything a checkpoint holds."""
+"""The training state: everything a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from vdm_jax.training import metrics
 from vdm_jax.training.optimizer import Optimizer
 from vdm_jax.types import Array, Params
 
-# Checkpoints of earlier versions lack these, which were zero then.
+# Leaves that older checkpoints lack; they are zero there.
 ADDED = ('skipped_in_a_row', 'grad_norm_ema', 'sums/spikes')
 
 
 class TrainState(NamedTuple):
-  """One step of a run. Parameters, moments and averages are float32 whatever the network computes in."""
+  """The state of a run after a step. Parameters, moments and averages are float32 for any dtype of the network."""
 
-  step: Array  # int32 [], steps taken, those skipped included
+  step: Array  # int32 [], steps taken, including skipped ones
   updates: Array  # int32 [], updates applied
-  skipped_in_a_row: Array  # int32 [], steps that were not finite since the last one that was
-  grad_norm_ema: Array  # float32 [], see `spikes.judge`
+  skipped_in_a_row: Array  # int32 [], consecutive steps that were not finite, up to the last one
+  grad_norm_ema: Array  # float32 [], see `spikes.accepted_and_norm_ema`
   params: Params
   opt_state: Any
   ema: Params
-  sums: dict[str, Array]  # of the metrics since the last logged row
+  sums: dict[str, Array]  # of metrics, since the last logged row
 
 
 def create(
@@ -39,12 +39,17 @@ def create(
   seed: int,
   starting_point: Callable[[Params], Params] | None = None,
 ) -> TrainState:
-  """The state before the first step, born sharded over `mesh`: no device ever holds more than its part.
+  """Return the state before the first step, created sharded: no device ever holds more than its part.
 
-  `starting_point` maps the fresh parameters to those to start from, which are the first average too.
+  Args:
+    model: has `init` and `logical_axes`.
+    optimizer: from `optimizer.build`.
+    mesh: the devices.
+    seed: of the parameters.
+    starting_point: fresh parameters -> initial parameters, which are the initial average, too.
   """
   layout = shardings(abstract(model, optimizer, mesh))
-  state = jax.jit(_initialiser(model, optimizer), out_shardings=layout)(jax.random.key(seed))
+  state = jax.jit(_initializer(model, optimizer), out_shardings=layout)(jax.random.key(seed))
   if starting_point is None:
     return state
   params = starting_point(state.params)
@@ -52,25 +57,26 @@ def create(
 
 
 def abstract(model: Model, optimizer: Optimizer, mesh: Mesh) -> TrainState:
-  """Shapes, types and shardings of the state, without allocating it: what to restore into or to compile for.
+  """Return shapes, dtypes and shardings of the state without allocating it, to restore into or to compile for.
 
-  Moments and averages lie as the parameters do; counters and sums are on every device.
+  Moments and averages are split as the parameters are; counters and sums are on every device.
   """
-  shapes = jax.eval_shape(_initialiser(model, optimizer), jax.random.key(0))
+  shapes = jax.eval_shape(_initializer(model, optimizer), jax.random.key(0))
   params = partitioning.param_shardings(mesh, shapes.params, model.logical_axes)
   layout = partitioning.like_params(shapes, shapes.params, params, partitioning.replicated(mesh))
   return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
 
 
 def shardings(abstract_state: TrainState) -> TrainState:
-  """The shardings of an abstract state, for `out_shardings`."""
+  """Return the shardings of an abstract state, for `out_shardings`."""
   return jax.tree.map(lambda x: x.sharding, abstract_state)
 
 
 def ema_decay(training: Any) -> float:
-  """The decay per update: 0.5^(1 / ema_half_life) if a half-life in updates is given, else `ema_decay`.
+  """Return the EMA's decay per update: 0.5^(1 / ema_half_life) if a half-life in updates is set, else `ema_decay`.
 
-  Raises ValueError when the half-life is negative or the decay outside [0, 1).
+  Raises:
+    ValueError: a negative half-life, or a decay outside [0, 1).
   """
   decay, half_life = training.ema_decay, training.ema_half_life
   if half_life < 0 or not 0 <= decay < 1:
@@ -82,10 +88,14 @@ def ema_decay(training: Any) -> float:
 
 
 def update_ema(ema: Params, params: Params, updates: Array, *, decay: float, warmup: bool) -> Params:
-  """`decay ema + (1 - decay) params` in float32; `updates` = n counts the updates before this one.
+  """Return `decay ema + (1 - decay) params` in float32; the first update copies the parameters.
 
-  The first update copies. With `warmup` the decay is min(decay, (1 + n) / (10 + n)), so that short runs do
-  not average over their first steps.
+  Args:
+    ema: the average so far.
+    params: the parameters after the update.
+    updates: int32 [], the number n of updates before this one.
+    decay: in [0, 1).
+    warmup: limit the decay to (1 + n) / (10 + n), so that short runs do not average over their first steps.
   """
   rate = jnp.float32(1.0 - decay)
   if warmup:
@@ -94,9 +104,9 @@ def update_ema(ema: Params, params: Params, updates: Array, *, decay: float, war
   return jax.tree.map(lambda e, p: jnp.where(updates == 0, p, e + rate * (p - e)), ema, params)
 
 
-def _initialiser(model: Model, optimizer: Optimizer) -> Callable[[Array], TrainState]:
+def _initializer(model: Model, optimizer: Optimizer) -> Callable[[Array], TrainState]:
   def init(rng: Array) -> TrainState:
-    # A training step draws from fold_in(rng, step): the parameters take another child of the same key.
+    # Training steps use fold_in(rng, step); the parameters use another child of the same key.
     params = model.init(jax.random.split(rng)[0])
     return TrainState(
       step=jnp.zeros((), jnp.int32),

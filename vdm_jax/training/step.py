@@ -1,7 +1,7 @@
 """One training step and the held-out loss, as pure functions to jit.
 
-Every draw is a function of (seed, step, example), so resuming, another mesh or other micro-batches change
-nothing; but for dropout, whose masks belong to (seed, step, micro-batch).
+Every random draw is a function of seed, step and example, so neither resuming nor another mesh nor other micro-batches
+change the numbers. Dropout masks alone are a function of seed, step and micro-batch.
 """
 
 from __future__ import annotations
@@ -25,25 +25,37 @@ from vdm_jax.types import Array, Batch, Conditioning, Params
 
 TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Any]]]
 
-# So many steps in a row without a finite loss, gradient and update end a run; the state then changes no more.
+# Maximum consecutive non-finite steps: after as many the state stays unchanged, and the run ends.
 MAX_SKIPPED = 10
 # Draws of training noise levels per held-out example, from which evenly spaced quantiles are taken.
 _DRAWS_PER_LEVEL = 16
 
 
 def make_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mesh) -> TrainStep:
-  """`(state, batch, key) -> (state, {'loss', 'gradient_norm', 'per_example' [b], 'logsnr' [b], 'sums',
-  'skipped_in_a_row'})`; key is that of the run's seed, the same at every step.
+  """Return the training step `(state, batch, key) -> (state, measured)`; jit it inside `jax.set_mesh(mesh)`.
 
-  The batch is cut into `accumulation_steps` micro-batches whose gradients are averaged. A step whose loss,
-  gradient, update or average is not finite changes nothing but the step counter and the counts of skipped steps;
-  nor does any step after MAX_SKIPPED of them in a row. A spike (`spikes.judge`, by `spike_factor`) changes the usual
-  gradient norm besides. `sums` starts anew after every `log_every` steps.
+  The batch is split into `accumulation_steps` micro-batches whose gradients are averaged. A step whose loss, gradient,
+  update or average is not finite is skipped: it changes only the counters of steps and of skipped steps. After
+  MAX_SKIPPED consecutive skipped steps, all are. A gradient spike (`spikes.accepted_and_norm_ema`) is skipped, too, but
+  enters the average of gradient norms.
 
   Args:
     model: has `network`, `process`, `parameterization`, `sample_logsnr` and `config`.
+    optimizer: from `optimizer.build`; any gradient transformation.
     training: the configuration's section.
-    mesh: what the batch is split over; trace inside `jax.set_mesh(mesh)`.
+    mesh: the devices over which the batch is split.
+
+  Returns:
+    A function of state, batch and the key of the run's seed, the same at every step. `measured` has `loss`,
+    `gradient_norm`, `per_example` [b], `logsnr` [b], `skipped_in_a_row`, and `sums` since the last logged row.
+
+  >>> from vdm_jax.training.example import tiny_step
+  >>> model, rule, training, mesh, layout, batch = tiny_step()
+  >>> with jax.set_mesh(mesh):
+  ...   step = make_train_step(model, rule, training, mesh)
+  ...   after, measured = jax.eval_shape(step, layout, batch, jax.random.key(0))
+  >>> measured['per_example'].shape
+  (2,)
   """
   decay = ema_decay(training)
   gradient = make_gradient(model, training, mesh)
@@ -55,10 +67,12 @@ def make_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mes
     params = optax.apply_updates(state.params, updates)
     ema = update_ema(state.ema, params, state.updates, decay=decay, warmup=training.ema_warmup)
     finite = jnp.isfinite(jnp.stack([loss, *norms.values(), optax.tree.norm(ema)])).all()
-    # A run that is to end keeps the state that its last step was taken from, whatever was dispatched after it.
+    # A run that ends keeps the state before its last step, whatever was dispatched afterwards.
     finite &= state.skipped_in_a_row < MAX_SKIPPED
-    judged = spikes.judge(norms['gradient_norm'], state.grad_norm_ema, state.updates, training.spike_factor)
-    applied, usual = finite & judged[0], jnp.where(finite, judged[1], state.grad_norm_ema)
+    accepted, norm_ema = spikes.accepted_and_norm_ema(
+      norms['gradient_norm'], state.grad_norm_ema, state.updates, training.spike_factor
+    )
+    applied, norm_ema = finite & accepted, jnp.where(finite, norm_ema, state.grad_norm_ema)
     new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
     params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
 
@@ -69,16 +83,27 @@ def make_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mes
     updates = state.updates + applied.astype(jnp.int32)
     skipped = jnp.where(finite, 0, state.skipped_in_a_row + 1)
     measured = {'loss': loss, 'gradient_norm': norms['gradient_norm'], **aux}
-    new_state = TrainState(state.step + 1, updates, skipped, usual, params, opt_state, ema, sums)
+    new_state = TrainState(state.step + 1, updates, skipped, norm_ema, params, opt_state, ema, sums)
     return new_state, measured | {'sums': sums, 'skipped_in_a_row': skipped}
 
   return train_step
 
 
 def jit_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mesh, layout: TrainState) -> TrainStep:
-  """The training step as runs compile it. The state that it is given is used up; the new one lies as `layout` says.
+  """Return the jitted training step, as runs compile it: the old state is donated, the new one has the same shardings.
 
-  `layout` is a `state.abstract`. Call, or trace, it inside `jax.set_mesh(mesh)`.
+  Args:
+    model, optimizer, training, mesh: as in `make_train_step`.
+    layout: from `state.abstract`.
+
+  >>> from vdm_jax.training import state
+  >>> from vdm_jax.training.example import tiny_step
+  >>> model, rule, training, mesh, layout, batch = tiny_step()
+  >>> with jax.set_mesh(mesh):
+  ...   step = jit_train_step(model, rule, training, mesh, layout)
+  ...   after, measured = step(state.create(model, rule, mesh, 0), batch, jax.random.key(0))
+  >>> int(after.step), int(after.updates), bool(measured['loss'] > 0)
+  (1, 1, True)
   """
   return jax.jit(
     make_train_step(model, optimizer, training, mesh),
@@ -90,10 +115,22 @@ def jit_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mesh
 def make_heldout_loss(
   model: Model, training: Any, batches: Sequence[Batch], mesh: Mesh
 ) -> Callable[[Params], dict[str, float]]:
-  """`parameters -> {'heldout/loss', 'heldout/loss_logsnr_...'}` on fixed clips, noise and noise levels.
+  """Return the held-out loss: parameters -> `heldout/loss` and `heldout/loss_logsnr_LOW_HIGH`.
 
-  The levels are evenly spaced quantiles of the training distribution, so the figure moves with the parameters
-  alone. Conditions are not dropped. `batches` are numpy, this process's part, as training's are.
+  Clips, noise and noise levels are fixed, the latter evenly spaced quantiles of the training distribution, so the loss
+  is a function of the parameters alone. Conditions are not dropped.
+
+  Args:
+    model: as in `make_train_step`.
+    training: the configuration's section.
+    batches: numpy, this process's part of each, as in training.
+    mesh: the devices over which batches are split.
+
+  >>> from vdm_jax.training.example import tiny_step
+  >>> model, _, training, mesh, _, batch = tiny_step()
+  >>> loss = make_heldout_loss(model, training, [jax.device_get(batch)], mesh)
+  >>> loss(model.init(jax.random.key(0)))['heldout/loss'] > 0
+  True
   """
   batches = [partitioning.put_batch(batch, mesh) for batch in batches]
   size = batches[0].x.shape[0]
@@ -111,7 +148,7 @@ def make_heldout_loss(
 
   def heldout_loss(params: Params) -> dict[str, float]:
     with jax.set_mesh(mesh):
-      # One at a time: collectives of many programs in flight can lock each other out on CPU.
+      # One at a time: collectives of several programs in flight can deadlock on CPU.
       parts = [jax.device_get(compiled(params, b, levels[i], jnp.int32(i))) for i, b in enumerate(batches)]
     sums = jax.tree.map(lambda *leaves: sum(leaves), *parts)
     row = {'heldout/loss': float(sums['loss']) / (size * len(batches))}
@@ -121,7 +158,14 @@ def make_heldout_loss(
 
 
 def drop_conditions(cond: Conditioning, rng: Array, rate: float) -> Conditioning:
-  """Marks text and label as dropped with probability `rate`, per example and segment; marks are kept."""
+  """Return conditions with text and label dropped with probability `rate`, per example and segment.
+
+  Those that are marked as dropped stay so.
+
+  >>> cond = Conditioning(label=jnp.zeros((2, 1), jnp.int32))
+  >>> drop_conditions(cond, jax.random.key(0), 1.0).drop.tolist()
+  [[True], [True]]
+  """
   present = [leaf for leaf in (cond.text, cond.label) if leaf is not None]
   if not rate or not present:
     return cond
@@ -130,7 +174,19 @@ def drop_conditions(cond: Conditioning, rng: Array, rate: float) -> Conditioning
 
 
 def make_gradient(model: Model, training: Any, mesh: Mesh) -> Callable[..., tuple[Array, dict[str, Array], Params]]:
-  """`(params, batch, rng) -> (loss, {'per_example', 'logsnr'}, gradients)` of a global batch."""
+  """Return the function `(params, batch, rng) -> (loss, {'per_example', 'logsnr'}, gradients)` of a global batch.
+
+  Args:
+    model, training, mesh: as in `make_train_step`.
+
+  >>> from vdm_jax.training.example import tiny_step
+  >>> model, _, training, mesh, _, batch = tiny_step()
+  >>> params = model.init(jax.random.key(0))
+  >>> with jax.set_mesh(mesh):
+  ...   loss, aux, gradients = make_gradient(model, training, mesh)(params, batch, jax.random.key(1))
+  >>> aux['per_example'].shape, jax.tree.structure(gradients) == jax.tree.structure(params)
+  ((2,), True)
+  """
   parts = training.accumulation_steps
   wants_dropout = bool(model.config.get('dropout', 0))
   # XLA for CPU computes the weight gradient of a convolution some 50 times slower inside a loop.
@@ -144,7 +200,7 @@ def make_gradient(model: Model, training: Any, mesh: Mesh) -> Callable[..., tupl
     size = batch.x.shape[0]
     rng_logsnr, rng_noise, rng_drop, rng_dropout = jax.random.split(rng, 4)
     batch = batch._replace(cond=drop_conditions(batch.cond, rng_drop, training.condition_drop_rate))
-    # Drawn for the whole batch: a stratified sampler spreads its levels over all of it.
+    # Drawn for the whole batch: a stratified sampler spreads its levels over all examples.
     inputs = batch, model.sample_logsnr(rng_logsnr, size), jax.random.split(rng_noise, size)
     if parts == 1:
       (loss, aux), gradients = grad(params, *inputs, rng_dropout if wants_dropout else None)
@@ -166,9 +222,9 @@ def make_gradient(model: Model, training: Any, mesh: Mesh) -> Callable[..., tupl
 
 
 def _interleave(inputs: Any, parts: int) -> Any:
-  """Cuts `[b ...]` into `[parts b/parts ...]`: micro-batch i has the examples i, i + parts, ...
+  """Split `[b ...]` into `[parts b/parts ...]`: micro-batch i has the examples i, i + parts, ...
 
-  Each device then keeps the examples it has, where consecutive ones would have to move.
+  So each device keeps its examples; consecutive ones would have to move.
   """
 
   def cut(x: Array) -> Array:
@@ -187,7 +243,7 @@ def _loss(
   keys: Array,
   dropout_rng: Array | None,
 ) -> tuple[Array, dict[str, Array]]:
-  """The mean loss of examples at given noise levels, with one key each."""
+  """Return the mean loss of examples at given noise levels, with one key each."""
   cond = batch.cond if model.upsampling == 1 else with_low_resolution(batch, model.upsampling, keys)
   return denoising_loss(
     model.network(params, dropout_rng=dropout_rng),
@@ -203,9 +259,14 @@ def _loss(
 
 
 def with_low_resolution(batch: Batch, factor: int, keys: Array) -> Conditioning:
-  """The batch's condition with its own video at low resolution, corrupted at a level of its own per example.
+  """Return the conditions of a second stage: the batch's own videos at low resolution, with noise.
 
-  The level's time on the cosine schedule is uniform in [0, 1]. `keys` `[b]` are those that `denoising_loss` is given.
+  The noise level is drawn for each example, with uniform time on the cosine schedule.
+
+  Args:
+    batch: clips at full resolution.
+    factor: pixels per side made of each low-resolution pixel.
+    keys: [b], those of `denoising_loss`.
   """
   time = jax.vmap(jax.random.uniform)(fold_in(keys, ExampleStream.AUGMENTATION_LEVEL))
   logsnr = cosine_logsnr(time)
@@ -214,12 +275,12 @@ def with_low_resolution(batch: Batch, factor: int, keys: Array) -> Conditioning:
 
 
 def _inside(height: int, pad_rows: int) -> float | Array:
-  """The loss's weight: 1, or where rows are padding a mask `[height 1 1]` that leaves them out."""
+  """Return the loss's weight: 1, or a mask `[height 1 1]` that excludes padded rows."""
   rows = jnp.arange(height)
   return ((rows >= pad_rows) & (rows < height - pad_rows)).astype(jnp.float32)[:, None, None] if pad_rows else 1.0
 
 
 def _quantiles(model: Model, rng: Array, count: int) -> Array:
-  """`count` evenly spaced quantiles of the model's training noise levels, increasing."""
+  """Return `count` evenly spaced quantiles of the training noise levels, increasing."""
   draws = jnp.sort(model.sample_logsnr(rng, count * _DRAWS_PER_LEVEL))
   return draws[_DRAWS_PER_LEVEL // 2 :: _DRAWS_PER_LEVEL]

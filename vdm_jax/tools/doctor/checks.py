@@ -25,7 +25,7 @@ def problems(config: ConfigDict, workdir: str | Path | None = None, first: Run |
   created. All processes of a run must call this; all return the same list. `first` is the run that
   `training.first_stage` names, if it is open already.
   """
-  return runtime.agreed(_problems(config, workdir, first or Run(config.training.first_stage)))
+  return runtime.merge_problems(_problems(config, workdir, first or Run(config.training.first_stage)))
 
 
 def _problems(config: ConfigDict, workdir: str | Path | None, first: Run) -> list[str]:

@@ -277,6 +277,7 @@ def _overfitting_config(config: ConfigDict, steps: int) -> ConfigDict:
     first_stage='',
     accept_mismatch=False,
   )
+  training.schedule_options = {}
   return config
 
 

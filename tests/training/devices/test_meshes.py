@@ -1,4 +1,4 @@
-"""N devices are one device: the losses of 20 steps are the same however mesh and parameters are split."""
+"""The losses of 20 steps are the same on any mesh of devices."""
 
 from __future__ import annotations
 

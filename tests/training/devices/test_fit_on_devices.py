@@ -1,4 +1,4 @@
-"""FIT on several devices is FIT on one: its stacked layers split over the mesh, a second stage's start included."""
+"""FIT trains on several devices as on one, with stacked layers split over the mesh and a second stage's start."""
 
 from __future__ import annotations
 

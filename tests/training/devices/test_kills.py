@@ -1,6 +1,6 @@
-"""SIGKILL at random instants, and right before and after each rename: nothing is lost, repeated or half there.
+"""SIGKILL at random times, and directly before and after each rename: nothing is lost, repeated or incomplete.
 
-A process that has imported everything but not yet started JAX forks one for each trial, which saves their start.
+A process that has imported everything but not initialized JAX forks one for each trial, which saves start-up time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 FORK = """
 import hashlib, json, os, random, shutil, signal, sys, time, warnings
@@ -62,7 +62,7 @@ def start(job):
   return pid
 
 def finish(job):
-  '''The result of a job in a process of its own.'''
+  '''Return the result of a job in its own process.'''
   path = folder / 'result.json'
   path.unlink(missing_ok=True)
   _, status = os.waitpid(start(lambda: path.write_text(json.dumps(job()))), 0)
@@ -93,7 +93,7 @@ print(json.dumps({'reached': reached, 'same': same}))
 
 RENAMES = """
 def counted(job, kill_at=None, after=False):
-  '''Runs a job whose renames are counted, and which kills itself at one of them, before or after it is done.'''
+  '''Run a job, record its renames, and kill it before or after one of them.'''
   calls = []
   def wrap(rename):
     def renamed(source, target, **options):
@@ -109,7 +109,7 @@ def counted(job, kill_at=None, after=False):
   job()
   return calls
 
-# The last checkpoint of a run is damaged: it is moved aside, rows are cut, then training goes on and saves.
+# The last checkpoint of a run is damaged: it is moved aside, rows are dropped, then training resumes and saves.
 finish(lambda: run(folder / 'base', 4) and None)
 file = folder / 'base' / 'checkpoints' / '4' / 'default' / '_METADATA'
 file.write_bytes(file.read_bytes()[:-1])
@@ -131,7 +131,7 @@ print(json.dumps(results))
 
 
 def forked(tmp_path, script):
-  paths = (REPOSITORY, REPOSITORY / 'tests' / 'training')
+  paths = (REPOSITORY, REPOSITORY / 'tests')
   env = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)))
   done = subprocess.run(
     [sys.executable, '-c', FORK + script, tmp_path], env=env, capture_output=True, text=True, timeout=1500
@@ -143,7 +143,7 @@ def forked(tmp_path, script):
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
 def test_forty_kills_at_random_instants_equal_no_kill(tmp_path):
-  """F01, F02, F05: while starting, restoring, training and saving."""
+  """While starting, restoring, training and saving."""
   result = forked(tmp_path, RANDOM)
   assert len(result['reached']) == 40
   assert result['reached'] == sorted(result['reached']), 'no step is lost that was saved'
@@ -154,7 +154,7 @@ def test_forty_kills_at_random_instants_equal_no_kill(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
 def test_a_kill_at_any_rename_leaves_the_old_or_the_new(tmp_path):
-  """F02, F11: configuration, environment, rows, a damaged checkpoint's move, and every commit."""
+  """Of configuration, environment, rows, a damaged checkpoint, and every new checkpoint."""
   results = forked(tmp_path, RENAMES)
   names = [rename for rename, *_ in results]
   for target in ('config.json', 'env.json', 'metrics.jsonl', '4-0', '5', '6'):

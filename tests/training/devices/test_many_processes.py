@@ -1,4 +1,4 @@
-"""Several processes train as one does: what they save, resume, stop at, give up, and what they see of the data."""
+"""Several processes train as one: they save, resume, stop and end together."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import jax
 import numpy as np
 import pytest
 from helpers import standin
-from helpers.process_group import Company, met
+from helpers.process_group import ProcessGroup, group_commands
 from helpers.standin import make_batch, make_config, make_model
 
 from vdm_jax import checkpoints, partitioning
 from vdm_jax.training import train
 
-# Trains to a step; batches from step `bad` (from 0) on are NaN on the last process alone.
+# Trains to a step; from step `bad` (from 0) on, batches are NaN on the last process only.
 TRAIN = """
 import time, jax, numpy as np
 from helpers import standin
@@ -26,17 +26,17 @@ from vdm_jax import partitioning
 from vdm_jax.training import train
 workdir, steps, bad, pause = arguments[0], int(arguments[1]), int(arguments[2]), float(arguments[3])
 stall = float(arguments[4])
-with runtime.joined(place, good=(0, 75)):
-  # Processes take turns along the mesh, as the hosts of a TPU slice do: none holds rows that follow one another.
-  places = sorted(jax.devices(), key=lambda device: (device.id % jax.local_device_count(), device.process_index))
-  mesh = partitioning.make_mesh({'data': -1, 'fsdp': 2}, places)
+with runtime.join_process_group(rendezvous, success=(0, 75)):
+  # Devices of the processes alternate along the mesh, as those of hosts in a TPU slice: rows are not contiguous.
+  devices = sorted(jax.devices(), key=lambda device: (device.id % jax.local_device_count(), device.process_index))
+  mesh = partitioning.make_mesh({'data': -1, 'fsdp': 2}, devices)
   rows = list(partitioning.batch_rows(mesh, standin.BATCH_SIZE))
-  assert rows == list(range(standin.BATCH_SIZE))[index :: place.num_processes]
+  assert rows == list(range(standin.BATCH_SIZE))[index :: rendezvous.num_processes]
   def batches(start):
     for k, batch in enumerate(standin.batches(start), start):
       time.sleep(pause)
       mine = jax.tree.map(lambda x: np.array(x[rows]), batch)
-      if k >= bad and index == place.num_processes - 1:
+      if k >= bad and index == rendezvous.num_processes - 1:
         mine.x[-1, 0] = np.nan
       yield mine
   config = standin.make_config(
@@ -57,7 +57,7 @@ NEVER = 10**9
 
 
 def together(folder, workdir, steps, *, bad=NEVER, pause=0.0, stall=600.0, count=2, devices=4):
-  return Company(folder, met(TRAIN, workdir, steps, bad, pause, stall, count=count), devices=devices)
+  return ProcessGroup(folder, group_commands(TRAIN, workdir, steps, bad, pause, stall, count=count), devices=devices)
 
 
 def alone(workdir, steps):
@@ -74,7 +74,7 @@ def rows_of(workdir: Path) -> list[dict]:
 
 
 def assert_equal_runs(one, other, steps):
-  """The states of two workdirs after their last step, and all of their rows, but for the order of sums."""
+  """Compare states after the last step and all rows of two workdirs, up to the order of summation."""
   states = [alone(workdir, steps) for workdir in (one, other)]
   assert [int(state.step) for state in states] == [steps, steps]
   for field in ('params', 'ema', 'opt_state'):
@@ -86,10 +86,10 @@ def assert_equal_runs(one, other, steps):
 
 
 def test_two_processes_train_save_and_resume_as_one(tmp_path):
-  """F13: the first half by two processes of four devices, the second by one of one device, equals one throughout."""
-  with together(tmp_path / 'logs', tmp_path / 'two', 6) as company:
-    assert company.wait(250) == [0, 0], company.texts()
-  said = [re.search('finished at .*', text)[0] for text in company.texts()]
+  """The first half on two processes of four devices, the second on a single device, equals a single device."""
+  with together(tmp_path / 'logs', tmp_path / 'two', 6) as group:
+    assert group.wait(250) == [0, 0], group.texts()
+  said = [re.search('finished at .*', text)[0] for text in group.texts()]
   assert said[0] == said[1] and said[0].startswith('finished at 6 previews [')
   assert checkpoints.steps(tmp_path / 'two') == [3, 6]
   alone(tmp_path / 'one', 6)
@@ -99,11 +99,11 @@ def test_two_processes_train_save_and_resume_as_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_what_two_processes_saved_four_resume(tmp_path):
-  """F13: 2 x 4 devices, then 4 x 2, then one."""
+def test_four_processes_resume_what_two_saved(tmp_path):
+  """2 x 4 devices, then 4 x 2, then one."""
   for count, devices, steps in ((2, 4, 6), (4, 2, 10)):
-    with together(tmp_path / str(count), tmp_path / 'many', steps, count=count, devices=devices) as company:
-      assert company.wait(500) == [0] * count, company.texts()
+    with together(tmp_path / str(count), tmp_path / 'many', steps, count=count, devices=devices) as group:
+      assert group.wait(500) == [0] * count, group.texts()
   assert_equal_runs(tmp_path / 'one', tmp_path / 'many', 12)
 
 
@@ -111,13 +111,13 @@ def test_what_two_processes_saved_four_resume(tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path, number):
-  """F03, F04: with status 75; and the run goes on from there."""
-  with together(tmp_path / 'logs', tmp_path / 'two', 4000, pause=0.02) as company:
-    company.until('compiled', seconds=280)
+  """With status 75; and the run resumes from there."""
+  with together(tmp_path / 'logs', tmp_path / 'two', 4000, pause=0.02) as group:
+    group.until('compiled', seconds=280)
     time.sleep(1.0)
-    company.processes[1].send_signal(number)
-    assert company.wait(100) == [75, 75], company.texts()
-  steps = {int(re.search(r'finished at (\d+)', text)[1]) for text in company.texts()}
+    group.processes[1].send_signal(number)
+    assert group.wait(100) == [75, 75], group.texts()
+  steps = {int(re.search(r'finished at (\d+)', text)[1]) for text in group.texts()}
   (step,) = steps
   assert 1 < step < 4000
   assert checkpoints.steps(tmp_path / 'two')[-1] == step
@@ -127,22 +127,22 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path, number):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize('number', [signal.SIGSTOP, signal.SIGKILL])
-def test_a_process_that_is_lost_is_named_and_nothing_saved_is(tmp_path, number):
-  """F06, F07: frozen or killed; the other ends within the bound, and the run goes on from its last checkpoint."""
-  with together(tmp_path / 'logs', tmp_path / 'two', 4000, pause=0.05, stall=12.0) as company:
-    company.until('compiled', seconds=280)
+def test_a_lost_process_is_named_and_no_checkpoint_is_lost(tmp_path, number):
+  """Frozen or killed: the other ends within the bound, and the run resumes from its last checkpoint."""
+  with together(tmp_path / 'logs', tmp_path / 'two', 4000, pause=0.05, stall=12.0) as group:
+    group.until('compiled', seconds=280)
     deadline = time.monotonic() + 100
     while not checkpoints.steps(tmp_path / 'two'):
-      assert time.monotonic() < deadline, company.texts()
+      assert time.monotonic() < deadline, group.texts()
       time.sleep(0.1)
-    company.processes[1].send_signal(number)
+    group.processes[1].send_signal(number)
     started = time.monotonic()
-    assert company.processes[0].wait(100) == 70, company.texts()
+    assert group.processes[0].wait(100) == 70, group.texts()
     assert time.monotonic() - started < 12 + 25
-    text = company.texts()[0]
+    text = group.texts()[0]
   assert re.search(
-    r'error: process 1 \(\S+, pid \d+\) of 2 has not been heard of for \d+ s, last seen (?:waiting for|handing|saving|'
-    r'measuring|making) .*step \d+.*: it was killed, .* The same command resumes from the last checkpoint\.',
+    r'error: process 1 \(\S+, pid \d+\) of 2 has sent no heartbeat for \d+ s, last seen (?:waiting for|handing|saving|'
+    r'measuring|making) .*step \d+.*: .* The same command resumes from the last checkpoint\.',
     text,
   ), text
   assert_equal_runs(tmp_path / 'one', tmp_path / 'two', checkpoints.steps(tmp_path / 'two')[-1] + 3)
@@ -150,11 +150,11 @@ def test_a_process_that_is_lost_is_named_and_nothing_saved_is(tmp_path, number):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_what_one_process_finds_not_finite_all_skip(tmp_path):
-  """F20, F23: NaN on one of two; parameters untouched on both, the bundle whole, the end the same for both."""
-  with together(tmp_path / 'logs', tmp_path / 'two', 40, bad=4) as company:
-    assert company.wait(280) == [1, 1], company.texts()
-  assert any('of the 10 steps up to step 14 was finite' in text for text in company.texts())
+def test_a_non_finite_step_of_one_process_is_skipped_by_all(tmp_path):
+  """NaN on one of two: neither changes its parameters, both end alike, and the bundle is complete."""
+  with together(tmp_path / 'logs', tmp_path / 'two', 40, bad=4) as group:
+    assert group.wait(280) == [1, 1], group.texts()
+  assert any('of the 10 steps up to step 14 ' in text for text in group.texts())
   folder = tmp_path / 'two' / 'nonfinite' / 'step_00000014'
   report = json.loads((folder / 'report.json').read_text())
   assert report['found'][:2] == ['batch: x', 'loss of 1 of 8 examples: 7']
@@ -167,10 +167,9 @@ def test_what_one_process_finds_not_finite_all_skip(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_second_job_of_two_processes_is_refused_on_both(tmp_path):
-  """F42."""
   with together(tmp_path / 'first', tmp_path / 'two', 4000, pause=0.05) as first:
     first.until('compiled', seconds=280)
     with together(tmp_path / 'second', tmp_path / 'two', 4000) as second:
       assert second.wait(100) == [1, 1], second.texts()
     assert all('is in use by process' in text for text in second.texts())
-    assert first.wait(0.1) == [None, None], 'the first goes on'
+    assert first.wait(0.1) == [None, None], 'the first still runs'
