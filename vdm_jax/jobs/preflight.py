@@ -85,7 +85,7 @@ def _facts(config: ConfigDict) -> dict[str, Any]:
     'local_devices': jax.local_device_count(),
     'code': code_hash(Path(vdm_jax.__file__).parent),
     'jax': jax.__version__,
-    'config': hashlib.sha256(json.dumps(configuration.to_dict(config), sort_keys=True).encode()).hexdigest()[:12],
+    'config': _hash(json.dumps(configuration.to_dict(config), sort_keys=True).encode()),
   }
 
 
