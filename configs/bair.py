@@ -36,6 +36,6 @@ def get_config() -> ConfigDict:
   config.training.update(
     num_steps=660_000, learning_rate=2e-4, beta1=0.9, beta2=0.999, weight_decay=0.01, ema_decay=0.999
   )
-  # 256 Langevin corrections beside the 256 steps: as many evaluations as the ancestral sampler with 512.
+  # 256 Langevin corrections in addition to the 256 steps: as many evaluations as the ancestral sampler with 512 steps.
   config.sampling.update(num_steps=256, gamma=0.0, langevin_delta=0.1, reconstruction_weight=50.0)
   return config

@@ -119,13 +119,13 @@ def _run(config: ConfigDict, opened: Run | None) -> int:
     return jobs.examine(config, _WORKDIR.value, overfit=_OVERFIT.value)
   if mode == 'compile':
     flag = flags.FLAGS['config']
-    asked = {'config': config_flags.get_config_filename(flag), 'overrides': config_flags.get_override_values(flag)}
-    return jobs.compile_ahead(config, _TOPOLOGY.value, asked)
+    origin = {'config': config_flags.get_config_filename(flag), 'overrides': config_flags.get_override_values(flag)}
+    return jobs.compile_ahead(config, _TOPOLOGY.value, origin)
   if mode == 'sample':
     return jobs.sample(config, opened, _OUT.value, _request())
   if mode == 'evaluate':
-    asked = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE, _OUT)
-    return jobs.evaluate(config, opened, jobs.EvalOptions(*(flag.value for flag in asked)))
+    options = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE, _OUT)
+    return jobs.evaluate(config, opened, jobs.EvalOptions(*(flag.value for flag in options)))
   if mode == 'replay':
     return jobs.replay(config, opened)
   workdir = _run_name(mode, _WORKDIR.value, _PRETRAINED.value)

@@ -108,14 +108,14 @@ def write_gallery(folder: Path, stems: Sequence[str], titles: Sequence[str], *, 
   return path
 
 
-def describe(config: ConfigDict, run: Run, *, frame_rate: float, **asked: Any) -> dict[str, Any]:
+def describe(config: ConfigDict, run: Run, *, frame_rate: float, **others: Any) -> dict[str, Any]:
   """Return the table of settings for a gallery.
 
   Args:
     config: the configuration that the videos were sampled with.
     run: the run that they were sampled from.
     frame_rate: frames per second, infinite for images.
-    **asked: further settings by name; those that are None are omitted.
+    **others: further settings by name; those that are None are omitted.
   """
   sampling, model = config.sampling, config.model
   rows = {
@@ -128,7 +128,7 @@ def describe(config: ConfigDict, run: Run, *, frame_rate: float, **asked: Any) -
     'guidance weight': f'{sampling.guidance_weight:g}',
     'threshold': sampling.threshold,
   }
-  return rows | {name.replace('_', ' '): value for name, value in asked.items() if value is not None}
+  return rows | {name.replace('_', ' '): value for name, value in others.items() if value is not None}
 
 
 def _card(number: int, title: str, files: Mapping[str, str]) -> str:

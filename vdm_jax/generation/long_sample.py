@@ -65,7 +65,7 @@ def sample_long(config: ConfigDict, run: Run, out: str, request: Request, measur
   task = make_task(config, request)
   print(task.plan)
   folder = Path(out)
-  asked = {
+  shared = {
     'prompts': task.prompts,
     'labels': task.labels,
     'seed': config.seed,
@@ -73,7 +73,7 @@ def sample_long(config: ConfigDict, run: Run, out: str, request: Request, measur
   }
   parts = _parts(config, run, folder, task)
   samplers = [_sampler(part, task, request.original_size) for part in parts]
-  works = [_work(part, task, asked) for part in parts]
+  works = [_work(part, task, shared) for part in parts]
   for part, work in zip(parts, works, strict=True):  # nothing is written until all of it can be done
     writable_folder(part.folder)
     work.begin()
@@ -111,10 +111,10 @@ def _parts(config: ConfigDict, run: Run, folder: Path, task: Task) -> list[Part]
   return [first, final._replace(upsamples=True)]
 
 
-def _work(part: Part, task: Task, asked: dict[str, Any]) -> Work:
+def _work(part: Part, task: Task, shared: dict[str, Any]) -> Work:
   """The resumable work of a part, identified by everything that its videos depend on."""
   run = part.stage.run
-  record = asked | {
+  record = shared | {
     'plan': part.plan,
     'frame_rate': part.frame_rate,
     'workdir': str(run.path.resolve()),

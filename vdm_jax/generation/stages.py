@@ -111,8 +111,8 @@ def _memoized(generate: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
   known: list[tuple[dict[str, Any], np.ndarray]] = []
 
   def memoized(**conditions: Any) -> np.ndarray:
-    for asked, videos in known:
-      if asked == conditions:
+    for known_conditions, videos in known:
+      if known_conditions == conditions:
         return videos
     known.append((conditions, generate(**conditions)))
     return known[-1][1]

@@ -38,30 +38,30 @@ def make_task(config: ConfigDict, request: Request) -> Task:
   """Return the task of a request for long or conditional videos. Raises InvalidInput before anything is loaded."""
   _check_flags(config, request)
   prompts, labels, titles = request.expanded()
-  asked = {'prompts': prompts, 'labels': labels, 'titles': titles}
+  requested = {'prompts': prompts, 'labels': labels, 'titles': titles}
   try:
     if request.low_resolution:
-      return _upsample(config, request, asked)
+      return _upsample(config, request, requested)
     if request.frame_rates:
       overlap = 1 if request.overlap is None else request.overlap
       plan = generation.hierarchy(request.num_frames, request.frame_rates, config.model.num_frames, overlap=overlap)
-      return Task(plan, request.frame_rates[-1], **asked)
+      return Task(plan, request.frame_rates[-1], **requested)
     if request.init_video == TEST_SPLIT:
       return _continue_test_clips(config, request)
     if request.init_video:
-      return _continue_file(config, request, asked)
-    return Task(_extend(config, request, 0), request.frame_rate or config.sampling.fps, **asked)
+      return _continue_file(config, request, requested)
+    return Task(_extend(config, request, 0), request.frame_rate or config.sampling.fps, **requested)
   except (ValueError, OSError) as error:
     raise InvalidInput(str(error)) from error
 
 
 def _check_flags(config: ConfigDict, request: Request) -> None:
   """Raise InvalidInput for flags that contradict each other or the configuration."""
-  asked = {name: value for name, value in request._asdict().items() if value not in (None, (), [])}
+  requested = {name: value for name, value in request._asdict().items() if value not in (None, (), [])}
 
   def only(flag: str, *others: str) -> None:
     for other in others:
-      if flag in asked and other in asked:
+      if flag in requested and other in requested:
         flags = ['fps' if name == 'frame_rate' else name for name in (flag, other)]
         raise InvalidInput(f'--{flags[0]} and --{flags[1]} are both given: give one of them.')
 
@@ -73,14 +73,14 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
     raise InvalidInput(
       f'--init_frames={request.init_frames} is the number of given frames: give 1 or more, together with --init_video.'
     )
-  if request.interpolate is not None and 'init_video' not in asked and 'low_resolution' not in asked:
+  if request.interpolate is not None and 'init_video' not in requested and 'low_resolution' not in requested:
     raise InvalidInput(
       f'--interpolate={request.interpolate} needs frames to interpolate between: name their file with --init_video, or '
       'use --frame_rates to make a video at several frame rates.'
     )
   if request.interpolate is not None and request.interpolate < 2:
     raise InvalidInput(f'--interpolate={request.interpolate} is not a valid factor: give 2 or more.')
-  others = asked.keys() & {'prompts', 'labels', 'interpolate'}
+  others = requested.keys() & {'prompts', 'labels', 'interpolate'}
   if request.init_video == TEST_SPLIT and (others or not request.init_frames):
     raise InvalidInput(
       '--init_video=test continues clips of the test split with their own captions: set the number of their frames '
@@ -110,7 +110,7 @@ def _extend(config: ConfigDict, request: Request, given: int) -> Plan:
   return generation.extension(request.num_frames or block, block, overlap=overlap, given=given)
 
 
-def _continue_file(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Task:
+def _continue_file(config: ConfigDict, request: Request, requested: dict[str, Any]) -> Task:
   """Continue or interpolate the video of a file."""
   height, width, channels = _frame_shape(config)
   given = read_input_video(request.init_video, height=height, width=width, channels=channels)
@@ -129,7 +129,7 @@ def _continue_file(config: ConfigDict, request: Request, asked: dict[str, Any]) 
       count, factor, config.model.num_frames, overlap=overlap, num_frames=request.num_frames
     )
   frames = np.broadcast_to(given.video[:count], (request.count, count, height, width, channels))
-  return Task(plan, rate, given=frames, **asked)
+  return Task(plan, rate, given=frames, **requested)
 
 
 def _continue_test_clips(config: ConfigDict, request: Request) -> Task:
@@ -152,7 +152,7 @@ def _continue_test_clips(config: ConfigDict, request: Request) -> Task:
   return Task(_extend(config, request, request.init_frames), rate, prompts, labels, titles, given=frames)
 
 
-def _upsample(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Task:
+def _upsample(config: ConfigDict, request: Request, requested: dict[str, Any]) -> Task:
   """Upsample the video of a file or of another run in space and, with a factor, in time."""
   factor, block, path = request.interpolate or 1, config.model.num_frames, request.low_resolution
   overlap = 1 if request.overlap is None else request.overlap
@@ -179,7 +179,7 @@ def _upsample(config: ConfigDict, request: Request, asked: dict[str, Any]) -> Ta
   _check_smaller(size, _frame_shape(config)[:2], path)
   plan = generation.super_resolution(count, block, factor=factor, overlap=overlap, num_frames=request.num_frames)
   low = None if low_run else given.video
-  return Task(plan, rate, low=low, low_run=low_run, low_plan=low_plan, low_factor=factor, **asked)
+  return Task(plan, rate, low=low, low_run=low_run, low_plan=low_plan, low_factor=factor, **requested)
 
 
 def _frame_shape(config: ConfigDict) -> tuple[int, int, int]:

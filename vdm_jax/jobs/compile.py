@@ -12,18 +12,18 @@ from vdm_jax.errors import InvalidInput
 from vdm_jax.tools import compilation
 
 
-def compile_ahead(config: ConfigDict, topology: str | None, asked: Mapping[str, Any]) -> int:
+def compile_ahead(config: ConfigDict, topology: str | None, origin: Mapping[str, Any]) -> int:
   """Print the compile report as one JSON object and return the exit status.
 
   Args:
     config: the configuration.
     topology: value of --topology.
-    asked: the configuration's name and overrides, which precede the report.
+    origin: the configuration's name and overrides, which precede the report.
   """
   if topology is None:
     raise InvalidInput('--topology is missing: name the devices to compile for, such as v4:4x4x8 or gpu:1x8x80.')
   try:
-    print(json.dumps({**asked, **compilation.report(config, topology)}, indent=2))
+    print(json.dumps({**origin, **compilation.report(config, topology)}, indent=2))
   except (ValueError, RuntimeError) as error:
     raise InvalidInput(str(error)) from error
   return 0

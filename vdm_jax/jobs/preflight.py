@@ -65,14 +65,14 @@ def preflight(config: ConfigDict, workdir: str) -> int:
 def differences(facts: list[dict[str, Any]]) -> list[str]:
   """Return how the facts of other processes differ from those of process 0, one sentence per key of SAME."""
   found = []
-  for name, (states, fix) in SAME.items():
+  for name, (phrase, fix) in SAME.items():
     first = facts[0][name]
     if others := [(i, fact) for i, fact in enumerate(facts) if fact[name] != first]:
       i, fact = others[0]
-      more = f' (and {len(others) - 1} more)' if len(others) > 1 else ''
+      more = f' (as do {len(others) - 1} more)' if len(others) > 1 else ''
       found.append(
-        f'process {i} on {fact["host"]} {states.format(fact[name])}{more}, but process 0 on {facts[0]["host"]} '
-        f'{states.format(first)}: {fix}.'
+        f'process {i} on {fact["host"]} {phrase.format(fact[name])}{more}, but process 0 on {facts[0]["host"]} '
+        f'{phrase.format(first)}: {fix}.'
       )
   return found
 
