@@ -163,3 +163,28 @@ def test_a_sweep_maximizes_a_metric_of_which_higher_is_better(run, redness, tmp_
   record = evaluate(shutil.copytree(run, tmp_path / 'run'), 'toy-videos', sweep='steps')
   values = [point['metrics']['redness']['mean']['value'] for point in record['records']]
   assert values[0] != values[1] and record['best'] == (2, 3)[int(np.argmax(values))]
+
+
+def test_a_protocol_with_a_function_is_measured_swept_and_resumed(tmp_path, monkeypatch):
+  words = {'data.text': 'words', 'data.text_length': 8, 'data.vocabulary': ('a', '3', 'moving', 'left')}
+  workdir = make_run(tmp_path / 'run', RUN | words)
+  seen = []
+
+  def score_spread(generate, data, *, seed, num_trained):
+    seen.append(generate(['a 3 moving left'] * 9))
+    return {'protocol': 'spread', 'num_videos': 9, 'spread': float(seen[-1].std()), 'trained': num_trained}
+
+  protocol = TOY._replace(
+    name='spread', metrics=(), evaluate=score_spread, record_figures=('spread',), objective=('spread', 'spread')
+  )
+  monkeypatch.setitem(PROTOCOLS, 'spread', protocol)
+  record = evaluate(workdir, 'spread')
+  assert record['spread'] > 0 and record['trained'] == 3 * 128 and record['step'] == 3
+  assert compare(record, record)['spread']['spread']['difference'] == 0
+  files = {path: path.stat().st_mtime_ns for path in workdir.glob('evaluation/spread/*/*.npz')}
+  assert len(files) == 2 and evaluate(workdir, 'spread') == record
+  np.testing.assert_array_equal(seen[0], seen[1])
+  sweep = evaluate(workdir, 'spread', sweep='steps')
+  values = [point['spread'] for point in sweep['records']]
+  assert values[0] == record['spread'] != values[1] and sweep['best'] == (2, 3)[int(np.argmin(values))]
+  assert files.items() <= {p: p.stat().st_mtime_ns for p in workdir.glob('evaluation/spread/*/*.npz')}.items()
