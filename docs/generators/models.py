@@ -39,8 +39,8 @@ def section(card: dict[str, Any]) -> str:
     html.escape(card['limits'], quote=False),
     f'Trained on one {kind} device with jax {card["jax"]}, seed {card["seed"]}, by',
     f'```text\n{card["command"]}\n```',
-    f'| Item | Value |\n|---|---|\n| Weights | {card["weights"]} |\n| Data | {card["data"]} |\n| License | {card["license"]} |\n'
-    f'| Commit | {commit} |\n| SHA-256 | `{card["sha256"]}` |',
+    f'| Item | Value |\n|---|---|\n| Weights | {card["weights"]} |\n| Data | {card["data"]} |\n'
+    f'| License | {card["license"]} |\n| Commit | {commit} |\n| SHA-256 | `{card["sha256"]}` |',
   ]
   for protocol, scores in card['scores'].items():
     lines += [f'Scores, protocol `{protocol}`:', score_table(scores)]
