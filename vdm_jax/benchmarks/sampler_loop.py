@@ -87,7 +87,7 @@ def in_a_loop(model: Model, guided: bool, num_steps: int) -> Run:
   @jax.jit
   def move(params: Params, z: Array, rng: Array, i: Array) -> Array:
     at = jnp.broadcast_to(logsnrs[i], z.shape[:1]), jnp.broadcast_to(logsnrs[i + 1], z.shape[:1])
-    return step(_denoiser(model, params, guided), z, *at, fold_in(rng, i), Conditioning(), None)[0]
+    return step.update(_denoiser(model, params, guided), z, *at, fold_in(rng, i), Conditioning(), None, None)[0]
 
   @jax.jit
   def finish(params: Params, z: Array) -> Array:
