@@ -114,6 +114,7 @@ def advance(
   >>> part(part(state, 0, 2), 2, 3).z.shape
   (2, 3)
   """
+  logsnrs = jnp.asarray(logsnrs, jnp.float32)
 
   def body(i: Array, state: State) -> State:
     t, s = _per_example(logsnrs[i], state.z), _per_example(logsnrs[i + 1], state.z)
