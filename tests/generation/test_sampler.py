@@ -17,6 +17,7 @@ from vdm_jax.generation.sampler import (
   guidance_weight,
   guide,
   make_sampler,
+  make_stages,
   make_step,
   null_condition,
 )
@@ -209,6 +210,14 @@ def test_settings_of_other_steps_are_refused(step):
       if owner != step:
         with pytest.raises(ValueError, match=f'^sampling.{name}=.* no effect on step={step!r}.* {off:g}, .*{owner!r}'):
           make_step(model(), settings(step=step, **{name: off + 0.1}))
+
+
+@pytest.mark.parametrize('step', STEPS)
+def test_every_array_of_the_state_has_the_batch_in_front(step):
+  """So that the compile report and meshes can split it as they split a batch."""
+  config = settings(step=step, langevin_delta=0.1)
+  state = jax.eval_shape(make_stages(model(), config).begin, params(), KEYS, COND, None)
+  assert all(leaf.shape[0] == len(KEYS) for leaf in jax.tree.leaves(state))
 
 
 def test_steps_are_those_of_the_algebra():
