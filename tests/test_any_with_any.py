@@ -47,6 +47,7 @@ STEPS = {
   'ancestral': {'step': 'ancestral', 'gamma': 0.3},
   'ddim': {'step': 'ddim'},
   'heun': {'step': 'heun', 'churn': 0.1},
+  'dpm_solver': {'step': 'dpm_solver'},
   'langevin': {'step': 'ancestral', 'langevin_delta': 0.1},
 }
 

@@ -164,7 +164,7 @@ def _sampling() -> dict[str, Any]:
     'sigma_min': 0.002,  # karras: range and curvature
     'sigma_max': 80.0,
     'rho': 7.0,
-    'step': 'ancestral',  # ancestral, ddim or heun
+    'step': 'ancestral',  # ancestral, ddim, heun or dpm_solver
     'gamma': 0.0,  # ancestral: interpolates the log-variance
     'churn': 0.0,  # heun: noise added back, EDM's S_churn / num_steps
     'churn_noise': 1.0,  # heun: standard deviation of that noise, EDM's S_noise

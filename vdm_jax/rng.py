@@ -1,8 +1,8 @@
-"""Random keys: what each draw is derived from, by name.
+"""Random streams: named constants that keys are folded with.
 
-Every random number is a pure function of the seed and of what it is for, so that resumption, another mesh or another
-batch size changes none. A key is folded with the streams below, each numbered within the key it belongs to; renumbering
-one changes the numbers that published models and unfinished runs draw.
+Every random number is a pure function of the seed and its purpose, so that resuming a run, another mesh or another
+batch size changes none. Streams are numbered within the key that they are folded into. Renumbering one changes the
+numbers that published models and unfinished runs draw.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vdm_jax.types import Array
 
 
 class ExampleStream(enum.IntEnum):
-  """Draws of one training example, from the example's key."""
+  """Streams of a training example's key."""
 
   LOGSNR = 0
   NOISE = 1
@@ -26,43 +26,57 @@ class ExampleStream(enum.IntEnum):
 
 
 class VideoStream(enum.IntEnum):
-  """Draws of one sampled video, from the video's key."""
+  """Streams of a sampled video's key."""
 
   INITIAL_NOISE = 0
   STEPS = 1  # folded again with the step's number
-  SECOND_STAGE = 2  # the key of the second stage's video, with streams of its own
+  SECOND_STAGE = 2  # the key of the same video in the second stage
   WINDOWS = 3  # long videos: folded again with the window's number
 
 
 class SecondStageStream(enum.IntEnum):
-  """Further draws of a second stage, from its video's key (after `VideoStream`, whose 0 and 1 it also uses)."""
+  """Further streams of a second stage's video key, which also has streams 0 and 1 of `VideoStream`."""
 
   AUGMENTATION_NOISE = 2
 
 
 class StepStream(enum.IntEnum):
-  """Draws of a composed sampling step, from the step's key."""
+  """Streams of the key of a composed sampling step."""
 
   INNER_STEP = 0
   NOISE = 1
 
 
 def fold_in(rng: Array, stream: int) -> Array:
-  """Return the key of a stream or number, derived from one key or from each of a batch of keys `[b]`."""
+  """Return the key of a stream or number, from one key or from each of a batch of keys `[b]`.
+
+  >>> import jax
+  >>> from vdm_jax import rng
+  >>> key = rng.fold_in(jax.random.key(0), rng.VideoStream.STEPS)
+  >>> rng.fold_in(jax.random.split(key, 3), 7).shape
+  (3,)
+  """
   rng = as_keys(rng)
   stream = int(stream) if isinstance(stream, enum.IntEnum) else stream
   return jax.random.fold_in(rng, stream) if rng.ndim == 0 else jax.vmap(jax.random.fold_in, (0, None))(rng, stream)
 
 
 def as_keys(rng: Array) -> Array:
-  """Return typed keys `[]` or `[b]`, also from the uint32 `[2]` or `[b 2]` that `jax.random.PRNGKey` makes."""
+  """Return typed keys `[]` or `[b]`, also from the uint32 `[2]` or `[b 2]` of `jax.random.PRNGKey`."""
   return rng if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(rng)
 
 
 def unit_noise(rng: Array, shape: tuple[int, ...]) -> Array:
   """Return standard normal noise `[b ...]`, float32.
 
-  `rng` is one key, or a key per example `[b]`, in which case no example depends on its batch.
+  Args:
+    rng: one key, or a key per example `[b]`, in which case no example depends on its batch.
+    shape: `(b, ...)`.
+
+  >>> import jax
+  >>> from vdm_jax import rng
+  >>> rng.unit_noise(jax.random.split(jax.random.key(0), 2), (2, 4, 8, 8, 3)).shape
+  (2, 4, 8, 8, 3)
   """
   rng = as_keys(rng)
   if rng.ndim == 0:

@@ -321,7 +321,7 @@ def noise(process, grid, n, seed=4):
 
 def trajectory(step, grid, z):
   """z at every level of the grid, `[N b 2]`."""
-  state = sampling.begin(exact(vp), grid, z, None)
+  state = sampling.begin(exact(vp), step, grid, z, None)
   one = jax.jit(lambda state, i: sampling.advance(exact(vp), step, grid, state, jax.random.key(5), None, i, i + 1))
   path = [state[0]]
   for i in range(len(grid) - 1):
@@ -377,7 +377,7 @@ def sampler(step):
 
   @jax.jit
   def run(grid, steps):
-    state = sampling.begin(exact(vp), grid, noise(vp, grid, num_points), None)
+    state = sampling.begin(exact(vp), step, grid, noise(vp, grid, num_points), None)
     state = sampling.advance(exact(vp), step, grid, state, jax.random.key(6), None, 0, steps)
     return sampling.finish(exact(vp), grid, state, None)
 

@@ -1,4 +1,4 @@
-"""The two samplers that the benchmark times are one and the same."""
+"""The two samplers that the benchmark times give the same video."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,13 +34,7 @@ RNG = jax.random.key(0)
 AXES = (1, 2, 3, 4)
 
 
-def fixed(rng, n):
-  return jnp.asarray(LOGSNR[:n])
-
-
-def only_noise(rng, n):
-  """A log-SNR so low that z is the noise alone."""
-  return jnp.full(n, -80.0)
+ONLY_NOISE = -80.0  # a log-SNR so low that z is the noise alone
 
 
 def affine(network_input, logsnr, cond, carry):
@@ -50,7 +42,8 @@ def affine(network_input, logsnr, cond, carry):
 
 
 def loss_of(network, x=X, cond=None, rng=RNG, process=PROCESSES['preserving'], parameterization=predict_v, **kwargs):
-  kwargs = {'sample_logsnr': fixed} | kwargs
+  if 'sample_logsnr' not in kwargs:
+    kwargs = {'logsnr': LOGSNR} | kwargs
   return denoising_loss(network, x, cond, rng, process=process, parameterization=parameterization, **kwargs)
 
 
@@ -105,7 +98,7 @@ def test_loss_is_its_formula(process, parameterization):
 
 def test_noise_is_unit_and_independent():
   first, other = (
-    recorded(affine, x=np.zeros((8, 4, 16, 16, 2), np.float32), rng=key, sample_logsnr=only_noise)[2][0][0]
+    recorded(affine, x=np.zeros((8, 4, 16, 16, 2), np.float32), rng=key, logsnr=np.full(8, ONLY_NOISE))[2][0][0]
     for key in (RNG, jax.random.key(1))
   )
   eps = np.concatenate([first, other]).astype(np.float64).reshape(16, -1)
@@ -114,11 +107,11 @@ def test_noise_is_unit_and_independent():
 
 
 def test_noise_levels_are_not_drawn_with_the_noise():
-  """The sampler's key is none of the noise's: otherwise noise and its level would be dependent."""
+  """The sampler's key differs from the noise's keys: otherwise noise and its level would be dependent."""
   seen = []
   keys = jax.random.split(jax.random.key(5), 4)
-  loss_of(affine, rng=keys, sample_logsnr=lambda rng, n: seen.append(rng) or only_noise(rng, n))
-  _, _, calls = recorded(affine, x=X * 0, rng=keys, sample_logsnr=only_noise)
+  loss_of(affine, rng=keys, sample_logsnr=lambda rng, n: seen.append(rng) or jnp.full(n, ONLY_NOISE))
+  _, _, calls = recorded(affine, x=X * 0, rng=keys, logsnr=np.full(4, ONLY_NOISE))
   for example in calls[0][0]:
     assert not np.allclose(example, jax.random.normal(seen[0], X.shape[1:]))
 
@@ -186,8 +179,7 @@ def test_batch_in_pieces_has_the_loss_and_gradient_of_the_whole():
       carry = 0.0 if carry is None else carry
       return scale * network_input + carry, network_input**2
 
-    sampler = lambda rng, n: jnp.asarray(LOGSNR[piece])  # noqa: E731
-    return loss_of(network, X[piece], rng=keys[piece], sample_logsnr=sampler, self_condition_rate=0.5)[0]
+    return loss_of(network, X[piece], rng=keys[piece], logsnr=LOGSNR[piece], self_condition_rate=0.5)[0]
 
   whole, *halves = (jax.value_and_grad(objective)(0.4, p) for p in (slice(0, 4), slice(0, 2), slice(2, 4)))
   np.testing.assert_allclose(whole, np.mean(halves, 0), rtol=1e-5)
@@ -238,7 +230,7 @@ def test_each_example_keeps_its_carry_at_the_rate():
   _, _, calls = recorded(
     lambda x, logsnr, cond, carry: (x, jnp.ones((n, 3))),
     x=np.zeros((n, 1, 1, 1, 1), np.float32),
-    sample_logsnr=lambda rng, n: jnp.zeros(n),
+    logsnr=np.zeros(n),
     self_condition_rate=0.9,
   )
   carry = np.asarray(calls[1][3])
@@ -252,7 +244,7 @@ def test_coins_do_not_depend_on_the_noise():
   _, _, calls = recorded(
     lambda x, logsnr, cond, carry: (x, jnp.ones((n, 1))),
     x=np.zeros((n, 1, 1, 1, 1), np.float32),
-    sample_logsnr=only_noise,
+    logsnr=np.full(n, ONLY_NOISE),
     self_condition_rate=0.5,
   )
   assert abs(np.corrcoef(np.ravel(calls[1][0]), np.ravel(calls[1][3]))[0, 1]) < 0.06
@@ -291,10 +283,31 @@ def test_a_network_without_carry_may_train_with_self_conditioning():
 
 
 @pytest.mark.parametrize('rate', [-0.1, 1.5])
-def test_a_rate_that_is_no_probability_is_refused(rate):
-  message = f'self_condition_rate={rate} must be in [0, 1]: it is a probability. Snap uses 0.9.'
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+def test_a_rate_outside_its_range_is_refused(rate):
+  with pytest.raises(ValueError, match=f'^self_condition_rate={rate} '):
     loss_of(affine, self_condition_rate=rate)
+
+
+@pytest.mark.parametrize('levels', [{}, {'sample_logsnr': cosine_sampler(), 'logsnr': LOGSNR}])
+def test_noise_levels_are_given_in_exactly_one_way(levels):
+  with pytest.raises(ValueError, match='^sample_logsnr and logsnr: .*exactly one'):
+    denoising_loss(affine, X, None, RNG, process=PROCESSES['preserving'], parameterization=predict_v, **levels)
+
+
+@pytest.mark.parametrize('logsnr', [np.float32(0.0), LOGSNR[:2], LOGSNR[:, None]])
+def test_one_noise_level_per_example_is_required(logsnr):
+  with pytest.raises(ValueError, match='^logsnr has shape'):
+    loss_of(affine, logsnr=logsnr)
+
+
+def test_given_noise_levels_are_those_of_a_sampler_that_returns_them():
+  """To the last bit, also with self-conditioning and with one key for the batch."""
+  for rng in (RNG, jax.random.split(RNG, 4)):
+    given, sampled = (
+      loss_of(counting, rng=rng, self_condition_rate=0.5, **levels)
+      for levels in ({'logsnr': jnp.asarray(LOGSNR)}, {'sample_logsnr': lambda rng, n: jnp.asarray(LOGSNR)})
+    )
+    jax.tree.map(np.testing.assert_array_equal, given, sampled)
 
 
 def test_compiled_loss_is_the_same():

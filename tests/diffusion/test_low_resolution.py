@@ -44,7 +44,7 @@ def test_upsampling_by_two_weighs_neighbours_three_to_one():
 
 
 def test_sides_that_do_not_divide_are_refused():
-  with pytest.raises(ValueError, match='^4x6 pixels do not divide by factor=4: choose a divisor of both sides.$'):
+  with pytest.raises(ValueError, match='^4x6 .*factor=4'):
     diffusion.downsample(np.zeros((1, 1, 4, 6, 1)), 4)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -205,6 +203,5 @@ def test_coefficients_have_the_shape_of_alpha(parameterization):
 @pytest.mark.parametrize('make', [edm, snap])
 @pytest.mark.parametrize('sigma_data', [0, -0.5, float('nan')])
 def test_sigma_data_must_be_positive(make, sigma_data):
-  message = f'sigma_data={sigma_data} must be positive: it is the standard deviation of the data (EDM 0.5, Snap 1).'
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+  with pytest.raises(ValueError, match=f'^sigma_data={sigma_data} '):
     make(sigma_data)

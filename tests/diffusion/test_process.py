@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,7 +87,7 @@ def test_diffuse_is_alpha_x_plus_sigma_eps_per_example(process, exact):
 
 
 @every_process
-def test_noise_in_is_the_inverse_of_diffuse(process, exact):
+def test_predict_eps_from_x_is_the_inverse_of_diffuse(process, exact):
   x, eps = np.random.default_rng(2).normal(size=(2, 4, 3, 4)).astype(np.float32)
   logsnr = np.array([-20, -4, 0, 6.0])
   np.testing.assert_allclose(predict_eps_from_x(process, diffuse(process, x, eps, logsnr), x, logsnr), eps, atol=2e-5)
@@ -158,8 +156,8 @@ def test_posterior_of_no_gap_is_z_itself(process, exact):
 
 
 @pytest.mark.parametrize('shape', [(3,), (3, 3), (3, 2, 4, 4, 3)])
-def test_from_left_scales_example_by_example(shape):
-  """Also where the last axis is as long as the batch, along which numpy would broadcast without a word."""
+def test_expand_dims_like_scales_example_by_example(shape):
+  """Also where the last axis is as long as the batch, along which numpy would broadcast silently."""
   scale, x = np.array([2.0, 3.0, 5.0], np.float32), np.random.default_rng(5).normal(size=shape).astype(np.float32)
   np.testing.assert_array_equal(expand_dims_like(scale, x) * x, jax.vmap(jnp.multiply)(scale, x))
   np.testing.assert_array_equal(expand_dims_like(2.0, x) * x, 2 * x)
@@ -176,7 +174,7 @@ def test_unit_noise_of_a_key_per_example_is_free_of_the_batch():
   np.testing.assert_array_equal(unit_noise(jax.random.key_data(keys[0]), (5, 40, 50)), one)
 
 
-def test_branches_of_a_key_are_new_keys():
+def test_folded_keys_are_new_keys():
   """The same for a batch of keys as one by one, and for old-style keys."""
   keys = jax.random.split(jax.random.key(0), 3)
   branches = [fold_in(keys, i) for i in (0, 1)]
@@ -190,6 +188,5 @@ def test_branches_of_a_key_are_new_keys():
 
 @pytest.mark.parametrize('sigma_in', [0, -4.0, float('nan')])
 def test_scaled_refuses_what_is_not_positive(sigma_in):
-  message = f'sigma_in={sigma_in} must be positive: it divides the signal. EDM is sigma_in=1, Snap 4 and 32.'
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+  with pytest.raises(ValueError, match=f'^sigma_in={sigma_in} '):
     input_scaled(sigma_in)

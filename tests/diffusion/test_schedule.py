@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import jax
 import jax.numpy as jnp
@@ -155,8 +154,7 @@ def test_lognormal_sampler_takes_mean_and_std():
 @pytest.mark.parametrize('grid', [cosine_grid, lambda n: karras_grid(n, sigma_min=0.002, sigma_max=80.0)])
 @pytest.mark.parametrize('num_points', [1, 0])
 def test_grids_refuse_less_than_both_ends(grid, num_points):
-  message = f'num_points={num_points}: a grid holds both of its ends, so it needs at least 2 points.'
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+  with pytest.raises(ValueError, match=f'^num_points={num_points} '):
     grid(num_points)
 
 
@@ -164,12 +162,9 @@ def test_grids_refuse_less_than_both_ends(grid, num_points):
   'sigma_min, sigma_max, rho, sigma_in',
   [(0.0, 80.0, 7.0, 1.0), (80.0, 0.002, 7.0, 1.0), (1.0, 1.0, 7.0, 1.0), (0.1, 1.0, 0.0, 1.0), (0.1, 1.0, 7.0, -4.0)],
 )
-def test_karras_grid_refuses_what_is_no_range(sigma_min, sigma_max, rho, sigma_in):
-  message = (
-    f'sigma_min={sigma_min}, sigma_max={sigma_max}, rho={rho}, sigma_in={sigma_in} give no grid: '
-    'choose 0 < sigma_min < sigma_max, rho > 0 and sigma_in > 0.'
-  )
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+def test_karras_grid_refuses_an_invalid_range(sigma_min, sigma_max, rho, sigma_in):
+  message = f'^sigma_min={sigma_min}, sigma_max={sigma_max}, rho={rho}, sigma_in={sigma_in} '
+  with pytest.raises(ValueError, match=message):
     karras_grid(8, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho, sigma_in=sigma_in)
 
 
@@ -182,6 +177,5 @@ def test_karras_grid_refuses_what_is_no_range(sigma_min, sigma_max, rho, sigma_i
   ],
 )
 def test_cosine_refuses_an_empty_range(use):
-  message = 'logsnr_min=3.0 must be below logsnr_max=-3.0; the papers use -20 and 20.'
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+  with pytest.raises(ValueError, match='^logsnr_min=3.0 .*logsnr_max=-3.0'):
     use(logsnr_min=3.0, logsnr_max=-3.0)

@@ -1,4 +1,4 @@
-"""The second stage is told what it is given; a cascade is one generator after the other."""
+"""Cascades: the second stage is conditioned on the first, and one generator runs after the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.tiny_networks import draw, normal, says
+from helpers.tiny_networks import draw, normal
 
 from vdm_jax import configuration, diffusion, models
 from vdm_jax.generation import make_cascade, make_generator, make_sampler, make_upsampler
@@ -78,7 +78,7 @@ def test_padded_rows_are_cut_off():
 
 
 def test_padded_rows_repeat_the_edge_at_every_level():
-  """As in training, where they carry no loss; so they have no say in the threshold either."""
+  """As in training, where they carry no loss; so they do not affect the threshold either."""
   x = normal(2, 2, 12, 8, 3)
   padded = repeat_edges(lambda z, logsnr, cond, carry: (z, carry), 2)
   found, carry = padded(x, None, None, 'carry')
@@ -102,8 +102,8 @@ def test_the_second_stage_sees_the_noised_input_and_its_level(augmentation):
   by_hand = cond._replace(low_resolution=noisy, augmentation_logsnr=logsnr)
   expected = jax.jit(make_sampler(model, sampling))(params, keys, by_hand)
   np.testing.assert_allclose(found, expected, atol=2e-3)
-  told_otherwise = by_hand._replace(augmentation_logsnr=logsnr - 3)
-  assert np.abs(jax.jit(make_sampler(model, sampling))(params, keys, told_otherwise) - expected).max() > 1e-2
+  at_another_level = by_hand._replace(augmentation_logsnr=logsnr - 3)
+  assert np.abs(jax.jit(make_sampler(model, sampling))(params, keys, at_another_level) - expected).max() > 1e-2
 
 
 def test_a_cascade_is_the_second_stage_on_the_videos_of_the_first():
@@ -129,7 +129,7 @@ def test_frame_rate_and_original_size_reach_the_network():
   np.testing.assert_array_equal(configured, again)
 
 
-def test_a_condition_says_seconds_and_an_image_has_none():
+def test_conditions_are_in_seconds_and_zero_for_an_image():
   _, model, _ = stage(second=False)
   cond = model.condition(count=3, frame_rate=24.0, original_size=(720, 1280))
   np.testing.assert_array_equal(cond.frame_interval, np.full(3, 1 / 24, np.float32))
@@ -139,85 +139,57 @@ def test_a_condition_says_seconds_and_an_image_has_none():
 
 
 @pytest.mark.parametrize(
-  ('asked', 'message'),
+  ('conditions', 'message'),
   [
-    ({'frame_rate': -8.0}, 'frame_rate=-8.0 must be positive: frames per second, infinite for an image.'),
-    ({'frame_rate': 0.0}, 'frame_rate=0.0 must be positive: frames per second, infinite for an image.'),
-    ({'original_size': (16,)}, 'original_size=(16,) is not a valid size: give height and width in pixels.'),
-    ({'original_size': (16, 0)}, 'original_size=(16, 0) is not a valid size: give height and width in pixels.'),
+    ({'frame_rate': -8.0}, '^frame_rate=-8.0 '),
+    ({'frame_rate': 0.0}, '^frame_rate=0.0 '),
+    ({'original_size': (16,)}, r'^original_size=\(16,\) '),
+    ({'original_size': (16, 0)}, r'^original_size=\(16, 0\) '),
   ],
 )
-def test_what_cannot_be_asked_for_is_refused(asked, message):
-  with says(message):
-    generator(second=False)(count=1, **asked)
+def test_invalid_conditions_are_refused(conditions, message):
+  with pytest.raises(ValueError, match=message):
+    generator(second=False)(count=1, **conditions)
 
 
-def test_asking_a_model_that_is_not_told_is_refused():
+def test_a_condition_that_the_model_does_not_take_is_refused():
   config, _, params = stage(second=False)
-  untold = models.build(config.model.to_dict() | {'scalars': ('resolution',)})
-  generate = make_generator(untold, config.sampling)
-  with says("frame_rate has no effect: this model was trained without 'frame_interval' in model.scalars."):
+  without = models.build(config.model.to_dict() | {'scalars': ('resolution',)})
+  generate = make_generator(without, config.sampling)
+  with pytest.raises(ValueError, match="^frame_rate .*'frame_interval'.*model.scalars"):
     generate(params, count=1, frame_rate=8.0)
 
 
 @pytest.mark.parametrize(
   ('changes', 'message'),
-  [
-    (
-      {'height': 16},
-      'the first stage makes 2 frames of 12x8x3, which the second would upsample by 2, but the second '
-      'makes 2 frames of 16x16x3: give the run that it was made for.',
-    ),
-    (
-      {'text': 'words'},
-      "model.text is 'words' in the first stage and 'none' in the second: both see the same prompts "
-      'or labels, so give it to both or to neither.',
-    ),
-  ],
+  [({'height': 16}, '2.* 12x8x3.* 2.* 16x16x3'), ({'text': 'words'}, "model.text.*'words'.*'none'")],
 )
 def test_stages_of_different_sizes_or_captions_make_no_cascade(changes, message):
   first, second = (stage(number)[0].model.to_dict() for number in (False, True))
   models.check_cascade(first, second)
-  with says(message):
+  with pytest.raises(ValueError, match=message):
     models.check_cascade(first | changes, second)
 
 
-def test_what_does_not_go_together_is_said():
-  with says(
-    'a second stage makes videos out of low-resolution ones of shape (2, 2, 8, 8, 3), but was given none: sample its '
-    'first stage before, as a cascade does.'
-  ):
+def test_low_resolution_videos_must_fit_the_model():
+  with pytest.raises(ValueError, match=r'^low_resolution .*None.*\(2, 2, 8, 8, 3\)'):
     generator(second=True)(count=2)
-  with says(
-    'a second stage makes videos out of low-resolution ones of shape (2, 2, 8, 8, 3), but was given (2, 2, 4, 8, 3): '
-    'sample its first stage before, as a cascade does.'
-  ):
+  with pytest.raises(ValueError, match=r'^low_resolution .*\(2, 2, 4, 8, 3\).*\(2, 2, 8, 8, 3\)'):
     generator(second=True)(count=2, low_resolution=np.zeros((2, 2, 4, 8, 3), np.float32))
-  with says('low-resolution videos were given to a model that takes none: model.upsampling is 1.'):
+  with pytest.raises(ValueError, match='^low_resolution .*model.upsampling is 1'):
     generator(second=False)(count=2, low_resolution=low_resolution())
-  with says(
-    'sampling.noise_aug_level=1.5 must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is pure noise.'
-  ):
+  with pytest.raises(ValueError, match='^sampling.noise_aug_level=1.5 '):
     generator(second=True, noise_aug_level=1.5)
 
 
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    (
-      {'upsampling': 3},
-      'model.upsampling=3, but frames are 16x16: choose a number that divides both, or 1 for a model '
-      'without low-resolution input.',
-    ),
-    (
-      {'upsampling': 1},
-      "model.upsampling=1, model.scalars=('frame_interval', 'resolution', 'augmentation_logsnr'): only a second stage "
-      '(upsampling > 1), and every second stage, is conditioned on the noise level of its low-resolution input: add '
-      "'augmentation_logsnr' to scalars if and only if upsampling > 1.",
-    ),
-    ({'pad_rows': 2}, 'data.pad_rows=2 in a second stage: its low-resolution input has no padding.'),
+    ({'upsampling': 3}, 'model.upsampling=3.* 16x16'),
+    ({'upsampling': 1}, "model.upsampling=1.*model.scalars.*'augmentation_logsnr'"),
+    ({'pad_rows': 2}, 'data.pad_rows=2'),
   ],
 )
 def test_settings_of_a_second_stage_are_checked(changes, message):
-  with says(message):
+  with pytest.raises(ValueError, match=message):
     models.build(stage(second=True)[0].model.to_dict() | changes)

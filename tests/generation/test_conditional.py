@@ -1,8 +1,6 @@
-"""Conditional sampling is the algebra written out by hand, and what was observed stays as it is."""
+"""Conditional sampling equals the algebra written out, and observed frames are returned unchanged."""
 
 from __future__ import annotations
-
-import re
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +38,7 @@ def draw(observed, model=MODEL, keys=KEYS, params=PARAMS, **changes):
 
 
 def by_hand(observed, denoiser_of, step_of, **changes):
-  """The contract's own functions, put together here."""
+  """The same from the functions of `vdm_jax.sampling`."""
   config = settings(**changes)
   grid = MODEL.grid(config.grid, config.num_steps, **{k: config[k] for k in ('sigma_min', 'sigma_max', 'rho')})
   process = MODEL.process
@@ -50,7 +48,8 @@ def by_hand(observed, denoiser_of, step_of, **changes):
     z = process.sigma(grid[0]) * unit_noise(fold_in(KEYS, 0), frames.shape)
     z = jnp.where(MASK, process.alpha(grid[0]) * frames + z, z)
     denoiser = denoiser_of(MODEL.denoiser(PARAMS), process, frames)
-    step = step_of(sampling.ancestral(process, config.gamma), process, frames)
+    plain = sampling.dpm_solver(process) if config.step == 'dpm_solver' else sampling.ancestral(process, config.gamma)
+    step = step_of(plain, process, frames)
     return sampling.sample(denoiser, step, grid, z, fold_in(KEYS, 1), Conditioning())
 
   return np.where(MASK, observed.frames, run(observed.frames))
@@ -87,6 +86,18 @@ METHODS = {
     reconstructed,
     lambda step, process, frames: sampling.langevin_corrected(step, process, 0.1),
   ),
+  'replacement with memory': (
+    {'conditioning': 'replacement', 'step': 'dpm_solver'},
+    lambda denoiser, process, frames: sampling.replacement(denoiser, frames, MASK),
+    lambda step, process, frames: step,
+  ),
+  'redraw with Langevin and memory': (
+    {'conditioning': 'redraw', 'langevin_delta': 0.1, 'step': 'dpm_solver'},
+    lambda denoiser, process, frames: denoiser,
+    lambda step, process, frames: sampling.redraw(
+      sampling.langevin_corrected(sampling.redraw(step, process, frames, MASK), process, 0.1), process, frames, MASK
+    ),
+  ),
   'redraw with Langevin': (
     {'conditioning': 'redraw', 'langevin_delta': 0.1},
     lambda denoiser, process, frames: denoiser,
@@ -108,6 +119,8 @@ def test_each_method_is_the_algebra_by_hand(name):
 STEPS = [
   {'step': 'ddim'},
   {'step': 'heun', 'grid': 'karras', 'churn': 0.2},
+  {'step': 'dpm_solver'},
+  {'step': 'dpm_solver', 'langevin_delta': 0.1},
   {'gamma': 0.2},
   {'langevin_delta': 0.1},
 ]
@@ -188,46 +201,31 @@ def test_padding_rows_are_not_compared():
   np.testing.assert_array_equal(x[:, 3:, 5], x[:, 3:, 3])
 
 
-def test_progress_in_parts_is_one_sample():
-  """Advancing by pieces gives what one scan gives."""
-  stages = make_stages(MODEL, settings())
+@pytest.mark.parametrize('step', ['ancestral', 'dpm_solver'])
+@pytest.mark.parametrize('method', ['reconstruction', 'redraw'])
+def test_progress_in_parts_is_one_sample(method, step):
+  """Advancing in parts gives the same as one loop."""
+  stages = make_stages(MODEL, settings(step=step, conditioning=method))
   inputs = (PARAMS, KEYS, Conditioning(), OBSERVED)
   advance = jax.jit(stages.advance)
   state = jax.jit(stages.begin)(*inputs)
   for start, stop in ((0, 4), (4, 5), (5, 11)):
     state = advance(*inputs, state, start, stop)
-  np.testing.assert_allclose(jax.jit(stages.finish)(*inputs, state), draw(OBSERVED), atol=1e-5)
+  np.testing.assert_allclose(
+    jax.jit(stages.finish)(*inputs, state), draw(OBSERVED, step=step, conditioning=method), atol=1e-5
+  )
   assert advance._cache_size() == 1
 
 
 REFUSED = [
-  (
-    {'conditioning': 'reconstructon'},
-    {},
-    "sampling.conditioning='reconstructon' is unknown: choose one of reconstruction, replacement, redraw. Did you mean "
-    "'reconstruction'?",
-  ),
-  (
-    {'reconstruction_weight': 0.0},
-    {},
-    "sampling.reconstruction_weight=0.0 leaves conditioning='reconstruction' without guidance: give a positive weight "
-    "(VDM uses 9 and 50), or conditioning='replacement'.",
-  ),
-  (
-    {'conditioning': 'replacement', 'gamma': 0.1},
-    {},
-    "sampling.conditioning='replacement' with gamma=0.1 gives the given frames too much noise: set gamma=0, or "
-    "conditioning='redraw', which is exact for every gamma.",
-  ),
-  (
-    {'conditioning': 'redraw'},
-    {'low_resolution': True},
-    "sampling.conditioning='redraw' can hold frames, but not a smaller video: use conditioning='reconstruction'.",
-  ),
+  ({'conditioning': 'reconstructon'}, {}, "^sampling.conditioning='reconstructon' .*Did you mean 'reconstruction'"),
+  ({'reconstruction_weight': 0.0}, {}, "^sampling.reconstruction_weight=0.0 .*conditioning='replacement'"),
+  ({'conditioning': 'replacement', 'gamma': 0.1}, {}, "^sampling.conditioning='replacement' with gamma=0.1 .*'redraw'"),
+  ({'conditioning': 'redraw'}, {'low_resolution': True}, "^sampling.conditioning='redraw' .*'reconstruction'"),
 ]
 
 
-@pytest.mark.parametrize(('changes', 'also', 'message'), REFUSED, ids=[message[:40] for *_, message in REFUSED])
+@pytest.mark.parametrize(('changes', 'also', 'message'), REFUSED)
 def test_settings_that_do_not_go_together_are_refused(changes, also, message):
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+  with pytest.raises(ValueError, match=message):
     conditional.check(settings(**changes), **also)

@@ -1,9 +1,8 @@
-"""Plans: every frame is made once, by a window that sees what it should, whatever the numbers."""
+"""Plans: every frame is made once, by a window that sees the right frames, for all numbers."""
 
 from __future__ import annotations
 
 import itertools
-import re
 
 import pytest
 
@@ -15,7 +14,7 @@ def chosen(window, which):
 
 
 def check(plan, block, overlap, low=()):
-  """What every plan promises: evenly spaced windows of one length that see all that exists and make the rest once."""
+  """Check the laws of every plan: evenly spaced windows of one length see all that exists and make the rest once."""
   exist = set(plan.given)
   for window in plan.windows:
     assert len(window.frames) == block and {*range(plan.num_frames)} >= {*chosen(window, window.kept)}
@@ -121,42 +120,21 @@ def test_a_plan_reads_as_text():
 
 
 REFUSED = [
-  (lambda: extension(20, 8, overlap=8), 'overlap=8 must be below the 8 frames of a window: choose 1 to 7.'),
-  (lambda: extension(20, 8, overlap=0), 'overlap=0, but a window must see a frame of the one before: choose 1 to 7.'),
-  (
-    lambda: extension(5, 8, overlap=4, given=5),
-    'num_frames=5, but 5 frames are given: ask for more frames in all, or give fewer.',
-  ),
-  (lambda: extension(0, 8, overlap=4, given=-1), 'num_frames=0: ask for one frame or more.'),
-  (lambda: interpolation(1, 2, 8), '1 frames are given, but interpolation needs two or more: give a longer clip.'),
-  (
-    lambda: interpolation(3, 8, 8),
-    'a factor of 8 cannot be interpolated with windows of 8 frames, which must hold two given frames: choose 2 to 7, '
-    'or interpolate several times.',
-  ),
-  (
-    lambda: interpolation(5, 4, 8, overlap=5),
-    'overlap=5 must be below the 8 frames of a window and leave room for the next known frame, 4 further on: choose 1 '
-    'to 4.',
-  ),
-  (
-    lambda: interpolation(3, 4, 8, num_frames=13),
-    'num_frames=13, but 3 frames at a factor of 4 span 9, and at most 3 more are extrapolated: choose 9 to 12.',
-  ),
-  (
-    lambda: super_resolution(3, 8, factor=8),
-    'a temporal factor of 8 cannot be made with windows of 8 frames: choose 1 to 7.',
-  ),
-  (
-    lambda: hierarchy(20, (3, 8), 8),
-    'frame rate 8 cannot follow 3: each must be a whole multiple of the one before, at most 7 times as high for '
-    'windows of 8 frames, such as 3, 6.',
-  ),
-  (lambda: hierarchy(20, (), 8), 'frame_rates is empty: give at least one, such as 2, 8.'),
+  (lambda: extension(20, 8, overlap=8), 'overlap=8 .*1 to 7'),
+  (lambda: extension(20, 8, overlap=0), 'overlap=0.*1 to 7'),
+  (lambda: extension(5, 8, overlap=4, given=5), 'num_frames=5.* 5 '),
+  (lambda: extension(0, 8, overlap=4, given=-1), 'num_frames=0'),
+  (lambda: interpolation(1, 2, 8), '1 .*given'),
+  (lambda: interpolation(3, 8, 8), 'factor.* 8 .*2 to 7'),
+  (lambda: interpolation(5, 4, 8, overlap=5), 'overlap=5 .*1 to 4'),
+  (lambda: interpolation(3, 4, 8, num_frames=13), 'num_frames=13.* 9.*9 to 12'),
+  (lambda: super_resolution(3, 8, factor=8), 'factor.* 8 .*1 to 7'),
+  (lambda: hierarchy(20, (3, 8), 8), 'rate.* 8 cannot follow 3.* 7 .*3, 6'),
+  (lambda: hierarchy(20, (), 8), 'frame_rates is empty'),
 ]
 
 
-@pytest.mark.parametrize(('make', 'message'), REFUSED, ids=[message[:30] for _, message in REFUSED])
-def test_what_cannot_be_planned_is_refused(make, message):
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+@pytest.mark.parametrize(('make', 'message'), REFUSED)
+def test_invalid_plans_are_refused(make, message):
+  with pytest.raises(ValueError, match=message):
     make()

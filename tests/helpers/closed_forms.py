@@ -1,4 +1,4 @@
-"""Data whose ideal denoiser `E[x | z]` is known in closed form, and the tools that put samplers on trial with it.
+"""Data whose ideal denoiser `E[x | z]` is known in closed form, and tools that test samplers with it.
 
 The estimates are plain arithmetic in z, alpha and sigma, so that they serve numpy in float64 as well as jax.
 """
@@ -6,7 +6,7 @@ The estimates are plain arithmetic in z, alpha and sigma, so that they serve num
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdm_jax import sampling
 from vdm_jax.diffusion import GaussianProcess, expand_dims_like, input_scaled, variance_preserving
-from vdm_jax.rng import fold_in
+from vdm_jax.types import Array, Denoiser, Step
 
 PROCESSES = {'preserving': variance_preserving(), 'scaled-1': input_scaled(1.0), 'scaled-4': input_scaled(4.0)}
 
@@ -29,6 +30,10 @@ class Gaussian(NamedTuple):
   def estimate(self, z, alpha, sigma):
     gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
     return self.mean + gain * (z - alpha * self.mean)
+
+  @property
+  def mixture(self) -> Mixture:
+    return Mixture(np.ones(1), np.array([self.mean]), np.array([self.std]))
 
 
 class Mixture(NamedTuple):
@@ -54,17 +59,28 @@ class Mixture(NamedTuple):
     p = [xp.exp(a - most) for a in log_p]
     return sum(a * b for a, b in zip(p, estimates, strict=True)) / sum(p)
 
+  @property
+  def mixture(self) -> Mixture:
+    return self
+
+  def cdf(self, value: float) -> float:
+    """The distribution function of a single mixture."""
+    return sum(w * NormalDist(m, s).cdf(value) for w, m, s in zip(*self, strict=True))
+
   def quantiles(self, levels):
-    """Of a single mixture, by bisection on its distribution function."""
+    """Quantiles of a single mixture, by bisection on its distribution function."""
     found = []
     for level in levels:
       low, high = -5.0, 5.0
       for _ in range(60):
         middle = (low + high) / 2
-        mass = sum(w * NormalDist(m, s).cdf(middle) for w, m, s in zip(*self, strict=True))
-        low, high = (middle, high) if mass < level else (low, middle)
+        low, high = (middle, high) if self.cdf(middle) < level else (low, middle)
       found.append(middle)
     return np.array(found)
+
+  def noised(self, noise: float) -> Mixture:
+    """The law of x + noise eps."""
+    return self._replace(stds=np.sqrt(self.stds**2 + noise**2))
 
 
 class JointGaussian(NamedTuple):
@@ -86,8 +102,8 @@ class JointGaussian(NamedTuple):
     return JointGaussian(self.mean + column * shift, self.covariance - np.outer(column, column) / column[index])
 
 
-def exact(data, process: GaussianProcess):
-  """The ideal denoiser of `data`, ignoring condition and carry."""
+def exact(data, process: GaussianProcess) -> Denoiser:
+  """The ideal denoiser of `data`, which ignores condition and carry."""
 
   def denoiser(z, logsnr, cond, carry):
     return data.estimate(
@@ -95,6 +111,15 @@ def exact(data, process: GaussianProcess):
     ), carry
 
   return denoiser
+
+
+def probability_flow(data, y: Sequence[float], noise_t: float, noise_s: float) -> np.ndarray:
+  """The exact solution of the probability-flow ODE of one pixel in y = z / alpha, between two levels sigma / alpha.
+
+  The ODE keeps the quantiles of the marginal distributions.
+  """
+  first, last = data.mixture.noised(noise_t), data.mixture.noised(noise_s)
+  return last.quantiles([first.cdf(value) for value in y])
 
 
 def even_normals(n: int) -> np.ndarray:
@@ -108,26 +133,24 @@ GAUSSIAN = Gaussian(0.3, 0.5)
 MIXTURE = Mixture(np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array([0.1, 0.2]))
 
 
-def states(denoiser, step, logsnrs, z, rng, cond=None, carry=None) -> jax.Array:
-  """z at every level of the grid `[N b ...]`: the sampler's loop, without its last denoise."""
+def states(denoiser: Denoiser, step: Step, logsnrs: Array, z: Array, rng: Array, cond=None) -> jax.Array:
+  """z at every level of the grid `[N b ...]`: the sampler's loop, without its last evaluation."""
 
-  def body(state, inputs):
-    logsnr_t, logsnr_s, i = inputs
-    t, s = (jnp.broadcast_to(level, z.shape[:1]) for level in (logsnr_t, logsnr_s))
-    state = step(denoiser, state[0], t, s, fold_in(rng, i), cond, state[1])
-    return state, state[0]
+  def body(state, i):
+    state = sampling.advance(denoiser, step, logsnrs, state, rng, cond, i, i + 1)
+    return state, state.z
 
-  levels = (logsnrs[:-1], logsnrs[1:], jnp.arange(len(logsnrs) - 1))
-  return jnp.concatenate([z[None], jax.lax.scan(body, (z, carry), levels)[1]])
+  begun = sampling.begin(denoiser, step, logsnrs, z, cond)
+  return jnp.concatenate([z[None], jax.lax.scan(body, begun, jnp.arange(len(logsnrs) - 1))[1]])
 
 
-def compiled(step: Callable, denoiser: Callable) -> Callable:
-  """One step, compiled, as a function of z `[b ...]`, levels `[]` or `[b]`, key and condition; numpy in float64 out."""
+def compiled(step: Step, denoiser: Denoiser) -> Callable:
+  """A first step, compiled: a function of z `[b ...]`, levels `[]` or `[b]`, key and condition; returns float64."""
 
   @jax.jit
   def run(z, logsnr_t, logsnr_s, rng, cond):
     t, s = (jnp.broadcast_to(level, z.shape[:1]) for level in (logsnr_t, logsnr_s))
-    return step(denoiser, z, t, s, rng, cond, None)[0]
+    return step.update(denoiser, z, t, s, rng, cond, None, step.init(z))[0]
 
   def call(z, logsnr_t, logsnr_s, rng=None, cond=None):
     z, t, s = (jnp.asarray(a, jnp.float32) for a in (z, logsnr_t, logsnr_s))

@@ -1,12 +1,13 @@
-"""Losses, posterior and samplers against the public code of VDM's authors and of EDM, with a toy network.
+"""Losses, posterior and samplers against the public code of VDM's authors, EDM and DPM-Solver, with one toy network.
 
-Both originals ran in float64. All random draws come from the fixtures.
+The originals ran in float64; the noises, which are theirs to draw, come from the fixtures.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from vdm_jax.sampling import steps
 
 PROCESS, EDM_PROCESS = diffusion.variance_preserving(), diffusion.input_scaled(1.0)
 DPM, EDM = 'google-research, diffusion_distillation/dpm.py', 'NVlabs/edm'
+SOLVER = 'LuChengTHU/dpm-solver, dpm_solver_jax.py'
 PREDICT = {'eps': diffusion.predict_eps, 'v': diffusion.predict_v}
 # Loss weights of dpm.py as factors on the loss of the network's output.
 WEIGHTS = {
@@ -49,7 +51,7 @@ def network(z, logsnr, cond, carry):
   return 0.6 * jnp.tanh(z) + 0.3 * jnp.sin(jnp.roll(z, 1, -1) + expand_dims_like(cond * logsnr / 8, z)), carry
 
 
-SIGN = {DPM: 1.0, EDM: -1.0}
+SIGN = {DPM: 1.0, EDM: -1.0, SOLVER: 1.0}
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def test_the_losses(kind, agrees, draws):
     process=PROCESS,
     weight=WEIGHTS[kind],
     parameterization=PREDICT[kind.split('/')[0]],
-    sample_logsnr=lambda rng, n: jnp.asarray(g['loss_logsnr']),
+    logsnr=g['loss_logsnr'],
   )
   agrees(aux['per_example'], g[f'loss/{kind}'], 1e-6, 'denoising_loss', DPM, f'loss on {kind.replace("/", ", ")}')
 
@@ -161,7 +163,20 @@ def test_heun(name, agrees, draws):
   agrees(found, g[name], 1e-6, f'heun, churn {CHURNS[name]:.2f} a step', EDM, 'sample of 12 levels, edm_sampler')
 
 
-# VDM's predictor-corrector, of which there is no public code
+# DPM-Solver
+
+
+@pytest.mark.parametrize('grid, max_ratio', [('logSNR', 1.0), ('logSNR', math.inf), ('time_uniform', math.inf)])
+def test_dpm_solver(grid, max_ratio, agrees):
+  """On steps uniform in log-SNR the bound on their ratio has no effect."""
+  g = load('dpm_solver.npz')
+  denoiser = diffusion.precondition(network, PROCESS, diffusion.predict_v)
+  step = sampling.dpm_solver(PROCESS, max_ratio=max_ratio)
+  found = sampling.sample(denoiser, step, g[f'{grid}/grid'], g['start'], jax.random.key(0), SIGN[SOLVER])
+  agrees(found, g[grid], 1e-6, 'dpm_solver', SOLVER, 'sample of 11 evaluations')
+
+
+# VDM's predictor-corrector, which has no public code of its authors
 
 
 def corrected_in_float64(grid, z, noises, gamma, delta):

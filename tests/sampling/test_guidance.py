@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from vdm_jax.sampling import (
   classifier_free,
   clip,
   ddim,
+  dpm_solver,
   dynamic_threshold,
   heun,
   oscillating,
@@ -162,7 +163,7 @@ def test_each_branch_has_its_own_condition():
   assert seen[0].text is None and seen[0].drop.dtype == bool and seen[0].drop.shape == (4, 1)
 
 
-@pytest.mark.parametrize('step', [ddim, heun])
+@pytest.mark.parametrize('step', [ddim, heun, dpm_solver])
 def test_guided_sampling_reaches_the_guided_gaussian(step):
   process, c, u, std, w = PROCESSES['preserving'], 0.4, -0.1, 0.3, 2.0
   denoiser = classifier_free(by_label(process, Gaussian(c, std), Gaussian(u, std)), null, w)
@@ -184,7 +185,7 @@ def test_oscillation_along_a_grid():
   assert weight(grid[3]) == 1 and weight(grid).dtype == jnp.float32
 
 
-@pytest.mark.parametrize('step', [ddim, heun])
+@pytest.mark.parametrize('step', [ddim, heun, dpm_solver])
 def test_oscillation_belongs_to_the_noise_level(step):
   """Read in order of evaluation, a step's second evaluation takes the next level's weight."""
   process, grid, read = PROCESSES['preserving'], jnp.linspace(-4, 4, 5), []
@@ -196,10 +197,11 @@ def test_oscillation_belongs_to_the_noise_level(step):
 
   denoiser = classifier_free(lambda z, logsnr, cond, carry: (0.5 * z, carry), null, spying)
   run, z, cond = step(process), jnp.ones((2, 1)), labelled(1, 1)
+  memory = run.init(z)
   for t, s in zip(grid[:-1], grid[1:], strict=True):
-    run(denoiser, z, jnp.full(2, t), jnp.full(2, s), jax.random.key(0), cond, None)
+    memory = run.update(denoiser, z, jnp.full(2, t), jnp.full(2, s), jax.random.key(0), cond, None, memory)[2]
   of_level = [5, 1, 5, 1, 5]
-  wanted = of_level[:4] if step is ddim else [w for pair in zip(of_level[:4], of_level[1:], strict=True) for w in pair]
+  wanted = [w for pair in itertools.pairwise(of_level) for w in pair] if step is heun else of_level[:4]
   assert read == wanted
 
 
@@ -323,9 +325,8 @@ def test_reconstruction_takes_one_observation_for_all_examples():
 
 @pytest.mark.parametrize('shape', [(4, 4), (3, 4, 2), (1, 3), (3, 2)])
 def test_reconstruction_refuses_an_observation_that_would_be_repeated(shape):
-  message = f'observed has shape {shape}, but measure(x_hat) (4, 2): give observed the shape of what is measured.'
   guided = reconstruction(constant(np.zeros((4, 4))), PROCESSES['preserving'], halved, np.zeros(shape), 1.0)
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}'):  # jax adds a note about its traceback
+  with pytest.raises(ValueError, match='^observed .*measure'):
     guided(np.zeros((4, 4), np.float32), LOGSNR, None, None)
 
 
@@ -360,7 +361,6 @@ def test_dynamic_threshold_is_imagens(percentile):
 
 
 @pytest.mark.parametrize('percentile', [0, -1.0, 100.5])
-def test_dynamic_threshold_refuses_what_is_no_percentile(percentile):
-  message = f'percentile={percentile} must be in (0, 100]; values in use are 95 to 99.5.'
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+def test_dynamic_threshold_refuses_an_invalid_percentile(percentile):
+  with pytest.raises(ValueError, match=f'^percentile={percentile} '):
     dynamic_threshold(constant(Z), percentile)

@@ -1,19 +1,57 @@
-"""Each step against its closed form: linear maps, noise gains, variances, orders, and loops written out in float64."""
+"""Each step against its closed form: linear maps, noise gains, variances, orders, and loops in float64."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.closed_forms import GAUSSIAN, MIXTURE, PROCESSES, compiled, even_normals, exact, states
+from helpers.closed_forms import (
+  GAUSSIAN,
+  MIXTURE,
+  PROCESSES,
+  compiled,
+  even_normals,
+  exact,
+  probability_flow,
+  states,
+)
 
 from vdm_jax.diffusion import cosine_grid, expand_dims_like, input_scaled, karras_grid
-from vdm_jax.sampling import ancestral, ddim, heun, langevin_corrected, redraw, replacement, sample
+from vdm_jax.rng import StepStream, fold_in
+from vdm_jax.sampling import (
+  advance,
+  ancestral,
+  begin,
+  ddim,
+  dpm_solver,
+  heun,
+  langevin_corrected,
+  memoryless,
+  redraw,
+  replacement,
+  sample,
+)
 
 MANY = 2**16
+
+
+def in_two(step):
+  """A step made of two steps, so that a multistep method has a memory in the second."""
+
+  @memoryless
+  def both(denoiser, z_t, logsnr_t, logsnr_s, rng, cond, carry):
+    middle = 0.3 * logsnr_t + 0.7 * logsnr_s
+    inputs = (denoiser, z_t, logsnr_t, middle, rng, cond, carry, step.init(z_t))
+    z, carry, memory = step.update(*inputs)
+    return step.update(denoiser, z, middle, logsnr_s, rng, cond, carry, memory)[:2]
+
+  return both
+
 
 STEPS = {
   'ancestral': ancestral,
@@ -21,6 +59,7 @@ STEPS = {
   'ddim': ddim,
   'heun': heun,
   'heun-churn': lambda process: heun(process, 0.2),
+  'dpm_solver': lambda process: in_two(dpm_solver(process)),
   'langevin': lambda process: langevin_corrected(ancestral(process), process),
   'redraw': lambda process: redraw(ddim(process), process, np.float32(0.5), np.array([[True, False]])),
 }
@@ -32,13 +71,14 @@ def at(process, logsnr):
   return tuple(np.asarray(f(logsnr), np.float64)[..., None] for f in process)
 
 
+@memoryless
 def stay(denoiser, z_t, logsnr_t, logsnr_s, rng, cond, carry):
-  """No step at all, to see what is put around it."""
+  """A step that leaves z alone, to test what is done around it."""
   return z_t, carry
 
 
-def says(z, logsnr, cond, carry):
-  """A denoiser that always says its condition, a number."""
+def constant(z, logsnr, cond, carry):
+  """A denoiser that always returns its condition, a number."""
   return cond + 0 * z, carry
 
 
@@ -113,7 +153,7 @@ T, S = np.array([(-20.0, -17.0), (-3.0, -2.5), (-0.5, 0.5), (2.0, 8.0), (19.0, 2
 @every_process
 def test_ancestral_mean_and_lower_variance(process):
   """VDM Eq. 3: with x_hat fixed, z_s is q(z_s | z_t, x_hat)'s mean plus its standard deviation times unit noise."""
-  step = compiled(ancestral(process), says)
+  step = compiled(ancestral(process), constant)
   (alpha_t, _), (alpha_s, sigma_s) = at(process, T), at(process, S)
   keep = np.exp(T - S)[:, None]
   zero = np.zeros((5, MANY))
@@ -132,7 +172,7 @@ def test_ancestral_mean_and_lower_variance(process):
 @pytest.mark.parametrize('gamma', [0.1, 0.3, 1.0])
 def test_ancestral_variance_lies_between_its_bounds(process, gamma):
   """VDM Eq. 4: log-variance at gamma between q(z_s|z_t,x)'s and q(z_t|z_s)'s, whose ratio is (sigma_t / sigma_s)^2."""
-  lower, ours = (compiled(ancestral(process, g), says)(np.zeros((5, 8)), T, S, cond=0.0) for g in (0.0, gamma))
+  lower, ours = (compiled(ancestral(process, g), constant)(np.zeros((5, 8)), T, S, cond=0.0) for g in (0.0, gamma))
   ratio = at(process, T)[1] / at(process, S)[1]
   np.testing.assert_allclose(ours / lower, np.broadcast_to(ratio**gamma, (5, 8)), rtol=1e-4)
 
@@ -150,25 +190,47 @@ def test_ddim_is_its_formula(process):
   np.testing.assert_allclose(ours, alpha_s * x_hat + sigma_s * (z - alpha_t * x_hat) / sigma_t, rtol=1e-4, atol=1e-5)
 
 
-def error_of_ode(step, process, intervals):
-  """Root mean square error against the exact solution, where (y - mean) / sqrt(std^2 + sigma^2) is kept."""
-  grid = np.asarray(karras_grid(intervals + 1, sigma_min=0.002, sigma_max=80.0))
-  (alpha_0, sigma_0), (alpha_1, _) = at(process, grid[0]), at(process, grid[-1])
-  z = start = sigma_0 * even_normals(64)[:, None].astype(np.float64)
-  for t, s in zip(grid[:-1], grid[1:], strict=True):
-    z = step(z, t, s)
-  mean, std = GAUSSIAN
-  first, last = np.exp(-0.5 * grid[[0, -1]].astype(np.float64))
-  wanted = mean + (start / alpha_0 - mean) * np.sqrt((std**2 + last**2) / (std**2 + first**2))
-  return np.sqrt(np.mean((z / alpha_1 - wanted) ** 2))
+def errors_of_ode(step, process, data, grids):
+  """Root mean square errors of y = z / alpha at the end of each grid against the exact solution of the ODE."""
+  denoiser, longest = exact(data, process), max(map(len, grids))
+
+  @jax.jit
+  def run(grid, z, stop):
+    return advance(denoiser, step, grid, begin(denoiser, step, grid, z, None), jax.random.key(0), None, 0, stop).z
+
+  errors = []
+  for grid in map(np.asarray, grids):
+    (alpha_0, sigma_0), (alpha_1, _) = at(process, grid[0]), at(process, grid[-1])
+    z = (sigma_0 * even_normals(64)).astype(np.float32)
+    padded = np.pad(grid, (0, longest - len(grid)), mode='edge')  # one program serves all grids
+    y = np.asarray(run(padded, z[:, None], len(grid) - 1), np.float64)[:, 0] / alpha_1
+    first, last = np.exp(-0.5 * grid[[0, -1]].astype(np.float64))
+    errors.append(np.sqrt(np.mean((y - probability_flow(data, z / alpha_0, first, last)) ** 2)))
+  return np.array(errors)
 
 
-@pytest.mark.parametrize('name', ['preserving', 'scaled-4'])
-@pytest.mark.parametrize('make, order, tolerance', [(ddim, 1, 0.1), (heun, 2, 0.15)])
-def test_order_of_convergence(make, order, tolerance, name):
-  step = compiled(make(PROCESSES[name]), exact(GAUSSIAN, PROCESSES[name]))
+ORDERS = {
+  'ddim': (ddim, 1, 0.1),
+  'heun': (heun, 2, 0.15),
+  'dpm_solver': (dpm_solver, 2, 0.15),
+  'dpm_solver-published': (lambda process: dpm_solver(process, max_ratio=math.inf), 2, 0.2),
+}
+# The ends of the full cosine grid are far from their limit at any number of steps that float32 can tell apart.
+GRIDS = {
+  'karras': lambda num_points: karras_grid(num_points, sigma_min=0.002, sigma_max=80.0),
+  'cosine': lambda num_points: cosine_grid(num_points, logsnr_min=-4.0, logsnr_max=4.0),
+}
+
+
+@pytest.mark.parametrize('process', ['preserving', 'scaled-4'])
+@pytest.mark.parametrize('data', [GAUSSIAN, MIXTURE], ids=['gaussian', 'mixture'])
+@pytest.mark.parametrize('grid', GRIDS)
+@pytest.mark.parametrize('name', ORDERS)
+def test_order_of_convergence(name, grid, data, process):
+  make, order, tolerance = ORDERS[name]
   intervals = np.array([32, 64, 128, 256])
-  errors = [error_of_ode(step, PROCESSES[name], n) for n in intervals]
+  grids = [GRIDS[grid](n + 1) for n in intervals]
+  errors = errors_of_ode(make(PROCESSES[process]), PROCESSES[process], data, grids)
   slope = np.polyfit(np.log(1 / intervals), np.log(errors), 1)[0]
   assert abs(slope - order) < tolerance, (slope, errors)
 
@@ -234,11 +296,105 @@ def test_churn_keeps_to_its_range(process):
     assert (difference > 1e-2) == churned and (churned or difference < 1e-6)
 
 
-@pytest.mark.parametrize('make', [ddim, heun])
+@pytest.mark.parametrize('make', [ddim, heun, dpm_solver])
 def test_deterministic_steps_draw_nothing(make):
   step = compiled(make(PROCESSES['preserving']), exact(MIXTURE, PROCESSES['preserving']))
   one, other = (step(normals(4, 1), 0.0, 1.0, jax.random.key(k)) for k in (0, 1))
   np.testing.assert_array_equal(one, other)
+
+
+# dpm_solver
+
+
+def solver_in_float64(process, estimate, logsnrs, z, max_ratio):
+  """DPM-Solver++(2M) as in Algorithm 2 of Lu et al. 2022b, in the half-log-SNR, without the last evaluation."""
+  half, previous = np.asarray(logsnrs, np.float64) / 2, None
+  for i in range(len(half) - 1):
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = at(process, 2 * half[i]), at(process, 2 * half[i + 1])
+    x_hat, h = estimate(z, alpha_t, sigma_t), half[i + 1] - half[i]
+    d = x_hat
+    if previous is not None:
+      r = max((half[i] - half[i - 1]) / h, 1 / max_ratio)
+      d = (1 + 1 / (2 * r)) * x_hat - 1 / (2 * r) * previous
+    z = sigma_s / sigma_t * z - alpha_s * np.expm1(-h) * d
+    previous = x_hat
+  return z
+
+
+@every_process
+@pytest.mark.parametrize('max_ratio', [0.5, 1.0, 2.0, math.inf])
+def test_dpm_solver_is_its_algorithm(process, max_ratio):
+  """On a grid whose steps narrow and widen: ratios from 0.1 to 11."""
+  grid = cosine_grid(8, logsnr_min=-16.0, logsnr_max=20.0)
+  z = (at(process, grid[0])[1] * even_normals(16)[:, None]).astype(np.float32)
+  step = dpm_solver(process, max_ratio=max_ratio)
+  every = jax.jit(lambda z: states(exact(MIXTURE, process), step, grid, z, jax.random.key(0)))(z)
+  for stop in range(1, 9):
+    wanted = solver_in_float64(process, MIXTURE.estimate, grid[:stop], z.astype(np.float64), max_ratio)
+    np.testing.assert_allclose(every[stop - 1], wanted, rtol=1e-3, atol=1e-4)
+
+
+def moments(process, logsnr):
+  return at(process, logsnr)[0].item(), at(process, logsnr)[1].item()
+
+
+@every_process
+def test_a_first_step_of_dpm_solver_is_a_ddim_step(process):
+  """Also where the memory is of no use: not finite, of no width, or of a higher level."""
+  denoiser, step = exact(MIXTURE, process), dpm_solver(process)
+  z, t, s = jnp.asarray(normals(4, 2)), jnp.full(4, -1.0), jnp.full(4, 1.0)
+  rest = (jax.random.key(0), None, None)
+  wanted = ddim(process).update(denoiser, z, t, s, *rest, None)[0]
+  _, _, memory = step.update(denoiser, z, t, s, *rest, step.init(z))
+  useless = [step.init(z), memory, *(memory._replace(logsnr=jnp.full(4, level)) for level in (jnp.nan, jnp.inf, 3.0))]
+  useless.append(step.init(z)._replace(x_hat=jnp.full_like(z, jnp.nan)))
+  for memory in useless:
+    np.testing.assert_array_equal(step.update(denoiser, z, t, s, *rest, memory)[0], wanted)
+
+
+@every_process
+def test_dpm_solver_is_exact_for_a_constant_estimate(process):
+  """z / sigma grows by x_hat times the growth of alpha / sigma, whatever the steps."""
+  grid = cosine_grid(6)
+  z = np.float32(at(process, grid[0])[1]) * normals(4, 2)
+  found = jax.jit(lambda z: states(constant, dpm_solver(process), grid, z, jax.random.key(0), 0.7))(z)[-1]
+  (alpha_0, sigma_0), (alpha_1, sigma_1) = at(process, grid[0]), at(process, grid[-1])
+  wanted = sigma_1 * (z / sigma_0 + 0.7 * (alpha_1 / sigma_1 - alpha_0 / sigma_0))
+  np.testing.assert_allclose(found / alpha_1, wanted / alpha_1, rtol=1e-5)
+
+
+@every_process
+def test_dpm_solver_holds_a_linear_estimate_at_its_value_in_the_middle_of_the_step(process):
+  """x_hat = a + b logsnr: the integral over a step of width 2h is off by alpha_s b (h - 2 + (h + 2) e^-h), h^3 / 6."""
+  a, b, grid = 0.3, 0.2, np.array([-3.0, -1.0, 0.2, 1.4, 2.0], np.float32)  # steps that do not widen
+
+  def linear(z, logsnr, cond, carry):
+    return expand_dims_like(a + b * logsnr, z) + 0 * z, carry
+
+  every = np.asarray(
+    states(linear, dpm_solver(process), grid, jnp.asarray(normals(3, 1)), jax.random.key(0)), np.float64
+  )
+  for i in range(1, 4):
+    (_, sigma_t), (alpha_s, sigma_s) = at(process, grid[i]), at(process, grid[i + 1])
+    h = (np.float64(grid[i + 1]) - grid[i]) / 2
+    middle = a + b * (grid[i] + grid[i + 1]) / 2
+    step = sigma_s / sigma_t * every[i] - alpha_s * np.expm1(-h) * middle
+    np.testing.assert_allclose(every[i + 1], step, rtol=1e-5, atol=1e-6)
+    integral = -np.expm1(-h) * (a + b * grid[i]) + 2 * b * (h + np.expm1(-h))
+    off = sigma_s / sigma_t * every[i] + alpha_s * integral - every[i + 1]
+    np.testing.assert_allclose(off, np.broadcast_to(alpha_s * b * (h - 2 + (h + 2) * np.exp(-h)), off.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize('data', [GAUSSIAN, MIXTURE], ids=['gaussian', 'mixture'])
+def test_a_bounded_ratio_keeps_dpm_solver_accurate_on_the_full_cosine_grid(data):
+  """Its last step is many times as wide as the one before. The published method is then worse than DDIM."""
+  process, grids = PROCESSES['preserving'], [cosine_grid(n) for n in (8, 16, 32)]
+  published = dpm_solver(process, max_ratio=math.inf)
+  first_order, ours, theirs = (
+    errors_of_ode(step, process, data, grids) for step in (ddim(process), dpm_solver(process), published)
+  )
+  assert (ours < 0.8 * first_order).all() and (ours[-1] < 0.3 * first_order[-1])
+  assert (theirs > 2 * first_order).all()
 
 
 # langevin_corrected
@@ -265,10 +421,74 @@ def test_langevin_has_the_variance_recursion_of_its_score(process, delta):
 def test_langevin_noise_is_not_the_steps():
   """Equal keys would add the standard deviations instead of the variances."""
   process = PROCESSES['scaled-1']
-  step = compiled(langevin_corrected(ancestral(process), process, 0.4), says)
+  step = compiled(langevin_corrected(ancestral(process), process, 0.4), constant)
   of_step = -np.expm1(-1.0)
   wanted = of_step * (1 - 0.4 / 2) ** 2 + 0.4
   np.testing.assert_allclose(step(np.zeros((MANY, 1)), -1.0, 0.0, cond=0.0).var(), wanted, rtol=0.02)
+
+
+def test_memory_of_a_corrected_step_holds_estimates_from_before_the_correction():
+  """The solver's next step compares x_hat at the corrected z with x_hat at the z that its last step started from."""
+  process, seen = PROCESSES['preserving'], []
+
+  def denoiser(z, logsnr, cond, carry):
+    x_hat = exact(MIXTURE, process)(z, logsnr, cond, carry)[0]
+    seen.append((z, x_hat))
+    return x_hat, carry
+
+  inner, grid, key = dpm_solver(process), [jnp.full(4, level) for level in (-2.0, -1.0, 0.0)], jax.random.key(1)
+  step = langevin_corrected(inner, process, 0.3)
+  z = jnp.asarray(normals(4, 2))
+  z_1, _, memory = step.update(denoiser, z, *grid[:2], key, None, None, step.init(z))
+  np.testing.assert_array_equal(memory.x_hat, seen[0][1])
+  np.testing.assert_array_equal(memory.logsnr, grid[0])
+  step.update(denoiser, z_1, *grid[1:], key, None, None, memory)
+  wanted = inner.update(denoiser, z_1, *grid[1:], key, None, None, memory)[0]
+  np.testing.assert_array_equal(seen[3][0], wanted)  # where the second correction evaluates
+  assert np.abs(seen[2][0] - seen[1][0]).max() > 0.1  # the first correction moved z
+
+
+def test_small_corrections_leave_a_multistep_method_as_it_is():
+  """The correction's own change of x_hat vanishes with delta, and the method's law with it."""
+  process, grid = PROCESSES['preserving'], karras_grid(33, sigma_min=0.01, sigma_max=20.0)
+  z = (float(process.sigma(grid[0])) * even_normals(64)[:, None]).astype(np.float32)
+
+  def run(step):
+    return np.asarray(jax.jit(lambda z: sample(exact(MIXTURE, process), step, grid, z, jax.random.key(0), None))(z))
+
+  plain = run(dpm_solver(process))
+  distances = [
+    np.abs(run(langevin_corrected(dpm_solver(process), process, d)) - plain).mean() for d in (1e-6, 1e-4, 1e-2)
+  ]
+  assert distances[0] < 1e-2 and distances[0] < 0.5 * distances[1] < 0.25 * distances[2]
+
+
+@pytest.mark.parametrize('delta', [0.1, 0.4])
+def test_a_corrected_multistep_method_converges(delta):
+  """For Gaussian data all is linear, so the exact variance is carried along in float64; it tends to the data's."""
+  process, v = PROCESSES['preserving'], GAUSSIAN.std**2
+
+  def variance(num_points):
+    """The variance of samples over the data's: of (z, x_hat of the step before), level by level."""
+    grid = np.asarray(karras_grid(num_points, sigma_min=0.002, sigma_max=80.0), np.float64)
+    levels = [moments(process, level) for level in grid]
+    gains = [alpha * v / (alpha**2 * v + sigma**2) for alpha, sigma in levels]
+    c = np.diag([levels[0][1] ** 2, 0.0])
+    for i, ((_, sigma_t), (alpha_s, sigma_s)) in enumerate(itertools.pairwise(levels)):
+      h = (grid[i + 1] - grid[i]) / 2
+      half = 0.5 * min(2 * h / (grid[i] - grid[i - 1]), 1.0) if i else 0.0
+      take = -alpha_s * np.expm1(-h)
+      step = np.array([[sigma_s / sigma_t + take * (1 + half) * gains[i], -take * half], [gains[i], 0.0]])
+      correction = np.diag([1 - delta / 2 * (1 - alpha_s * gains[i + 1]), 1.0])
+      c = correction @ step @ c @ step.T @ correction + np.diag([delta * sigma_s**2, 0.0])
+    return gains[-1] ** 2 * c[0, 0] / v
+
+  step, grid = langevin_corrected(dpm_solver(process), process, delta), karras_grid(33, sigma_min=0.002, sigma_max=80.0)
+  z = float(process.sigma(grid[0])) * even_normals(MANY)[:, None]
+  x = jax.jit(lambda z: sample(exact(GAUSSIAN, process), step, grid, z, jax.random.key(0), None))(z)
+  np.testing.assert_allclose(x.var() / v, variance(33), rtol=0.03)
+  errors = [abs(variance(n) - 1) for n in (33, 129, 513, 2049)]
+  assert all(after < 0.65 * before for before, after in itertools.pairwise(errors)) and errors[-1] < 0.01
 
 
 # replacement and redraw
@@ -284,7 +504,7 @@ def observed_part(step, denoiser, process, grid, x):
 
 
 @pytest.mark.parametrize('name', ['preserving', 'scaled-4'])
-@pytest.mark.parametrize('step', [ancestral, ddim, heun])
+@pytest.mark.parametrize('step', [ancestral, ddim, heun, dpm_solver])
 def test_replacement_keeps_the_marginals_of_the_observed_part(step, name):
   """z^a ~ q(z_s^a | x^a) at every level, although only x_hat is overwritten."""
   process, x = PROCESSES[name], 0.7
@@ -327,23 +547,45 @@ def test_redraw_leaves_the_rest_to_its_step():
   np.testing.assert_allclose([noise.mean(), noise.std()], [0, 1], atol=0.04)
 
 
+def test_redraw_keeps_the_memory_of_its_step():
+  """The solver's estimates are those of its own evaluations, made with earlier draws of the observed part."""
+  process, step = PROCESSES['preserving'], dpm_solver(PROCESSES['preserving'])
+  redrawn = redraw(step, process, np.float32(0.5), np.array([[True, False]]))
+  denoiser, z, key = exact(MIXTURE, process), jnp.asarray(normals(4, 2)), jax.random.key(1)
+  t, s, e = (jnp.full(4, level) for level in (-2.0, -1.0, 0.0))
+  z_1, _, memory = redrawn.update(denoiser, z, t, s, key, None, None, redrawn.init(z))
+  np.testing.assert_array_equal(memory.x_hat, denoiser(z, t, None, None)[0])
+  z_2, _, memory = redrawn.update(denoiser, z_1, s, e, key, None, None, memory)
+  np.testing.assert_array_equal(memory.x_hat, denoiser(z_1, s, None, None)[0])
+  inner = step.update(denoiser, z, t, s, fold_in(key, StepStream.INNER_STEP), None, None, step.init(z))[2]
+  free = step.update(denoiser, z_1, s, e, fold_in(key, StepStream.INNER_STEP), None, None, inner)[0]
+  np.testing.assert_array_equal(z_2[:, 1], free[:, 1])
+
+
+@pytest.mark.parametrize('make', [ancestral, ddim, heun, dpm_solver])
+def test_redrawn_parts_have_their_exact_marginals_under_every_step(make):
+  process, x, grid = PROCESSES['preserving'], 0.7, karras_grid(17, sigma_min=0.002, sigma_max=80.0)
+  step = redraw(make(process), process, np.float32(x), np.ones((1, 1), bool))
+  std, mean = observed_part(step, exact(GAUSSIAN, process), process, grid, x)
+  np.testing.assert_allclose(std[1:], 1, atol=0.05)
+  np.testing.assert_allclose(mean[1:], 0, atol=0.07)
+
+
 # Errors
 
 
 @pytest.mark.parametrize(
-  'make, value, message',
+  'make, value, setting',
   [
-    (ancestral, -0.1, 'gamma=-0.1 must be in [0, 1]: it interpolates between two variances. VDM uses 0 to 0.3.'),
-    (ancestral, 1.5, 'gamma=1.5 must be in [0, 1]: it interpolates between two variances. VDM uses 0 to 0.3.'),
-    (heun, -0.1, 'churn=-0.1 must be in [0, 0.4142]: EDM caps S_churn / num_steps at sqrt(2) - 1.'),
-    (heun, 0.5, 'churn=0.5 must be in [0, 0.4142]: EDM caps S_churn / num_steps at sqrt(2) - 1.'),
-    (
-      lambda process, delta: langevin_corrected(ddim(process), process, delta),
-      0,
-      'delta=0 must be positive; VDM uses 0.1. For no correction leave the step as it is.',
-    ),
+    (ancestral, -0.1, 'gamma=-0.1'),
+    (ancestral, 1.5, 'gamma=1.5'),
+    (heun, -0.1, 'churn=-0.1'),
+    (heun, 0.5, 'churn=0.5'),
+    (lambda process, ratio: dpm_solver(process, max_ratio=ratio), 0, 'max_ratio=0'),
+    (lambda process, ratio: dpm_solver(process, max_ratio=ratio), math.nan, 'max_ratio=nan'),
+    (lambda process, delta: langevin_corrected(ddim(process), process, delta), 0, 'delta=0'),
   ],
 )
-def test_settings_outside_their_range_are_refused(make, value, message):
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+def test_settings_outside_their_range_are_refused(make, value, setting):
+  with pytest.raises(ValueError, match=f'^{re.escape(setting)} '):
     make(PROCESSES['preserving'], value)

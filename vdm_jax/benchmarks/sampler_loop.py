@@ -1,4 +1,4 @@
-"""What one program for the whole sampler costs: `lax.scan` over the steps against a Python loop of jitted steps.
+"""Speed of one compiled program for the whole sampler, compared with a Python loop of jitted steps.
 
 `python -m vdm_jax.benchmarks.sampler_loop` prints JSON: seconds per evaluation and their ratio, for a small U-Net at
 two sizes, with and without reconstruction guidance, which differentiates the network inside the loop.
@@ -24,9 +24,14 @@ Run = Callable[[Params, Array, Array], Array]
 
 
 def compare(size: int, guided: bool, *, num_steps: int, repeats: int, batch: int = 2) -> dict[str, Any]:
-  """Seconds per evaluation of both samplers on `[batch 8 size size 3]`, their ratio, and by how much they differ.
+  """Return seconds per evaluation of both samplers on `[batch 8 size size 3]`, their ratio and largest difference.
 
-  The grid has `num_steps` points: `num_steps` evaluations, each with its gradient where `guided`.
+  Args:
+    size: height and width.
+    guided: whether to use reconstruction guidance, which differentiates each evaluation.
+    num_steps: points of the grid, and evaluations.
+    repeats: timed runs, of which the median is taken.
+    batch: number of videos.
   """
   model = small_model(size)
   params = jitter(jax.jit(model.init)(jax.random.key(0)), jax.random.key(1))
@@ -46,7 +51,7 @@ def compare(size: int, guided: bool, *, num_steps: int, repeats: int, batch: int
 
 
 def small_model(size: int) -> Model:
-  """A U-Net of 32 channels at `size` x `size` pixels and 64 with attention at half of that, for eight frames."""
+  """Return a U-Net for eight frames: 32 channels at `size` x `size` pixels, 64 channels and attention at half of it."""
   config = configuration.default()
   config.data.update({'num_frames': 8, 'height': size, 'width': size})
   config.model.update(
@@ -65,7 +70,7 @@ def small_model(size: int) -> Model:
 
 
 def jitter(params: Params, rng: Array) -> Params:
-  """The parameters plus a little noise: fresh ones hold zeros, behind which nothing of a network shows."""
+  """Return the parameters plus a little noise; freshly initialized layers that are zero would hide the others."""
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(rng, len(leaves))
   noise = [0.02 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
@@ -73,7 +78,7 @@ def jitter(params: Params, rng: Array) -> Params:
 
 
 def in_a_scan(model: Model, guided: bool, num_steps: int) -> Run:
-  """The sampler as the library runs it: one jitted program."""
+  """Return the sampler as the library runs it: one jitted program."""
   step, logsnrs = sampling.ancestral(model.process), _grid(model, num_steps)
   return jax.jit(
     lambda params, z, rng: sampling.sample(_denoiser(model, params, guided), step, logsnrs, z, rng, Conditioning())
@@ -81,13 +86,13 @@ def in_a_scan(model: Model, guided: bool, num_steps: int) -> Run:
 
 
 def in_a_loop(model: Model, guided: bool, num_steps: int) -> Run:
-  """The same steps, each one call of a jitted function."""
+  """Return the same sampler with each step one call of a jitted function."""
   step, logsnrs = sampling.ancestral(model.process), _grid(model, num_steps)
 
   @jax.jit
   def move(params: Params, z: Array, rng: Array, i: Array) -> Array:
     at = jnp.broadcast_to(logsnrs[i], z.shape[:1]), jnp.broadcast_to(logsnrs[i + 1], z.shape[:1])
-    return step(_denoiser(model, params, guided), z, *at, fold_in(rng, i), Conditioning(), None)[0]
+    return step.update(_denoiser(model, params, guided), z, *at, fold_in(rng, i), Conditioning(), None, step.init(z))[0]
 
   @jax.jit
   def finish(params: Params, z: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The denoising objective, in the network's own output space."""
+"""The denoising loss, in the space of the network's output."""
 
 from __future__ import annotations
 
@@ -23,30 +23,51 @@ def denoising_loss(
   *,
   process: GaussianProcess,
   parameterization: Parameterization,
-  sample_logsnr: LogsnrSampler,
+  sample_logsnr: LogsnrSampler | None = None,
+  logsnr: Array | None = None,
   self_condition_rate: float = 0.0,
   weight: float | Array | Callable[[Array], Array] = 1.0,
 ) -> tuple[Array, dict[str, Array]]:
-  """`E[w |F(input z) - F_target|^2]`, the mean over elements (VDM Eq. 2; Snap Eq. 3), in float32.
+  """Return the loss `E[w |F(input z) - F_target|^2]`, a mean over elements (VDM Eq. 2; Snap Eq. 3), in float32.
+
+  The noise levels are given as exactly one of `sample_logsnr` and `logsnr`.
 
   Args:
-    network: `(x, logsnr[b], cond, carry) -> (F, carry)` with parameters and dropout key bound; with self-conditioning
-      both of its passes see the same key.
+    network: `(x, logsnr[b], cond, carry) -> (F, carry)` with parameters and dropout key bound. With self-conditioning
+      both passes use the same dropout key.
     x: clean videos `[b t h w c]` in [-1, 1].
-    cond: what the network is conditioned on.
-    rng: one key, or a key per example `[b]`: then a batch cut into pieces draws the noise of the whole.
-    process, parameterization: define z and F_target; the parameterization's own weight always applies.
-    sample_logsnr: `(rng, b) -> logsnr[b]`.
-    self_condition_rate: the probability, per example, that the network is given the carry of a first pass without
-      gradient (Snap section 3.4; 0.9); 0 removes that pass.
-    weight: an extra factor: a number, a function of logsnr returning `[b]`, or an array that broadcasts to x, a loss
-      mask, in which case the mean is over its non-zero entries.
+    cond: conditions, passed to the network.
+    rng: one key, or a key per example `[b]`, in which case the noise of an example does not depend on its batch.
+    process: the diffusion process of z.
+    parameterization: defines F_target; its own loss weight always applies.
+    sample_logsnr: draws the noise levels, `(rng, b) -> logsnr[b]`.
+    logsnr: the noise levels `[b]`.
+    self_condition_rate: probability, per example, that the network receives the carry of a first pass without gradient
+      (Snap section 3.4 uses 0.9); in [0, 1]. 0 skips the first pass.
+    weight: extra factor: a number, a function of logsnr that returns `[b]`, or an array that broadcasts to x. An array
+      is a loss mask: the mean is over its non-zero entries.
 
   Returns:
-    the loss `[]`, and `{'per_example': [b], 'logsnr': [b]}`.
+    The loss `[]`, and `{'per_example': [b], 'logsnr': [b]}`.
 
-  Raises ValueError unless `self_condition_rate` is in [0, 1].
+  Raises:
+    ValueError: `self_condition_rate` is outside [0, 1], or not exactly one of `sample_logsnr` and `logsnr` is given, or
+      `logsnr` is not of shape `[b]`.
+
+  >>> import jax, jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> zeros = lambda x, logsnr, cond, carry: (jnp.zeros_like(x), carry)
+  >>> x = jnp.zeros((2, 4, 8, 8, 3))
+  >>> loss, info = diffusion.denoising_loss(
+  ...   zeros, x, None, jax.random.key(0), process=diffusion.variance_preserving(),
+  ...   parameterization=diffusion.predict_eps, logsnr=jnp.array([-1.0, 1.0]))
+  >>> 0.8 < loss < 1.2, info['per_example'].shape  # E |0 - eps|^2 = 1
+  (Array(True, dtype=bool), (2,))
   """
+  if (sample_logsnr is None) == (logsnr is None):
+    raise ValueError('sample_logsnr and logsnr: give exactly one, a function (rng, b) -> logsnr[b] or the levels [b].')
+  if logsnr is not None and jnp.shape(logsnr) != x.shape[:1]:
+    raise ValueError(f'logsnr has shape {jnp.shape(logsnr)}, but x {x.shape}: give one level per example.')
   if not 0 <= self_condition_rate <= 1:
     raise ValueError(
       f'self_condition_rate={self_condition_rate} must be in [0, 1]: it is a probability. Snap uses 0.9.'
@@ -54,11 +75,10 @@ def denoising_loss(
   batch = x.shape[0]
   rng = as_keys(rng)
   keys = rng if rng.ndim else jax.random.split(rng, batch)
-  logsnr_key = fold_in(keys[0], ExampleStream.LOGSNR)
   eps_keys, coin_keys = fold_in(keys, ExampleStream.NOISE), fold_in(keys, ExampleStream.SELF_CONDITIONING)
 
   x = jnp.asarray(x, jnp.float32)
-  logsnr = sample_logsnr(logsnr_key, batch)
+  logsnr = sample_logsnr(fold_in(keys[0], ExampleStream.LOGSNR), batch) if logsnr is None else jnp.asarray(logsnr)
   eps = unit_noise(eps_keys, x.shape)
   c = parameterization(process.alpha(logsnr), process.sigma(logsnr))
   network_input = expand_dims_like(c.input, x) * diffuse(process, x, eps, logsnr)
@@ -78,7 +98,7 @@ def denoising_loss(
 
 
 def _weighted_mean(error: Array, logsnr: Array, weight: Any) -> tuple[Array, Array]:
-  """The mean of `weight * error` over all elements, and over each example's."""
+  """Return the mean of `weight * error` over all elements, and over the elements of each example."""
   axes = tuple(range(1, error.ndim))
   if callable(weight) or jnp.ndim(weight) == 0:
     factor = expand_dims_like(weight(logsnr), error) if callable(weight) else weight

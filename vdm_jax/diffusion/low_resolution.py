@@ -1,7 +1,7 @@
 """The low-resolution input of a second stage: resampling, and noise conditioning augmentation.
 
-Snap section 3.4 says that the input is corrupted by a variable level of noise; the form is Imagen's (Saharia et al.
-2022, section 2.4): the variance-preserving process at a level drawn per example, which the network is told.
+Snap section 3.4 corrupts this input with a variable level of noise. The form is Imagen's (Saharia et al. 2022, section
+2.4): the variance-preserving process at a level drawn per example, on which the network is conditioned.
 """
 
 from __future__ import annotations
@@ -15,26 +15,49 @@ from vdm_jax.types import Array
 
 
 def downsample(x: Array, factor: int) -> Array:
-  """`[... h w c] -> [... h/factor w/factor c]`, the mean of each square. Raises ValueError if it does not divide.
+  """Return `[... h/factor w/factor c]`, the mean of each square of `x` `[... h w c]`.
 
-  For a factor of 2 this is bilinear resizing without antialiasing, whose samples lie in the middle of four pixels.
+  For a factor of 2 this equals bilinear resizing without antialiasing, whose samples lie in the middle of four pixels.
+
+  Raises:
+    ValueError: `factor` does not divide the height and the width.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> diffusion.downsample(jnp.array([[0.0, 2.0], [4.0, 6.0]])[..., None], 2)
+  Array([[[3.]]], dtype=float32)
   """
   *lead, h, w, c = x.shape
   if h % factor or w % factor:
-    raise ValueError(f'{h}x{w} pixels do not divide by factor={factor}: choose a divisor of both sides.')
+    raise ValueError(f'{h}x{w} pixels are not divisible by factor={factor}: choose a divisor of height and width.')
   return jnp.reshape(x, (*lead, h // factor, factor, w // factor, factor, c)).mean((-4, -2))
 
 
 def upsample(x: Array, factor: int) -> Array:
-  """`[... h w c] -> [... h factor, w factor, c]`, bilinear, pixels as areas (the edge's value outside)."""
+  """Return `x` `[... h w c]` at `[... h factor, w factor, c]`: bilinear, pixels as areas, edges repeated.
+
+  >>> import numpy as np
+  >>> from vdm_jax import diffusion
+  >>> diffusion.upsample(np.float32([[0, 4]])[..., None], 2)[0, :, 0]
+  Array([0., 1., 3., 4.], dtype=float32)
+  """
   *lead, h, w, c = x.shape
   return jax.image.resize(x, (*lead, h * factor, w * factor, c), 'bilinear')
 
 
 def augment(low: Array, factor: int, logsnr: Array, rng: Array) -> Array:
-  """A low-resolution video `[b t h w c]` as a second stage is given it: upsampled, then noised to `logsnr` `[b]`.
+  """Return a low-resolution video as the input of a second stage: upsampled, then noised.
 
-  `rng` is one key, or a key per example.
+  Args:
+    low: videos `[b t h w c]` in [-1, 1].
+    factor: output pixels per side of an input pixel.
+    logsnr: noise level of each video, `[b]`.
+    rng: one key, or a key per example `[b]`.
+
+  >>> import jax, jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> diffusion.augment(jnp.zeros((2, 8, 16, 16, 3)), 2, jnp.array([20.0, 0.0]), jax.random.key(0)).shape
+  (2, 8, 32, 32, 3)
   """
   low = upsample(jnp.asarray(low, jnp.float32), factor)
   return diffuse(variance_preserving(), low, unit_noise(rng, low.shape), logsnr)

@@ -1,8 +1,8 @@
-"""What the network predicts: one record of coefficients serves the denoiser and its training target alike.
+"""Parameterizations: what the network predicts, as coefficients shared by the denoiser and the training target.
 
     x_hat = skip z + out F(input z)        F_target = target_x x + target_eps eps        loss = weight |F - F_target|^2
 
-Every parameterization is defined for any (alpha, sigma), so that it pairs with every process, and recovers x exactly
+Every parameterization is defined for any (alpha, sigma), so that it combines with every process, and recovers x exactly
 from the exact F. Coefficients are elementwise functions of alpha and sigma.
 """
 
@@ -17,7 +17,19 @@ from vdm_jax.types import Array
 
 
 class Coefficients(NamedTuple):
-  """The five coefficients of a parameterization and the weight of its loss; each has the shape of alpha."""
+  """Coefficients of a parameterization, each of the shape of alpha.
+
+  Attributes:
+    skip, out, input: of `x_hat = skip z + out F(input z)`.
+    target_x, target_eps: of `F_target = target_x x + target_eps eps`.
+    weight: of `loss = weight |F - F_target|^2`.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> c = diffusion.predict_eps(jnp.float32(0.8), jnp.float32(0.6))
+  >>> round(float(c.skip), 3), round(float(c.out), 3), float(c.target_x), float(c.target_eps)
+  (1.25, -0.75, 0.0, 1.0)
+  """
 
   skip: Array
   out: Array
@@ -31,26 +43,58 @@ Parameterization = Callable[[Array, Array], Coefficients]
 
 
 def predict_eps(alpha: Array, sigma: Array) -> Coefficients:
-  """F = eps (VDM section 2): x_hat = (z - sigma F) / alpha."""
+  """Return the coefficients of F = eps (VDM section 2): x_hat = (z - sigma F) / alpha.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> float(diffusion.predict_eps(jnp.float32(1.0), jnp.float32(2.0)).out)
+  -2.0
+  """
   return _unweighted(alpha, sigma, skip=1 / alpha, out=-sigma / alpha, target_x=0.0, target_eps=1.0)
 
 
 def predict_v(alpha: Array, sigma: Array) -> Coefficients:
-  """F = v = alpha eps - sigma x (Salimans & Ho 2022; VDM section 2).
+  """Return the coefficients of F = v = alpha eps - sigma x (Salimans & Ho 2022; VDM section 2).
 
-  x_hat = (alpha z - sigma F) / (alpha^2 + sigma^2), whose denominator is 1 where the process preserves variance.
+  x_hat = (alpha z - sigma F) / (alpha^2 + sigma^2), whose denominator is 1 for a variance-preserving process.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> c = diffusion.predict_v(jnp.float32(0.8), jnp.float32(0.6))
+  >>> round(float(c.target_x), 1), round(float(c.target_eps), 1)
+  (-0.6, 0.8)
   """
   power = alpha**2 + sigma**2
   return _unweighted(alpha, sigma, skip=alpha / power, out=-sigma / power, target_x=-sigma, target_eps=alpha)
 
 
 def predict_x(alpha: Array, sigma: Array) -> Coefficients:
-  """F = x: x_hat = F."""
+  """Return the coefficients of F = x: x_hat = F.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> c = diffusion.predict_x(jnp.float32(0.8), jnp.float32(0.6))
+  >>> float(c.skip), float(c.out)
+  (0.0, 1.0)
+  """
   return _unweighted(alpha, sigma, skip=0.0, out=1.0, target_x=1.0, target_eps=0.0)
 
 
 def edm(sigma_data: float) -> Parameterization:
-  """EDM's preconditioning (Karras et al. 2022, Table 1) on z / alpha at noise sigma / alpha; loss weight 1 on F."""
+  """Return EDM's preconditioning (Karras et al. 2022, Table 1) on z / alpha at noise sigma / alpha, loss weight 1 on F.
+
+  Args:
+    sigma_data: standard deviation of the data.
+
+  Raises:
+    ValueError: `sigma_data` is not positive.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> c = diffusion.edm(sigma_data=0.5)(jnp.float32(1.0), jnp.float32(0.5))
+  >>> round(float(c.skip), 3)
+  0.5
+  """
   _check_sigma_data(sigma_data)
 
   def coefficients(alpha: Array, sigma: Array) -> Coefficients:
@@ -69,11 +113,23 @@ def edm(sigma_data: float) -> Parameterization:
 
 
 def snap(sigma_data: float) -> Parameterization:
-  """Snap's preconditioning (Eqs. 24, 26, 27, 35, 36), with 1 / sigma_in read as alpha.
+  """Return Snap's preconditioning (Eqs. 24, 26, 27, 35, 36), with 1 / sigma_in read as alpha.
 
-  F = (sigma_data^2 eps - sigma x) / (sigma_data sqrt(sigma^2 + sigma_data^2)), the negative of EDM's for alpha = 1;
-  the weight w = lambda_w out^2 keeps EDM's weight 1/sigma_data^2 + 1/sigma^2 on |x_hat - x|^2. It is not EDM at shifted
-  noise.
+  F = (sigma_data^2 eps - sigma x) / (sigma_data sqrt(sigma^2 + sigma_data^2)), the negative of EDM's for alpha = 1. The
+  weight w = lambda_w out^2 keeps EDM's weight 1/sigma_data^2 + 1/sigma^2 on |x_hat - x|^2. It differs from EDM at
+  shifted noise.
+
+  Args:
+    sigma_data: standard deviation of the data.
+
+  Raises:
+    ValueError: `sigma_data` is not positive.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> c = diffusion.snap(sigma_data=1.0)(jnp.float32(0.25), jnp.float32(0.25))
+  >>> round(float(c.weight), 2)
+  11.56
   """
   _check_sigma_data(sigma_data)
 
@@ -93,7 +149,7 @@ def snap(sigma_data: float) -> Parameterization:
 
 
 def _unweighted(alpha: Array, sigma: Array, **coefficients: Array | float) -> Coefficients:
-  """Unit-variance input for unit-variance data, loss weight 1, and numbers spread to alpha's shape."""
+  """Return coefficients with unit-variance input (for unit-variance data) and loss weight 1, broadcast to alpha."""
   return Coefficients(
     input=1 / jnp.sqrt(alpha**2 + sigma**2),
     weight=jnp.ones_like(alpha),

@@ -1,7 +1,7 @@
-"""Gaussian diffusion processes `z = alpha(logsnr) x + sigma(logsnr) eps`, with log-SNR as the only time.
+"""Gaussian diffusion processes `z = alpha(logsnr) x + sigma(logsnr) eps`, with log-SNR as the only time variable.
 
-Suffix `_t` is now, `_s` is next and cleaner: `logsnr_s > logsnr_t`. Coefficients are float32 of shape `[b]` (or `[]`)
-and broadcast from the left against `[b ...]`.
+Suffix `_t` is the current level, `_s` the next, cleaner one: `logsnr_s > logsnr_t`. Coefficients are float32 of shape
+`[b]` (or `[]`) and broadcast from the left against `[b ...]`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,17 @@ from vdm_jax.types import Array
 
 
 class GaussianProcess(NamedTuple):
-  """`q(z|x) = N(alpha(logsnr) x, sigma(logsnr)^2 I)`, where `logsnr = log(alpha^2 / sigma^2)`.
+  """A process `q(z|x) = N(alpha(logsnr) x, sigma(logsnr)^2 I)`, where `logsnr = log(alpha^2 / sigma^2)`.
 
-  `alpha` and `sigma` are functions of logsnr, elementwise, float32.
+  Attributes:
+    alpha, sigma: elementwise functions of logsnr, float32.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> straight = diffusion.GaussianProcess(  # flow matching: alpha + sigma = 1
+  ...   alpha=lambda logsnr: 1 / (1 + jnp.exp(-0.5 * logsnr)), sigma=lambda logsnr: 1 / (1 + jnp.exp(0.5 * logsnr)))
+  >>> float(straight.alpha(0.0)), float(straight.sigma(0.0))
+  (0.5, 0.5)
   """
 
   alpha: Callable[[Array], Array]
@@ -26,15 +34,34 @@ class GaussianProcess(NamedTuple):
 
 
 class Posterior(NamedTuple):
-  """`q(z_s | z_t, x)`: its mean `[b ...]` and the two standard deviations `[b]` that bound the reverse step's."""
+  """The posterior `q(z_s | z_t, x)`.
+
+  Attributes:
+    mean: its mean `[b ...]`.
+    std_min: its standard deviation `[b]`, the lower bound of the reverse step's.
+    std_max: the standard deviation `[b]` of q(z_t | z_s), the upper bound.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> z_t, x, t, s = jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.zeros(1), jnp.ones(1)
+  >>> found = diffusion.posterior(diffusion.input_scaled(1.0), z_t, x, t, s)
+  >>> [round(float(std[0]), 3) for std in (found.std_min, found.std_max)]
+  [0.482, 0.795]
+  """
 
   mean: Array
-  std_min: Array  # of q(z_s | z_t, x)
-  std_max: Array  # of q(z_t | z_s)
+  std_min: Array
+  std_max: Array
 
 
 def variance_preserving() -> GaussianProcess:
-  """`alpha^2 = sigmoid(logsnr)`, `sigma^2 = sigmoid(-logsnr)`: the process of VDM (section 2)."""
+  """Return VDM's process (section 2): `alpha^2 = sigmoid(logsnr)`, `sigma^2 = sigmoid(-logsnr)`.
+
+  >>> from vdm_jax import diffusion
+  >>> process = diffusion.variance_preserving()
+  >>> round(float(process.alpha(0.0)) ** 2, 3), round(float(process.sigma(0.0)) ** 2, 3)
+  (0.5, 0.5)
+  """
   return GaussianProcess(
     alpha=lambda logsnr: jnp.exp(0.5 * jax.nn.log_sigmoid(_float32(logsnr))),
     sigma=lambda logsnr: jnp.exp(0.5 * jax.nn.log_sigmoid(-_float32(logsnr))),
@@ -42,9 +69,20 @@ def variance_preserving() -> GaussianProcess:
 
 
 def input_scaled(sigma_in: float) -> GaussianProcess:
-  """`alpha = 1 / sigma_in`, `sigma = exp(-logsnr / 2) / sigma_in`: Snap's x_sigma = x / sigma_in + sigma eps.
+  """Return Snap's process (section 3.2): `alpha = 1 / sigma_in`, `sigma = exp(-logsnr / 2) / sigma_in`.
 
-  Snap section 3.2; `sigma_in = 1` is EDM (Karras et al. 2022). Raises ValueError unless `sigma_in > 0`.
+  In the paper's notation x_sigma = x / sigma_in + sigma eps.
+
+  Args:
+    sigma_in: divides the signal. 1 is EDM (Karras et al. 2022); Snap uses 4 and 32.
+
+  Raises:
+    ValueError: `sigma_in` is not positive.
+
+  >>> from vdm_jax import diffusion
+  >>> process = diffusion.input_scaled(4.0)
+  >>> float(process.alpha(0.0)), float(process.sigma(0.0))
+  (0.25, 0.25)
   """
   if not sigma_in > 0:
     raise ValueError(f'sigma_in={sigma_in} must be positive: it divides the signal. EDM is sigma_in=1, Snap 4 and 32.')
@@ -55,20 +93,49 @@ def input_scaled(sigma_in: float) -> GaussianProcess:
 
 
 def diffuse(process: GaussianProcess, x: Array, eps: Array, logsnr: Array) -> Array:
-  """A draw from `q(z|x)` given its unit noise `eps`: `alpha x + sigma eps`; shapes `[b ...]` and `[b]`."""
+  """Return `z = alpha x + sigma eps`, a draw from q(z|x) if `eps` is unit noise.
+
+  Args:
+    process: the diffusion process.
+    x, eps: `[b ...]`.
+    logsnr: `[b]`.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> x, eps = jnp.ones((1, 2)), jnp.array([[-1.0, 1.0]])
+  >>> diffusion.diffuse(diffusion.input_scaled(1.0), x, eps, jnp.zeros(1))
+  Array([[0., 2.]], dtype=float32)
+  """
   return expand_dims_like(process.alpha(logsnr), x) * x + expand_dims_like(process.sigma(logsnr), x) * eps
 
 
 def predict_eps_from_x(process: GaussianProcess, z: Array, x: Array, logsnr: Array) -> Array:
-  """The noise that `x` leaves in `z`: `(z - alpha x) / sigma` (VDM below Eq. 6, where alpha is missing in print)."""
+  """Return the noise of `z` given `x`: `(z - alpha x) / sigma` (below VDM Eq. 6, where alpha is missing in print).
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> diffusion.predict_eps_from_x(diffusion.input_scaled(1.0), jnp.array([[0.0, 2.0]]), jnp.ones((1, 2)), jnp.zeros(1))
+  Array([[-1.,  1.]], dtype=float32)
+  """
   return (z - expand_dims_like(process.alpha(logsnr), z) * x) / expand_dims_like(process.sigma(logsnr), z)
 
 
 def posterior(process: GaussianProcess, z_t: Array, x: Array, logsnr_t: Array, logsnr_s: Array) -> Posterior:
-  """`q(z_s | z_t, x)` for `logsnr_s > logsnr_t` (VDM Eq. 3), for any alpha and sigma.
+  """Return `q(z_s | z_t, x)` for `logsnr_s > logsnr_t` (VDM Eq. 3), for any alpha and sigma.
 
   mean = r (alpha_s/alpha_t) z_t + (1 - r) alpha_s x with r = exp(logsnr_t - logsnr_s);
   std_min^2 = (1 - r) sigma_s^2 and std_max^2 = (1 - r) sigma_t^2. `1 - r` is computed with `expm1`.
+
+  Args:
+    process: the diffusion process.
+    z_t, x: `[b ...]`.
+    logsnr_t, logsnr_s: `[b]`.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> z_t, x, t, s = jnp.ones((1, 2)), jnp.ones((1, 2)), jnp.zeros(1), jnp.ones(1)
+  >>> diffusion.posterior(diffusion.input_scaled(1.0), z_t, x, t, s).mean
+  Array([[1., 1.]], dtype=float32)
   """
   gap = _float32(logsnr_t) - _float32(logsnr_s)
   one_minus_r = -jnp.expm1(gap)
@@ -83,7 +150,13 @@ def posterior(process: GaussianProcess, z_t: Array, x: Array, logsnr_t: Array, l
 
 
 def expand_dims_like(coefficient: Array, like: Array) -> Array:
-  """Appends axes to a coefficient of shape `[b]` (or `[]`) so that it broadcasts against `like` `[b ...]`."""
+  """Return a coefficient of shape `[b]` (or `[]`) with trailing axes, so that it broadcasts against `like` `[b ...]`.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion
+  >>> diffusion.expand_dims_like(jnp.zeros(2), jnp.zeros((2, 8, 16, 16, 3))).shape
+  (2, 1, 1, 1, 1)
+  """
   coefficient = jnp.asarray(coefficient)
   return coefficient.reshape(coefficient.shape + (1,) * (jnp.ndim(like) - coefficient.ndim))
 

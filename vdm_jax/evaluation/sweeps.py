@@ -15,14 +15,11 @@ from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation.metric_records import figures_of
 from vdm_jax.evaluation.metrics.table import METRICS
 from vdm_jax.evaluation.protocols.contract import Protocol
+from vdm_jax.generation.sampler import STEP_SETTINGS
 from vdm_jax.runtime.atomic_files import write_text
 
 AUGMENTATIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 SWEEPS = {'guidance': 'guidance_weight', 'steps': 'num_steps', 'augmentation': 'noise_aug_level'}  # key of `sampling`
-STEP_KEYS = {
-  'ancestral': {'gamma': 0.0},
-  'heun': {'churn': 0.0, 'churn_noise': 1.0, 'churn_min': 0.0, 'churn_max': 0.0},
-}  # keys of `sampling` that one step alone reads, and the value at which they do nothing
 COLUMNS = ('series', 'x', 'metric', 'variant', 'value', 'spread', 'published')
 
 
@@ -134,8 +131,8 @@ def _listed(protocol: Protocol, sweep: str) -> tuple[float, ...]:
 
 
 def _without_noise(step: str, config: ConfigDict) -> dict[str, Any]:
-  """The keys of `sampling` that other steps read, reset to the value without effect."""
-  keys = {key: off for owner, keys in STEP_KEYS.items() if owner != step for key, off in keys.items()}
+  """The keys of `sampling` that only other steps read, reset to the value without effect."""
+  keys = {key: off for owner, keys in STEP_SETTINGS.items() if owner != step for key, off in keys.items()}
   return {key: off for key, off in keys.items() if config.sampling[key] != off}
 
 

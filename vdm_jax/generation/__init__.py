@@ -1,4 +1,4 @@
-"""Generation: samplers put to work on tasks."""
+"""Generation: samplers, generators of videos, cascades, and long videos along a plan."""
 
 from vdm_jax.generation.cascade import make_cascade, make_upsampler
 from vdm_jax.generation.conditional import Observed

@@ -1,13 +1,13 @@
-"""Conditional generation without a conditional model: frames, or a smaller video, held during sampling (VDM 3.1).
+"""Conditional generation with an unconditional model: observed frames or a smaller video, kept during sampling.
 
-A pure function over denoisers and steps. The methods:
+VDM section 3.1. The methods, values of `sampling.conditioning`:
 
-  reconstruction  the prediction is moved along the gradient of its misfit to what was observed (VDM Eqs. 7 and 8)
-  replacement     given frames take their place in x_hat, and the rest follows the model alone
-  redraw          given frames of z are drawn afresh from q(z_s | x) after every step: the paper's first variant
+  reconstruction  x_hat is moved along the gradient of its distance to the observation (VDM Eqs. 7 and 8)
+  replacement     observed frames overwrite those of x_hat
+  redraw          observed frames of z are drawn afresh from q(z_s | x) after every step: the paper's first variant
 
-With `reconstruction` given frames are held as well: by replacement in x_hat, or by redrawing where the step adds noise
-of its own (gamma > 0), under which only redrawing is exact.
+`reconstruction` also keeps observed frames exactly: by replacement in x_hat, or by redrawing if the step adds extra
+noise (gamma > 0), for which only redrawing is exact.
 """
 
 from __future__ import annotations
@@ -26,41 +26,60 @@ METHODS = ('reconstruction', 'replacement', 'redraw')
 
 
 class Observed(NamedTuple):
-  """What is known of a window of t frames."""
+  """The observed part of a window of t frames.
 
-  frames: Array  # float32 [b t h w c] in [-1, 1]; any value where not seen
-  seen: Array  # bool [t]
-  low: Array | None = None  # float32 [b t h/f w/f c]: the frames downsampled by f; any value where not seen
-  low_seen: Array | None = None  # bool [t]
+  Attributes:
+    frames: float32 `[b t h w c]` in [-1, 1]; not read where not seen.
+    seen: bool `[t]`, True for observed frames.
+    low: float32 `[b t h/f w/f c]`, the frames downsampled by f; not read where not seen. None: no such observation.
+    low_seen: bool `[t]`, True for frames observed at low resolution.
+
+  >>> import numpy as np
+  >>> from vdm_jax.generation import Observed
+  >>> observed = Observed(np.zeros((1, 8, 16, 16, 1), np.float32), seen=np.arange(8) < 4)
+  >>> observed.mask.shape
+  (1, 8, 1, 1, 1)
+  """
+
+  frames: Array
+  seen: Array
+  low: Array | None = None
+  low_seen: Array | None = None
 
   @property
   def mask(self) -> Array:
-    """`seen` against frames: `[1 t 1 1 1]`."""
+    """`seen`, to broadcast against frames: `[1 t 1 1 1]`."""
     return _against_frames(self.seen)
 
 
 def check(config: Mapping[str, Any], *, low_resolution: bool = False) -> None:
-  """Raises ValueError unless `sampling.conditioning` goes with the other settings, and with `low_resolution` if so."""
+  """Raise ValueError unless `sampling.conditioning` is valid and goes with the other settings.
+
+  Args:
+    config: the section `sampling` of a configuration.
+    low_resolution: whether a low-resolution video is to be observed.
+  """
   method = choose('sampling.conditioning', config['conditioning'], METHODS)
   weight, gamma = config['reconstruction_weight'], config['gamma']
   if method == 'reconstruction' and not weight > 0:
     raise ValueError(
-      f"sampling.reconstruction_weight={weight} leaves conditioning='reconstruction' without guidance: give a positive "
+      f"sampling.reconstruction_weight={weight} leaves conditioning='reconstruction' without guidance: set a positive "
       "weight (VDM uses 9 and 50), or conditioning='replacement'."
     )
   if method == 'replacement' and gamma:
     raise ValueError(
-      f"sampling.conditioning='replacement' with gamma={gamma} gives the given frames too much noise: set gamma=0, or "
+      f"sampling.conditioning='replacement' with gamma={gamma} gives observed frames too much noise: set gamma=0, or "
       "conditioning='redraw', which is exact for every gamma."
     )
   if low_resolution and method != 'reconstruction':
     raise ValueError(
-      f"sampling.conditioning={method!r} can hold frames, but not a smaller video: use conditioning='reconstruction'."
+      f'sampling.conditioning={method!r} does not support a low-resolution video, only frames: '
+      "set conditioning='reconstruction'."
     )
 
 
 def start(process: GaussianProcess, observed: Observed, z: Array, logsnr: Array) -> Array:
-  """Noise `z` at the first level `logsnr`, a draw of q(z | x) in the given frames."""
+  """Return noise `z` at the first level with the observed frames replaced by draws from q(z | x)."""
   signal = diffuse(process, observed.frames, jnp.zeros_like(z), logsnr)
   return jnp.where(observed.mask, signal + z, z)
 
@@ -74,9 +93,15 @@ def guide(
   *,
   pad_rows: int = 0,
 ) -> Denoiser:
-  """The denoiser under `sampling.conditioning`: the misfit is of x_hat before `in_range`, given frames go in after it.
+  """Return the denoiser under `sampling.conditioning`.
 
-  `pad_rows` rows at the top and the bottom of a frame mean nothing and are not compared.
+  Args:
+    denoiser: the denoiser with classifier-free guidance.
+    process: the diffusion process of z.
+    observed: the observation.
+    config: the section `sampling` of a configuration.
+    in_range: the thresholding of x_hat. Reconstruction compares x_hat before it; replacement happens after it.
+    pad_rows: number of padding rows at the top and at the bottom of a frame, which are not compared.
   """
   if config['conditioning'] == 'reconstruction':
     measure, wanted = _measurement(observed, pad_rows)
@@ -88,14 +113,14 @@ def guide(
 
 
 def hold(step: Step, process: GaussianProcess, observed: Observed, config: Mapping[str, Any]) -> Step:
-  """The step with the given frames of z drawn afresh, where replacing them in x_hat is not wanted or not exact."""
+  """Return the step, with observed frames of z drawn afresh if `conditioning` or gamma > 0 requires it."""
   if config['conditioning'] == 'redraw' or config['gamma'] > 0:
     return sampling.redraw(step, process, observed.frames, observed.mask)
   return step
 
 
 def _measurement(observed: Observed, pad_rows: int) -> tuple[Callable[[Array], Array], Array]:
-  """What is measured of x, `[b n]`, and its observed value: the given frames, then those of low resolution."""
+  """Return the measurement of x `[b n]` and its observed value: observed frames, then those of low resolution."""
 
   def flat(x: Array, seen: Array) -> Array:
     return jnp.where(_against_frames(seen), x, 0.0).reshape(x.shape[0], -1)
@@ -116,4 +141,5 @@ def _measurement(observed: Observed, pad_rows: int) -> tuple[Callable[[Array], A
 
 
 def _against_frames(which: Array) -> Array:
+  """Return `[t]` as `[1 t 1 1 1]`."""
   return which[None, :, None, None, None]

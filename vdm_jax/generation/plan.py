@@ -1,8 +1,8 @@
 """Plans of long videos: which frames each call of a model makes and which it sees, as plain data.
 
-A model makes a window of `block` frames at a time. Every window sees all of its frames that exist already, given or
-made by an earlier one. Extension, interpolation, super-resolution and hierarchies (VDM sections 3.1 and 4.3.3, Snap
-appendix C.5) differ only in the frames that exist at the start.
+A model makes a window of `block` frames at a time. Every window sees all of its frames that already exist, either given
+or made by an earlier window. Extension, interpolation, super-resolution and hierarchies (VDM sections 3.1 and 4.3.3,
+Snap appendix C.5) differ only in the frames that exist at the start.
 """
 
 from __future__ import annotations
@@ -12,35 +12,60 @@ from typing import NamedTuple
 
 
 class Window(NamedTuple):
-  """One call of the model. Positions count the frames of the whole video; all tuples are of the block's length."""
+  """One call of the model. All tuples have one entry per frame of the window.
 
-  frames: tuple[int, ...]  # positions, evenly spaced; those past the video's end are made and thrown away
-  seen: tuple[bool, ...]  # exist before
-  kept: tuple[bool, ...]  # are written by this window
-  low_seen: tuple[bool, ...]  # exist at low resolution
+  Attributes:
+    frames: evenly spaced positions in the whole video; frames past its end are made and discarded.
+    seen: True for frames that exist before this window.
+    kept: True for frames that this window writes.
+    low_seen: True for frames that exist at low resolution.
+
+  >>> from vdm_jax.generation import extension
+  >>> window = extension(6, block=4, overlap=2).windows[1]
+  >>> window.frames, window.seen, window.first_kept
+  ((2, 3, 4, 5), (True, True, False, False), 4)
+  """
+
+  frames: tuple[int, ...]
+  seen: tuple[bool, ...]
+  kept: tuple[bool, ...]
+  low_seen: tuple[bool, ...]
 
   @property
   def stride(self) -> int:
-    """Frames of the whole video from one frame of the window to the next."""
+    """Distance between neighboring frames of the window, in frames of the whole video."""
     return self.frames[1] - self.frames[0] if len(self.frames) > 1 else 1
 
   @property
   def first_kept(self) -> int:
-    """The first position that the window writes."""
+    """First position that the window writes."""
     return self.frames[self.kept.index(True)]
 
 
 class Plan(NamedTuple):
-  """The windows of a video of `num_frames` frames, in the order in which they are made."""
+  """The windows of a long video.
+
+  Attributes:
+    num_frames: length of the video.
+    windows: in the order in which they are made.
+    given: positions of frames that exist at the start.
+    low: positions of frames given at low resolution.
+
+  >>> from vdm_jax.generation import extension
+  >>> print(extension(12, block=8, overlap=4))
+  12 frames in 2 windows of 8
+       1: makes 0-7
+       2: makes 8-11; sees 4-7
+  """
 
   num_frames: int
   windows: tuple[Window, ...]
-  given: tuple[int, ...] = ()  # positions that exist at the start
-  low: tuple[int, ...] = ()  # positions given at low resolution
+  given: tuple[int, ...] = ()
+  low: tuple[int, ...] = ()
 
   @property
   def block_starts(self) -> tuple[int, ...]:
-    """Where a window's new frames follow frames that another made, at the highest frame rate: the possible seams."""
+    """Positions, at the highest frame rate, where a window's new frames follow another's: the possible seams."""
     return tuple(sorted({window.first_kept for window in self.windows if window.stride == 1}))
 
   def __str__(self) -> str:
@@ -54,12 +79,23 @@ class Plan(NamedTuple):
 
 
 def extension(num_frames: int, block: int, *, overlap: int, given: int = 0) -> Plan:
-  """The first `given` frames continued to `num_frames`, each window after the first seeing `overlap` frames.
+  """Return a plan that extends the first `given` frames to `num_frames` (VDM section 4.3.3).
 
-  VDM section 4.3.3. With 0 < given < block the first window begins with the given frames and sees all of them: this is
-  video prediction. The last window is moved back to end with the video, and so may see more.
+  With 0 < given < block the first window starts with the given frames and sees all of them: this is video prediction.
+  The last window is moved back to end with the video, and so may see more frames.
 
-  Raises ValueError if there is nothing to make, or unless 1 <= overlap < block.
+  Args:
+    num_frames: length of the video, given frames included.
+    block: frames per window.
+    overlap: frames that each window after the first sees, 1 <= overlap < block.
+    given: number of given frames.
+
+  Raises:
+    ValueError: an argument is out of range, or there is nothing to make.
+
+  >>> from vdm_jax.generation import extension
+  >>> [window.first_kept for window in extension(64, block=16, overlap=8).windows]
+  [0, 16, 24, 32, 40, 48, 56]
   """
   if given >= num_frames:
     raise ValueError(
@@ -69,14 +105,26 @@ def extension(num_frames: int, block: int, *, overlap: int, given: int = 0) -> P
 
 
 def interpolation(num_given: int, factor: int, block: int, *, overlap: int = 1, num_frames: int | None = None) -> Plan:
-  """`factor - 1` frames between each two given ones (VDM section 3.1).
+  """Return a plan with `factor - 1` new frames between each two given ones (VDM section 3.1).
 
-  The n given frames span (n - 1) factor + 1 frames, which is `num_frames` by default; frames past the last given one
-  are extrapolated. A window keeps what it makes up to its last given frame, unless it has the video's last one: so
-  every frame between two given ones is made by a window that sees both.
+  A window keeps its frames up to its last given one, unless it sees the last one of the video, so that every frame
+  between two given ones is made by a window that sees both.
 
-  Raises ValueError unless 2 <= factor < block, for less than 2 given frames, for more frames than `factor` for each
-  given one, or unless 1 <= overlap <= block - factor.
+  Args:
+    num_given: number n of given frames, at least 2.
+    factor: frames of the video per given frame, 2 <= factor < block.
+    block: frames per window.
+    overlap: earlier frames that each window sees, 1 <= overlap <= block - factor.
+    num_frames: length of the video; None: (n - 1) factor + 1, which the given frames span. Up to factor - 1 more are
+      extrapolated.
+
+  Raises:
+    ValueError: an argument is out of range.
+
+  >>> from vdm_jax.generation import interpolation
+  >>> plan = interpolation(3, factor=4, block=8)
+  >>> plan.num_frames, plan.given
+  (9, (0, 4, 8))
   """
   if num_given < 2:
     raise ValueError(f'{num_given} frames are given, but interpolation needs two or more: give a longer clip.')
@@ -92,14 +140,25 @@ def interpolation(num_given: int, factor: int, block: int, *, overlap: int = 1, 
 def super_resolution(
   num_low: int, block: int, *, factor: int = 1, overlap: int = 1, num_frames: int | None = None
 ) -> Plan:
-  """Low-resolution frames made larger and, with a factor above 1, `factor` times as frequent (VDM section 3.1, Fig. 2).
+  """Return a plan of super-resolution in space and, with a factor above 1, in time (VDM section 3.1, Fig. 2).
 
-  Block-autoregressive: a window sees its frames of low resolution and `overlap` frames that the one before made. The
-  low-resolution frames span (n - 1) factor + 1 frames, which is `num_frames` by default; frames past that are
-  extrapolated: of Fig. 2's 64 frames, made from 16 at a frame skip of 4, the last three.
+  Block-autoregressive: a window sees its low-resolution frames and `overlap` frames of the window before.
 
-  Raises ValueError unless 1 <= factor < block, for more frames than `factor` for each low-resolution one, or unless
-  1 <= overlap <= block - factor.
+  Args:
+    num_low: number n of low-resolution frames.
+    block: frames per window.
+    factor: frames of the video per low-resolution frame, 1 <= factor < block.
+    overlap: earlier frames that each window sees, 1 <= overlap <= block - factor.
+    num_frames: length of the video; None: (n - 1) factor + 1, which the low-resolution frames span. Up to factor - 1
+      more are extrapolated: in Fig. 2, with 64 frames from 16 at a frame skip of 4, the last three.
+
+  Raises:
+    ValueError: an argument is out of range.
+
+  >>> from vdm_jax.generation import super_resolution
+  >>> plan = super_resolution(16, block=9, factor=4, num_frames=64)
+  >>> len(plan.windows), plan.low[:3]
+  (8, (0, 4, 8))
   """
   if not 1 <= factor < block:
     raise ValueError(
@@ -110,11 +169,22 @@ def super_resolution(
 
 
 def hierarchy(num_frames: int, frame_rates: Sequence[float], block: int, *, overlap: int = 1) -> Plan:
-  """A video at the lowest of the frame rates, extended block by block, then filled in at each higher one (Snap C.5).
+  """Return a plan at the lowest frame rate, extended block by block, then interpolated to each higher one (Snap C.5).
 
-  Every level sees all frames that exist. Frames of the video past the last one of the lowest rate are extrapolated.
-  Raises ValueError unless the rates increase and each divides the next, as 2, 8, 24, with a quotient below `block`, or
-  unless 1 <= overlap <= block - quotient.
+  Every level sees all frames that exist. Frames past the last one of the lowest rate are extrapolated.
+
+  Args:
+    num_frames: length of the video at the highest rate.
+    frame_rates: increasing frames per second, such as 2, 8, 24. Each divides the next, with a quotient below `block`.
+    block: frames per window.
+    overlap: earlier frames that each window sees, 1 <= overlap <= block - quotient.
+
+  Raises:
+    ValueError: an argument is out of range.
+
+  >>> from vdm_jax.generation import hierarchy
+  >>> [window.stride for window in hierarchy(17, (2, 8), block=8).windows]
+  [4, 1, 1, 1, 1]
   """
   for low, high in zip(frame_rates[:-1], frame_rates[1:], strict=True):
     if not (0 < low < high and (high / low).is_integer() and high / low < block):
@@ -138,7 +208,7 @@ def hierarchy(num_frames: int, frame_rates: Sequence[float], block: int, *, over
 def _fill(
   exist: Iterable[int], num_frames: int, block: int, overlap: int, low: tuple[int, ...] = (), factor: int = 1
 ) -> tuple[Window, ...]:
-  """Windows from left to right until nothing is missing; known frames are `factor` apart."""
+  """Return windows from left to right until no frame is missing; known frames are `factor` apart."""
   if overlap < 1:
     raise ValueError(
       f'overlap={overlap}, but a window must see a frame of the one before: choose 1 to {block - factor}.'
@@ -167,6 +237,7 @@ def _fill(
 
 
 def _spread(count: int, factor: int, num_frames: int | None) -> tuple[tuple[int, ...], int]:
+  """Return the positions of known frames `factor` apart, and the length of the video."""
   span = (count - 1) * factor + 1
   num_frames = span if num_frames is None else num_frames
   if not span <= num_frames <= count * factor:
@@ -178,7 +249,7 @@ def _spread(count: int, factor: int, num_frames: int | None) -> tuple[tuple[int,
 
 
 def _ranges(window: Window, which: Sequence[bool]) -> str:
-  """The chosen frames of a window, such as `0-7, 12`; runs are of the window's own stride."""
+  """Return the chosen frames of a window as text, such as `0-7, 12`; the frames of a run are a stride apart."""
   runs: list[list[int]] = []
   for frame, chosen in zip(window.frames, which, strict=True):
     if chosen and runs and frame - runs[-1][-1] == window.stride:

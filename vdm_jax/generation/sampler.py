@@ -1,4 +1,4 @@
-"""A model and a configuration's `sampling` section make a sampler: videos from conditions and observations."""
+"""Samplers built from a model and a configuration's `sampling` section."""
 
 from __future__ import annotations
 
@@ -18,38 +18,76 @@ from vdm_jax.generation.conditional import Observed
 from vdm_jax.models import Model
 from vdm_jax.names import choose
 from vdm_jax.rng import VideoStream, fold_in, unit_noise
+from vdm_jax.sampling import State
 from vdm_jax.types import Array, Carry, Conditioning, Denoiser, Params, Step, Weight
 
+# (params, keys [b], cond) -> x [b t h w c]
 Sampler = Callable[[Params, Array, Conditioning], Array]
-State = tuple[Array, Carry]  # of the reverse process: z and what the network carries on
+
+# Each value of `sampling.step`: (model, config) -> step.
+STEPS: dict[str, Callable[[Model, Mapping[str, Any]], Step]] = {
+  'ancestral': lambda model, config: sampling.ancestral(model.process, config['gamma']),
+  'ddim': lambda model, config: sampling.ddim(model.process),
+  'heun': lambda model, config: sampling.heun(
+    model.process, config['churn'], config['churn_noise'], _churn_range(model, config)
+  ),
+  'dpm_solver': lambda model, config: sampling.dpm_solver(model.process),
+}
+# Settings that one step alone reads, and the values at which they have no effect.
+STEP_SETTINGS: dict[str, dict[str, float]] = {
+  'ancestral': {'gamma': 0.0},
+  'heun': {'churn': 0.0, 'churn_noise': 1.0, 'churn_min': 0.0, 'churn_max': 0.0},
+}
 
 
 class Stages(NamedTuple):
-  """A sampler in parts, for callers that report progress between them. Each is pure, to be jitted by its caller.
+  """A sampler in parts, for callers that report progress between them. Each part is pure, to be jitted by its caller.
 
-  `inputs` are (params, keys [b], cond, observed); `observed` is None or what the video is to keep to.
+  `inputs` are (params, keys [b], cond, observed); `observed` is an `Observed`, or None for unconditional frames.
+
+  Attributes:
+    num_steps: number of steps, one less than the points of the grid.
+    begin: `(*inputs) -> state`.
+    advance: `(*inputs, state, start, stop) -> state`, for 0 <= start <= stop <= num_steps.
+    finish: `(*inputs, state) -> x`.
   """
 
   num_steps: int
-  begin: Callable[..., State]  # (*inputs) -> state
-  advance: Callable[..., State]  # (*inputs, state, start, stop) -> state, for 0 <= start <= stop <= num_steps
-  finish: Callable[..., Array]  # (*inputs, state) -> x
+  begin: Callable[..., State]
+  advance: Callable[..., State]
+  finish: Callable[..., Array]
 
 
 def video_keys(seed: int, numbers: np.ndarray, rows: NamedSharding | None = None) -> Array:
-  """The key `[b]` of each video by its number: it depends on nothing else, whatever is sampled with it.
+  """Return the key of each numbered video, `[b]`; it depends on the seed and the number alone.
 
-  `rows` says where they lie; the noise follows its keys, and the rest the noise.
+  `rows` is the sharding of the keys. The noise has the sharding of its keys, and all else that of the noise.
   """
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
   return keys if rows is None else jax.device_put(keys, rows)
 
 
 def make_sampler(model: Model, config: Mapping[str, Any]) -> Sampler:
-  """Builds `(params, keys [b], cond) -> x [b t h w c]`, float32 in [-1, 1]: pure, to be jitted by its caller.
+  """Return a sampler `(params, keys [b], cond) -> x [b t h w c]`, pure, to be jitted by its caller.
 
-  With the threshold 'none' values may leave that range. A key per video makes each video independent of its batch.
-  Raises ValueError for settings that do not go together.
+  x is float32 in [-1, 1]; with `threshold='none'` it may leave that range. Each video depends on its own key and
+  condition alone.
+
+  Args:
+    model: the model.
+    config: the section `sampling` of a configuration.
+
+  Raises:
+    ValueError: settings are invalid, or do not go together.
+
+  >>> import jax, vdm_jax
+  >>> from vdm_jax import configuration
+  >>> from vdm_jax.generation import make_sampler
+  >>> model, params = vdm_jax.load('pretrained:digits')
+  >>> sampler = make_sampler(model, configuration.default().sampling.to_dict() | {'num_steps': 2})
+  >>> cond = model.condition(['a 3 moving left', 'a 7 moving up'])
+  >>> jax.eval_shape(sampler, params, jax.random.split(jax.random.key(0), 2), cond).shape
+  (2, 8, 16, 16, 1)
   """
   stages = make_stages(model, config)
 
@@ -61,7 +99,7 @@ def make_sampler(model: Model, config: Mapping[str, Any]) -> Sampler:
 
 
 def make_stages(model: Model, config: Mapping[str, Any]) -> Stages:
-  """The parts of `make_sampler`'s sampler, which here also keeps to an observation. Raises as `make_sampler` does."""
+  """Return the parts of `make_sampler`'s sampler, which also take an observation. Raises as `make_sampler` does."""
   logsnrs = model.grid(
     config['grid'],
     config['num_steps'],
@@ -69,7 +107,7 @@ def make_stages(model: Model, config: Mapping[str, Any]) -> Stages:
     sigma_max=config['sigma_max'],
     rho=config['rho'],
   )
-  step, process, pad_rows = make_step(model, config), model.process, model.config['pad_rows']
+  plain_step, process, pad_rows = make_step(model, config), model.process, model.config['pad_rows']
   weight = guidance_weight(logsnrs, config)
   threshold = _threshold(config)
 
@@ -82,6 +120,11 @@ def make_stages(model: Model, config: Mapping[str, Any]) -> Stages:
       return in_range(denoiser)
     return conditional.guide(denoiser, process, observed, config, in_range, pad_rows=pad_rows)
 
+  def step_for(observed: Observed | None) -> Step:
+    if observed is None:
+      return plain_step
+    return make_step(model, config, lambda step: conditional.hold(step, process, observed, config))
+
   def begin(params: Params, keys: Array, cond: Conditioning, observed: Observed | None) -> State:
     shape = (keys.shape[0], *model.video_shape)
     logsnr = jnp.broadcast_to(logsnrs[0], keys.shape)
@@ -90,17 +133,13 @@ def make_stages(model: Model, config: Mapping[str, Any]) -> Stages:
     )
     if observed is not None:
       z = conditional.start(process, observed, z, logsnr)
-    return sampling.begin(make_denoiser(params, cond, observed), logsnrs, z, cond)
+    return sampling.begin(make_denoiser(params, cond, observed), step_for(observed), logsnrs, z, cond)
 
   def advance(
     params: Params, keys: Array, cond: Conditioning, observed: Observed | None, state: State, start: int, stop: int
   ) -> State:
-    def hold(step: Step) -> Step:
-      return conditional.hold(step, process, observed, config)
-
-    denoiser = make_denoiser(params, cond, observed)
-    taken = step if observed is None else make_step(model, config, hold)
-    return sampling.advance(denoiser, taken, logsnrs, state, fold_in(keys, VideoStream.STEPS), cond, start, stop)
+    denoiser, step_keys = make_denoiser(params, cond, observed), fold_in(keys, VideoStream.STEPS)
+    return sampling.advance(denoiser, step_for(observed), logsnrs, state, step_keys, cond, start, stop)
 
   def finish(params: Params, keys: Array, cond: Conditioning, observed: Observed | None, state: State) -> Array:
     x = sampling.finish(make_denoiser(params, cond, observed), logsnrs, state, cond)
@@ -110,14 +149,17 @@ def make_stages(model: Model, config: Mapping[str, Any]) -> Stages:
 
 
 def guide(denoiser: Denoiser, cond: Conditioning, weight: Weight) -> Denoiser:
-  """Classifier-free guidance, where there is a condition to guide towards."""
+  """Return the denoiser with classifier-free guidance, or unchanged if there is neither text nor label."""
   if cond.text is None and cond.label is None:
     return denoiser
   return sampling.classifier_free(denoiser, null_condition, weight)
 
 
 def repeat_edges(denoiser: Denoiser, pad_rows: int) -> Denoiser:
-  """Puts into x_hat's padded rows what they held in training, the edge repeated: the network never learned them."""
+  """Return the denoiser with x_hat's padded rows overwritten by the edge rows, as in training.
+
+  The training loss leaves padded rows out, so the network's own output there is arbitrary.
+  """
   if not pad_rows:
     return denoiser
 
@@ -130,54 +172,56 @@ def repeat_edges(denoiser: Denoiser, pad_rows: int) -> Denoiser:
 
 
 def null_condition(cond: Conditioning) -> Conditioning:
-  """The same condition with text and label dropped."""
+  """Return the same condition with text and label dropped."""
   segmented = cond.text if cond.text is not None else cond.label
   return cond._replace(drop=jnp.ones(segmented.shape[:2], bool))
 
 
 def make_step(model: Model, config: Mapping[str, Any], hold: Callable[[Step], Step] = lambda step: step) -> Step:
-  """The step that `sampling.step` names, with Langevin correction where `langevin_delta` is positive.
+  """Return the step named by `sampling.step`, with Langevin correction if `langevin_delta` is positive.
 
-  `hold` is done to the step, and again to the corrected one.
+  Args:
+    model: the model, whose process the step uses.
+    config: the section `sampling` of a configuration.
+    hold: a transformation such as `redraw`, applied to the step and again to the corrected step.
+
+  Raises:
+    ValueError: the step is unknown, or a setting is invalid or has no effect on this step.
   """
-  steps = {
-    'ancestral': lambda: sampling.ancestral(model.process, config['gamma']),
-    'ddim': lambda: sampling.ddim(model.process),
-    'heun': lambda: sampling.heun(model.process, config['churn'], config['churn_noise'], _churn_range(model, config)),
-  }
-  make = choose('sampling.step', config['step'], steps)
-  for name, owner in (('gamma', 'ancestral'), ('churn', 'heun')):
-    if config[name] and config['step'] != owner:
-      raise ValueError(
-        f'sampling.{name}={config[name]} has no effect on step={config["step"]!r}: '
-        f'set it to 0, or sampling.step={owner!r}.'
-      )
+  make = choose('sampling.step', config['step'], STEPS)
+  for owner, settings in STEP_SETTINGS.items():
+    for name, off in settings.items():
+      if owner != config['step'] and config[name] != off:
+        raise ValueError(
+          f'sampling.{name}={config[name]} has no effect on step={config["step"]!r}: '
+          f'set it to {off:g}, or sampling.step={owner!r}.'
+        )
   if not config['churn'] and (config['churn_noise'], config['churn_min'], config['churn_max']) != (1.0, 0.0, 0.0):
     raise ValueError(
       f'sampling.churn_noise={config["churn_noise"]}, churn_min={config["churn_min"]}, '
       f'churn_max={config["churn_max"]} have no effect without churn: set sampling.churn, or leave them out.'
     )
-  step, delta = hold(make()), config['langevin_delta']
+  step, delta = hold(make(model, config)), config['langevin_delta']
   return hold(sampling.langevin_corrected(step, model.process, delta)) if delta else step
 
 
 def guidance_weight(logsnrs: Array, config: Mapping[str, Any]) -> Weight:
-  """The constant weight, or the oscillating one where `guidance_start` is positive."""
+  """Return the constant guidance weight, or the oscillating one if `guidance_start` is positive."""
   if not config['guidance_start']:
     if config['guidance_low']:
       raise ValueError(
         f'sampling.guidance_low={config["guidance_low"]} has no effect on a constant guidance weight: '
-        'set sampling.guidance_start to the steps before it oscillates, or guidance_low to 0.'
+        'set sampling.guidance_start to the number of steps before it oscillates, or guidance_low to 0.'
       )
     return config['guidance_weight']
   return sampling.oscillating(logsnrs, config['guidance_weight'], config['guidance_low'], config['guidance_start'])
 
 
 def _churn_range(model: Model, config: Mapping[str, Any]) -> tuple[float, float]:
-  """The configuration's sigmas as noise levels sigma / alpha."""
+  """Return the configuration's range of sigmas as noise levels sigma / alpha."""
   low, high = config['churn_min'], config['churn_max'] or math.inf
   if not 0 <= low < high:
-    raise ValueError(f'sampling.churn_min={low}, churn_max={high}: choose 0 <= churn_min < churn_max.')
+    raise ValueError(f'sampling.churn_min={low}, churn_max={high} is not a valid range: choose 0 <= min < max.')
   return model.noise_level(low), model.noise_level(high)
 
 

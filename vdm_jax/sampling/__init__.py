@@ -1,4 +1,4 @@
-"""Sampling: guidance on denoisers, steps of the reverse process, and the scan that runs them."""
+"""Sampling: guidance on denoisers, steps of the reverse process, and the loop over a log-SNR grid."""
 
 from vdm_jax.sampling.guidance import (
   classifier_free,
@@ -8,20 +8,25 @@ from vdm_jax.sampling.guidance import (
   reconstruction,
   replacement,
 )
-from vdm_jax.sampling.sample import advance, begin, finish, sample
-from vdm_jax.sampling.steps import ancestral, ddim, heun, langevin_corrected, redraw
+from vdm_jax.sampling.sample import State, advance, begin, finish, sample
+from vdm_jax.sampling.steps import ancestral, ddim, dpm_solver, heun, langevin_corrected, memoryless, redraw
+from vdm_jax.types import Step
 
 __all__ = [
+  'State',
+  'Step',
   'advance',
   'ancestral',
   'begin',
   'classifier_free',
   'clip',
   'ddim',
+  'dpm_solver',
   'dynamic_threshold',
   'finish',
   'heun',
   'langevin_corrected',
+  'memoryless',
   'oscillating',
   'reconstruction',
   'redraw',

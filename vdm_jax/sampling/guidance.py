@@ -1,7 +1,7 @@
 """Guidance: functions from denoiser to denoiser.
 
-Innermost first: classifier_free, reconstruction, clip or dynamic_threshold, replacement. Every weight is VDM Eq. 6's w,
-0 for none; VDM's tables 5 and 6 print 1 + w.
+Order of application, innermost first: classifier_free, reconstruction, clip or dynamic_threshold, replacement. Every
+weight is the w of VDM Eq. 6, where 0 means no guidance; the tables 5 and 6 of the paper print 1 + w.
 """
 
 from __future__ import annotations
@@ -17,14 +17,22 @@ from vdm_jax.types import Array, Carry, Denoiser, Weight
 
 
 def classifier_free(denoiser: Denoiser, null: Callable[[Any], Any], weight: Weight) -> Denoiser:
-  """`(1 + w) x_hat(z, c) - w x_hat(z, null(c))` (VDM Eq. 6, which is affine and so holds for x_hat as for eps).
+  """Return the denoiser `(1 + w) x_hat(z, c) - w x_hat(z, null(c))` (VDM Eq. 6, which holds for x_hat as for eps).
 
-  Both branches are one vmapped copy of the denoiser, and both read the carry of the conditional one. A field that only
-  `null` fills counts as zeros on the conditional side. A Python 0 removes the second branch.
+  The two branches are one vmapped copy of the denoiser. Both read the carry of the conditional branch. A field that
+  only `null` fills is zeros in the conditional branch. A weight that is a Python 0 removes the second branch.
 
   Args:
+    denoiser: the conditional denoiser.
     null: maps a condition to the null condition; for `Conditioning` it sets `drop`.
     weight: a number, or a function of logsnr `[b]`.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import sampling
+  >>> denoiser = lambda z, logsnr, cond, carry: (z + cond, carry)
+  >>> guided = sampling.classifier_free(denoiser, null=lambda cond: 0 * cond, weight=2.0)
+  >>> guided(jnp.zeros((1, 1)), jnp.zeros(1), jnp.ones((1, 1)), None)[0]
+  Array([[3.]], dtype=float32)
   """
   if not callable(weight) and isinstance(weight, int | float) and weight == 0:
     return denoiser
@@ -39,11 +47,22 @@ def classifier_free(denoiser: Denoiser, null: Callable[[Any], Any], weight: Weig
 
 
 def oscillating(logsnrs: Array, high: float, low: float, start: int) -> Weight:
-  """Guidance weights that alternate along a grid (Imagen Video section 3.5, which Snap section 3.6 uses).
+  """Return a guidance weight that alternates along a grid (Imagen Video section 3.5, used in Snap section 3.6).
 
-  The first `start` levels of the increasing grid `logsnrs` have weight `high`, the next `low`, then `high`, and so on.
-  The weight belongs to the noise level: Heun's second evaluation reads the next level's, and a level that churn has
-  raised reads the nearest one's.
+  The first `start` levels have weight `high`, the next `low`, then `high`, and so on. The weight is a function of the
+  noise level: Heun's second evaluation uses the weight of the next level, and a level raised by churn that of the
+  nearest one.
+
+  Args:
+    logsnrs: the increasing grid `[N]`.
+    high, low: the two weights.
+    start: number of levels before the first `low`.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import sampling
+  >>> grid = jnp.arange(5.0)
+  >>> sampling.oscillating(grid, high=8.0, low=1.0, start=2)(grid)
+  Array([8., 8., 1., 8., 1.], dtype=float32)
   """
   grid = jnp.asarray(logsnrs)
 
@@ -57,17 +76,29 @@ def oscillating(logsnrs: Array, high: float, low: float, start: int) -> Weight:
 def reconstruction(
   denoiser: Denoiser, process: GaussianProcess, measure: Callable[[Array], Array], observed: Array, weight: Weight
 ) -> Denoiser:
-  """`x_hat - (w alpha / 2) grad_z |observed - measure(x_hat(z))|^2` (VDM Eqs. 7 and 8), for any process.
+  """Return the denoiser `x_hat - (w alpha / 2) grad_z |observed - measure(x_hat(z))|^2` (VDM Eqs. 7 and 8).
 
-  The norm is a sum over the elements of each example. `alpha grad_z` is invariant to rescaling z, so a weight means the
-  same under every process. For frames given (Eq. 7) put `replacement` outside: it overwrites the observed part. Raises
-  ValueError where `observed` is larger than what is measured.
+  The norm is a sum over the elements of each example. `alpha grad_z` does not change when z is rescaled, so a weight
+  means the same for every process. For given frames (Eq. 7) apply `replacement` afterwards, which overwrites them.
 
   Args:
-    measure: a differentiable function of x `[b ...]` that leaves examples apart, such as a downsampling or the choice
-      of frames.
-    observed: its value for the wanted video, or what broadcasts to it.
+    denoiser: the denoiser to guide; its gradient is taken.
+    process: the diffusion process of z.
+    measure: a differentiable function of x `[b ...]` that keeps examples apart, such as downsampling or a choice of
+      frames.
+    observed: the wanted value of `measure`; broadcasts to it.
     weight: w_r, a number or a function of logsnr `[b]`.
+
+  Raises:
+    ValueError: at the first evaluation, if `observed` does not broadcast to the shape of `measure(x_hat)`.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion, sampling
+  >>> process = diffusion.input_scaled(1.0)
+  >>> denoiser = lambda z, logsnr, cond, carry: (0.5 * z, carry)
+  >>> guided = sampling.reconstruction(denoiser, process, lambda x: x[:, :1], jnp.ones((1, 1)), weight=2.0)
+  >>> guided(jnp.zeros((1, 2)), jnp.zeros(1), None, None)[0]
+  Array([[1., 0.]], dtype=float32)
   """
 
   def guided(z: Array, logsnr: Array, cond: Any, carry: Carry) -> tuple[Array, Carry]:
@@ -85,11 +116,23 @@ def reconstruction(
 
 
 def replacement(denoiser: Denoiser, observed: Array, mask: Array) -> Denoiser:
-  """`where(mask, observed, x_hat)`: the replacement method in x_hat-space (VDM section 3.1).
+  """Return the denoiser `where(mask, observed, x_hat)`: the replacement method on x_hat (VDM section 3.1).
 
-  Under ancestral steps with gamma = 0, DDIM and Heun the observed part of z has exactly the marginals `q(z_s | x)`,
-  though not the joint law over steps of independent draws; for gamma > 0 its variance is too large, and `redraw` is
-  exact.
+  With ancestral steps at gamma = 0, DDIM, Heun and DPM-Solver++ the observed part of z has exactly the marginals
+  `q(z_s | x)`, though not the joint law over steps of independent draws. For gamma > 0 its variance is too large; there
+  `redraw` is exact.
+
+  Args:
+    denoiser: the denoiser.
+    observed: the observed part of x; broadcasts to x.
+    mask: True where x is observed; broadcasts to x.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import sampling
+  >>> denoiser = lambda z, logsnr, cond, carry: (jnp.zeros_like(z), carry)
+  >>> fixed = sampling.replacement(denoiser, jnp.ones((1, 3)), jnp.array([[True, False, False]]))
+  >>> fixed(jnp.zeros((1, 3)), jnp.zeros(1), None, None)[0]
+  Array([[1., 0., 0.]], dtype=float32)
   """
 
   def replaced(z: Array, logsnr: Array, cond: Any, carry: Carry) -> tuple[Array, Carry]:
@@ -100,7 +143,13 @@ def replacement(denoiser: Denoiser, observed: Array, mask: Array) -> Denoiser:
 
 
 def clip(denoiser: Denoiser) -> Denoiser:
-  """Clips x_hat to [-1, 1], as VDM's authors do in their image code."""
+  """Return the denoiser with x_hat clipped to [-1, 1], as in the image code of VDM's authors.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import sampling
+  >>> sampling.clip(lambda z, logsnr, cond, carry: (3 * z, carry))(jnp.ones((1, 2)), jnp.zeros(1), None, None)[0]
+  Array([[1., 1.]], dtype=float32)
+  """
 
   def clipped(z: Array, logsnr: Array, cond: Any, carry: Carry) -> tuple[Array, Carry]:
     x_hat, carry = denoiser(z, logsnr, cond, carry)
@@ -110,9 +159,22 @@ def clip(denoiser: Denoiser) -> Denoiser:
 
 
 def dynamic_threshold(denoiser: Denoiser, percentile: float) -> Denoiser:
-  """Clips x_hat to [-s, s] and divides by s, where s >= 1 is a percentile of |x_hat| per example (Imagen section 2.3).
+  """Return the denoiser with x_hat clipped to [-s, s] and divided by s (Imagen section 2.3).
 
-  Raises ValueError unless `0 < percentile <= 100`; values in use are 95 to 99.5.
+  s is a percentile of |x_hat| per example, at least 1.
+
+  Args:
+    denoiser: the denoiser.
+    percentile: in (0, 100]; values in use are 95 to 99.5.
+
+  Raises:
+    ValueError: `percentile` is outside (0, 100].
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import sampling
+  >>> identity = lambda z, logsnr, cond, carry: (z, carry)
+  >>> sampling.dynamic_threshold(identity, percentile=100.0)(jnp.array([[4.0, -2.0]]), jnp.zeros(1), None, None)[0]
+  Array([[ 1. , -0.5]], dtype=float32)
   """
   if not 0 < percentile <= 100:
     raise ValueError(f'percentile={percentile} must be in (0, 100]; values in use are 95 to 99.5.')
@@ -127,18 +189,21 @@ def dynamic_threshold(denoiser: Denoiser, percentile: float) -> Denoiser:
 
 
 def _at(weight: Weight, logsnr: Array) -> Array:
+  """Return the weight at a level."""
   return jnp.asarray(weight(logsnr) if callable(weight) else weight, jnp.float32)
 
 
 def _check_observed(observed: Array, measured: Array) -> None:
+  """Raise ValueError unless the observation broadcasts to the measurement without enlarging it."""
   shape, wanted = jnp.shape(observed), measured.shape
   if len(shape) > len(wanted) or any(n not in (1, m) for n, m in zip(shape[::-1], wanted[::-1], strict=False)):
     raise ValueError(
-      f'observed has shape {shape}, but measure(x_hat) {wanted}: give observed the shape of what is measured.'
+      f'observed has shape {shape}, but measure(x_hat) has shape {wanted}: give observed the shape of the measurement.'
     )
 
 
 def _stack(conditional: Array | None, null: Array | None) -> Array | None:
+  """Return both branches' values of a field `[2 ...]`."""
   if conditional is None:
     return None if null is None else jnp.stack([jnp.zeros_like(null), jnp.asarray(null)])
   return jnp.stack([jnp.asarray(conditional), jnp.asarray(null)])

@@ -1,30 +1,76 @@
-"""Steps of the reverse process: from `z_t` at `logsnr_t` to the cleaner `z_s` at `logsnr_s`.
+"""Steps of the reverse process, from `z_t` at `logsnr_t` to the cleaner `z_s` at `logsnr_s`, for any Gaussian process.
 
-All hold for any Gaussian process. A step is `(denoiser, z_t, logsnr_t, logsnr_s, rng, cond, carry) -> (z_s, carry)`;
-`rng` is one key, or a key per example.
+A `Step` is a pair of pure functions, `init(z) -> memory` and
+`update(denoiser, z_t, logsnr_t, logsnr_s, rng, cond, carry, memory) -> (z_s, carry, memory)`. One-step methods have no
+memory and are written as a function of the other arguments, decorated with `memoryless`. `rng` is one key, or a key per
+example `[b]`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from vdm_jax.diffusion import GaussianProcess, diffuse, expand_dims_like, posterior, predict_eps_from_x
 from vdm_jax.rng import StepStream, fold_in, unit_noise
-from vdm_jax.types import Array, Carry, Denoiser, Step
+from vdm_jax.types import Array, Carry, Denoiser, Memory, Step
+
+
+def memoryless(function: Callable[..., tuple[Array, Carry]]) -> Step:
+  """Return a step without memory from `(denoiser, z_t, logsnr_t, logsnr_s, rng, cond, carry) -> (z_s, carry)`.
+
+  For use as a decorator.
+
+  >>> import jax, jax.numpy as jnp
+  >>> from vdm_jax import diffusion, sampling
+  >>> @sampling.memoryless
+  ... def jump(denoiser, z_t, logsnr_t, logsnr_s, rng, cond, carry):
+  ...   x_hat, carry = denoiser(z_t, logsnr_t, cond, carry)
+  ...   return x_hat, carry
+  >>> constant = lambda z, logsnr, cond, carry: (jnp.full_like(z, 0.5), carry)
+  >>> sampling.sample(constant, jump, diffusion.cosine_grid(4), jnp.zeros((1, 2)), jax.random.key(0), None)
+  Array([[0.5, 0.5]], dtype=float32)
+  """
+
+  def update(
+    denoiser: Denoiser,
+    z_t: Array,
+    logsnr_t: Array,
+    logsnr_s: Array,
+    rng: Array,
+    cond: Any,
+    carry: Carry,
+    memory: Memory,
+  ) -> tuple[Array, Carry, Memory]:
+    return *function(denoiser, z_t, logsnr_t, logsnr_s, rng, cond, carry), memory
+
+  return Step(lambda z: None, update)
 
 
 def ancestral(process: GaussianProcess, gamma: float = 0.0) -> Step:
-  """A draw of mean E[z_s | z_t, x_hat] and variance std_min^(2(1-gamma)) std_max^(2 gamma) (VDM Eq. 4).
+  """Return VDM's ancestral step: a draw from the reverse process (VDM Eqs. 3 and 4).
 
-  `gamma` in [0, 1] interpolates the log-variance between q(z_s|z_t,x)'s and q(z_t|z_s)'s; else ValueError. Only
-  gamma = 0 means the same in every process: the bounds' ratio (sigma_t / sigma_s)^2 depends on the scale of z.
+  z_s has the mean of q(z_s | z_t, x_hat) and the variance `std_min^(2 (1 - gamma)) std_max^(2 gamma)`, whose bounds are
+  the standard deviations of q(z_s | z_t, x) and q(z_t | z_s).
+
+  Args:
+    process: the diffusion process.
+    gamma: in [0, 1], interpolates the log-variance; VDM uses 0 to 0.3. Only gamma = 0 is the same for every process,
+      since the ratio of the bounds, (sigma_t / sigma_s)^2, depends on the scale of z.
+
+  Raises:
+    ValueError: `gamma` is outside [0, 1].
+
+  >>> from vdm_jax import diffusion, sampling
+  >>> step = sampling.ancestral(diffusion.variance_preserving(), gamma=0.1)
   """
   if not 0 <= gamma <= 1:
     raise ValueError(f'gamma={gamma} must be in [0, 1]: it interpolates between two variances. VDM uses 0 to 0.3.')
 
+  @memoryless
   def step(
     denoiser: Denoiser, z_t: Array, logsnr_t: Array, logsnr_s: Array, rng: Array, cond: Any, carry: Carry
   ) -> tuple[Array, Carry]:
@@ -37,13 +83,20 @@ def ancestral(process: GaussianProcess, gamma: float = 0.0) -> Step:
 
 
 def ddim(process: GaussianProcess) -> Step:
-  """z_s = alpha_s x_hat + sigma_s eps_hat: first order, deterministic (Song et al. 2021 with eta = 0)."""
+  """Return the deterministic DDIM step `z_s = alpha_s x_hat + sigma_s eps_hat` (Song et al. 2021, eta = 0).
 
+  First order: it solves the probability-flow ODE exactly while x_hat is constant.
+
+  >>> from vdm_jax import diffusion, sampling
+  >>> step = sampling.ddim(diffusion.variance_preserving())
+  """
+
+  @memoryless
   def step(
     denoiser: Denoiser, z_t: Array, logsnr_t: Array, logsnr_s: Array, rng: Array, cond: Any, carry: Carry
   ) -> tuple[Array, Carry]:
     x_hat, carry = denoiser(z_t, logsnr_t, cond, carry)
-    return diffuse(process, x_hat, predict_eps_from_x(process, z_t, x_hat, logsnr_t), logsnr_s), carry
+    return _move(process, z_t, x_hat, logsnr_t, logsnr_s), carry
 
   return step
 
@@ -54,20 +107,28 @@ def heun(
   churn_noise: float = 1.0,
   churn_range: tuple[float, float] = (0.0, math.inf),
 ) -> Step:
-  """EDM's second-order step (Karras et al. 2022, Algorithms 1 and 2) in y = z / alpha and its noise sigma / alpha.
+  """Return EDM's second-order step (Karras et al. 2022, Algorithms 1 and 2), which evaluates the denoiser twice.
 
-  For `input_scaled` this is Snap's sampler (section 3.2), where x_hat is divided by sigma_in: y is sigma_in times the
-  state.
+  It is written in y = z / alpha and the noise level sigma / alpha. For `input_scaled` it is Snap's sampler (section
+  3.2), where x_hat is divided by sigma_in: y is sigma_in times the state there.
 
   Args:
-    churn: the share by which the noise level is first raised with fresh noise, EDM's S_churn / num_steps; in
-      [0, sqrt(2) - 1], else ValueError.
+    process: the diffusion process.
+    churn: relative amount by which the noise level is first raised with fresh noise, EDM's S_churn / num_steps; in
+      [0, sqrt(2) - 1].
     churn_noise: standard deviation of that noise, EDM's S_noise.
     churn_range: the noise levels sigma / alpha at which it is added, both included: EDM's S_tmin and S_tmax.
+
+  Raises:
+    ValueError: `churn` is outside [0, sqrt(2) - 1].
+
+  >>> from vdm_jax import diffusion, sampling
+  >>> step = sampling.heun(diffusion.input_scaled(4.0), churn=0.1, churn_range=(0.05, 50.0))
   """
   if not 0 <= churn <= 2**0.5 - 1:
     raise ValueError(f'churn={churn} must be in [0, 0.4142]: EDM caps S_churn / num_steps at sqrt(2) - 1.')
 
+  @memoryless
   def step(
     denoiser: Denoiser, z_t: Array, logsnr_t: Array, logsnr_s: Array, rng: Array, cond: Any, carry: Carry
   ) -> tuple[Array, Carry]:
@@ -93,39 +154,157 @@ def heun(
   return step
 
 
-def langevin_corrected(step: Step, process: GaussianProcess, delta: float = 0.1) -> Step:
-  """After `step`, z <- z - (delta / 2) sigma_s eps_hat(z) + sqrt(delta) sigma_s eps' at the new level (VDM Eq. 5).
+class Estimate(NamedTuple):
+  """Memory of `dpm_solver`: the previous estimate of x and its level."""
 
-  It evaluates the same denoiser, guidance included, once more. Raises ValueError unless `delta > 0`.
+  x_hat: Array  # [b ...]
+  logsnr: Array  # [b], -inf before the first step
+
+
+def dpm_solver(process: GaussianProcess, *, max_ratio: float = 1.0) -> Step:
+  """Return the step of DPM-Solver++(2M), second order at one evaluation per step (Lu et al. 2022b, Algorithm 2).
+
+  With z / sigma and the half-log-SNR `log(alpha / sigma) = logsnr / 2`, the probability-flow ODE of any Gaussian
+  process is d(z / sigma) = x_hat d(alpha / sigma). The step integrates it with x_hat held at its value in the middle of
+  the step, extrapolated linearly in logsnr from this evaluation and the previous one:
+
+      D = x_hat + (r / 2) (x_hat - x_hat_previous)        r = (logsnr_s - logsnr_t) / (logsnr_t - logsnr_previous)
+      z_s = (sigma_s / sigma_t) z_t + alpha_s (1 - exp((logsnr_t - logsnr_s) / 2)) D
+
+  which is a DDIM step towards D. A constant x_hat makes it exact. Without a previous evaluation at a lower log-SNR, as
+  in the first step, D = x_hat and the step is `ddim`.
+
+  Args:
+    process: the diffusion process.
+    max_ratio: upper bound on r. The published method has none (`math.inf`). On grids whose steps widen towards the
+      data, such as the cosine grid, whose last step is many times as wide as the one before, it extrapolates far beyond
+      both evaluations; equal steps have r = 1. Bounded or not, the order is 2 on grids whose ratios tend to 1.
+
+  Raises:
+    ValueError: `max_ratio` is not positive.
+
+  >>> import jax, jax.numpy as jnp
+  >>> from vdm_jax import diffusion, sampling
+  >>> process, grid = diffusion.input_scaled(1.0), diffusion.karras_grid(12, sigma_min=0.01, sigma_max=10.0)
+  >>> def denoiser(z, logsnr, cond, carry):  # E[x | z] of unit normal data
+  ...   return z / (1 + jnp.exp(-logsnr[:, None])), carry
+  >>> z = 10 * jnp.ones((1, 1))  # exact: sqrt(1 + 0.01^2) / sqrt(1 + 10^2) z = 0.995
+  >>> [round(float(sampling.sample(denoiser, make(process), grid, z, jax.random.key(0), None)[0, 0]), 3)
+  ...  for make in (sampling.ddim, sampling.dpm_solver)]
+  [0.866, 1.018]
+  """
+  if not max_ratio > 0:
+    raise ValueError(f'max_ratio={max_ratio} must be positive: math.inf is the published method, ddim first order.')
+
+  def init(z: Array) -> Estimate:
+    return Estimate(jnp.zeros(z.shape, jnp.float32), jnp.full(z.shape[:1], -jnp.inf, jnp.float32))
+
+  def update(
+    denoiser: Denoiser,
+    z_t: Array,
+    logsnr_t: Array,
+    logsnr_s: Array,
+    rng: Array,
+    cond: Any,
+    carry: Carry,
+    memory: Estimate,
+  ) -> tuple[Array, Carry, Estimate]:
+    x_hat, carry = denoiser(z_t, logsnr_t, cond, carry)
+    known = jnp.isfinite(memory.logsnr) & (memory.logsnr < logsnr_t)
+    ratio = (logsnr_s - logsnr_t) / jnp.where(known, logsnr_t - memory.logsnr, 1.0)
+    half = expand_dims_like(0.5 * jnp.minimum(ratio, max_ratio), z_t)
+    middle = jnp.where(expand_dims_like(known, z_t), x_hat + half * (x_hat - memory.x_hat), x_hat)
+    return _move(process, z_t, middle, logsnr_t, logsnr_s), carry, Estimate(x_hat, logsnr_t)
+
+  return Step(init, update)
+
+
+def langevin_corrected(step: Step, process: GaussianProcess, delta: float = 0.1) -> Step:
+  """Return `step` followed by a Langevin correction at its new level (VDM Eq. 5).
+
+  z <- z - (delta / 2) sigma_s eps_hat(z) + sqrt(delta) sigma_s eps', with fresh unit noise eps'. The correction
+  evaluates the same denoiser, guidance included, once more.
+
+  The memory is the inner step's and is passed on unchanged. Its estimates were made before the corrections, so
+  differences between them also contain the change of x_hat that a correction causes. That change does not shrink with
+  the step: a multistep method converges to the same law as a one-step method, but at first order.
+
+  Args:
+    step: the inner step.
+    process: the diffusion process.
+    delta: size of the correction; VDM uses 0.1.
+
+  Raises:
+    ValueError: `delta` is not positive.
+
+  >>> from vdm_jax import diffusion, sampling
+  >>> process = diffusion.variance_preserving()
+  >>> step = sampling.langevin_corrected(sampling.ancestral(process), process, delta=0.1)
   """
   if not delta > 0:
-    raise ValueError(f'delta={delta} must be positive; VDM uses 0.1. For no correction leave the step as it is.')
+    raise ValueError(f'delta={delta} must be positive; VDM uses 0.1. For no correction use the step itself.')
 
-  def corrected(
-    denoiser: Denoiser, z_t: Array, logsnr_t: Array, logsnr_s: Array, rng: Array, cond: Any, carry: Carry
-  ) -> tuple[Array, Carry]:
+  def update(
+    denoiser: Denoiser,
+    z_t: Array,
+    logsnr_t: Array,
+    logsnr_s: Array,
+    rng: Array,
+    cond: Any,
+    carry: Carry,
+    memory: Memory,
+  ) -> tuple[Array, Carry, Memory]:
     step_rng, noise_rng = fold_in(rng, StepStream.INNER_STEP), fold_in(rng, StepStream.NOISE)
-    z, carry = step(denoiser, z_t, logsnr_t, logsnr_s, step_rng, cond, carry)
+    z, carry, memory = step.update(denoiser, z_t, logsnr_t, logsnr_s, step_rng, cond, carry, memory)
     x_hat, carry = denoiser(z, logsnr_s, cond, carry)
     drift = -0.5 * delta * predict_eps_from_x(process, z, x_hat, logsnr_s)
     noise = delta**0.5 * unit_noise(noise_rng, z.shape)
-    return z + expand_dims_like(process.sigma(logsnr_s), z) * (drift + noise), carry
+    return z + expand_dims_like(process.sigma(logsnr_s), z) * (drift + noise), carry, memory
 
-  return corrected
+  return Step(step.init, update)
 
 
 def redraw(step: Step, process: GaussianProcess, observed: Array, mask: Array) -> Step:
-  """After `step`, draws z_s afresh from q(z_s | observed) where `mask` holds.
+  """Return `step` followed by a fresh draw of z_s from q(z_s | observed) where `mask` holds.
 
-  VDM section 3.1's replacement method, exact for every gamma. `observed` and `mask` broadcast to z `[b ...]`.
+  The replacement method of VDM section 3.1, exact for every gamma.
+
+  The memory is the inner step's and is passed on unchanged: it holds estimates made with earlier draws of the observed
+  part. For a multistep method those draws are noise in its differences; the noise of successive steps cancels in
+  their sum, so the method converges, but at first order.
+
+  Args:
+    step: the inner step.
+    process: the diffusion process.
+    observed: the observed part of x; broadcasts to z `[b ...]`. Not read where `mask` is False.
+    mask: True where x is observed; broadcasts to z.
+
+  >>> import numpy as np
+  >>> from vdm_jax import diffusion, sampling
+  >>> process, frames = diffusion.variance_preserving(), np.zeros((1, 4, 8, 8, 3), np.float32)
+  >>> first_two = (np.arange(4) < 2)[None, :, None, None, None]
+  >>> step = sampling.redraw(sampling.ancestral(process, gamma=0.3), process, frames, first_two)
   """
 
-  def redrawn(
-    denoiser: Denoiser, z_t: Array, logsnr_t: Array, logsnr_s: Array, rng: Array, cond: Any, carry: Carry
-  ) -> tuple[Array, Carry]:
+  def update(
+    denoiser: Denoiser,
+    z_t: Array,
+    logsnr_t: Array,
+    logsnr_s: Array,
+    rng: Array,
+    cond: Any,
+    carry: Carry,
+    memory: Memory,
+  ) -> tuple[Array, Carry, Memory]:
     step_rng, noise_rng = fold_in(rng, StepStream.INNER_STEP), fold_in(rng, StepStream.NOISE)
-    z, carry = step(denoiser, z_t, logsnr_t, logsnr_s, step_rng, cond, carry)
+    z, carry, memory = step.update(denoiser, z_t, logsnr_t, logsnr_s, step_rng, cond, carry, memory)
     x = jnp.broadcast_to(observed, z.shape)
-    return jnp.where(mask, diffuse(process, x, unit_noise(noise_rng, z.shape), logsnr_s), z), carry
+    z = jnp.where(mask, diffuse(process, x, unit_noise(noise_rng, z.shape), logsnr_s), z)
+    return z, carry, memory
 
-  return redrawn
+  return Step(step.init, update)
+
+
+def _move(process: GaussianProcess, z_t: Array, x_hat: Array, logsnr_t: Array, logsnr_s: Array) -> Array:
+  """Return z_s on the line from z_t to x_hat: `alpha_s x_hat + sigma_s eps_hat`."""
+  return diffuse(process, x_hat, predict_eps_from_x(process, z_t, x_hat, logsnr_t), logsnr_s)

@@ -252,7 +252,7 @@ def _loss(
     keys,
     process=model.process,
     parameterization=model.parameterization,
-    sample_logsnr=lambda rng, n: logsnr,
+    logsnr=logsnr,
     self_condition_rate=training.self_condition_rate,
     weight=_inside(model.config['height'], model.config['pad_rows']),
   )

@@ -9,6 +9,7 @@ from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison
 SAMPLERS = {
   'ancestral': {'step': 'ancestral', 'grid': 'cosine'},
   'ddim': {'step': 'ddim', 'grid': 'cosine'},
+  'dpm_solver': {'step': 'dpm_solver', 'grid': 'cosine'},
   'heun': {'step': 'heun', 'grid': 'karras'},
 }
 POINTS = (4, 8, 16, 32, 64)  # of the grid, and evaluations; Heun's has half as many, for 2N - 1 evaluations

@@ -154,7 +154,7 @@ def loss_of(model: Model, network: Network, batch: Batch) -> float:
         keys,
         process=model.process,
         parameterization=model.parameterization,
-        sample_logsnr=lambda _, count: model.sample_logsnr(jax.random.fold_in(rng, 1), count),
+        logsnr=model.sample_logsnr(jax.random.fold_in(rng, 1), len(batch.x)),
       )[0]
 
     return jnp.mean(jax.lax.map(one, jax.random.split(jax.random.key(0), repeats)))
