@@ -45,7 +45,7 @@ TOP = LAYERS[-1]
 
 MAX_FILES_PER_FOLDER = 15
 MAX_FILE_LINES = 350
-MAX_FUNCTION_LINES = 60
+MAX_FUNCTION_LINES = 60  # besides the docstring
 
 IMPORT_BY_NAME = {'import_module', '__import__', 'resolve_name'}
 HIDDEN = '<imported by name>'
@@ -194,5 +194,7 @@ def test_files_and_functions_are_small(path):
   assert len(source.splitlines()) <= MAX_FILE_LINES
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-      lines = node.end_lineno - node.lineno + 1
+      documented = ast.get_docstring(node) is not None
+      docstring = node.body[0].end_lineno - node.body[0].lineno + 1 if documented else 0
+      lines = node.end_lineno - node.lineno + 1 - docstring
       assert lines <= MAX_FUNCTION_LINES, f'{path}:{node.lineno}: {node.name} has {lines} lines'

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / 'vdm_jax'
+PACKAGE = Path(__file__).resolve().parents[2] / 'vdm_jax'
 # Packages that are used as a library: each function and class of their __all__ shows how.
 LIBRARY = ('diffusion', 'sampling', 'networks', 'generation', 'training', 'evaluation')
 

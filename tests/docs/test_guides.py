@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-GUIDES = Path(__file__).resolve().parents[1] / 'docs' / 'extending'
+GUIDES = Path(__file__).resolve().parents[2] / 'docs' / 'extending'
 # Imported before a guide runs, so that what it adds to their tables can be undone.
 PACKAGES = ('configuration', 'data', 'evaluation', 'generation', 'jobs', 'networks', 'pretrained', 'text', 'training')
 FENCE = re.compile(
