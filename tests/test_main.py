@@ -188,10 +188,10 @@ def test_the_library_loads_a_run_and_its_exported_weights(run, tmp_path):
 
 def test_a_workdir_of_another_configuration_is_refused(run):
   assert refusal(*toy(run, model__embedding_width='32', seed='4')) == (
-    f'error: {run} holds a run of another configuration:\n'
+    f'error: {run} holds a run with another configuration:\n'
     '  model.embedding_width: 16 in the workdir, 32 now\n'
     '  seed: 0 in the workdir, 4 now\n'
-    'Use another --workdir, or set these keys back.'
+    'Use another --workdir, or reset these settings.'
   )
 
 
@@ -222,7 +222,7 @@ UNUSABLE = [
   (['--config.mesh.fsdp=2'], None),
   (
     ['--workdir=/dev/null/runs'],
-    '--workdir=/dev/null/runs cannot be written to (Not a directory): choose a folder of your own.',
+    '--workdir=/dev/null/runs is not writable (Not a directory): choose a folder that you can write to.',
   ),
   (
     ['--config.sampling.churn=0.1'],
