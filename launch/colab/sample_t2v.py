@@ -41,7 +41,7 @@ from IPython.display import HTML, display
 import vdm_jax
 from vdm_jax import checkpoints, evaluation, generation, pretrained
 from vdm_jax.data.sources.digits import parse_caption, withheld
-from vdm_jax.evaluation.metrics import drift
+from vdm_jax.evaluation import drift
 from vdm_jax.video import contact_sheet, enlarge, to_uint8, write_gif, write_mp4, write_png
 
 device = jax.default_backend()

@@ -19,7 +19,7 @@ import vdm_jax
 from vdm_jax import checkpoints, configuration, data, evaluation, plots
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Row, Rows, Run, config_of
 from vdm_jax.data.sources.digits import DIRECTIONS
-from vdm_jax.evaluation.metrics import drift
+from vdm_jax.evaluation import drift
 from vdm_jax.generation import Plan, extension, make_long_generator
 from vdm_jax.video import to_float, to_uint8
 
