@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from vdm_jax.evaluation.features.extractor import Network
-from vdm_jax.text.encoders.clip import ClipLayer
-from vdm_jax.text.encoders.clip_folder import layer_tensors
+from vdm_jax.text.encoders.clip import ClipLayer, layer_tensors
+from vdm_jax.text.encoders.contract import Tensor
 from vdm_jax.text.encoders.transformer_layers import LayerNorm
-from vdm_jax.text.encoders.weight_files import FLOATS, Tensor, open_weights, read_arrays
+from vdm_jax.text.encoders.weight_files import FLOATS, open_weights, read_arrays
 from vdm_jax.types import Array, Params
 
 # Of the pixels CLIP was trained on, in [0, 1], red first.
@@ -126,7 +126,6 @@ def load_params(name: str, config: VisionConfig, folder: str) -> Params:
     for ours, array in read_arrays(folder, tensors, _todays_name, np.float32)
   }
   read['patch', 'kernel'] = read['patch', 'kernel'].transpose(2, 3, 1, 0)
-  read['projection', 'kernel'] = read['projection', 'kernel'].T
   read['class', 'embedding'] = read['class', 'embedding'][None]
   return flax.traverse_util.unflatten_dict(read)
 

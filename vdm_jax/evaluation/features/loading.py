@@ -15,10 +15,11 @@ from vdm_jax.evaluation.features import clip_image, convolutional
 from vdm_jax.evaluation.features.extractor import Extractor, build
 from vdm_jax.evaluation.features.inference_layers import parameter_shapes, random_params
 from vdm_jax.names import choose
-from vdm_jax.text.encoders.clip import Clip
-from vdm_jax.text.encoders.encoder_folder import CONFIG, TOKENIZER
-from vdm_jax.text.encoders.published import PUBLISHED as TEXTS
+from vdm_jax.text.encoders import ENCODERS, clip
+from vdm_jax.text.encoders.contract import TOKENIZER
+from vdm_jax.text.encoders.encoder_folder import CONFIG
 from vdm_jax.text.encoders.weight_files import WEIGHTS
+from vdm_jax.text.frozen import FrozenEncoder
 
 NAMES = (*convolutional.PUBLISHED, *clip_image.PUBLISHED)
 CAPTION_LENGTH = 77  # tokens, the most CLIP reads
@@ -83,7 +84,7 @@ def load_clip_text(name: str, path: str | None, *, seed: int | None = None) -> T
     width = clip_image.PUBLISHED[name].projection_dim
     return TextExtractor(name, _random(seed, 1.0), lambda captions: _directions(captions, width, seed))
   recorded = _recorded_clip(name, path, WEIGHTS, CONFIG, TOKENIZER)
-  return TextExtractor(name, recorded, Clip(TEXTS[name], path, CAPTION_LENGTH).project)
+  return TextExtractor(name, recorded, clip.projector(FrozenEncoder(ENCODERS[name], path, CAPTION_LENGTH)))
 
 
 def _load_clip(name: str, path: str | None, seed: int | None, width: float, mesh: Mesh | None) -> Extractor:
