@@ -9,7 +9,7 @@ from typing import Any
 import vdm_jax
 from vdm_jax import checkpoints, configuration, evaluation, plots
 from vdm_jax.benchmarks.paper_claims.claim import Row, Rows
-from vdm_jax.benchmarks.paper_claims.statistics import paired
+from vdm_jax.benchmarks.paper_claims.intervals import paired
 from vdm_jax.generation import make_generator
 
 BATCH = 40  # videos at a time: the 120 of the protocol take one compiled program

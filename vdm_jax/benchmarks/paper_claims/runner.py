@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, configuration, jobs, pretrained
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Row, Rows
-from vdm_jax.benchmarks.paper_claims.statistics import judge, paired
+from vdm_jax.benchmarks.paper_claims.intervals import judge, paired
 from vdm_jax.runtime.atomic_files import write_text
 
 

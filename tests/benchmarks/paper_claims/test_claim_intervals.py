@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from vdm_jax.benchmarks.paper_claims.statistics import judge, paired
+from vdm_jax.benchmarks.paper_claims.intervals import judge, paired
 
 
 def test_the_interval_is_students():
