@@ -1,4 +1,4 @@
-"""Prints the figures of `pytest tests/originals --fidelity=FILE` as a Markdown table: python table.py FILE"""
+"""Prints the errors from `pytest tests/originals --fidelity=FILE` as a Markdown table: python table.py FILE"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def render(lines: list[str]) -> str:
-  """A row for each (what, original, quantity), cases that follow a comma together: their largest error and number."""
+  """One row per (what, original, quantity), with the number and largest error of the cases after a comma."""
   rows: dict[tuple[str, str, str], list[dict]] = {}
   for row in map(json.loads, lines):
     what, quantity = (row[key].split(', ')[0] for key in ('what', 'quantity'))
