@@ -1,14 +1,14 @@
-"""The source of sample_t2v.ipynb: `python launch/colab/execute.py sample_t2v` writes and runs it."""
+"""Source of sample_t2v.ipynb, which `python launch/colab/execute.py sample_t2v` writes and runs."""
 # ruff: noqa: E402
 
 # %% [markdown]
-# # Text to video with the models of the package
+# # Text to video with the shipped models
 #
-# Small models of moving handwritten digits come with the package; nothing is downloaded. Type a prompt, sweep the
-# guidance weight, make a video longer than the model's eight frames, run a cascade of two models, and ask for
-# combinations that were never trained on.
+# Small models of moving handwritten digits are part of the package; nothing is downloaded. Enter a prompt, sweep the
+# guidance weight, generate a video longer than the model's eight frames, run a cascade of two models, and generate
+# combinations that were withheld from training.
 #
-# It takes two to five minutes on a CPU, most of it compilation.
+# It takes two to five minutes on a CPU, mostly for compilation.
 
 # %%
 # @title Installation (on Colab only)
@@ -18,11 +18,11 @@ import sys
 from pathlib import Path
 
 repository = ''  # @param {type:"string"}
-# What pip installs from, such as git+https://HOST/OWNER/vdm_jax.
+# The source for pip, such as git+https://HOST/OWNER/vdm_jax.
 
 if 'google.colab' in sys.modules:
   if not repository:
-    raise ValueError('repository is empty: write above what pip is to install from.')
+    raise ValueError('repository is empty: enter the source for pip above.')
   is_tpu = any(Path('/dev').glob('accel*')) or any(Path('/dev/vfio').glob('*'))
   extra = '[cuda12]' if shutil.which('nvidia-smi') else '[tpu]' if is_tpu else ''
   package = f'vdm_jax{extra} @ {repository}'
@@ -49,7 +49,7 @@ print(f'jax {jax.__version__} on {device}; models: {", ".join(pretrained.names()
 
 
 def show(videos, captions, frame_rate=8, side=96):
-  """Videos `[n t h w c]` in [-1, 1] as GIFs inside one piece of HTML, each with its caption."""
+  """Display videos `[n t h w c]` in [-1, 1] as GIFs embedded in HTML, each with its caption."""
   cells = []
   for video, caption in zip(videos, captions, strict=True):
     with tempfile.TemporaryDirectory() as folder:
@@ -65,19 +65,18 @@ def show(videos, captions, frame_rate=8, side=96):
 
 
 # %% tags=["parameters"]
-per_prompt = {'cpu': 4}.get(device, 16)  # videos of each prompt
-judged = {'cpu': 40}.get(device, 400)  # videos that a guidance weight is judged by
+per_prompt = {'cpu': 4}.get(device, 16)  # videos per prompt
+evaluated = {'cpu': 40}.get(device, 400)  # videos to evaluate each guidance weight with
 long_frames = {'cpu': 32}.get(device, 64)
-methods = ('replacement', 'reconstruction')  # of making videos longer
-changes = {}  # of the settings a model was trained to be sampled with, such as {'num_steps': 64}
+methods = ('replacement', 'reconstruction')  # of extending videos
+changes = {}  # overrides of the models' sampling settings, such as {'num_steps': 64}
 
 # %% [markdown]
 # ## A prompt
 #
-# `vdm_jax.load` gives a model and its parameters, of the package (`pretrained:NAME`) or of a run of your own (its
-# folder). The model is the factorized U-Net of *Video Diffusion Models* (Ho et al. 2022), trained by
-# `configs/digits.py`; captions read "a (0 to 9) moving (left, right, up or down)". It warns of words that it does not
-# know.
+# `vdm_jax.load` returns a model and its parameters, for a shipped model (`pretrained:NAME`) or the folder of your own
+# run. The model is the factorized U-Net of *Video Diffusion Models* (Ho et al. 2022), trained with `configs/digits.py`;
+# captions are "a (0 to 9) moving (left, right, up or down)". It warns about unknown words.
 
 # %%
 # @title Prompt
@@ -98,13 +97,13 @@ show(videos, prompts)
 # %% [markdown]
 # ## The guidance weight
 #
-# Classifier-free guidance (VDM Eq. 6) combines what the model expects with the caption and without:
-# $(1+w)\,\hat x(z,c) - w\,\hat x(z)$. The paper's Table 5 shows the trade: more weight, more of what the prompt says,
-# and less variety. Here a scorer that comes with the package reads which digit the videos show and where it moves.
-# *Variety* is the mean distance between two videos of the same prompt, per pixel; at the largest weight what differs is
-# noise in the background.
+# Classifier-free guidance (VDM Eq. 6) combines the predictions with and without the caption:
+# $(1+w)\,\hat x(z,c) - w\,\hat x(z)$. The paper's Table 5 shows the trade-off: a larger weight improves the fidelity to
+# the prompt and reduces variety. Here a shipped classifier reads which digit the videos show and in which direction it
+# moves. *Variety* is the mean distance per pixel between two videos of the same prompt; at the largest weight the
+# difference is noise in the background.
 #
-# The weight is an argument of the compiled sampler: another one compiles nothing.
+# The weight is an argument of the compiled sampler, so other weights need no compilation.
 
 # %%
 weights = (0.0, 1.0, 4.0, 16.0)
@@ -116,7 +115,7 @@ def at_weight(params, keys, cond, weight):
 
 
 captions = [f'a {digit} moving {direction}' for digit in range(10) for direction in ('left', 'right', 'up', 'down')]
-captions = [captions[i * 7 % 40] for i in range(max(judged // 2, 1))] * 2  # every caption twice, from different noise
+captions = [captions[i * 7 % 40] for i in range(max(evaluated // 2, 1))] * 2  # each caption twice, with different noise
 keys = jax.random.split(jax.random.key(seed), len(captions))
 print(f'{"w":>6}{"digit":>8}{"direction":>11}{"variety":>9}')
 for weight in weights:
@@ -130,12 +129,12 @@ for weight in weights:
 # %% [markdown]
 # ## A long video
 #
-# A model makes a window of a few frames. Longer videos are planned: each window sees frames that exist already, and
-# makes others (VDM sections 3.1 and 4.3.3). How it keeps to what it sees is `conditioning`: `replacement` puts the
-# frames in place at every step; `reconstruction` also guides the new frames along the gradient of the misfit (Eq. 7),
-# and the paper found that it joins them better. No model was trained for either; but `digits_long` has seen windows of
-# longer clips, and so knows how a video goes on, while `digits` knows one way across the picture and nothing after it.
-# The *seam* score is how much the picture changes where two windows meet, over how much it changes inside of them.
+# A model generates a window of a few frames. A longer video follows a plan of windows, each conditioned on existing
+# frames (VDM sections 3.1 and 4.3.3). `conditioning` selects the method: `replacement` inserts the given frames at
+# every step; `reconstruction` also guides the new frames along the gradient of the reconstruction error (Eq. 7), which
+# joins windows better according to the paper. No model was trained for either. `digits_long` was trained on windows of
+# longer clips and can continue a video; `digits` only knows a single pass across the picture. The *seam* score is the
+# change between frames where two windows meet, relative to the change within windows.
 
 # %%
 long_run = 'pretrained:digits_long'
@@ -153,14 +152,14 @@ for conditioning in methods:
 # %% [markdown]
 # ## A cascade
 #
-# The first stage of *Snap Video* (Menapace et al. 2024) makes a small video, the second a larger one out of it (section
-# 3.4). Both are FITs: most of their work is done on a few latent tokens, which they carry from one evaluation to the
-# next. Heun's steps make them take two evaluations a step.
+# The first stage of *Snap Video* (Menapace et al. 2024) generates a small video, and the second upsamples it (section
+# 3.4). Both are FITs: most of the computation is on a few latent tokens, which are carried from one evaluation to the
+# next. Heun's method takes two evaluations per step.
 
 
 # %%
 def run_cascade(names, texts):
-  """The videos of the first of two models, and what the second makes of them."""
+  """Return the videos of the first of two models, and the second model's upsampled versions."""
   stages = []
   for name in names:
     stage_model, stage_params = vdm_jax.load(name)
@@ -176,28 +175,28 @@ for made in (small, large):
   show(made, [f'{video.shape[1]}x{video.shape[2]}: {text}' for video, text in zip(made, prompts, strict=True)])
 
 # %% [markdown]
-# ## Combinations never seen
+# ## Withheld combinations
 #
-# Two digits, each with a color, a direction and one of three motions: `scenes` is trained on such clips, but a fifth
-# of the combinations is kept from it (`data.digits.withheld`). A model that had only learnt its clips by heart could
-# not answer those. Both stages are factorized U-Nets; 16x64x64 pixels come out.
+# Two digits, each with a color, a direction and one of three motions: `scenes` is trained on such clips, but a fifth of
+# the combinations is withheld (`data.digits.withheld`). A model that had memorized its clips could not generate those.
+# Both stages are factorized U-Nets; the videos have 16x64x64 pixels.
 
 # %%
-asked = [
+scene_prompts = [
   'a red 3 moving left slowly and a blue 7 bouncing up',
   'a cyan 8 bouncing right and a red 1 moving left quickly',
   'a yellow 2 bouncing down and a magenta 5 moving up quickly',
   'a blue 5 moving down slowly and a yellow 0 bouncing right',
 ]
-small_scenes, scenes = run_cascade(('pretrained:scenes', 'pretrained:scenes_upsampler'), asked)
-seen = ['never trained on' if any(map(withheld, parse_caption(text))) else 'trained on' for text in asked]
+small_scenes, scenes = run_cascade(('pretrained:scenes', 'pretrained:scenes_upsampler'), scene_prompts)
+status = ['withheld' if any(map(withheld, parse_caption(text))) else 'trained' for text in scene_prompts]
 for made in (small_scenes, scenes):
-  show(made, [f'{text} ({how})' for text, how in zip(asked, seen, strict=True)], side=160)
+  show(made, [f'{text} ({how})' for text, how in zip(scene_prompts, status, strict=True)], side=160)
 
 # %% [markdown]
 # ## Files
 #
-# The same from the command line, with mp4 files and a contact sheet:
+# The command line writes mp4 files and a contact sheet too:
 #
 # ```bash
 # python -m vdm_jax.main --mode=sample --pretrained=digits --prompt="a 3 moving left" --num_videos=4 --out=out

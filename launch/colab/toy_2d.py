@@ -1,18 +1,18 @@
-"""The source of toy_2d.ipynb: `python launch/colab/execute.py toy_2d` writes and runs it."""
+"""Source of toy_2d.ipynb, which `python launch/colab/execute.py toy_2d` writes and runs."""
 # ruff: noqa: E402
 
 # %% [markdown]
-# # Video diffusion in two dimensions, where every answer is known
+# # Video diffusion in two dimensions, with closed-form answers
 #
-# A video model is a denoiser, a process, a way to take steps and a way to guide. None of them cares whether `x` is a
-# video of a million numbers or a point of two. Here it is a point, drawn from a mixture of Gaussians, so that the ideal
-# denoiser, every conditional distribution and the exact samples are known in closed form, and nothing has to be
-# trained. All the rest is the library's own code, called as a video model calls it.
+# A video model consists of a denoiser, a process, steps and guidance. None of them depends on whether `x` is a video of
+# a million numbers or a point of two. Here it is a point from a mixture of Gaussians: the ideal denoiser, every
+# conditional distribution and exact samples are known in closed form, and nothing is trained. Everything else is the
+# library's code, called as for a video model.
 #
 # It takes a minute or two to run on a CPU, and an hour to read.
 #
-# The papers: **VDM**, *Video Diffusion Models* (Ho et al. 2022); **Snap**, *Snap Video* (Menapace et al. 2024), which
-# builds on **EDM** (Karras et al. 2022).
+# The papers are **VDM**, *Video Diffusion Models* (Ho et al. 2022), and **Snap**, *Snap Video* (Menapace et al. 2024),
+# which builds on **EDM** (Karras et al. 2022).
 
 # %%
 # @title Installation (on Colab only)
@@ -22,11 +22,11 @@ import sys
 from pathlib import Path
 
 repository = ''  # @param {type:"string"}
-# What pip installs from, such as git+https://HOST/OWNER/vdm_jax.
+# The source for pip, such as git+https://HOST/OWNER/vdm_jax.
 
 if 'google.colab' in sys.modules:
   if not repository:
-    raise ValueError('repository is empty: write above what pip is to install from.')
+    raise ValueError('repository is empty: enter the source for pip above.')
   is_tpu = any(Path('/dev').glob('accel*')) or any(Path('/dev/vfio').glob('*'))
   extra = '[cuda12]' if shutil.which('nvidia-smi') else '[tpu]' if is_tpu else ''
   package = f'vdm_jax{extra} @ {repository}'
@@ -49,27 +49,27 @@ device = jax.default_backend()
 print(f'jax {jax.__version__} on {device}')
 
 # %% tags=["parameters"]
-num_points = {'cpu': 4_000}.get(device, 40_000)  # samples of each experiment
-budgets = (5, 9, 17, 33, 65, 129)  # evaluations of the denoiser; odd, so that Heun can meet them
-reference_points = 2_049  # of the grid that stands for infinitely many steps
-num_steps = 128  # of the other experiments
+num_points = {'cpu': 4_000}.get(device, 40_000)  # samples per experiment
+budgets = (5, 9, 17, 33, 65, 129)  # evaluations of the denoiser; odd, as Heun needs
+reference_points = 2_049  # grid points that approximate infinitely many steps
+num_steps = 128  # grid points of the other experiments
 
 # %% [markdown]
-# ## 1. The data, and their ideal denoiser
+# ## 1. The data and their ideal denoiser
 #
-# Two crescents, each of six round Gaussians of standard deviation $s$: $x \sim \sum_k w_k\,\mathcal N(m_k, s^2 I)$. The
-# crescent is the *class* of a point, which will play the part of a caption.
+# The data are two crescents of six isotropic Gaussians each, with standard deviation $s$:
+# $x \sim \sum_k w_k\,\mathcal N(m_k, s^2 I)$. The crescent is the *class* of a point and takes the role of a caption.
 #
-# A diffusion model sees $z = \alpha x + \sigma \epsilon$ with $\epsilon \sim \mathcal N(0, I)$ and is trained by
-# squared error to say what $x$ was, so that at its best it says $\hat x(z) = \mathrm E[x \mid z]$. For a mixture this
-# is a softmax over the components:
+# A diffusion model gets $z = \alpha x + \sigma \epsilon$ with $\epsilon \sim \mathcal N(0, I)$ and is trained to
+# predict $x$ with a squared error. The optimal prediction is $\hat x(z) = \mathrm E[x \mid z]$. For a mixture this is a
+# softmax over the components:
 #
 # $$\hat x(z) = \sum_k r_k \Big(m_k + \frac{\alpha s^2}{\alpha^2 s^2 + \sigma^2}\,(z - \alpha m_k)\Big), \qquad
 # r_k \propto w_k\,\mathcal N(z;\ \alpha m_k,\ (\alpha^2 s^2 + \sigma^2) I).$$
 #
-# A `Denoiser` of the library is a function `(z, logsnr[b], cond, carry) -> (x_hat, carry)`. The only time is
-# $\lambda = \log(\alpha^2/\sigma^2)$, the log signal-to-noise ratio, `logsnr`. `cond` is what the model is conditioned
-# on, and `carry` is what a network hands to its next evaluation (Snap's FIT carries its latent tokens; ours carries
+# A `Denoiser` is a function `(z, logsnr[b], cond, carry) -> (x_hat, carry)`. Time is measured by the log
+# signal-to-noise ratio only: $\lambda = \log(\alpha^2/\sigma^2)$, `logsnr`. `cond` is the condition, and `carry` is
+# state that a network passes to its next evaluation (Snap's FIT passes its latent tokens; this denoiser passes
 # nothing).
 
 # %%
@@ -82,7 +82,7 @@ STD = 0.11
 
 
 def allowed(cond):
-  """0 for the components that a condition leaves, -inf for the others: `[b k]`."""
+  """Return 0 for the components that a condition allows, -inf for the others: `[b k]`."""
   if cond is None:
     return jnp.zeros(len(CLASSES))
   mine = jnp.asarray(CLASSES) == cond.label
@@ -90,7 +90,7 @@ def allowed(cond):
 
 
 def exact(process):
-  """The ideal denoiser of the data, given the class in `cond`, if there is one."""
+  """Return the ideal denoiser of the data, given the class in `cond` if there is one."""
 
   def denoiser(z, logsnr, cond, carry):
     alpha, sigma = (diffusion.expand_dims_like(coefficient(logsnr), z) for coefficient in process)  # [b 1]
@@ -104,7 +104,7 @@ def exact(process):
 
 
 def draw(rng, n, label=None):
-  """`n` exact samples of the data, or of one class, and their classes."""
+  """Return `n` exact samples of the data, or of one class, and their classes."""
   which_key, noise_key = jax.random.split(rng)
   logits = jnp.log(WEIGHTS) + (0.0 if label is None else jnp.where(label == CLASSES, 0.0, -jnp.inf))
   which = jax.random.categorical(which_key, logits, shape=(n,))
@@ -112,12 +112,12 @@ def draw(rng, n, label=None):
 
 
 class Plane(NamedTuple):
-  """A grid of points to draw densities on."""
+  """A grid of points to plot densities on."""
 
   side: np.ndarray = np.linspace(-1.4, 1.4, 141)
 
   def density(self, label=None):
-    """p(x), or p(x | class), `[141 141]`."""
+    """Return p(x), or p(x | class), `[141 141]`."""
     points = np.stack(np.meshgrid(self.side, self.side), -1)
     weights = WEIGHTS if label is None else np.where(label == CLASSES, 2 * WEIGHTS, 0)
     square = ((points[..., None, :] - MEANS) ** 2).sum(-1)
@@ -133,7 +133,7 @@ x, classes = draw(jax.random.key(0), num_points)
 figure, axis = plt.subplots(figsize=(3.6, 3.6))
 axis.scatter(*x[:1_500].T, s=2, c=np.where(classes[:1_500], 'tab:orange', 'tab:blue'))
 plane.contour(axis, plane.density(), colors='black')
-axis.set_title('exact samples and the density; colour: the class')
+axis.set_title('exact samples, colored by class, and the density')
 plt.show()
 
 # %% [markdown]
@@ -146,10 +146,10 @@ plt.show()
 # | `variance_preserving()` | $\sqrt{\mathrm{sigmoid}(\lambda)}$ | $\sqrt{\mathrm{sigmoid}(-\lambda)}$ | VDM section 2 |
 # | `input_scaled(sigma_in)` | $1/\sigma_{in}$ | $e^{-\lambda/2}/\sigma_{in}$ | Snap section 3.2; EDM: $\sigma_{in}=1$ |
 #
-# At the same $\lambda$ both hold the same information: one `z` is the other times a number. What Snap's $\sigma_{in}$
-# changes is *which* $\lambda$ are trained and sampled, since the noise $\sigma$ is drawn from a fixed distribution:
-# $\lambda = -2 \log(\sigma\,\sigma_{in})$. Large videos are redundant, and one noisy frame tells much about its
-# neighbours; so they need more noise before anything is hidden.
+# At the same $\lambda$ both contain the same information: one `z` is a multiple of the other. Snap's $\sigma_{in}$
+# changes *which* $\lambda$ are trained and sampled, because the noise $\sigma$ is drawn from a fixed distribution:
+# $\lambda = -2 \log(\sigma\,\sigma_{in})$. Large videos are redundant: a noisy frame reveals much about its neighbors,
+# so they need more noise to hide the same information.
 
 # %%
 PROCESSES = {
@@ -174,14 +174,14 @@ plt.show()
 vp, scaled = PROCESSES.values()
 level = jnp.full(len(x), -3.0)
 ratio = diffusion.diffuse(scaled, x, eps, level) / diffusion.diffuse(vp, x, eps, level)
-print(f'at logsnr -3 one z is the other times {float(ratio.min()):.6f} to {float(ratio.max()):.6f}')
+print(f'at logsnr -3 the ratio of the two z is {float(ratio.min()):.6f} to {float(ratio.max()):.6f}')
 
 # %% [markdown]
-# ### Which noise levels to train on, and which to sample at
+# ### Noise levels for training and sampling
 #
 # VDM draws $\lambda$ from the cosine schedule, $\lambda = -2 \log\tan(a u + b)$ with uniform $u$ (appendix A). EDM and
-# Snap draw $\log \sigma \sim \mathcal N(-1.2, 1.2^2)$ (EDM Table 1). To sample, a *grid* of levels is walked from noise
-# to data: `cosine_grid` takes uniform steps of $u$, `karras_grid` uniform steps of $\sigma^{1/7}$ (EDM Eq. 5).
+# Snap draw $\log \sigma \sim \mathcal N(-1.2, 1.2^2)$ (EDM Table 1). Sampling follows a *grid* of levels from noise
+# to data: `cosine_grid` is uniform in $u$, `karras_grid` in $\sigma^{1/7}$ (EDM Eq. 5).
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 2.8))
@@ -195,7 +195,7 @@ for name, sampler in samplers.items():
   drawn = sampler(jax.random.key(2), num_points)
   left.hist(np.asarray(drawn), bins=80, range=(-15, 15), density=True, histtype='step', label=name)
 left.legend()
-left.set(title='levels of training', xlabel='logsnr')
+left.set(title='training levels', xlabel='logsnr')
 grids = {
   'cosine': diffusion.cosine_grid(24),
   'karras, sigma_in 1': diffusion.karras_grid(24, sigma_min=0.002, sigma_max=80.0),
@@ -203,28 +203,28 @@ grids = {
 }
 for height, grid in enumerate(grids.values()):
   right.plot(np.asarray(grid), np.full(24, height), '|', markersize=16)
-right.set(title='24 levels to sample at', xlabel='logsnr', ylim=(-0.6, 2.6))
+right.set(title='sampling grids of 24 levels', xlabel='logsnr', ylim=(-0.6, 2.6))
 right.set_yticks(range(3), list(grids))
 figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# ## 3. Every parameterization, with every process
+# ## 3. Every parameterization with every process
 #
-# A network predicts some $F$, and one record of coefficients turns it into $\hat x$ and says what it is trained on:
+# A network predicts some $F$. A record of coefficients converts it to $\hat x$ and defines its training target:
 #
 # $$\hat x = \mathtt{skip}\,z + \mathtt{out}\,F(\mathtt{input}\,z), \qquad
 # F_{target} = \mathtt{target\_x}\,x + \mathtt{target\_eps}\,\epsilon, \qquad
 # \text{loss} = \mathtt{weight}\,|F - F_{target}|^2$$
 #
 # VDM predicts $\epsilon$ or $v = \alpha\epsilon - \sigma x$ (section 2). EDM's $F$ has unit variance at input and
-# output (Table 1). Snap's is derived in its appendix E (Eqs. 24 to 36), so that $\sigma_{in} = 1$ and unit-variance
-# data give $v$ again.
+# output (Table 1). Snap derives its parameterization in appendix E (Eqs. 24 to 36); for $\sigma_{in} = 1$ and
+# unit-variance data it equals $v$.
 #
-# The table has the coefficients at $\lambda = 2$. To check them, the ideal denoiser is turned inside out into the ideal
-# *network* of each row, which `precondition` turns back (column `error`). Then `denoising_loss` (VDM Eq. 2, Snap Eq. 3)
-# is measured with that network's output times 1/2, 1 and 3/2: the ideal network has the least loss of all, which is not
-# zero, since $x$ cannot be known from $z$.
+# The table shows the coefficients at $\lambda = 2$. As a check, the ideal denoiser is converted to the ideal *network*
+# of each row and back by `precondition` (column `error`). Then `denoising_loss` (VDM Eq. 2, Snap Eq. 3) is computed for
+# this network's output times 1/2, 1 and 3/2. The ideal network has the smallest loss. It is not zero, because $z$ does
+# not determine $x$.
 
 # %%
 PARAMETERIZATIONS = {
@@ -237,7 +237,7 @@ PARAMETERIZATIONS = {
 
 
 def ideal_network(process, parameterization, factor=1.0):
-  """What a perfectly trained network says, times `factor`: F = (x_hat - skip z) / out."""
+  """Return a perfectly trained network with its output times `factor`: F = (x_hat - skip z) / out."""
 
   def network(scaled_z, logsnr, cond, carry):
     c = parameterization(process.alpha(logsnr), process.sigma(logsnr))
@@ -249,7 +249,7 @@ def ideal_network(process, parameterization, factor=1.0):
 
 
 def check(process, parameterization):
-  """The coefficients at logsnr 2, the greatest error of x_hat over all levels, and three losses."""
+  """Return the coefficients at logsnr 2, the largest error of x_hat over all levels, and three losses."""
   logsnr = jnp.linspace(-8.0, 8.0, len(x))
   z = diffusion.diffuse(process, x, eps, logsnr)
   denoiser = diffusion.precondition(ideal_network(process, parameterization), process, parameterization)
@@ -287,23 +287,23 @@ for process_name, process in PROCESSES.items():
 # %% [markdown]
 # ## 4. Steps
 #
-# A `Step` takes $z_t$ to the less noisy $z_s$. With $r = e^{\lambda_t - \lambda_s}$:
+# A `Step` maps $z_t$ to the less noisy $z_s$. With $r = e^{\lambda_t - \lambda_s}$:
 #
-# * `ancestral(process, gamma)` draws from the reverse process (VDM Eqs. 3, 4). The mean is
+# * `ancestral(process, gamma)` samples the reverse process (VDM Eqs. 3, 4). The mean is
 #   $r \frac{\alpha_s}{\alpha_t} z_t + (1-r)\,\alpha_s \hat x$ and the variance
 #   $\tilde\sigma_{s\mid t}^{2(1-\gamma)} \sigma_{t\mid s}^{2\gamma}$, between that of $q(z_s|z_t,x)$ and that of
 #   $q(z_t|z_s)$.
 # * `ddim(process)` is $\alpha_s \hat x + \sigma_s \hat\epsilon$, where
 #   $\hat\epsilon = (z_t - \alpha_t \hat x)/\sigma_t$ (Song et al. 2021, $\eta = 0$).
-# * `heun(process, churn)` is a trapezoid in $z/\alpha$ against $\sigma/\alpha$, from two evaluations (EDM Algorithms 1
-#   and 2; Snap section 3.2).
-# * `langevin_corrected(step, process, delta)` goes on from another step's $z_s$ to
+# * `heun(process, churn)` is the trapezoidal rule for $z/\alpha$ as a function of $\sigma/\alpha$, with two evaluations
+#   (EDM Algorithms 1 and 2; Snap section 3.2).
+# * `langevin_corrected(step, process, delta)` moves another step's $z_s$ to
 #   $z_s - \frac{\delta}{2} \sigma_s \hat\epsilon + \sqrt{\delta}\,\sigma_s \epsilon'$ at the same level (VDM Eq. 5).
-# * `redraw(step, process, observed, mask)` draws the observed part anew from $q(z_s \mid x)$ after another step (VDM
+# * `redraw(step, process, observed, mask)` redraws the observed part from $q(z_s \mid x)$ after another step (VDM
 #   section 3.1).
 #
-# `sample` walks a grid with one of them and denoises once at its end. Below, its parts `begin` and `advance` give the
-# way of sixteen points.
+# `sample` applies a step along a grid and denoises once at the end. Below, its parts `begin` and `advance` give the
+# trajectories of sixteen points.
 
 # %%
 STEPS = {
@@ -315,12 +315,12 @@ STEPS = {
 
 
 def noise(process, grid, n, seed=4):
-  """Where sampling starts: sigma at the first level, times unit noise."""
+  """Return the start of sampling: sigma at the first level times unit noise."""
   return process.sigma(grid[0]) * jax.random.normal(jax.random.key(seed), (n, 2))
 
 
 def trajectory(step, grid, z):
-  """z at every level of the grid, `[N b 2]`."""
+  """Return z at every level of the grid, `[N b 2]`."""
   state = sampling.begin(exact(vp), step, grid, z, None)
   one = jax.jit(lambda state, i: sampling.advance(exact(vp), step, grid, state, jax.random.key(5), None, i, i + 1))
   path = [state[0]]
@@ -342,10 +342,10 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# The deterministic steps follow smooth curves, from the same noise to the same point. The others reach *some* point of
-# the right distribution.
+# The deterministic steps follow smooth curves from the same noise to the same point. The others end at *some* point of
+# the correct distribution.
 #
-# The steps do not depend on the process either: the same noise gives the same samples.
+# Samples do not depend on the process: the same noise gives the same samples.
 
 # %%
 grid = diffusion.cosine_grid(num_steps, logsnr_min=-12.0, logsnr_max=12.0)
@@ -355,25 +355,25 @@ for name, make in {'ancestral': sampling.ancestral, 'ddim': sampling.ddim, 'heun
     for p in PROCESSES.values()
   )
   median = np.median(np.linalg.norm(first - second, axis=-1))
-  print(f'{name:<10} median distance of the samples of the two processes: {median:.0e}')
+  print(f'{name:<10} median distance between samples of the two processes: {median:.0e}')
 
 # %% [markdown]
 # ## 5. How many evaluations?
 #
-# What costs time is evaluating the denoiser. A grid of N points needs N evaluations; 2N - 1 with Heun, and N - 1 more
-# with Langevin correction.
+# Evaluations of the denoiser dominate the cost. A grid of N points needs N evaluations, 2N - 1 with Heun, and N - 1
+# more with Langevin correction.
 #
-# On the left the deterministic steps: each point's distance to where infinitely many steps would have brought it. On
-# logarithmic axes a method of order $p$ is a line of slope $-p$: halving the steps of DDIM doubles its error, Heun's
-# grows fourfold. On the right all steps: the sliced Wasserstein distance of their samples to exact ones. Below the
-# dashed line, the distance between two sets of exact samples, nothing more can be told.
+# The left plot shows the deterministic steps: the distance of each point to its limit for infinitely many steps. On
+# logarithmic axes a method of order $p$ is a line of slope $-p$: with half the steps, DDIM's error doubles and Heun's
+# quadruples. The right plot shows the sliced Wasserstein distance between samples of all steps and exact samples. The
+# dashed line is the distance between two sets of exact samples, below which differences are not measurable.
 
 # %%
-PER_STEP = {'ancestral': 1, 'ddim': 1, 'heun': 2, 'langevin corrected': 2}  # evaluations; and one at the end
+PER_STEP = {'ancestral': 1, 'ddim': 1, 'heun': 2, 'langevin corrected': 2}  # evaluations, plus one at the end
 
 
 def sampler(step):
-  """A function of the number of points of the grid, compiled once: the grid is padded, its length an argument."""
+  """Return a function of the number of grid points. It compiles once: the grid is padded, its length an argument."""
 
   @jax.jit
   def run(grid, steps):
@@ -389,7 +389,7 @@ def sampler(step):
 
 
 def sliced_wasserstein(a, b):
-  """The root mean square distance of sorted projections onto 32 directions."""
+  """Return the root mean square distance of sorted projections onto 32 directions."""
   angle = np.pi * np.arange(32) / 32
   directions = np.stack([np.cos(angle), np.sin(angle)])
   return np.sqrt(np.mean((np.sort(a @ directions, axis=0) - np.sort(b @ directions, axis=0)) ** 2))
@@ -408,8 +408,8 @@ for name, sample in samplers.items():
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
 for name, errors in distance.items():
   order = -np.polyfit(np.log(budgets[-3:]), np.log(errors[-3:]), 1)[0]
-  left.loglog(budgets, errors, 'o-', label=f'{name}: order {order:.1f} from the last three')
-left.set(title='distance to the limit, median over the points', xlabel='evaluations')
+  left.loglog(budgets, errors, 'o-', label=f'{name}: order {order:.1f} over the last three')
+left.set(title='median distance to the limit', xlabel='evaluations')
 for name, errors in deviation.items():
   right.loglog(budgets, errors, 'o-', label=name)
 right.axhline(sliced_wasserstein(exact_x, other_x), linestyle='--', color='grey', label='two sets of exact samples')
@@ -422,11 +422,12 @@ plt.show()
 # %% [markdown]
 # ## 6. Guidance towards a condition
 #
-# *Classifier-free guidance* (VDM Eq. 6) overshoots from what the model expects without the condition to what it expects
-# with it: $\tilde x(z, c) = (1 + w)\,\hat x(z, c) - w\,\hat x(z)$. A weight of 0 is none; VDM's tables print $1 + w$.
-# As a *score* it belongs to $p(z|c)\,p(c|z)^w$ at every noise level. The contours show $p(x|c)\,p(c|x)^w$, and the
-# samples do not quite follow it: the noisy densities of one level are not the diffused ones of another, and so guided
-# sampling has no density that can be written down. It moves samples away from the other class and gathers them.
+# *Classifier-free guidance* (VDM Eq. 6) extrapolates from the unconditional to the conditional prediction:
+# $\tilde x(z, c) = (1 + w)\,\hat x(z, c) - w\,\hat x(z)$. A weight of 0 disables it; VDM's tables print $1 + w$. It is
+# the *score* of $p(z|c)\,p(c|z)^w$ at every noise level. The contours show $p(x|c)\,p(c|x)^w$, which the samples follow
+# only approximately: the tilted densities of different levels are not diffused versions of each other, so the
+# distribution of guided samples has no closed form. Guidance moves samples away from the other class and concentrates
+# them.
 
 # %%
 CLASS = Conditioning(label=jnp.zeros((num_points, 1), jnp.int32))
@@ -438,13 +439,13 @@ def null(cond):
 
 
 @jax.jit
-def guided(weight):  # an argument, so that another weight compiles nothing
+def guided(weight):  # an argument, so that other weights need no compilation
   denoiser = sampling.classifier_free(exact(vp), null, weight)
   return sampling.sample(denoiser, sampling.ddim(vp), grid, noise(vp, grid, num_points), jax.random.key(9), CLASS)
 
 
 def probability_of_class(x):
-  """p(class 0 | x) of each sample: how sure an ideal classifier is."""
+  """Return p(class 0 | x) of each sample, the confidence of an ideal classifier."""
   square = ((x[:, None] - MEANS) ** 2).sum(-1) / (2 * STD**2)
   parts = np.exp(square.min(1, keepdims=True) - square)
   return parts[:, CLASSES == 0].sum(1) / parts.sum(1)
@@ -461,7 +462,7 @@ def describe(name, x):
 weights = (0.0, 1.0, 3.0, 8.0)
 density, class_density = plane.density(), plane.density(0)
 figure, axes = plt.subplots(1, len(weights), figsize=(12, 3.2))
-print(f'{"":<34}{"p(class)":>12}{"spread":>12}{"outside of [-1, 1]":>24}')
+print(f'{"":<34}{"p(class)":>12}{"spread":>12}{"outside [-1, 1]":>24}')
 for axis, weight in zip(axes, weights, strict=True):
   samples = guided(jnp.float32(weight))
   describe(f'guidance weight {weight:g}', samples)
@@ -473,25 +474,25 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# The price of a large weight: less spread, and samples outside of the range of the data. Three remedies:
+# A large weight reduces the spread and moves samples out of the range of the data. Three remedies:
 #
-# * `oscillating` weights (Imagen Video, used by Snap in section 3.6): high at first, then in turns with a low one;
-# * `clip`: $\hat x$ is cut to [-1, 1] at every step, which VDM's authors do;
-# * `dynamic_threshold` (Imagen): cut to the value of a percentile of $|\hat x|$, and divided by it. Of only two numbers
-#   the percentile is nearly the larger, so here it shrinks what leaves the range towards the middle; a video has enough
-#   numbers for a real percentile.
+# * `oscillating` weights (Imagen Video, used by Snap in section 3.6): high at first, then alternating with a low one;
+# * `clip`: $\hat x$ is clipped to [-1, 1] at every step, as VDM's authors do;
+# * `dynamic_threshold` (Imagen): $\hat x$ is clipped to a percentile of $|\hat x|$ and divided by it. With only two
+#   numbers the percentile is nearly the larger one, so here it scales points outside the range towards the center; a
+#   video has enough numbers for a meaningful percentile.
 
 # %%
 strong = sampling.classifier_free(exact(vp), null, 8.0)
-in_turns = sampling.oscillating(grid, 8.0, 0.0, num_steps // 4)
+alternating = sampling.oscillating(grid, 8.0, 0.0, num_steps // 4)
 remedies = {
   'w = 8': strong,
-  'oscillating: 8 and 0': sampling.classifier_free(exact(vp), null, in_turns),
+  'oscillating: 8 and 0': sampling.classifier_free(exact(vp), null, alternating),
   'w = 8, clip': sampling.clip(strong),
   'w = 8, dynamic threshold': sampling.dynamic_threshold(strong, 99.5),
 }
 figure, axes = plt.subplots(1, len(remedies), figsize=(12, 3.2))
-print(f'{"":<34}{"p(class)":>12}{"spread":>12}{"outside of [-1, 1]":>24}')
+print(f'{"":<34}{"p(class)":>12}{"spread":>12}{"outside [-1, 1]":>24}')
 for axis, (name, denoiser) in zip(axes, remedies.items(), strict=True):
   z = noise(vp, grid, num_points)
   samples = sampling.sample(denoiser, sampling.ddim(vp), grid, z, jax.random.key(9), CLASS)
@@ -504,20 +505,20 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# ## 7. Guidance towards what is known of the sample
+# ## 7. Guidance towards observations
 #
-# The model above was never told a coordinate. Can it fill in one, given the other? For a video: frames from frames,
-# without training for it (VDM section 3.1). Here $x_2 = 0.1$ is given and $x_1$ is wanted, whose exact distribution is
-# a mixture again.
+# The model above is not conditioned on coordinates. Can it fill in one given the other? For videos: frames given other
+# frames, without training for it (VDM section 3.1). Here $x_2 = 0.1$ is given and $x_1$ is unknown; its exact
+# distribution is a mixture again.
 #
-# * `replacement`: at every step the known part of $\hat x$ is put in place. Nothing tells the unknown part that it
-#   should agree with it; only the joint denoiser, which sees the known part under noise.
-# * `redraw`: the paper's first form, in which the known part of $z$ is drawn again after each step.
+# * `replacement`: at every step the known part of $\hat x$ is replaced by its value. The unknown part is informed only
+#   by the joint denoiser, which gets the known part with noise.
+# * `redraw`: the paper's first variant, in which the known part of $z$ is redrawn after each step.
 # * `reconstruction` (VDM Eq. 7): $\tilde x = \hat x - \frac{w_r \alpha}{2} \nabla_z |x^a - \hat x^a(z)|^2$, so that the
-#   unknown part moves to where the known part would be predicted right. Replacement goes outside of it.
+#   unknown part moves to where the known part is predicted correctly. Replacement is applied after it.
 #
-# `langevin_corrected` adds a step of Langevin dynamics at each noise level (VDM Eq. 5, $\delta = 0.1$). The figure of
-# each is the Wasserstein distance of the samples of $x_1$ to exact ones.
+# `langevin_corrected` adds a step of Langevin dynamics at each noise level (VDM Eq. 5, $\delta = 0.1$). The table shows
+# the Wasserstein distance between samples of $x_1$ and exact samples.
 
 # %%
 GIVEN = 0.1
@@ -526,13 +527,13 @@ RECONSTRUCTION = (1.0, 2.0, 4.0, 16.0)
 
 
 def conditional_of(means, given, observed_std, std):
-  """`(weights, means, std)` of a wanted coordinate given another, which are independent within a component."""
+  """Return `(weights, means, std)` of a coordinate given another that is independent of it within each component."""
   weight = WEIGHTS * np.exp(-((means[:, 1] - given) ** 2) / (2 * observed_std**2))
   return weight / weight.sum(), means[:, 0], std
 
 
 def wasserstein(samples, mixture):
-  """The mean distance of sorted samples to as many of the exact distribution."""
+  """Return the mean distance of sorted samples to as many sorted exact samples."""
   weights, means, std = mixture
   rng = np.random.default_rng(0)
   drawn = means[rng.choice(len(weights), len(samples), p=weights)] + std * rng.normal(size=len(samples))
@@ -553,15 +554,15 @@ def reconstructed(weight):
   return sampling.replacement(denoiser, OBSERVED, MASK)
 
 
-def fill_in(make_denoiser, hold, langevin):
-  """A compiled function of the guidance weight, which gives samples `[b 2]`."""
-  step = hold(sampling.ancestral(vp))
-  step = hold(sampling.langevin_corrected(step, vp, delta=0.1)) if langevin else step
+def fill_in(make_denoiser, wrap, langevin):
+  """Return a compiled function from the guidance weight to samples `[b 2]`."""
+  step = wrap(sampling.ancestral(vp))
+  step = wrap(sampling.langevin_corrected(step, vp, delta=0.1)) if langevin else step
   z = noise(vp, grid, num_points)
   return jax.jit(lambda weight: sampling.sample(make_denoiser(weight), step, grid, z, jax.random.key(10), None))
 
 
-def as_it_is(step):
+def unchanged(step):
   return step
 
 
@@ -570,24 +571,24 @@ def redrawn(step):
 
 
 methods = {
-  'nothing': (lambda weight: exact(vp), as_it_is, (0.0,)),
-  'replacement': (replaced, as_it_is, (0.0,)),
+  'nothing': (lambda weight: exact(vp), unchanged, (0.0,)),
+  'replacement': (replaced, unchanged, (0.0,)),
   'redraw': (lambda weight: exact(vp), redrawn, (0.0,)),
-  'reconstruction': (reconstructed, as_it_is, RECONSTRUCTION),
+  'reconstruction': (reconstructed, unchanged, RECONSTRUCTION),
 }
 mixture = conditional_of(MEANS, GIVEN, STD, STD)
 line = np.linspace(-1.4, 1.4, 281)
 shown = {}
 print(f'{"":<28}{"plain":>10}{"Langevin":>10}')
-for name, (make_denoiser, hold, tried) in methods.items():
-  runs = [fill_in(make_denoiser, hold, langevin) for langevin in (False, True)]
+for name, (make_denoiser, wrap, tried) in methods.items():
+  runs = [fill_in(make_denoiser, wrap, langevin) for langevin in (False, True)]
   for weight in tried:
     title = f'{name}, w = {weight:g}' if weight else name
     plain, corrected = (np.asarray(run(jnp.float32(weight)))[:, 0] for run in runs)
     print(f'{title:<28}{wasserstein(plain, mixture):>10.4f}{wasserstein(corrected, mixture):>10.4f}')
     shown[title] = corrected
-wanted = np.random.default_rng(1)
-drawn = mixture[1][wanted.choice(12, num_points, p=mixture[0])] + STD * wanted.normal(size=num_points)
+rng = np.random.default_rng(1)
+drawn = mixture[1][rng.choice(12, num_points, p=mixture[0])] + STD * rng.normal(size=num_points)
 print(f'{"other exact samples":<28}{wasserstein(drawn, mixture):>10.4f}')
 
 titles = ['nothing', 'replacement', 'redraw', *(f'reconstruction, w = {weight:g}' for weight in RECONSTRUCTION[::2])]
@@ -600,18 +601,17 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# A weight of 1 to 4 brings the samples nearer to the truth than either form of replacement; one of 16 is too much of
-# it.
+# Weights of 1 to 4 bring the samples closer to the exact distribution than either form of replacement; 16 is too much.
 #
-# ### Something measured of the sample
+# ### Other measurements
 #
-# Eq. 8 allows any differentiable measurement: VDM guides by the error of the *downsampled* video, and so makes a small
-# video large. The smallest such case: of two pixels their mean is known, $\frac{x_1 + x_2}{2} = 0.1$. Wanted is their
-# difference, and the mean should come out right as well.
+# Eq. 8 allows any differentiable measurement: VDM guides by the error of the *downsampled* video to upsample a small
+# video. The smallest such case: the mean of two pixels is known, $\frac{x_1 + x_2}{2} = 0.1$, and their difference is
+# unknown. The samples should also have the given mean.
 #
-# Nothing is put in place here, so that the weight alone has to bring the mean about. In the last steps, where
-# $\hat x \approx z / \alpha$, a mean of $n$ numbers keeps $1 - w_r / n$ of its error: none at $w_r = n = 2$, and above
-# $2n$ it grows from step to step. (For a video made smaller by $f$ in height and width, $n = f^2$.)
+# Nothing is replaced here, so only the weight enforces the mean. In the last steps, where $\hat x \approx z / \alpha$,
+# a mean of $n$ numbers keeps $1 - w_r / n$ of its error: none at $w_r = n = 2$, and above $2n$ it grows from step to
+# step. (For a video downsampled by $f$ in height and width, $n = f^2$.)
 
 # %%
 MEAN = 0.1
@@ -623,9 +623,9 @@ def super_resolved(weight):
 
 sums = np.stack([MEANS[:, 0] - MEANS[:, 1], MEANS.mean(-1)], -1)
 mixture = conditional_of(sums, MEAN, STD / np.sqrt(2), STD * np.sqrt(2))
-run = fill_in(super_resolved, as_it_is, langevin=True)
+run = fill_in(super_resolved, unchanged, langevin=True)
 figure, axes = plt.subplots(1, 4, figsize=(12, 3.2))
-print(f'{"":<20}{"difference: distance to exact":>32}{"mean: root mean square error":>32}')
+print(f'{"":<20}{"difference: distance to exact":>32}{"mean: RMS error":>32}')
 for axis, weight in zip(axes, (0.0, 1.0, 2.0, 6.0), strict=True):
   samples = np.asarray(run(jnp.float32(weight)))
   error = np.sqrt(np.mean((samples.mean(-1) - MEAN) ** 2))
@@ -640,11 +640,12 @@ plt.show()
 # %% [markdown]
 # ## 8. From here to videos
 #
-# Put a network in place of `exact(process)`, and `[b t h w c]` in place of `[b 2]`; every line above stays as it is:
+# With a network instead of `exact(process)` and shape `[b t h w c]` instead of `[b 2]`, every line above stays the
+# same:
 #
 # ```python
 # model, params = vdm_jax.load('runs/digits')
 # denoiser = model.denoiser(params)          # precondition(network, model.process, model.parameterization)
 # ```
 #
-# `sample_t2v.ipynb` does so with the models of the package, `train_your_own.ipynb` trains one on your clips.
+# `sample_t2v.ipynb` does this with the shipped models; `train_your_own.ipynb` trains a model on your clips.

@@ -1,16 +1,16 @@
-"""The source of train_your_own.ipynb: `python launch/colab/execute.py train_your_own` writes and runs it."""
+"""Source of train_your_own.ipynb, which `python launch/colab/execute.py train_your_own` writes and runs."""
 # ruff: noqa: E402
 
 # %% [markdown]
 # # From a zip of videos to a model of them
 #
-# Give a zip file of mp4 files, with captions or without, and train a small video diffusion model: look at the clips,
-# convert them, train, sample. Without a zip file the notebook draws some clips itself: coloured shapes that move.
+# Train a small video diffusion model on a zip file of mp4 files, with or without captions: inspect the clips, convert
+# them, train, sample. Without a zip file the notebook draws clips of moving colored shapes.
 #
-# On a CPU it takes five to ten minutes for a toy of 8 frames of 16x16 pixels, enough to see everything work; on a GPU
-# or TPU hours, for 16 frames of 64x64.
+# On a CPU it takes five to ten minutes for a toy model of 8 frames of 16x16 pixels, enough to see every step; on a GPU
+# or TPU it takes hours for 16 frames of 64x64.
 #
-# A caption is a text file beside its clip, `cat.mp4` and `cat.txt`. Nine clips in ten are trained on, one is held out.
+# The caption of `cat.mp4` is the text file `cat.txt` beside it. Nine of ten clips are for training, one is held out.
 
 # %%
 # @title Installation (on Colab only)
@@ -20,11 +20,11 @@ import sys
 from pathlib import Path
 
 repository = ''  # @param {type:"string"}
-# What pip installs from, such as git+https://HOST/OWNER/vdm_jax.
+# The source for pip, such as git+https://HOST/OWNER/vdm_jax.
 
 if 'google.colab' in sys.modules:
   if not repository:
-    raise ValueError('repository is empty: write above what pip is to install from.')
+    raise ValueError('repository is empty: enter the source for pip above.')
   is_tpu = any(Path('/dev').glob('accel*')) or any(Path('/dev/vfio').glob('*'))
   extra = '[cuda12]' if shutil.which('nvidia-smi') else '[tpu]' if is_tpu else ''
   package = f'vdm_jax{extra} @ {repository}'
@@ -54,7 +54,7 @@ print(f'jax {jax.__version__} on {device}')
 
 
 def show(videos, captions, frame_rate=8, side=96):
-  """Videos `[n t h w c]` in [-1, 1] as GIFs inside one piece of HTML, each with its caption."""
+  """Display videos `[n t h w c]` in [-1, 1] as GIFs embedded in HTML, each with its caption."""
   cells = []
   for video, caption in zip(videos, captions, strict=True):
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +72,7 @@ def show(videos, captions, frame_rate=8, side=96):
 # %%
 # @title Your clips
 zip_file = ''  # @param {type:"string"}
-# Where the zip file lies, such as /content/clips.zip after an upload; empty: clips are drawn.
+# Path of the zip file, such as /content/clips.zip after an upload; empty: clips are drawn.
 
 # %% tags=["parameters"]
 SMALL = {
@@ -119,8 +119,8 @@ size = {'cpu': SMALL}.get(device, LARGE)
 # %% [markdown]
 # ## Clips
 #
-# A zip file is unpacked. Else 96 clips are drawn: two shapes, three colours, four directions, each with its caption,
-# and zipped.
+# The zip file is unpacked. Without one, 96 clips are drawn (two shapes, three colors, four directions), captioned and
+# zipped.
 
 # %%
 SHAPES, COLORS = ('square', 'disc'), {'red': (230, 60, 50), 'green': (60, 200, 80), 'blue': (70, 90, 240)}
@@ -128,7 +128,7 @@ DIRECTIONS = {'left': (0, -1), 'right': (0, 1), 'up': (-1, 0), 'down': (1, 0)}
 
 
 def draw_clip(shape, color, direction, rng, side=32, frames=12):
-  """uint8 [t h w 3]: a shape that crosses the middle of the picture."""
+  """Return a clip of a shape that crosses the center, uint8 [t h w 3]."""
   rows, columns = np.mgrid[:side, :side]
   step, shift = np.array(DIRECTIONS[direction]), rng.integers(-1, 2, 2)
   clip = np.zeros((frames, side, side, 3), np.uint8)
@@ -152,9 +152,9 @@ with zipfile.ZipFile(zip_file) as archive:
   archive.extractall('clips')
 
 # %% [markdown]
-# ## What is in them, and can training start?
+# ## Inspection
 #
-# The same as `python -m vdm_jax.data inspect clips`. Every clip is opened, and its first and last window decoded.
+# The same as `python -m vdm_jax.data inspect clips`: every clip is opened, and its first and last window are decoded.
 
 # %%
 found, sheet = inspect('clips', num_frames=size['frames'])
@@ -167,10 +167,10 @@ plt.axis('off')
 plt.show()
 
 # %% [markdown]
-# ## Converted once, read often
+# ## Conversion
 #
-# Scaled, cut and written as ArrayRecord shards (`python -m vdm_jax.data convert`). Training on them is the same as on
-# the files, to the bit, and faster.
+# The clips are resized, cropped and written as ArrayRecord shards (`python -m vdm_jax.data convert`). Training on them
+# is faster than on the files, and the same to the bit.
 
 # %%
 converted = f'clips_{size["side"]}'
@@ -180,9 +180,9 @@ data.convert(source, converted, size=(size['side'], size['side']))
 # %% [markdown]
 # ## The configuration
 #
-# `configuration.default()` has every key; what differs is set here. The network is VDM's factorized U-Net, and each
-# video comes with independent pictures on which attention over time is switched off: joint image-video training (VDM
-# section 3.2).
+# `configuration.default()` has every key; this cell sets those that differ. The network is VDM's factorized U-Net. For
+# joint image-video training (VDM section 3.2), independent images without temporal attention are appended to each
+# video.
 
 # %%
 words = [len(caption.split()) for caption in found.captions if caption]
@@ -216,8 +216,8 @@ config.sampling.update(num_steps=32, guidance_weight=1.0 if words else 0.0)
 # %% [markdown]
 # ## Training
 #
-# The stop button saves; running the cell again goes on from there. Checkpoints and `metrics.jsonl` lie in `runs/mine`;
-# on Colab, copy the folder to a drive to keep it.
+# The stop button saves a checkpoint; running the cell again resumes. Checkpoints and `metrics.jsonl` are in
+# `runs/mine`; on Colab, copy the folder to a drive to keep it.
 
 # %%
 status = jobs.train(config, 'runs/mine')
@@ -232,7 +232,7 @@ plt.show()
 # %% [markdown]
 # ## Sampling
 #
-# Held-out prompts above, yours below. The network is the exponential moving average of the trained one.
+# Without a prompt, captions of the data are sampled. Sampling uses the exponential moving average of the parameters.
 
 # %%
 # @title Prompt
@@ -248,5 +248,5 @@ else:
   show(generate(params, count=12, seed=0), [''] * 12)
 
 # %% [markdown]
-# From the command line, also long videos, interpolation and super-resolution:
+# The command line also generates long videos, interpolates and upsamples:
 # `python -m vdm_jax.main --mode=sample --workdir=runs/mine --out=out`.

@@ -1,4 +1,4 @@
-"""The grids of the README ask what their models know, and some of it they were never trained on."""
+"""The grids of the README use known words, and combinations that were never trained on."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def test_every_word_of_a_prompt_is_known(name):
   assert set(' '.join(prompts).split()) <= set(words)
 
 
-def test_a_grid_of_scenes_asks_for_combinations_that_were_withheld():
+def test_the_grid_of_scenes_has_withheld_combinations():
   unseen = [any(map(withheld, parse_caption(prompt))) for prompt in sample_grid.prompts('scenes_upsampler')]
   assert 4 <= sum(unseen) < len(unseen)

@@ -1,4 +1,4 @@
-"""The benchmark of Snap's networks: its arithmetic in closed form, and the real training step measured at toy size."""
+"""The benchmark of Snap's networks: its arithmetic in closed form, and the real training step at toy size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TINY = [
 ]
 
 
-def test_a_configuration_is_read_with_its_variant_and_changes():
+def test_a_configuration_is_loaded_with_variant_and_overrides():
   config = train_step.load('configs/snap_ablation.py:iii', TINY)
   assert config.model.sigma_in == 2.0 and config.model.group_size == (2, 1, 1) and config.model.remat == 'none'
   assert (config.model.height, config.data.text) == (8, 't5-11b')
@@ -43,7 +43,7 @@ def test_the_real_step_is_measured():
   params = jax.eval_shape(model.init, jax.random.key(0))
   assert result['parameters'] == sum(leaf.size for leaf in jax.tree.leaves(params))
   assert result['batch'] == 2 and result['train_step_ms_per_video'] > 0 and result['evaluation_ms_per_video'] > 0
-  assert result['train_step_mfu'] is None, 'a CPU has no figure in the table'
+  assert result['train_step_mfu'] is None, 'the table of peaks has no CPU'
   batch = train_step.random_batch(model, config, 3)
   flops = evaluation_flops(model, params, batch)
   assert result['evaluation_flops'] == flops / 3, 'work is per video'
@@ -53,8 +53,8 @@ def test_the_real_step_is_measured():
   ('name', 'tera'),
   [('fit_500m', 0.702), ('fit_3b9', 6.433), ('fit_3b9_upsampler', 28.52), ('unet_85m', 0.691), ('unet_284m', 1.863)],
 )
-def test_the_papers_networks_need_the_flops_of_their_cards(name, tera):
-  """Forward TFLOP per video, from the layers' sizes by hand (the U-Nets' without relative positions)."""
+def test_forward_flops_are_those_of_the_model_cards(name, tera):
+  """TFLOP per video, computed from the layers' sizes (for the U-Nets without relative positions)."""
   config = train_step.load(f'configs/snap_{name}.py', [])
   model = build_model(config)
   batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, train_step.random_batch(model, config, 1)))
@@ -63,7 +63,7 @@ def test_the_papers_networks_need_the_flops_of_their_cards(name, tera):
   assert flops == pytest.approx(tera * 1e12, rel=0.01)
 
 
-def test_utilisation_counts_three_evaluations_and_the_self_conditioned_share():
+def test_utilization_counts_three_evaluations_and_the_self_conditioned_share():
   seconds = {'train_step': 2.0, 'evaluation': 0.5}
   found = train_step.rates(seconds, size=4, flops=8e12, self_condition_rate=0.9, peak=100e12)
   assert found == {
@@ -81,19 +81,19 @@ def results(times):
 @pytest.mark.parametrize(
   ('times', 'tried', 'best'),
   [
-    ({1: 9.0, 2: 5.0, 4: 3.0}, 3, 4),  # memory ends
+    ({1: 9.0, 2: 5.0, 4: 3.0}, 3, 4),  # out of memory
     ({1: 9.0, 2: 5.0, 4: 4.99, 8: 1.0}, 3, 4),  # no longer faster
     ({1: 9.0, 2: 5.0, 4: 7.0, 8: 1.0}, 3, 2),  # slower again
-    ({1: 9.0, 2: 5.0, 4: 3.0, 8: 2.0, 16: 1.0}, 4, 8),  # the last batch allowed
+    ({1: 9.0, 2: 5.0, 4: 3.0, 8: 2.0, 16: 1.0}, 4, 8),  # the last batch size
     ({}, 0, None),
   ],
 )
-def test_the_batch_doubles_while_it_pays(times, tried, best):
+def test_the_batch_doubles_while_the_rate_grows(times, tried, best):
   found = train_step.best_batch(results(times), 1, last=8)
   assert len(found) == tried and (found[-1]['batch'] if found else None) == best
 
 
-def test_the_papers_ratio_stands_beside_ours():
+def test_the_papers_ratio_is_reported_with_ours():
   times = {'train_step_ms_per_video': 2.0, 'evaluation_ms_per_video': 1.0}
   slower = {'train_step_ms_per_video': 6.0, 'evaluation_ms_per_video': 5.0}
   found = train_step.ratios({'snap_fit_500m': [slower, times], 'snap_unet_284m': [slower]})
@@ -102,7 +102,7 @@ def test_the_papers_ratio_stands_beside_ours():
   assert train_step.ratios({'snap_fit_500m': [times], 'snap_unet_284m': []}) == {}
 
 
-def test_only_exhausted_memory_is_a_result(monkeypatch):
+def test_only_running_out_of_memory_is_a_result(monkeypatch):
   class Done:
     returncode, stdout = 1, ''
 
@@ -110,7 +110,7 @@ def test_only_exhausted_memory_is_a_result(monkeypatch):
     Done.stderr = message
     monkeypatch.setattr(train_step.subprocess, 'run', lambda *args, **kwargs: Done)
     if expected is None:
-      assert train_step.run_apart('configs/x.py', 1, []) is None
+      assert train_step.measure_in_process('configs/x.py', 1, []) is None
     else:
       with pytest.raises(RuntimeError, match='KeyError'):
-        train_step.run_apart('configs/x.py', 1, [])
+        train_step.measure_in_process('configs/x.py', 1, [])

@@ -1,4 +1,4 @@
-"""The notebooks are what their sources say and were run to the end; their code runs, at sizes that show nothing."""
+"""Notebooks match their sources and were run completely; their code runs at tiny sizes."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ TINY_UNET = {
   'embedding_layers': 1,
   'norm_groups': 2,
 }
-# What the cell tagged `parameters` is followed by, in place of the sizes that it chose.
+# Values that replace those of the cell tagged `parameters`.
 SIZES = {
   'toy_2d': {'num_points': 200, 'budgets': (17, 33, 65), 'reference_points': 513, 'num_steps': 8},
   'sample_t2v': {
     'per_prompt': 1,
-    'judged': 4,
+    'evaluated': 4,
     'long_frames': 6,
     'changes': {'num_steps': 2},
     'methods': ('reconstruction',),
@@ -73,7 +73,7 @@ def stored(name: str) -> dict[str, Any]:
 
 
 def texts(output: dict[str, Any]) -> str:
-  """All that an output says in words; embedded files are left out."""
+  """The text of an output, without embedded files."""
   parts = [output.get('text', ''), *(v for k, v in output.get('data', {}).items() if k.startswith('text/'))]
   return re.sub(r'base64,[A-Za-z0-9+/=]*', '', '\n'.join(parts))
 
@@ -83,8 +83,8 @@ def test_every_notebook_has_its_source():
 
 
 @pytest.mark.parametrize('name', execute.NAMES)
-def test_a_notebook_is_its_source(name):
-  """Else `python launch/colab/execute.py NAME` was not run after an edit, or the notebook was edited itself."""
+def test_a_notebook_matches_its_source(name):
+  """If not, `python launch/colab/execute.py NAME` was not run after an edit, or the notebook itself was edited."""
   compared = ('cell_type', 'id', 'metadata', 'source')
   built = execute.notebook(source_cells(name))['cells']
   assert [[cell[key] for key in compared] for cell in stored(name)['cells']] == [
@@ -93,19 +93,19 @@ def test_a_notebook_is_its_source(name):
 
 
 @pytest.mark.parametrize('name', execute.NAMES)
-def test_outputs_are_those_of_one_whole_run(name):
+def test_outputs_are_those_of_one_complete_run(name):
   code = [cell for cell in stored(name)['cells'] if cell['cell_type'] == 'code']
   assert [cell['execution_count'] for cell in code] == [*range(1, len(code) + 1)]
   outputs = [output for cell in code for output in cell['outputs']]
   assert not [output for output in outputs if output['output_type'] == 'error']
   assert any('image/png' in output.get('data', {}) or '<img' in texts(output) for output in outputs)
-  said = '\n'.join(texts(output) for output in outputs)
-  assert not re.findall(r'(?:^|[\s\'"(=:])(/[a-z]\w*/\S*|[A-Z]:\\\S*)', said), 'a path of the machine it was run on'
-  assert not re.findall(r'(?i)warning|traceback|https?://|src="(?!data:)', said)
+  printed = '\n'.join(texts(output) for output in outputs)
+  assert not re.findall(r'(?:^|[\s\'"(=:])(/[a-z]\w*/\S*|[A-Z]:\\\S*)', printed), 'an absolute path'
+  assert not re.findall(r'(?i)warning|traceback|https?://|src="(?!data:)', printed)
   assert (FOLDER / f'{name}.ipynb').stat().st_size < MAX_BYTES
 
 
-def test_cells_are_read():
+def test_cells_are_parsed():
   header = '"""Left out."""\n\n'
   text = '# %% [markdown]\n# # Title\n#\n#   code\n\n# %% tags=["parameters"]\n\nx = 1\n\ny = 2\n\n# %%\n# z'
   assert execute.read_cells(header + text) == [
@@ -115,30 +115,30 @@ def test_cells_are_read():
   ]
 
 
-def test_words_change_without_a_run_but_code_does_not(tmp_path, monkeypatch):
+def test_text_can_change_without_a_run_but_code_cannot(tmp_path, monkeypatch):
   monkeypatch.setattr(execute, 'HERE', tmp_path)
   node = execute.notebook([execute.Cell('markdown', 'old'), execute.Cell('code', 'x = 1')])
   node['cells'][1] |= {'execution_count': 1, 'outputs': ['kept']}
   (tmp_path / 'a.ipynb').write_text(json.dumps(node))
   (tmp_path / 'a.py').write_text('# %% [markdown]\n# new\n\n# %% [markdown]\n# more\n\n# %%\nx = 1\n')
-  first, second, code = json.loads(execute.retell('a').read_text())['cells']
+  first, second, code = json.loads(execute.update_text('a').read_text())['cells']
   assert (first['source'], second['source'], code['outputs'], code['execution_count']) == ('new', 'more', ['kept'], 1)
   (tmp_path / 'a.py').write_text('# %%\nx = 2\n')
-  with pytest.raises(ValueError, match='the code of a is not what was run: leave out --text, and it will be'):
-    execute.retell('a')
+  with pytest.raises(ValueError, match='the code of a has changed'):
+    execute.update_text('a')
 
 
 @pytest.mark.parametrize('name', execute.NAMES)
-def test_on_colab_nothing_is_installed_but_what_is_named(name, monkeypatch):
+def test_on_colab_only_the_given_source_is_installed(name, monkeypatch):
   first = next(cell.source for cell in source_cells(name) if cell.kind == 'code')
   commands = []
   monkeypatch.setitem(sys.modules, 'google.colab', types.ModuleType('google.colab'))
   monkeypatch.setattr(subprocess, 'run', lambda command, check: commands.append(command))
-  with pytest.raises(ValueError, match='^repository is empty: write above what pip is to install from.$'):
+  with pytest.raises(ValueError, match='^repository is empty'):
     exec(first, {})
   assert commands == []
-  named = first.replace("repository = ''", "repository = 'git+https://example.org/us/vdm_jax'")
-  exec(named, {})
+  given = first.replace("repository = ''", "repository = 'git+https://example.org/us/vdm_jax'")
+  exec(given, {})
   ((*_, package),) = commands
   assert re.fullmatch(r'vdm_jax(\[(cuda12|tpu)\])? @ git\+https://example\.org/us/vdm_jax', package)
 
@@ -146,11 +146,11 @@ def test_on_colab_nothing_is_installed_but_what_is_named(name, monkeypatch):
 @pytest.mark.parametrize(
   ('text', 'reason'),
   [
-    ('# %% [raw]\nx', r"'# %% \[raw\]' is no cell: write # %%, # %% \[markdown\] or"),
-    ('# %% [markdown]\nwords', "'words' in a markdown cell is no comment: begin it with #"),
+    ('# %% [raw]\nx', r"'# %% \[raw\]' is not a valid cell marker"),
+    ('# %% [markdown]\nwords', "'words' in a markdown cell is not a comment"),
   ],
 )
-def test_a_source_that_cannot_be_read_is_refused(text, reason):
+def test_invalid_sources_are_rejected(text, reason):
   with pytest.raises(ValueError, match=reason):
     execute.read_cells(text)
 
@@ -159,8 +159,8 @@ def test_a_source_that_cannot_be_read_is_refused(text, reason):
 
 
 @pytest.fixture
-def notebook_room(tmp_path, monkeypatch):
-  """Where notebooks run: an empty folder, pictures that nobody sees, and a stand-in for what a notebook displays."""
+def notebook_environment(tmp_path, monkeypatch):
+  """Runs in an empty folder without showing plots; returns the list of displayed HTML."""
   shown: list[str] = []
   package, module = types.ModuleType('IPython'), types.ModuleType('IPython.display')
   package.version_info, package.get_ipython = (9, 0), lambda: None  # matplotlib asks for them
@@ -177,14 +177,14 @@ def notebook_room(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def hasty_compiler():
+def least_compiler_effort():
   jax.config.update('jax_disable_most_optimizations', True)
   yield
   jax.config.update('jax_disable_most_optimizations', False)
 
 
 def run(name: str, sizes: dict[str, Any], stop: str | None = None) -> dict[str, Any]:
-  """Runs the code of a notebook's cells in their order, up to a heading if there is one; returns what they define."""
+  """Runs the code cells in order, up to the heading `stop` if given, and returns what they define."""
   defined: dict[str, Any] = {'__name__': '__main__'}
   for number, cell in enumerate(source_cells(name)):
     if stop is not None and cell.source.startswith(stop):
@@ -197,14 +197,14 @@ def run(name: str, sizes: dict[str, Any], stop: str | None = None) -> dict[str, 
 
 @pytest.fixture
 def small_models(tmp_path, monkeypatch):
-  """Untrained U-Nets by the names that the notebook asks for."""
+  """Untrained U-Nets under the names of the shipped models."""
   folder = tmp_path / 'pretrained'
   folder.mkdir()
   monkeypatch.setattr(pretrained, 'FOLDER', folder)
   words = ('a', 'moving', 'left', 'right', 'up', 'down', *map(str, range(10)))
   words += ('and', 'bouncing', 'slowly', 'quickly', *digits.COLORS)
   second = {'upsampling': 2, 'scalars': ('augmentation_logsnr',)}
-  for name, side, channels, text, some in (
+  for name, side, channels, text, fields in (
     ('digits', 16, 1, 'words', {}),
     ('digits_long', 16, 1, 'none', {}),
     ('digits_fit', 16, 1, 'words', {}),
@@ -222,7 +222,7 @@ def small_models(tmp_path, monkeypatch):
       text_length=13,
       vocabulary=words,
     )
-    config.model.update(parameterization='v', **TINY_UNET, **some)
+    config.model.update(parameterization='v', **TINY_UNET, **fields)
     params = draw(jax.eval_shape(models.build(config.model).init, jax.random.key(0)))
     tensors = {key: np.asarray(value) for key, value in checkpoints.named(params).items()}
     file = folder / f'{name}{pretrained.SUFFIX}'
@@ -232,13 +232,13 @@ def small_models(tmp_path, monkeypatch):
 
 
 def check_shown(shown: list[str], counts: list[int]) -> None:
-  """Each piece of HTML holds so many videos, and needs nothing from elsewhere."""
+  """Checks the number of videos in each piece of HTML, and that it is self-contained."""
   assert [piece.count('<img ') for piece in shown] == counts
   sources = re.findall(r'src="([^"]*)"', ''.join(shown))
   assert len(sources) == sum(counts) and all(source.startswith('data:image/gif;base64,') for source in sources)
 
 
-def test_the_toys_code_runs_and_its_steps_have_their_order(notebook_room, hasty_compiler, capsys):
+def test_the_code_of_the_toy_runs_and_its_steps_have_their_order(notebook_environment, least_compiler_effort, capsys):
   defined = run('toy_2d', SIZES['toy_2d'])
   budgets, distance = SIZES['toy_2d']['budgets'], defined['distance']
   order = {name: -np.polyfit(np.log(budgets), np.log(errors), 1)[0] for name, errors in distance.items()}
@@ -250,40 +250,40 @@ def test_the_toys_code_runs_and_its_steps_have_their_order(notebook_room, hasty_
     assert float(error) < 1e-4 and float(whole) < min(float(half), float(more))
 
 
-def test_the_code_for_prompts_and_guidance_runs(notebook_room, hasty_compiler, small_models):
+def test_the_code_for_prompts_and_guidance_runs(notebook_environment, least_compiler_effort, small_models):
   defined = run('sample_t2v', SIZES['sample_t2v'], stop='## A long video')
-  check_shown(notebook_room, [5, *[4] * 4])
+  check_shown(notebook_environment, [5, *[4] * 4])
   assert defined['made'].shape == (4, 4, 16, 16, 1)
   defined['show'](np.zeros((1, 2, 4, 4, 1)), ['<script>"'])
-  assert '<script>' not in notebook_room[-1] and '&lt;script&gt;&quot;' in notebook_room[-1]
+  assert '<script>' not in notebook_environment[-1] and '&lt;script&gt;&quot;' in notebook_environment[-1]
 
 
 @pytest.mark.slow
-def test_the_code_for_sampling_runs(notebook_room, hasty_compiler, small_models):
+def test_the_code_for_sampling_runs(notebook_environment, least_compiler_effort, small_models):
   defined = run('sample_t2v', SIZES['sample_t2v'])
-  check_shown(notebook_room, [5, *[4] * 4, 3, 5, 5, 4, 4])
+  check_shown(notebook_environment, [5, *[4] * 4, 3, 5, 5, 4, 4])
   assert defined['small'].shape[2:] == (16, 16, 1) and defined['large'].shape[2:] == (32, 32, 1)
   assert defined['scenes'].shape[2:] == (32, 32, 3)
-  assert sum('never trained on' in how for how in defined['seen']) == 2
+  assert sum(how == 'withheld' for how in defined['status']) == 2
   assert defined['long_videos'].shape == (3, 6, 16, 16, 1)
   assert read_video('out/0000.mp4').shape == (4, 128, 128, 3)
 
 
-def test_the_code_before_training_runs(notebook_room):
+def test_the_code_before_training_runs(notebook_environment):
   defined = run('train_your_own', SIZES['train_your_own'], stop='## Training')
   assert len(defined['words']) == 96 and defined['config'].data.text_length == 5
   assert doctor.problems(defined['config'], 'runs/mine') == []
 
 
 @pytest.mark.slow
-def test_the_code_for_training_runs(notebook_room, hasty_compiler):
+def test_the_code_for_training_runs(notebook_environment, least_compiler_effort):
   defined = run('train_your_own', SIZES['train_your_own'])
   assert defined['status'] == 0 and vdm_jax.Run('runs/mine').step == 2
-  check_shown(notebook_room, [12])
+  check_shown(notebook_environment, [12])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize('name', execute.NAMES)
-def test_the_code_runs_at_the_sizes_of_a_cpu(name, notebook_room):
+def test_the_code_runs_at_its_sizes_for_a_cpu(name, notebook_environment):
   run(name, {})

@@ -1,4 +1,4 @@
-"""Print the results of `pytest tests/originals --fidelity=FILE` as a Markdown table: python table.py FILE"""
+"""Prints the errors from `pytest tests/originals --fidelity=FILE` as a Markdown table: python table.py FILE"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def render(lines: list[str]) -> str:
-  """Return a row for each (what, original, quantity): the number of its comparisons and their largest error."""
+  """One row per (what, original, quantity), with the number and largest error of the cases after a comma."""
   rows: dict[tuple[str, str, str], list[dict]] = {}
   for row in map(json.loads, lines):
     what, quantity = (row[key].split(', ')[0] for key in ('what', 'quantity'))

@@ -1,4 +1,4 @@
-"""Tiny encoders on disk: the weights of fixtures/*.npz with a vocabulary of word pieces beside them."""
+"""Folders of tiny encoders: the weights in fixtures/*.npz, with a configuration and a tokenizer."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+from helpers.text_encoders import random_weights
 from safetensors.numpy import save_file
 
-from vdm_jax.text.encoders import bert_folder, encoder_folder
+from vdm_jax.text.encoders import ENCODERS
 
 WORD_PIECES = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
 WORD_PIECES += ['a', 'nine', 'six', 'mov', '##ing', 'left', 'right', 'and']
 SENTENCE_PIECES = ['<pad>', '</s>', '<unk>', '▁a', '▁nine', '▁six', '▁mov', 'ing', '▁left', '▁right', '▁and']
-
-
 CLIP_WORDS = ('a', 'nine', 'six', 'left')
 
 
@@ -30,7 +29,7 @@ def load(name: str) -> dict[str, np.ndarray]:
 
 
 def sentence_pieces() -> tokenizers.Tokenizer:
-  """A tokenizer of T5's kind: `▁` before every word, `</s>` behind the caption."""
+  """A tokenizer like T5's: `▁` before every word, `</s>` after the caption."""
   tokenizer = tokenizers.Tokenizer(
     tokenizers.models.Unigram([(piece, -float(i > 2)) for i, piece in enumerate(SENTENCE_PIECES)], unk_id=2)
   )
@@ -40,7 +39,7 @@ def sentence_pieces() -> tokenizers.Tokenizer:
 
 
 def byte_pairs(start: int, end: int) -> tokenizers.Tokenizer:
-  """A tokenizer of CLIP's kind: `</w>` behind every word, a token before and one behind the caption."""
+  """A tokenizer like CLIP's: `</w>` after every word, a token before and one after the caption."""
   merges = []
   for word in CLIP_WORDS:
     *letters, last = word
@@ -99,12 +98,9 @@ def write_bert(tmp_path, golden, golden_weights):
 
 @pytest.fixture
 def small_bert_large(write_bert) -> str:
-  """The folder of a BERT with one layer, which has the width of BERT-large."""
+  """The folder of a BERT with one layer and the width of BERT-large."""
   small = {'num_hidden_layers': 1, 'intermediate_size': 8, 'num_attention_heads': 16, 'hidden_size': 1024}
-  config = encoder_folder.read_config(write_bert(**small), bert_folder.PUBLISHED['bert-large'])
-  rng = np.random.default_rng(0)
-  shapes = encoder_folder.tensor_shapes(config, bert_folder.BERT)
-  return write_bert({n: 0.02 * rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}, **small)
+  return write_bert(random_weights(write_bert(**small), ENCODERS['bert-large']), **small)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Writes fixtures/bert.npz: a tiny random BERT and what PyTorch's BertModel makes of a few token ids.
+"""Writes fixtures/bert.npz: a tiny random BERT and the output of PyTorch's BertModel for a few token ids.
 
-Needs torch and transformers, which the tests do not: python tests/text/make_bert_fixture.py
+Needs torch and transformers; the tests do not: python tests/text/make_bert_fixture.py
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main():
   rng = np.random.default_rng(0)
   config = transformers.BertConfig(**CONFIG, attn_implementation='eager')
   model = transformers.BertModel(config, add_pooling_layer=False).eval()
-  # Larger than any trained weight, so that every piece matters: norms, biases, gates in the tails of GELU.
+  # Larger than any trained weight, so that every part matters: norms, biases, gates in the tails of GELU.
   state = {
     name: torch.tensor(rng.normal(size=tensor.shape).astype(np.float32) * 0.5)
     for name, tensor in sorted(model.state_dict().items())

@@ -1,7 +1,7 @@
-"""Writes fixtures/clip.npz: tiny random CLIP text encoders and what PyTorch's CLIPTextModelWithProjection makes of a
-few token ids.
+"""Writes fixtures/clip.npz: tiny random CLIP text encoders and the output of PyTorch's
+CLIPTextModelWithProjection for a few token ids.
 
-Needs torch and transformers, which the tests do not: python tests/text/make_clip_fixture.py
+Needs torch and transformers; the tests do not: python tests/text/make_clip_fixture.py
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONFIG = {
   'bos_token_id': 38,
   'pad_token_id': 1,
 }
-# The activation, and the token that captions end with: told, or the largest one in files that say 2.
+# Activation -> the end token in config.json; 2 means the token with the largest id.
 KINDS = {'quick_gelu': 2, 'gelu': 7}
 LENGTHS = (12, 7, 2)
 
@@ -41,17 +41,17 @@ def main():
     model = transformers.CLIPTextModelWithProjection(
       transformers.CLIPTextConfig(**config, attn_implementation='eager')
     ).eval()
-    # Larger than any trained weight, so that every piece matters: norms, biases, gates in the tails of GELU.
+    # Larger than any trained weight, so that every part matters: norms, biases, gates in the tails of GELU.
     state = {
       name: torch.tensor(rng.normal(size=tensor.shape).astype(np.float32) * 0.5)
       for name, tensor in sorted(model.state_dict().items())
       if not name.endswith('position_ids')
     }
     model.load_state_dict(state)
-    end = 39 if eos == 2 else eos  # padding repeats it where it is the largest; larger ones stand before it elsewhere
+    end = 39 if eos == 2 else eos  # padding repeats the largest id; elsewhere larger ids occur before the end
     tokens = np.where(mask, rng.integers(8, 39, mask.shape), end if eos == 2 else 0)
     tokens[np.arange(len(tokens)), np.array(LENGTHS) - 1] = end
-    tokens[:, 0], tokens[0, 8] = CONFIG['bos_token_id'], end  # where it comes twice, pooled is the first one
+    tokens[:, 0], tokens[0, 8] = CONFIG['bos_token_id'], end  # where the end token occurs twice, the first is pooled
     with torch.no_grad():
       made = model(torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(np.int64)))
     out |= {f'{kind}/config': json.dumps(config), f'{kind}/tokens': tokens.astype(np.int32)}

@@ -1,6 +1,6 @@
-"""Writes fixtures/t5.npz: tiny random T5 encoders and what PyTorch's T5EncoderModel makes of a few token ids.
+"""Writes fixtures/t5.npz: tiny random T5 encoders and the output of PyTorch's T5EncoderModel for a few token ids.
 
-Needs torch and transformers, which the tests do not: python tests/text/make_t5_fixture.py
+Needs torch and transformers; the tests do not: python tests/text/make_t5_fixture.py
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main():
   for kind in KINDS:
     config = CONFIG | {'feed_forward_proj': kind}
     model = transformers.T5EncoderModel(transformers.T5Config(**config, attn_implementation='eager')).eval()
-    # Larger than any trained weight, so that every piece matters: norms, distances, gates in the tails of GELU.
+    # Larger than any trained weight, so that every part matters: norms, distances, gates in the tails of GELU.
     state = {
       name: torch.tensor(rng.normal(size=tensor.shape).astype(np.float32) * 0.5)
       for name, tensor in sorted(model.state_dict().items())

@@ -1,1 +1,1 @@
-"""What the library costs and what it reaches, to measure on your own machine."""
+"""Measurements of the library's cost and quality, to repeat on your own machine."""

@@ -1,14 +1,14 @@
-"""What every configuration of the papers needs of machines, compiled and not run: the table of `results/compile.json`.
+"""Compiled cost of every paper configuration on TPU topologies: the tables of `results/compile.json`.
 
     python -m vdm_jax.benchmarks.compile_table
     python -m vdm_jax.benchmarks.compile_table --markdown
 
-Rows that the file has are not compiled again; one that failed keeps the reason, and `--again=failed` tries it once
-more. Each row is a process of its own, and the file is whole after each.
+Rows that the file has are not compiled again. A failed row keeps its reason; `--again=failed` tries it again. Each row
+is compiled in its own process, and the file is complete after each.
 
-The compiler writes the machine code of a U-Net's convolutions for hours where it is to be fast. Those rows, and some of
-large FITs, are compiled in haste: its passes over the program as a whole are the same, and the peak it finds is some
-percent higher.
+At full effort the compiler spends hours on the machine code of a U-Net's convolutions. These rows, and some of large
+FITs, are compiled with the least effort: the passes over the whole program are the same, and the peak memory found is
+some percent higher.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from vdm_jax.benchmarks.train_step import load
 from vdm_jax.runtime.atomic_files import write_text
 from vdm_jax.tools.compilation import report
 
-# The least effort of the compiler for the speed of what it compiles.
-_HASTE = {'JAX_EXEC_TIME_OPTIMIZATION_EFFORT': '-1'}
+# The compiler's least effort to make the compiled program fast.
+_LEAST_EFFORT = {'JAX_EXEC_TIME_OPTIMIZATION_EFFORT': '-1'}
 RESULTS = Path(__file__).parent / 'results' / 'compile.json'
 
 
@@ -37,8 +37,8 @@ class Row(NamedTuple):
   config: str
   topology: str
   overrides: tuple[str, ...] = ()
-  why: str = ''
-  haste: bool = False  # U-Nets for TPUs always are
+  group: str = ''  # the table that it belongs to, `why` in the file
+  least_effort: bool = False  # always for U-Nets
 
   @property
   def name(self) -> str:
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
   @property
   def environment(self) -> dict[str, str]:
-    return _HASTE if self.haste or not self.config.startswith('snap_fit') else {}
+    return _LEAST_EFFORT if self.least_effort or not self.config.startswith('snap_fit') else {}
 
   @property
   def command(self) -> str:
@@ -57,9 +57,15 @@ class Row(NamedTuple):
     return f'{settings}python -m vdm_jax.main --mode=compile --config={file} --topology={self.topology}{changes}'
 
 
+# The groups, as the file spells them, and their titles.
 PAPER, SMALLEST, LEVER = "the paper's hardware and batch", "the paper's batch on a small slice", 'lever'
-# A FIT of middle size, on which every lever is tried alone.
-MIDDLE = ('data.batch_size=32', 'model.num_blocks=4')
+TITLES = {
+  PAPER: "The paper's hardware and batch",
+  SMALLEST: "The paper's batch on a small slice",
+  LEVER: 'One setting changed at a time',
+}
+# A FIT of medium size, for changes of one setting.
+MEDIUM = ('data.batch_size=32', 'model.num_blocks=4')
 
 
 def _fsdp(size: int) -> tuple[str, ...]:
@@ -78,7 +84,7 @@ ROWS = (
   Row('t2v_large', 'v4:4x4x8', (), PAPER),
   Row('kinetics600', 'v4:4x8x8', (), PAPER),
   *(
-    Row('snap_fit_500m', 'v4:2x2x1', (*MIDDLE, *change), LEVER)
+    Row('snap_fit_500m', 'v4:2x2x1', (*MEDIUM, *change), LEVER)
     for change in (
       (),
       ('model.remat=none',),
@@ -91,17 +97,19 @@ ROWS = (
   ),
   Row('bair', 'v4:4x4x8', ('model.remat=True',), LEVER),
   Row('snap_fit_500m', 'v4:4x4x8', (_parts(8),), PAPER),
-  Row('snap_fit_3b9_upsampler', 'v4:4x4x4', (_parts(5), *_fsdp(16)), PAPER, haste=True),
+  Row('snap_fit_3b9_upsampler', 'v4:4x4x4', (_parts(5), *_fsdp(16)), PAPER, least_effort=True),
   Row('snap_unet_284m', 'v4:4x4x8', (_parts(16),), PAPER),
   Row('snap_unet_85m', 'v4:4x4x8', (_parts(16),), PAPER),
   Row('t2v_large', 'v5p:2x2x1', (_parts(16), *_fsdp(4)), SMALLEST),
   Row('t2v_large', 'v4:2x2x1', (_parts(32), *_fsdp(4)), SMALLEST),
   Row('snap_fit_3b9', 'v5p:2x2x1', (_parts(128),), SMALLEST),
   Row('snap_fit_3b9', 'v4:2x2x2', (_parts(128),), SMALLEST),
-  Row('snap_fit_500m', 'v4:2x2x1', (_parts(256),), SMALLEST, haste=True),
-  Row('snap_fit_500m', 'v5p:2x2x1', (_parts(64),), SMALLEST, haste=True),
-  Row('snap_fit_3b9_upsampler', 'v4:2x2x4', (_parts(20),), SMALLEST, haste=True),  # 2x2x2 lacks 4 GiB a chip
-  Row('snap_fit_3b9_upsampler', 'v5p:2x2x1', (_parts(80),), SMALLEST, haste=True),
+  Row('snap_fit_500m', 'v4:2x2x1', (_parts(256),), SMALLEST, least_effort=True),
+  Row('snap_fit_500m', 'v5p:2x2x1', (_parts(64),), SMALLEST, least_effort=True),
+  Row(
+    'snap_fit_3b9_upsampler', 'v4:2x2x4', (_parts(20),), SMALLEST, least_effort=True
+  ),  # 4 GiB per chip too much for 2x2x2
+  Row('snap_fit_3b9_upsampler', 'v5p:2x2x1', (_parts(80),), SMALLEST, least_effort=True),
   Row('ucf101', 'v4:2x2x1', (_parts(32), *_fsdp(4)), SMALLEST),
   Row('ucf101', 'v5p:2x2x1', (_parts(16), *_fsdp(4)), SMALLEST),
   Row('kinetics600', 'v4:2x2x1', (_parts(64), *_fsdp(4)), SMALLEST),
@@ -122,13 +130,19 @@ ROWS = (
 
 
 def fill(path: Path, rows: Sequence[Row], again: str) -> None:
-  """Compiles the rows that the file lacks, writing it after each."""
+  """Compile the rows that the file lacks and write it after each.
+
+  Args:
+    path: the file.
+    rows: the rows it should have.
+    again: 'failed' or 'all' to compile such rows again although the file has them.
+  """
   known = _read(path)
   for row in rows:
     entry = known.get(row.name)
     if entry is None or again == 'all' or (again == 'failed' and 'failed' in entry):
       print(f'{row.name} ...', file=sys.stderr, flush=True)
-      known[row.name] = {'why': row.why, 'command': row.command, **_apart(row)}
+      known[row.name] = {'why': row.group, 'command': row.command, **_compile(row)}
       write_text(path, json.dumps(known, indent=1) + '\n')
 
 
@@ -136,11 +150,11 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
   return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _apart(row: Row) -> dict[str, Any]:
-  """The report of a row, or the end of what went wrong."""
+def _compile(row: Row) -> dict[str, Any]:
+  """Compile a row in its own process; return the report, or the reason for a failure."""
   command = [sys.executable, '-m', 'vdm_jax.benchmarks.compile_table', f'--one={row.config}']
   command += [f'--topology={row.topology}', *(f'--set={change}' for change in row.overrides)]
-  command += ['--no_sampling'] if row.why == LEVER else []
+  command += ['--no_sampling'] if row.group == LEVER else []
   done = subprocess.run(command, capture_output=True, text=True, env=os.environ | row.environment)
   if done.returncode:
     return {'failed': _reason(done.stderr.strip().splitlines(), done.returncode)}
@@ -148,25 +162,25 @@ def _apart(row: Row) -> dict[str, Any]:
 
 
 def _reason(lines: Sequence[str], status: int) -> str:
-  """What a process said of its end: the signal that a crash of the compiler names, else its last line."""
-  named = [line for line in lines if line.startswith(('***', 'F0000'))] or lines[-1:]
-  return f'exit status {status}: {" ".join(named)[:1000]}'
+  """Return why a process failed: the signal if the compiler crashed, else the last line of its output."""
+  signals = [line for line in lines if line.startswith(('***', 'F0000'))] or lines[-1:]
+  return f'exit status {status}: {" ".join(signals)[:1000]}'
 
 
 # ---- rendering -------------------------------------------------------------------------------------------------------
 
 _HEADER = (
-  '| configuration | chips | changes | batch | peak GiB of | TFLOP per step | compute s | memory s | collectives s | '
-  'collectives / compute | MFU at most |',
+  '| configuration | chips | overrides | batch | peak of HBM, GiB | TFLOP per step | compute s | memory s | '
+  'collectives s | collectives / compute | MFU bound |',
   '|---|---|---|---|---|---|---|---|---|---|---|',
 )
 
 
-def markdown(entries: dict[str, dict[str, Any]], why: str) -> str:
-  """The rows of one kind as a table; those that failed say so, and those where a sampling step does not fit."""
+def markdown(entries: dict[str, dict[str, Any]], group: str) -> str:
+  """Return the rows of a group as a table that marks failed rows, and sampling steps that do not fit."""
   lines = [*_HEADER]
   for name, entry in entries.items():
-    if entry['why'] == why:
+    if entry['why'] == group:
       config, topology, *changes = name.split(' ')
       lines.append('| ' + ' | '.join([config, topology, ', '.join(changes) or '-', *_cells(entry)]) + ' |')
   return '\n'.join(lines)
@@ -181,22 +195,24 @@ def _cells(entry: dict[str, Any]) -> list[str]:
   if sampling and not sampling['fits']:
     memory += f'; sampling {sampling["peak_bytes_per_device"] / 2**30:.1f} does not fit'
   cells = [str(entry['batch_size']), memory, f'{entry["flops_per_step"] / 1e12:.0f}']
-  roof = entry['roofline']
-  if roof is None:
+  roofline = entry['roofline']
+  if roofline is None:
     return [*cells, *['-'] * 5]
-  times = [f'{roof[key]:.3g}' for key in ('compute_seconds', 'memory_seconds', 'collective_seconds')]
-  return [*cells, *times, f'{roof["collective_share"]:.0%}', f'{roof["mfu_bound"]:.0%}']
+  times = [f'{roofline[key]:.3g}' for key in ('compute_seconds', 'memory_seconds', 'collective_seconds')]
+  return [*cells, *times, f'{roofline["collective_share"]:.0%}', f'{roofline["mfu_bound"]:.0%}']
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--out', type=Path, default=RESULTS, help='file of the rows')
-  parser.add_argument('--again', choices=('failed', 'all'), default='', help='rows to compile although they are there')
-  parser.add_argument('--only', default='', help='rows whose name contains this')
-  parser.add_argument('--markdown', action='store_true', help='print the tables of the file and compile nothing')
-  parser.add_argument('--one', default='', help='compile this configuration alone and print its report')
+  parser.add_argument('--out', type=Path, default=RESULTS, help='file with the rows')
+  parser.add_argument(
+    '--again', choices=('failed', 'all'), default='', help='rows to compile although the file has them'
+  )
+  parser.add_argument('--only', default='', help='compile only rows whose name contains this')
+  parser.add_argument('--markdown', action='store_true', help='only print the tables of the file')
+  parser.add_argument('--one', default='', help='compile only this configuration and print its report')
   parser.add_argument('--topology', default='', help='with --one')
-  parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='with --one: a change')
+  parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='with --one: an override')
   parser.add_argument('--no_sampling', action='store_true', help='with --one: leave out the sampling step')
   args = parser.parse_args()
   if args.one:
@@ -206,8 +222,8 @@ def main() -> None:
     return
   if not args.markdown:
     fill(args.out, [row for row in ROWS if args.only in row.name], args.again)
-  for why in (PAPER, SMALLEST, LEVER):
-    print(f'\n{why[0].upper()}{why[1:]}:\n\n{markdown(_read(args.out), why)}')
+  for group, title in TITLES.items():
+    print(f'\n{title}:\n\n{markdown(_read(args.out), group)}')
 
 
 if __name__ == '__main__':

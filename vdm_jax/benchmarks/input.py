@@ -1,12 +1,12 @@
-"""Clips per second and core of the input pipeline, beside bare loops that decode the same frames with PyAV.
+"""Throughput of the input pipeline, compared with bare loops that decode the same frames with PyAV.
 
     python -m vdm_jax.benchmarks.input
 
-All read the same random windows of the same H.264 files, in alternating rounds: those that the pipeline drew. The files
-are synthesised unless --path names a folder. The bare loop opens a file, seeks, decodes the window and converts it to
-RGB. The pipeline also resizes, which training cannot do without, collates and hands batches over; so that a second bare
-loop resizes as well, to the same pixels. What counts is processor time, so that nobody gains by using more cores: the
-pipeline's is taken from one moment when its buffers are full to another. Prints JSON.
+All read the same random windows of the same H.264 files in alternating rounds: the windows that the pipeline drew. The
+files are synthetic unless --path names a folder. The bare loop opens a file, seeks, decodes the window and converts it
+to RGB. The pipeline also resizes, collates and delivers batches, so a second loop resizes to the same pixels as well.
+Rates are per second of CPU time, so using more cores gains nothing. The pipeline's CPU time is measured between two
+moments at which its buffers are full. Prints JSON.
 """
 
 from __future__ import annotations
@@ -31,13 +31,21 @@ from vdm_jax.benchmarks import timing
 from vdm_jax.video import probe, reading, transforms
 
 IDLE_SECONDS = 0.5
-NOISE = 6  # levels up and down, as of a sensor: they make most of the bits
-# Grain shuffles by trying places of 2**16 until one is a clip's, which takes milliseconds where there are a few clips.
-NAMES = 32  # of each synthesised file
+NOISE = 6  # amplitude in levels, like a sensor's noise; it accounts for most of the bits
+# Grain shuffles by drawing from 2**16 positions until one belongs to a clip, which is slow with few clips.
+LINKS = 32  # names of each synthetic file
 
 
-def synthesise(folder: Path, count: int, *, size: tuple[int, int], num_frames: int, crf: int) -> None:
-  """Writes H.264 clips of a picture that drifts by under noise, with x264's own settings but for its quality."""
+def write_clips(folder: Path, count: int, *, size: tuple[int, int], num_frames: int, crf: int) -> None:
+  """Write H.264 clips of a moving picture with noise, with x264's default settings except for its quality.
+
+  Args:
+    folder: where to write them.
+    count: number of clips.
+    size: height and width in pixels.
+    num_frames: frames per clip.
+    crf: x264's quality, 0 (lossless) to 51.
+  """
   import av
 
   height, width = size
@@ -57,7 +65,7 @@ def synthesise(folder: Path, count: int, *, size: tuple[int, int], num_frames: i
 
 
 def _picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-  """Noise whose octaves are equally strong, which resembles a photograph: int16 [h w 3]."""
+  """Return noise with octaves of equal strength, which resembles a photograph: int16 [h w 3]."""
   octaves = []
   for side in (4, 8, 16, 32, 64, 128):
     coarse = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
@@ -65,8 +73,8 @@ def _picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
   return np.mean(octaves, axis=0).astype(np.int16)
 
 
-def settings(path: Path, batch_size: int, num_frames: int, size: tuple[int, int]) -> ConfigDict:
-  """The section `data` for a folder without captions."""
+def data_section(path: Path, *, batch_size: int, num_frames: int, size: tuple[int, int]) -> ConfigDict:
+  """Return the section `data` of a configuration for a folder without captions."""
   config = configuration.default().data
   config.update(
     {
@@ -83,15 +91,15 @@ def settings(path: Path, batch_size: int, num_frames: int, size: tuple[int, int]
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[list[tuple[Path, int]]]:
-  """File and first frame of each window that this process reads meanwhile, as it begins to."""
+def recorded_windows() -> Iterator[list[tuple[Path, int]]]:
+  """Yield a list that collects the file and first frame of each window that this process starts to read."""
   windows, read = [], reading.read_frames
 
-  def note(path: Path, numbers: Sequence[int], **limits: Any) -> np.ndarray:
+  def record(path: Path, numbers: Sequence[int], **limits: Any) -> np.ndarray:
     windows.append((path, numbers[0]))
     return read(path, numbers, **limits)
 
-  reading.read_frames = note
+  reading.read_frames = record
   try:
     yield windows
   finally:
@@ -99,7 +107,7 @@ def noted() -> Iterator[list[tuple[Path, int]]]:
 
 
 def bare_loop(windows: Sequence[tuple[Path, int]], num_frames: int, size: tuple[int, int] | None = None) -> int:
-  """Decodes these windows, and resizes them if a size is given; returns the number of frames in them."""
+  """Decode windows, resize them if a size is given, and return the number of frames."""
   import av
 
   decoded = 0
@@ -112,13 +120,13 @@ def bare_loop(windows: Sequence[tuple[Path, int]], num_frames: int, size: tuple[
       frames = (frame.to_ndarray(format='rgb24', threads=1) for frame in container.decode(stream) if frame.pts >= first)
       video = np.stack(list(itertools.islice(frames, num_frames)))
     if len(video) < num_frames:
-      raise ValueError(f'{file}: the bare loop reads constant frame rates that begin at 0 alone; use other files.')
+      raise ValueError(f'{file}: the bare loop needs a constant frame rate and timestamps from 0: use other files.')
     decoded += len(video if size is None else transforms.resize_and_crop(video, *size))
   return decoded
 
 
-def when_idle() -> float:
-  """Waits until this process has nothing to do, a minute at most; the processor seconds that it has used."""
+def cpu_seconds_when_idle() -> float:
+  """Wait at most a minute until this process is idle, and return the CPU seconds it has used."""
   used = time.process_time()
   for _ in range(round(60 / IDLE_SECONDS)):
     time.sleep(IDLE_SECONDS)
@@ -129,18 +137,18 @@ def when_idle() -> float:
 
 
 def compare(path: Path, args: argparse.Namespace) -> dict[str, Any]:
-  """Clips per second of processor time of all, and the pipeline's over those of the loops: medians over rounds."""
+  """Return each side's clips per CPU second, and the pipeline's over each loop's: medians over rounds."""
   size = tuple(args.size)
   rates = {'pipeline': [], 'bare_loop': [], 'resizing_loop': []}
-  with noted() as windows:
-    stream = data.build(settings(path, args.batch, args.num_frames, size), None, seed=0)
+  with recorded_windows() as windows:
+    stream = data.build(data_section(path, batch_size=args.batch, num_frames=args.num_frames, size=size), None, seed=0)
     next(stream)
     for _ in range(args.rounds):
-      used = [when_idle()]
+      used = [cpu_seconds_when_idle()]
       windows.clear()
       for _ in range(args.batches):
         next(stream)
-      used.append(when_idle())
+      used.append(cpu_seconds_when_idle())
       for resized in (None, size):
         bare_loop(windows, args.num_frames, resized)
         used.append(time.process_time())
@@ -154,7 +162,7 @@ def compare(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def bits_per_pixel(files: Sequence[Path]) -> float:
-  """Of these videos, as they are stored: what decoding takes depends on it most."""
+  """Return the mean stored bits per pixel of these videos, which decoding time mostly depends on."""
   infos = [probe(file) for file in files]
   pixels = sum(info.num_frames * np.prod(info.resolution) for info in infos)
   return 8 * sum(file.stat().st_size for file in files) / float(pixels)
@@ -162,22 +170,24 @@ def bits_per_pixel(files: Sequence[Path]) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--path', type=Path, help='folder of mp4 files; synthesised if not given')
-  parser.add_argument('--clips', type=int, default=8, help='files to synthesise')
-  parser.add_argument('--file_frames', type=int, default=96, help='frames of each of them')
-  parser.add_argument('--crf', type=int, default=23, help='quality of x264: 0 lossless, 23 usual')
-  parser.add_argument('--file_size', type=int, nargs=2, default=(240, 320), metavar=('H', 'W'))
-  parser.add_argument('--num_frames', type=int, default=16, help='of a window')
-  parser.add_argument('--size', type=int, nargs=2, default=(64, 64), metavar=('H', 'W'), help='of a batch')
-  parser.add_argument('--batch', type=int, default=8)
-  parser.add_argument('--batches', type=int, default=4, help='of a round')
+  parser.add_argument('--path', type=Path, help='folder of mp4 files; synthetic ones by default')
+  parser.add_argument('--clips', type=int, default=8, help='number of synthetic files')
+  parser.add_argument('--file_frames', type=int, default=96, help='frames per synthetic file')
+  parser.add_argument('--crf', type=int, default=23, help='quality of x264: 0 is lossless, 23 the default')
+  parser.add_argument(
+    '--file_size', type=int, nargs=2, default=(240, 320), metavar=('H', 'W'), help='of synthetic files'
+  )
+  parser.add_argument('--num_frames', type=int, default=16, help='frames per window')
+  parser.add_argument('--size', type=int, nargs=2, default=(64, 64), metavar=('H', 'W'), help='frame size of a batch')
+  parser.add_argument('--batch', type=int, default=8, help='clips per batch')
+  parser.add_argument('--batches', type=int, default=4, help='batches per round')
   parser.add_argument('--rounds', type=int, default=5)
-  parser.add_argument('--out', type=Path, help='file for the results; printed in any case')
+  parser.add_argument('--out', type=Path, help='file for the report, which is printed in any case')
   args = parser.parse_args(argv)
   with tempfile.TemporaryDirectory() as folder:
     if args.path is None:
-      synthesise(Path(folder), args.clips, size=tuple(args.file_size), num_frames=args.file_frames, crf=args.crf)
-      for file, copy in itertools.product(sorted(Path(folder).iterdir()), range(1, NAMES)):
+      write_clips(Path(folder), args.clips, size=tuple(args.file_size), num_frames=args.file_frames, crf=args.crf)
+      for file, copy in itertools.product(sorted(Path(folder).iterdir()), range(1, LINKS)):
         os.link(file, file.with_stem(f'{file.stem}_{copy}'))
     path = args.path or Path(folder)
     measured = {'bits_per_pixel': bits_per_pixel(sorted(path.rglob('*.mp4'))), **compare(path, args)}

@@ -1,10 +1,10 @@
-"""Does memory grow with a video's length? The peak resident set of the sampling command, each length in a process.
+"""Memory against the length of a video: peak resident set of the sampling command, one process per length.
 
     python -m vdm_jax.benchmarks.long_memory --workdir=runs/digits_long --num_frames 64 1024 --out=long_memory.json
 
-The first length is sampled once before, unmeasured, since compiling needs more memory than sampling and is done once.
-Frames are written as they are made, so that only the plan may grow. Other flags, such as --num_videos=1, are handed on.
-Prints JSON.
+The first length is sampled once before the measurement, because compilation needs more memory than sampling. Frames are
+written as they are generated, so only the plan may grow. Other flags, such as --num_videos=1, are passed on to the
+sampling command. Prints JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from vdm_jax.benchmarks import timing
 
 
 def peak_resident_set(command: Sequence[str]) -> int:
-  """Bytes of memory that a process held at most. Raises RuntimeError, with its last output, if it fails."""
+  """Run a command and return its peak resident set in bytes.
+
+  Raises:
+    RuntimeError: the command fails; the message has the end of its output.
+  """
   with tempfile.TemporaryFile() as output:
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     _, status, usage = os.wait4(process.pid, 0)
@@ -35,9 +39,9 @@ def peak_resident_set(command: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--workdir', required=True, help='a trained model')
+  parser.add_argument('--workdir', required=True, help='trained run')
   parser.add_argument('--num_frames', type=int, nargs='+', default=[64, 1024], help='lengths to sample')
-  parser.add_argument('--out', default='', help='file for the results; printed in any case')
+  parser.add_argument('--out', default='', help='file for the report, which is printed in any case')
   args, flags = parser.parse_known_args(argv)
   peaks = {}
   for num_frames in [args.num_frames[0], *args.num_frames]:

@@ -1,4 +1,4 @@
-"""The animated grids of the README: what models of the package make of prompts from digit 0 to digit 9.
+"""The animated grids of the README: shipped models' videos of prompts from digit 0 to digit 9.
 
 python -m vdm_jax.benchmarks.sample_grid --model=digits --out=vdm_jax/benchmarks/results/samples.gif
 python -m vdm_jax.benchmarks.sample_grid --model=scenes_upsampler --out=vdm_jax/benchmarks/results/scenes.gif
@@ -14,7 +14,7 @@ from vdm_jax.generation.stages import open_generator, open_stages
 from vdm_jax.runs import Run
 from vdm_jax.video import tile, write_gif
 
-# Model -> the prompts of its rows; a column's digit is `digit`, and `other` is 9 minus it.
+# Model -> the prompt of each row, where `digit` is the number of the column and `other` is 9 - digit.
 ROWS = {
   'digits': tuple(f'a {{digit}} moving {direction}' for direction in ('left', 'right', 'up', 'down')),
   'scenes_upsampler': (
@@ -25,7 +25,7 @@ ROWS = {
 
 
 def prompts(model: str) -> list[str]:
-  """Of all cells, row by row, ten in each."""
+  """Return the prompts of all cells, row by row, ten per row."""
   return [row.format(digit=digit, other=9 - digit) for row in ROWS[model] for digit in range(10)]
 
 

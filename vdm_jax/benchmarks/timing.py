@@ -1,4 +1,4 @@
-"""Times of alternatives, measured in turns so that a machine's other work meets all of them alike."""
+"""Timing alternatives in turns, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ import jax
 def medians(
   functions: Mapping[str, Callable[[], Any]], repeats: int, clock: Callable[[], float] | None = None
 ) -> dict[str, float]:
-  """The median seconds of each function, called in turns `repeats` times after one call that compiles.
+  """Return the median seconds of each function.
 
-  `clock` is `time.perf_counter`, or `time.process_time` for what all cores together spend.
+  Args:
+    functions: the functions by name; each is called once to compile, then in turns with the others.
+    repeats: how often each is timed.
+    clock: `time.perf_counter` by default; `time.process_time` for the time of all cores together.
   """
   clock = clock or time.perf_counter
   for function in functions.values():
@@ -32,10 +35,10 @@ def medians(
 
 
 def command(module: str, argv: Sequence[str] | None) -> str:
-  """The command that makes a benchmark's figures, from its `main`'s arguments."""
+  """Return the command line that reproduces a benchmark, from the arguments of its `main`."""
   return ' '.join([f'python -m vdm_jax.benchmarks.{module}', *(sys.argv[1:] if argv is None else argv)])
 
 
 def machine() -> dict[str, Any]:
-  """What the figures were measured on."""
+  """Return a description of the machine for a report."""
   return {'device': jax.devices()[0].device_kind, 'cpu_count': os.cpu_count(), 'jax': jax.__version__}

@@ -1,11 +1,11 @@
-"""Training and evaluating Snap Video's networks on one device: milliseconds per video, peak memory, utilisation.
+"""Snap Video's networks on one device, training and evaluation: milliseconds per video, peak memory, utilization.
 
     python -m vdm_jax.benchmarks.train_step --out=train_step.json
 
-For each network the batch doubles until memory ends or videos per second no longer grow; every measurement is a process
-of its own, so that its peak memory is its own and an exhausted device ends no other. The step is the one that training
-runs: bfloat16 layers, float32 state, optimizer and average included; clips and captions are random. Model FLOPs leave
-rematerialisation out; the two passes of self-conditioning count 1 + 3, scaled by the share of examples that need them.
+The batch of each network doubles until memory is exhausted or videos per second stop growing. Every measurement has its
+own process, so that peak memory is its own and running out of memory ends no other. The step is that of training:
+bfloat16 layers, float32 state, with optimizer and EMA. Clips and captions are random. Model FLOPs exclude
+rematerialization; the two passes of self-conditioning count 1 + 3, scaled by the share of examples that need them.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from vdm_jax.training import jit_train_step, optimizer, state
 from vdm_jax.types import Array, Batch, Conditioning
 
 CONFIGS = ('snap_fit_500m', 'snap_fit_3b9', 'snap_fit_3b9_upsampler', 'snap_unet_85m', 'snap_unet_284m')
-GROWTH = 1.02  # a doubled batch must raise the rate by this much to be worth it
+GROWTH = 1.02  # the doubling stops unless the rate grows by this factor
 
 
 def random_batch(model: Model, config: ConfigDict, size: int) -> Batch:
-  """Noise in the shape of a batch: `size` clips with captions of full length, at 24 frames per second."""
+  """Return noise in the shape of a batch: `size` clips with captions of full length, at 24 frames per second."""
   rng = np.random.default_rng(0)
   shape, text = model.text_shape(size), None
   if config.data.text != 'none':
@@ -53,7 +53,13 @@ def random_batch(model: Model, config: ConfigDict, size: int) -> Batch:
 
 
 def measure(config: ConfigDict, size: int, repeats: int) -> dict[str, Any]:
-  """Median seconds of a training step and of one evaluation of `size` videos, their FLOPs and the peak memory."""
+  """Measure a training step and one evaluation of `size` videos: time, utilization, FLOPs and peak memory.
+
+  Args:
+    config: the configuration.
+    size: videos per batch.
+    repeats: how often each is timed.
+  """
   model, mesh = build_model(config), partitioning.make_mesh({'data': 1}, jax.devices()[:1])
   rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
   train_step = jit_train_step(model, rule, config.training, mesh, state.abstract(model, rule, mesh))
@@ -70,7 +76,7 @@ def measure(config: ConfigDict, size: int, repeats: int) -> dict[str, Any]:
       return measured['loss']
 
     seconds = timing.medians({'train_step': step}, repeats)
-    peak = peak_bytes()  # of training; an evaluation needs less
+    peak = peak_bytes()  # before the evaluation, which needs less
     seconds |= timing.medians({'evaluation': lambda: evaluate(current.params, batch)}, repeats)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(current.params))
   facts = {'batch': size, 'parameters': parameters, 'peak_bytes': peak, 'evaluation_flops': flops / size}
@@ -80,7 +86,15 @@ def measure(config: ConfigDict, size: int, repeats: int) -> dict[str, Any]:
 def rates(
   seconds: dict[str, float], size: int, flops: float, self_condition_rate: float, peak: float | None
 ) -> dict[str, float | None]:
-  """Milliseconds per video and the share of `peak` FLOP/s; `flops` are those of one evaluation of the batch."""
+  """Return milliseconds per video and utilization.
+
+  Args:
+    seconds: of a `train_step` and of an `evaluation`.
+    size: videos per batch.
+    flops: of one evaluation of the batch.
+    self_condition_rate: share of examples that take two passes in training.
+    peak: the device's FLOP/s; None leaves utilization out.
+  """
   work = {'train_step': step_evaluations(self_condition_rate) * flops, 'evaluation': flops}
   result: dict[str, float | None] = {}
   for name, time in seconds.items():
@@ -90,9 +104,10 @@ def rates(
 
 
 def best_batch(attempt: Callable[[int], dict[str, Any] | None], first: int, last: int) -> list[dict[str, Any]]:
-  """Doubles the batch from `first` to at most `last` while `attempt` succeeds and videos per second grow.
+  """Double the batch from `first` to at most `last` while `attempt` succeeds and videos per second grow.
 
-  All results, the best one last.
+  Returns:
+    All results, the best one last.
   """
   results: list[dict[str, Any]] = []
   size = first
@@ -105,25 +120,25 @@ def best_batch(attempt: Callable[[int], dict[str, Any] | None], first: int, last
 
 
 def gain(results: list[dict[str, Any]]) -> float:
-  """How many times faster per video the last batch is than the one before."""
+  """Return how many times faster per video the last batch is than the one before."""
   before, last = (result['train_step_ms_per_video'] for result in results[-2:])
   return before / last
 
 
 def measured_matmul(size: int = 8192, repeats: int = 5) -> float:
-  """FLOP/s of a bfloat16 matrix product, what can be had of the data sheet's figure."""
+  """Return the FLOP/s of a bfloat16 matrix product, the attainable part of the datasheet's figure."""
   a = jnp.ones((size, size), jnp.bfloat16)
   product = jax.jit(jnp.matmul)
   return 2 * size**3 / timing.medians({'matmul': lambda: product(a, a)}, repeats)['matmul']
 
 
 def peak_bytes() -> int | None:
-  """The most device memory this process has held so far; None where the runtime does not say."""
+  """Return the peak device memory of this process so far, or None if the runtime does not report it."""
   return (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
 
 
 def load(path: str, overrides: list[str]) -> ConfigDict:
-  """A configuration file, with changes such as `model.remat=none` or `model.num_blocks=1`."""
+  """Return the configuration of a file, with overrides such as `model.remat=none` or `model.num_blocks=1`."""
   config = experiments.load(path)
   for override in overrides:
     key, _, text = override.partition('=')
@@ -135,8 +150,8 @@ def load(path: str, overrides: list[str]) -> ConfigDict:
   return config
 
 
-def run_apart(config: str, size: int, arguments: list[str]) -> dict[str, Any] | None:
-  """One measurement in a process of its own; None where the device's memory does not hold it."""
+def measure_in_process(config: str, size: int, arguments: list[str]) -> dict[str, Any] | None:
+  """Measure in a separate process; return None if the device runs out of memory."""
   command = [sys.executable, '-m', 'vdm_jax.benchmarks.train_step', f'--one={config}', f'--batch={size}', *arguments]
   done = subprocess.run(command, capture_output=True, text=True)
   if done.returncode == 0:
@@ -149,14 +164,14 @@ def run_apart(config: str, size: int, arguments: list[str]) -> dict[str, Any] | 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   files = [f'configs/{name}.py' for name in CONFIGS]
-  parser.add_argument('--configs', nargs='*', default=files, help='files to measure')
-  parser.add_argument('--batch', type=int, default=1, help='the first batch size to try')
-  parser.add_argument('--max_batch', type=int, default=1024, help='the last batch size to try')
-  parser.add_argument('--repeats', type=int, default=10)
-  parser.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='changes to every configuration')
-  parser.add_argument('--one', default='', help='measure this file at --batch alone, and print JSON')
-  parser.add_argument('--profile', default='', help='with --one: folder for a trace of three more steps')
-  parser.add_argument('--out', default='', help='file for the results; printed in any case')
+  parser.add_argument('--configs', nargs='*', default=files, help='configuration files to measure')
+  parser.add_argument('--batch', type=int, default=1, help='first batch size')
+  parser.add_argument('--max_batch', type=int, default=1024, help='last batch size')
+  parser.add_argument('--repeats', type=int, default=10, help='timings of each function')
+  parser.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='overrides of every configuration')
+  parser.add_argument('--one', default='', help='measure only this file at --batch and print JSON')
+  parser.add_argument('--profile', default='', help='with --one: folder for a trace of three further steps')
+  parser.add_argument('--out', default='', help='file for the report, which is printed in any case')
   args = parser.parse_args()
   if args.one:
     config = load(args.one, args.set)
@@ -173,7 +188,7 @@ def main() -> None:
   for config in args.configs:
 
     def attempt(size: int, config: str = config) -> dict[str, Any] | None:
-      result = run_apart(config, size, arguments)
+      result = measure_in_process(config, size, arguments)
       print(f'{config}, batch {size}: {result or "does not fit"}', file=sys.stderr)
       return result
 
@@ -186,7 +201,7 @@ def main() -> None:
 
 
 def ratios(report: dict[str, Any]) -> dict[str, Any]:
-  """The 284M U-Net's time per video over the 500M FIT's, beside what the paper prints."""
+  """Return the ratio of the 284M U-Net's time per video to the 500M FIT's, with the paper's."""
   names = ('snap_unet_284m', 'snap_fit_500m')
   if not all(report.get(name) for name in names):
     return {}

@@ -1,8 +1,8 @@
 """One training step and one forward pass of a mid-sized U-Net: seconds, parameters, model FLOPs and FLOP/s.
 
-`python -m vdm_jax.benchmarks.unet_step` prints JSON. With `--against="COMMAND"` it runs that command in turns with
-itself, once per round, and prints the ratios of the medians. The command may be anything that prints JSON with the
-keys `train_step_seconds` and `forward_seconds`: another library's driver, or this one in another checkout.
+`python -m vdm_jax.benchmarks.unet_step` prints JSON. With `--against="COMMAND"` it alternates with that command, once
+per round, and prints the ratios of the medians. The command is anything that prints JSON with the keys
+`train_step_seconds` and `forward_seconds`: a driver of another library, or this benchmark in another checkout.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TIMES = ('train_step_seconds', 'forward_seconds')
 
 
 def build(num_frames: int = 8, size: int = 32, base_channels: int = 32, num_blocks: int = 2) -> Model:
-  """VDM's pattern at a CPU's size: four levels of `num_blocks` blocks, attention at all but the first."""
+  """Return VDM's U-Net at a size for CPUs: four levels of `num_blocks` blocks, attention at all but the first."""
   config = configuration.default()
   config.data.update({'num_frames': num_frames, 'height': size, 'width': size})
   config.model.update(
@@ -49,12 +49,12 @@ def build(num_frames: int = 8, size: int = 32, base_channels: int = 32, num_bloc
 
 
 def forward(model: Model, params: Params, x: Array) -> Array:
-  """One evaluation of the network, without a condition, at the middle of the noise levels."""
+  """Return the output of one unconditional evaluation of the network at log-SNR 0."""
   return model.network(params)(x, jnp.zeros(x.shape[:1]), Conditioning(), None)[0]
 
 
 def make_train_step(model: Model) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """Adam's `init`, and `(params, moments, x, rng) -> (params, moments, loss)`: forward, backward, Adam."""
+  """Return Adam's `init`, and a training step `(params, moments, x, rng) -> (params, moments, loss)`."""
   adam = optax.adam(1e-4)
 
   def loss(params: Params, x: Array, rng: Array) -> Array:
@@ -77,7 +77,7 @@ def make_train_step(model: Model) -> tuple[Callable[..., Any], Callable[..., Any
 
 
 def measure(model: Model, batch: int, repeats: int) -> Callable[[], dict[str, float]]:
-  """A function that times both again at each call and returns the medians of `repeats`, keys `TIMES`."""
+  """Return a function that times training step and forward pass and returns their medians, with the keys `TIMES`."""
   init, train_step = make_train_step(model)
   params = jax.jit(model.init)(jax.random.key(0))
   x = jax.random.uniform(jax.random.key(1), (batch, *model.video_shape), minval=-1.0, maxval=1.0)
@@ -97,7 +97,7 @@ def measure(model: Model, batch: int, repeats: int) -> Callable[[], dict[str, fl
 
 
 def describe(model: Model, batch: int) -> dict[str, float]:
-  """Parameters, and the model FLOPs of one training step and one forward pass."""
+  """Return the number of parameters, and the model FLOPs of one training step and one forward pass."""
   params = jax.eval_shape(model.init, jax.random.key(0))
   x = jax.ShapeDtypeStruct((batch, *model.video_shape), jnp.float32)
   init, train_step = make_train_step(model)
@@ -109,7 +109,11 @@ def describe(model: Model, batch: int) -> dict[str, float]:
 
 
 def run_command(command: str) -> dict[str, Any]:
-  """The JSON object that a command prints. Raises ValueError where it fails, or leaves out one of `TIMES`."""
+  """Run a command and return the JSON object that it prints.
+
+  Raises:
+    ValueError: the command fails, or its output lacks one of `TIMES`.
+  """
   done = subprocess.run(shlex.split(command), capture_output=True, text=True)
   if done.returncode:
     raise ValueError(f'{command} failed with exit status {done.returncode}: {done.stderr[-2000:]}')
@@ -120,22 +124,22 @@ def run_command(command: str) -> dict[str, Any]:
 
 
 def compare(ours: Callable[[], dict[str, Any]], theirs: Callable[[], dict[str, Any]], rounds: int) -> dict[str, Any]:
-  """Both in turns: each side with the medians of its rounds, and how many times faster ours is."""
+  """Measure both in turns; return the medians of each side and how many times faster ours is."""
   results = [(ours(), theirs()) for _ in range(rounds)]
   mine, other = (
     side[-1] | {name: statistics.median(result[name] for result in side) for name in TIMES}
     for side in zip(*results, strict=True)
   )
   return {
-    'ours': rated(mine),
-    'against': rated(other),
+    'ours': with_rates(mine),
+    'against': with_rates(other),
     'times_faster': {name.removesuffix('_seconds'): other[name] / mine[name] for name in TIMES},
     'rounds': {name: [[mine[name], other[name]] for mine, other in results] for name in TIMES},
   }
 
 
-def rated(result: dict[str, Any]) -> dict[str, Any]:
-  """The result with FLOP/s, wherever it has both seconds and FLOPs."""
+def with_rates(result: dict[str, Any]) -> dict[str, Any]:
+  """Add FLOP/s to a result wherever it has both seconds and FLOPs."""
   rates = {}
   for name in TIMES:
     if (flops := result.get(name.replace('seconds', 'flops'))) is not None:
@@ -145,11 +149,11 @@ def rated(result: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--batch', type=int, default=4)
+  parser.add_argument('--batch', type=int, default=4, help='videos per batch')
   parser.add_argument('--num_blocks', type=int, default=2, help='residual blocks per level; VDM has 2')
   parser.add_argument('--repeats', type=int, default=5, help='timings per round')
-  parser.add_argument('--rounds', type=int, default=3, help='of --against')
-  parser.add_argument('--against', default='', help='a command to compare with')
+  parser.add_argument('--rounds', type=int, default=3, help='rounds of --against')
+  parser.add_argument('--against', default='', help='command to compare with')
   args = parser.parse_args()
 
   model = build(num_blocks=args.num_blocks)
@@ -159,7 +163,7 @@ def main() -> None:
   def ours() -> dict[str, Any]:
     return facts | once()
 
-  figures = compare(ours, lambda: run_command(args.against), args.rounds) if args.against else rated(ours())
+  figures = compare(ours, lambda: run_command(args.against), args.rounds) if args.against else with_rates(ours())
   settings = {'machine': timing.machine(), 'batch': args.batch, 'num_blocks': args.num_blocks}
   print(json.dumps(settings | figures, indent=2))
 

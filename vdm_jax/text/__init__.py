@@ -1,38 +1,42 @@
 """Text functions: `encode(captions) -> (tokens, mask)`, chosen by name.
 
-`none` has no text. `words` gives int32 word ids [n l], which the network embeds and trains. `bert-large`, the
-`clip-...` and the `t5-...` give float32 embeddings [n l c] of a frozen encoder, whose width c says `width`; they
-may come from a cache, which `python -m vdm_jax.text embed` fills. The mask is bool
-[n l], False on padding, and True at least once for every caption, also for the empty one, so that attention
-over a caption never divides by zero. Every text function is picklable and may be called from several threads.
+`none` is no text function. `words` gives int32 word ids [n l], which the network embeds and trains. A frozen encoder
+(`encoders.ENCODERS`: `bert-large`, `t5-11b`, ...) gives float32 embeddings [n l c] of the width c that `width` returns;
+they may come from a cache, which `python -m vdm_jax.text embed` fills.
+
+The mask is bool [n l], False on padding. It is True at least once for every caption, the empty one included, so that
+attention over a caption never divides by zero. Every text function can be pickled and called from several threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from vdm_jax.names import choose
 from vdm_jax.text import cache as embeddings
-from vdm_jax.text.encoders import encoder_folder
-from vdm_jax.text.encoders.published import PUBLISHED, encoder
+from vdm_jax.text.encoders import ENCODERS, encoder_folder
+from vdm_jax.text.encoders.contract import Encoder
+from vdm_jax.text.frozen import FrozenEncoder
 from vdm_jax.text.words import Words
 
-__all__ = ['Encode', 'Words', 'build', 'check', 'width']
+__all__ = ['Encode', 'Words', 'build', 'check', 'encoder', 'width']
 
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
-_NAMES = ('none', 'words', *PUBLISHED)
-
 
 def width(name: str) -> int | None:
-  """Returns the width of the embeddings of text function `name`, None where it gives no embeddings.
+  """Return the embedding width of text function `name`, or None if it gives no embeddings. Loads nothing.
 
-  Loads nothing. Raises ValueError for an unknown name.
+  Raises:
+    ValueError: an unknown name.
+
+  >>> width('t5-11b'), width('words')
+  (1024, None)
   """
-  choose('data.text', name, _NAMES)
-  return PUBLISHED[name].width if name in PUBLISHED else None
+  choose('data.text', name, ('none', 'words', *ENCODERS))
+  return ENCODERS[name].width if name in ENCODERS else None
 
 
 def check(
@@ -44,16 +48,19 @@ def check(
   cache: str = '',
   captions: Sequence[str] = (),
 ) -> list[str]:
-  """Returns what keeps `build` from working, one sentence each; empty where nothing does.
+  """Return what keeps `build` from working, one sentence each.
 
-  Reads file headers only: no weights are loaded, and JAX does nothing. With a `cache` the weights in `path` are hashed
-  to compare them, and `captions` are those it must have. Raises ValueError for an unknown name.
+  Reads file headers only: no weights are loaded, and JAX computes nothing. With a `cache`, the weights in `path` are
+  hashed to compare them, and the cache must contain `captions`.
+
+  Raises:
+    ValueError: an unknown name.
   """
   if width(name) is None:
     return [_no_embeddings(name, cache)] if cache else []
   if cache:
-    return embeddings.problems(cache, PUBLISHED[name], path, length, dtype, captions)
-  return encoder_folder.problems(path, PUBLISHED[name])
+    return embeddings.problems(cache, ENCODERS[name], captions, path=path, length=length, dtype=dtype)
+  return encoder_folder.problems(path, ENCODERS[name])
 
 
 def build(
@@ -65,29 +72,43 @@ def build(
   dtype: str = 'float32',
   cache: str = '',
 ) -> Encode | None:
-  """Returns the text function `name`, None for `none`.
+  """Return the text function `name`, or None for `none`.
 
-  `path` is the folder of the files of a frozen encoder (data.text_path), and `dtype` what it computes in
-  (data.text_dtype); `cache` a folder of embeddings that are read instead (data.text_cache); `vocabulary` the known
-  words, for `words` (data.vocabulary); `length` the tokens per caption, l (data.text_length): shorter captions are
-  padded, longer ones cut with a warning.
+  Args:
+    name: `none`, `words` or a frozen encoder (data.text).
+    path: folder with the files of a frozen encoder (data.text_path).
+    length: tokens per caption, l (data.text_length). Shorter captions are padded; longer ones are cut, with a warning.
+    vocabulary: the known words, for `words` (data.vocabulary).
+    dtype: type of a frozen encoder's matrix products (data.text_dtype).
+    cache: folder of embeddings to read instead of computing them (data.text_cache).
 
   Raises:
-    FileNotFoundError: files of the encoder or the cache are missing; the message lists them and where they come from.
-    ValueError: an unknown name, a bad length, dtype or vocabulary, files that do not fit together, or a cache of
-      something else.
+    FileNotFoundError: files of the encoder or the cache are missing; the message lists them and where to get them.
+    ValueError: an unknown name, an invalid length, dtype or vocabulary, files that do not fit together, or a cache made
+      with other settings.
+
+  >>> tokens, mask = build('words', length=3, vocabulary=('left', 'right'))(['right left'])
+  >>> tokens.tolist(), mask.tolist()
+  ([[3, 2, 0]], [[True, True, False]])
   """
   if width(name) is not None:
     if cache:
-      return embeddings.CachedText(cache, PUBLISHED[name], path, length, dtype)
-    return encoder(PUBLISHED[name], path, length, dtype)
+      return embeddings.CachedText(cache, ENCODERS[name], path=path, length=length, dtype=dtype)
+    return encoder(ENCODERS[name], path, length, dtype)
   if cache:
     raise ValueError(_no_embeddings(name, cache))
   return Words(tuple(vocabulary), length) if name == 'words' else None
 
 
+def encoder(
+  published: Encoder, path: str, length: int, dtype: str = 'float32', mesh: Mapping[str, int] | None = None
+) -> FrozenEncoder:
+  """Return the text function of a frozen encoder; arguments and errors are those of `FrozenEncoder`."""
+  return FrozenEncoder(published, path, length=length, dtype=dtype, mesh=mesh)
+
+
 def _no_embeddings(name: str, cache: str) -> str:
   return (
-    f'data.text_cache={cache!r} has no effect on data.text={name!r}, which has no embeddings to keep: leave it empty, '
-    f'or choose data.text of {", ".join(PUBLISHED)}'
+    f'data.text_cache={cache!r} has no effect: data.text={name!r} has no embeddings. Leave it empty, or set data.text '
+    f'to one of {", ".join(ENCODERS)}'
   )

@@ -1,10 +1,11 @@
-"""Computes what frozen encoders make of a data set's captions, once, for trainings to read.
+"""Computes the embeddings of a data set's captions once, for trainings to read.
 
     python -m vdm_jax.text embed --encoder=bert-large --encoder_path=data/bert --data=data/clips --out=data/text
     python -m vdm_jax.text embed --config=configs/t2v_large.py --config.data.path=data/clips --out=data/text
 
-It takes the `--config` flags of the training. The others are short for `--config.data.text`, `data.text_path`,
-`data.path` and `data.text_cache`. A run that was stopped goes on where it was when it is started again.
+It accepts the `--config` flags of the training. --encoder, --encoder_path, --data and --out are short for
+`--config.data.text`, `data.text_path`, `data.path` and `data.text_cache`. An interrupted run resumes when the command
+is repeated.
 """
 
 from __future__ import annotations
@@ -19,22 +20,23 @@ from vdm_jax import configuration, data, jobs
 from vdm_jax.errors import InvalidInput
 from vdm_jax.jobs import command
 from vdm_jax.text.cache import STORED
+from vdm_jax.text.encoders import ENCODERS
 
-_ENCODER = flags.DEFINE_string('encoder', None, 'The frozen encoder: bert-large, t5-11b, ...')
-_ENCODER_PATH = flags.DEFINE_string('encoder_path', None, 'Folder of its weights, configuration and tokenizer.')
+_ENCODER = flags.DEFINE_string('encoder', None, f'Frozen encoder, one of {", ".join(ENCODERS)}.')
+_ENCODER_PATH = flags.DEFINE_string('encoder_path', None, 'Folder with its weights, configuration and tokenizer.')
 _DATA = flags.DEFINE_string('data', None, 'Folder of clips, or "digits".')
 _OUT = flags.DEFINE_string('out', None, 'Folder for the embeddings.')
-_STORE = flags.DEFINE_enum('store', 'float32', STORED, 'What embeddings are rounded to; float32 is exact.')
-_FSDP = flags.DEFINE_integer('fsdp', 1, 'Devices of this machine that share the weights; -1: all.')
-_TENSOR = flags.DEFINE_integer('tensor', 1, 'Devices of this machine that share the width of a layer; -1: all.')
+_STORE = flags.DEFINE_enum('store', 'float32', STORED, 'Type to round embeddings to; float32 is exact.')
+_FSDP = flags.DEFINE_integer('fsdp', 1, 'Local devices to shard the weights over; -1: all.')
+_TENSOR = flags.DEFINE_integer('tensor', 1, 'Local devices to shard the width of each layer over; -1: all.')
 _HOST = flags.DEFINE_string('host', '0/1', 'Share of this host: 0/4 on the first of four, ..., 3/4 on the last.')
 
 
 def main(argv: Sequence[str]) -> int:
-  """Fills a cache; bad input ends it with a message and status 2, before any long work."""
+  """Fill a cache. Invalid input ends the command with a message and exit status 2 before any long work."""
   command.prepare()
   if len(argv) > 1:
-    command.refuse([f'{argv[1]!r} is not understood: every argument is a flag, such as --out=data/text.'])
+    command.refuse([f'{argv[1]!r} is not a flag: pass arguments as flags, such as --out=data/text.'])
   sizes = {'fsdp': _FSDP.value, 'tensor': _TENSOR.value}
   mesh = None if sizes == {'fsdp': 1, 'tensor': 1} else sizes
   try:
@@ -46,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _config() -> ConfigDict:
-  """The configuration, with what the shorter flags say."""
+  """Return the configuration with the shorter flags applied."""
   config, chosen = flags.FLAGS.config, _DATA.value
   for key, flag in {'text': _ENCODER, 'text_path': _ENCODER_PATH, 'text_cache': _OUT}.items():
     if flag.value is not None:
@@ -57,12 +59,13 @@ def _config() -> ConfigDict:
 
 
 def _define_config(argv: Sequence[str]) -> None:
-  """An experiment's configuration where one is named, else the defaults, which need to be told of the data."""
+  """Define the flags of an experiment's configuration, or of the default one, which needs a data set."""
   if command.peek(argv, 'config') is not None:
     return command.define_experiment(argv)
   if command.peek(argv, 'data') is None and command.peek(argv, 'config.data.name') is None:
     raise InvalidInput(
-      'whose captions? Name the training with --config=configs/..., or a folder of clips with --data=FOLDER.'
+      'no data set is given: pass the configuration of the training with --config=configs/..., or a folder of clips '
+      'with --data=FOLDER.'
     )
   command.define_values(configuration.default(), 'Changes to the default configuration.', argv)
 
@@ -70,7 +73,7 @@ def _define_config(argv: Sequence[str]) -> None:
 def run() -> None:
   """Entry point of `python -m vdm_jax.text`."""
   if sys.argv[1:2] != ['embed']:
-    command.refuse([f'the one thing to do here is `embed`, not {" ".join(sys.argv[1:2])!r}:\n{__doc__}'])
+    command.refuse([f'{" ".join(sys.argv[1:2])!r} is not a command; the only one is `embed`:\n{__doc__}'])
   argv = sys.argv[2:]
   try:
     if not {'--help', '-h', '--helpfull'} & set(argv):

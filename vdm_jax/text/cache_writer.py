@@ -1,7 +1,7 @@
-"""Computing a cache of embeddings, block by block: see `cache` for what is in the folder.
+"""Writing a cache of embeddings, block by block; `cache` describes the folder.
 
-Blocks appear whole or not at all, and hold the same bytes whenever, by whichever host and after however many
-interruptions they are written on one kind of machine.
+A block is written completely or not at all. It holds the same bytes whenever and by whichever host it is written, on
+one kind of machine, however often the run was interrupted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 from safetensors.numpy import save
 
 from vdm_jax.runtime.atomic_files import atomic_write, write_text
-from vdm_jax.text import cache, fingerprint
+from vdm_jax.text import cache
 from vdm_jax.text.cache import RECORD, STORED, Record
+from vdm_jax.text.fingerprint import fingerprint
 from vdm_jax.text.frozen import FrozenEncoder
 
-BLOCK_CAPTIONS = 256  # on average; what a killed run loses at most
+BLOCK_CAPTIONS = 256  # on average; a killed run loses at most one block
 
 
 def embed(
@@ -32,16 +33,25 @@ def embed(
   shard_count: int = 1,
   report: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-  """Writes what a cache lacks of the embeddings of `captions`, and returns how many captions were encoded.
+  """Write the embeddings of `captions` that a cache lacks; what it has is kept.
 
-  What the folder holds already is kept. Host `shard_index` of `shard_count` writes every `shard_count`-th block.
-  `report` is told, after each block, how many captions of how many are done of those that were lacking.
+  Args:
+    encode: the encoder.
+    captions: the captions that the cache should have.
+    folder: the cache.
+    stored: the type to round embeddings to, a key of `cache.STORED`.
+    shard_index: this host writes every `shard_count`-th block, starting with this one.
+    shard_count: the number of hosts that share the work.
+    report: called after each block with the number of captions encoded so far, and in total.
+
+  Returns:
+    How many captions were encoded.
 
   Raises:
-    ValueError: the folder holds a cache of something else, `stored` is unknown, or cannot hold an embedding.
+    ValueError: the folder holds a cache made with other settings; `stored` is unknown, or cannot hold an embedding.
   """
   if stored not in STORED:
-    raise ValueError(f'embeddings can be stored as {", ".join(STORED)}, not {stored!r}')
+    raise ValueError(f'embeddings cannot be stored as {stored!r}: choose one of {", ".join(STORED)}')
   captions = set(captions)
   record = _record(encode, folder, stored, -(-len(captions) // BLOCK_CAPTIONS))
   lacking = cache.by_block(record, cache.missing(folder, record, captions))
@@ -55,26 +65,27 @@ def embed(
 
 
 def _record(encode: FrozenEncoder, folder: str, stored: str, blocks: int) -> Record:
-  """The record of the folder, written if there is none."""
+  """Return the record of the folder; write it if there is none."""
   file = Path(folder) / RECORD
-  wanted = Record(
-    encoder=encode.published.name,
-    weights=fingerprint.weights(encode.path, encode.published),
-    tokenizer=fingerprint.tokenizer(encode.path, encode.published),
-    length=encode.length,
-    dtype=encode.dtype,
-    stored=stored,
-    width=encode.width,
-    blocks=max(1, blocks),
-  )
   if not file.is_file():
-    write_text(file, json.dumps(dataclasses.asdict(wanted), indent=2) + '\n')  # as do hosts that come together
-    return wanted
+    found = fingerprint(encode.path, encode.encoder)
+    record = Record(
+      encoder=encode.encoder.name,
+      weights=found.weights,
+      tokenizer=found.tokenizer,
+      length=encode.length,
+      dtype=encode.dtype,
+      stored=stored,
+      width=encode.width,
+      blocks=max(1, blocks),
+    )
+    write_text(file, json.dumps(dataclasses.asdict(record), indent=2) + '\n')  # hosts that race write the same
+    return record
   record = cache.read_record(folder)
-  cache.check(folder, record, encode.published, encode.path, encode.length, encode.dtype)
+  cache.check(folder, record, encode.encoder, path=encode.path, length=encode.length, dtype=encode.dtype)
   if record.stored != stored:
     raise ValueError(
-      f'data.text_cache={folder!r} holds {record.stored}, not {stored}: name another folder, or pass '
+      f'data.text_cache={folder!r} is stored as {record.stored}, not {stored}: name another folder, or pass '
       f'--store={record.stored}'
     )
   return record
@@ -93,16 +104,18 @@ def _write_block(encode: FrozenEncoder, folder: str, record: Record, number: int
     'embeddings': np.concatenate(embeddings),
   }
   with atomic_write(cache.block_file(folder, record, number)) as temporary:
-    temporary.write_bytes(save(tensors, {'record': record.digest}))  # not save_file, whose files none else may read
+    # Not save_file, whose files only their owner may read.
+    temporary.write_bytes(save(tensors, {'record': record.digest}))
 
 
 def _round(encode: FrozenEncoder, caption: str, record: Record) -> np.ndarray:
+  """Return the embedding of a caption in the stored type."""
   (tokens,), (mask,) = encode([caption])
   with np.errstate(over='ignore'):
     embedding = tokens[mask].astype(STORED[record.stored])
   if not np.isfinite(embedding.astype(np.float32)).all():
     raise ValueError(
-      f'the embedding of {caption!r} is not finite in {record.stored}: pass --store=float32, and if that fails too, '
+      f'the embedding of {caption!r} is not finite in {record.stored}: pass --store=float32; if that fails too, '
       f'download the weights in {encode.path!r} again'
     )
   return embedding

@@ -1,4 +1,4 @@
-"""The warning about captions that are longer than the model reads."""
+"""The warning about captions that are longer than `data.text_length`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SHOWN_CHARACTERS = 80
 
 
 def warn_truncated(caption: str, count: int, length: int):
-  """Warns that only `length` of the `count` tokens of `caption` are read; Python shows each warning once."""
+  """Warn that only `length` of the `count` tokens of `caption` are used. Python shows each warning once."""
   shown = caption if len(caption) <= _SHOWN_CHARACTERS else f'{caption[:_SHOWN_CHARACTERS]}...'
   warnings.warn(
     f'the caption {shown!r} has {count} tokens and is cut to data.text_length={length}; raise it to keep all',

@@ -1,4 +1,4 @@
-"""The table of claims, what it refuses, and at toy size the whole way from training to a report."""
+"""The table of claims, invalid arguments, and a complete claim at toy size, from training to report."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vdm_jax.benchmarks.paper_claims import appended_images, architecture, comma
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Run
 
 
-def test_every_claim_fits_together():
+def test_every_claim_is_consistent():
   for name, claim in command.claims().items():
     assert claim.name == name and claim.baseline in claim.arms
-    for of, to, score, expected in claim.judged:
+    for of, to, score, expected in claim.comparisons:
       assert {of, to} <= set(claim.arms) and score in claim.scores and expected in ('lower', 'higher')
     for arm in claim.arms.values():
       if isinstance(arm.run, Run):
@@ -25,7 +25,7 @@ def test_every_claim_fits_together():
         assert arm.num_steps <= config.training.num_steps
 
 
-def test_arms_differ_in_what_is_claimed_alone():
+def test_arms_differ_only_in_the_claimed_factor():
   runs = [appended_images.run(images).config() for images in appended_images.IMAGES]
   assert [config.data.num_images for config in runs] == [0, 4, 8]
   for config in runs:
@@ -47,19 +47,19 @@ def test_arms_differ_in_what_is_claimed_alone():
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (['--out=x', '--seeds=1'], '--seeds=1: an interval needs two or more.'),
-    (['--out=x', '--claims=table_9'], '--claims=table_9 is unknown: choose of gradient_variance, '),
-    ([], '--out is missing: name a folder for the trained models and the results.'),
+    (['--out=x', '--seeds=1'], '--seeds=1 is too few'),
+    (['--out=x', '--claims=table_9'], '--claims=table_9 is unknown: choose from gradient_variance, '),
+    ([], '--out is missing'),
   ],
 )
-def test_bad_arguments_are_refused(arguments, message, capsys):
+def test_invalid_arguments_are_rejected(arguments, message, capsys):
   with pytest.raises(SystemExit):
     command.main(arguments)
   assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+def test_the_command_resumes(tmp_path, monkeypatch, capsys):
   names = ('replacement', 'reconstruction, w=1')
 
   def tiny():
@@ -71,7 +71,7 @@ def test_the_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     return config
 
   arms = {name: Arm(Run('tiny', tiny), settings=conditioning.METHODS[name]) for name in names}
-  claim = conditioning.CLAIM._replace(arms=arms, judged=conditioning.CLAIM.judged[:0])
+  claim = conditioning.CLAIM._replace(arms=arms, comparisons=())
   monkeypatch.setattr(command, 'claims', lambda: {'conditioning': claim})
   for name, value in (('VIDEOS', 2), ('NUM_FRAMES', 12), ('NUM_STEPS', 2)):
     monkeypatch.setattr(conditioning, name, value)
@@ -79,14 +79,14 @@ def test_the_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
   printed = capsys.readouterr().out
   report = json.loads((tmp_path / 'conditioning.json').read_text())
   for row in report['rows'][names[1]]:
-    assert row['error_of_frame'][:4] == [0.0] * 4, 'given frames are the true ones'
+    assert row['error_of_frame'][:4] == [0.0] * 4, 'given frames are exact'
     assert row['prediction_error'] == pytest.approx(sum(row['error_of_frame'][4:8]) / 4)
     assert row['extension_error'] == pytest.approx(sum(row['error_of_frame'][8:]) / 4)
   assert report['rows'][names[0]][0]['error_of_frame'] != report['rows'][names[0]][1]['error_of_frame']
   assert (tmp_path / 'conditioning.png').read_bytes().startswith(b'\x89PNG')
 
   def fail(*args):
-    raise AssertionError('done before')
+    raise AssertionError('already done')
 
   monkeypatch.setattr(command.runner.jobs, 'train', fail)
   monkeypatch.setattr(command, 'claims', lambda: {'conditioning': claim._replace(measure=fail)})

@@ -1,4 +1,4 @@
-"""Running a claim: what is kept and done again, the order of trainings, the report in closed form."""
+"""Running a claim: stored results, the order of trainings, and the report in closed form."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def make(measure, arms):
   return Claim(
     name='toy',
     source='Table 0',
-    says='more is better',
+    statement='more is better',
     setting='none',
     cost='nothing',
     arms=arms,
     baseline='less',
     scores={'error': 'error'},
-    judged=(Comparison('more', 'less', 'error', 'lower'),),
+    comparisons=(Comparison('more', 'less', 'error', 'lower'),),
     measure=measure,
     draw=lambda path, rows: None,
   )
 
 
 class Measure:
-  """Error 10 + seed without a setting, and `gain` less with it; ends after `last` calls."""
+  """Measures an error of 10 + seed, reduced by the setting `gain`; fails after `last` calls."""
 
   def __init__(self, last=100):
     self.calls, self.last = [], last
@@ -45,7 +45,7 @@ class Measure:
 SHIPPED = {'less': Arm('pretrained:digits'), 'more': Arm('pretrained:digits', settings={'gain': 4.0})}
 
 
-def test_a_second_call_goes_on_and_more_seeds_add(tmp_path):
+def test_a_second_call_resumes_and_more_seeds_extend_it(tmp_path):
   stopped, rest = Measure(last=3), Measure()
   with pytest.raises(KeyboardInterrupt):
     runner.rows(make(stopped, SHIPPED), tmp_path, range(2))
@@ -57,7 +57,7 @@ def test_a_second_call_goes_on_and_more_seeds_add(tmp_path):
   assert runner.rows(make(None, SHIPPED), tmp_path, range(3)) == found
 
 
-def test_what_was_measured_in_another_way_is_not_replaced(tmp_path):
+def test_results_of_other_settings_are_not_replaced(tmp_path):
   runner.rows(make(Measure(), SHIPPED), tmp_path, range(2))
   path = tmp_path / 'toy' / 'more, seed 0.json'
   before = path.read_bytes()
@@ -67,7 +67,7 @@ def test_what_was_measured_in_another_way_is_not_replaced(tmp_path):
   assert path.read_bytes() == before
 
 
-def test_a_run_is_trained_once_to_each_step_that_is_measured(tmp_path, monkeypatch):
+def test_a_run_is_trained_once_to_each_measured_step(tmp_path, monkeypatch):
   trained = []
 
   def train(config, workdir):
@@ -82,13 +82,13 @@ def test_a_run_is_trained_once_to_each_step_that_is_measured(tmp_path, monkeypat
   runner.rows(make(measure, arms), tmp_path, range(2))
   assert trained == [(f'digits_seed_{seed}', seed, steps) for seed in range(2) for steps in (5, 2_000)]
   assert [call[0] for call in measure.calls[:3]] == [str(tmp_path / 'runs' / 'digits_seed_0')] * 3
-  early = tmp_path / 'toy' / 'other, seed 1.json'  # of a version without the key
-  held = json.loads(early.read_text())
-  del held['asked']['run']['training']['clip_norm']
-  early.write_text(json.dumps(held))
+  early = tmp_path / 'toy' / 'other, seed 1.json'  # written before this key existed
+  stored = json.loads(early.read_text())
+  del stored['asked']['run']['training']['clip_norm']
+  early.write_text(json.dumps(stored))
   runner.rows(make(None, arms), tmp_path, range(2))
   (tmp_path / 'toy' / 'less, seed 1.json').unlink()
-  with pytest.raises(ValueError, match='digits_seed_1 is at step 2000, past step 5 that is to be measured'):
+  with pytest.raises(ValueError, match='digits_seed_1 is at step 2000, past the step to measure, 5'):
     runner.rows(make(measure, arms), tmp_path, range(2))
 
 
@@ -100,7 +100,7 @@ def test_the_report_in_closed_form(tmp_path):
   assert report['means'] == {'less': {'error': 6.0}, 'more': {'error': 3.5}}
   expected = {'mean': -2.5, 'half_width': pytest.approx(half_width, rel=1e-5)}
   assert report['differences'] == {'more': {'error': expected}}
-  assert report['judged'][0] == claim.judged[0]._asdict() | expected | {'verdict': 'does not show'}
+  assert report['judged'][0] == claim.comparisons[0]._asdict() | expected | {'verdict': 'does not show'}
   assert runner.table(report).splitlines() == [
     '|  | error |',
     '|---|---|',
@@ -118,8 +118,9 @@ def test_the_report_in_closed_form(tmp_path):
 
 @pytest.mark.parametrize('file', sorted(RESULTS.glob('*.json')), ids=lambda file: file.stem)
 def test_published_results_follow_from_their_rows(file):
-  held = json.loads(file.read_text())
+  stored = json.loads(file.read_text())
   claim = command.claims()[file.stem]
-  assert held['seeds'] >= 5
-  assert runner.report(claim, held['rows'], held['command']) | {'hardware': held['hardware']} == held
+  assert stored['seeds'] >= 5
+  recorded = {key: stored[key] for key in ('hardware', 'setting')}  # the setting may be described in other words
+  assert runner.report(claim, stored['rows'], stored['command']) | recorded == stored
   assert file.with_suffix('.png').read_bytes().startswith(b'\x89PNG')

@@ -1,4 +1,4 @@
-"""Moments of gradients: unbiased over all outcomes, and exact where the network's gradient is Gaussian."""
+"""Moments of gradients: unbiased over all outcomes, and correct for a network with a Gaussian gradient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from vdm_jax import models
 from vdm_jax.benchmarks.paper_claims import gradient_variance
 from vdm_jax.benchmarks.paper_claims.claim import config_of
-from vdm_jax.benchmarks.paper_claims.gradient_variance import Moments, gradients, statistics
+from vdm_jax.benchmarks.paper_claims.gradient_variance import Moments, gradient_scores, gradients
 
 
 def test_moments_are_unbiased_over_all_outcomes():
@@ -36,7 +36,7 @@ def test_alignment_falls_with_variance_and_with_bias():
   reference = drawn(video, 0.5)
   for expectation, std in ((video, 0.1), (video, 1.5), (np.array([3.0, 3.0, 0.0, 0.0]), 0.5)):
     squared, variance = expectation @ expectation, 4 * std**2
-    found = statistics(drawn(expectation, std), reference)
+    found = gradient_scores(drawn(expectation, std), reference)
     expected = (expectation @ video) ** 2 / ((squared + variance) * (video @ video))
     assert found['alignment'] == pytest.approx(expected, rel=0.02)
     assert found['log2_noise_to_signal'] == pytest.approx(math.log2(variance / squared), abs=0.05)
@@ -44,7 +44,7 @@ def test_alignment_falls_with_variance_and_with_bias():
 
 @pytest.mark.parametrize('images', [0, 8])
 def test_a_linear_network_has_the_variance_of_its_noise(images):
-  """Where F is a learned picture and the target the noise, the gradient at p is 2 (F_p - mean of eps_p) / pixels."""
+  """If F is a learned picture and the target the noise, the gradient at pixel p is 2 (F_p - mean of eps_p) / pixels."""
   config = config_of('digits')
   config.data.update(num_images=images, batch_size=gradient_variance.VIDEOS[images], text='none')
   config.model.parameterization = 'eps'

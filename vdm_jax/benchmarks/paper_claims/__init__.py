@@ -1,1 +1,1 @@
-"""The papers' claims at the scale of two CPU cores: trained seeds, paired differences, 95 % intervals."""
+"""The papers' claims at the scale of two CPU cores: models of several seeds, paired differences, 95 % intervals."""

@@ -1,4 +1,4 @@
-"""`python -m vdm_jax.benchmarks.paper_claims`: see `command`."""
+"""Entry point of `python -m vdm_jax.benchmarks.paper_claims`, see `command`."""
 
 from vdm_jax.benchmarks.paper_claims.command import main
 

@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 from vdm_jax.benchmarks.paper_claims import quality
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Run, config_of
 
-IMAGES = (0, 4, 8)  # beside each video, as in the table: more images are more frames a step
-VIDEOS = 4  # of a batch
-STEPS = (1_000, 2_000)  # measured on the way: what images speed up may be caught up with
+IMAGES = (0, 4, 8)  # per video, as in the table: more images are more frames per step
+VIDEOS = 4  # per batch
+STEPS = (1_000, 2_000)  # two points of the same run, since an early gain may vanish
 
 
 def run(images: int) -> Run:
@@ -25,7 +25,7 @@ def arm(images: int, steps: int) -> str:
 def _config(images: int) -> ConfigDict:
   config = config_of('digits')
   config.data.update(num_images=images, batch_size=VIDEOS)
-  # At a constant rate a run of 1,000 steps is the first half of one of 2,000.
+  # With a constant learning rate, a run of 1,000 steps is the first half of one of 2,000.
   config.training.update(schedule='constant', preview_every=STEPS[0], heldout_every=0)
   return config
 
@@ -34,13 +34,13 @@ CELLS = tuple((images, steps) for steps in STEPS for images in IMAGES)
 CLAIM = Claim(
   name='appended_images',
   source='VDM Table 4',
-  says='samples improve as 0, 4 and 8 independent images are appended to each video',
-  setting='configs/digits.py at a constant learning rate, 4 videos a step; seeds train anew',
+  statement='samples improve as 0, 4 and 8 independent images are appended to each video',
+  setting='configs/digits.py with a constant learning rate, 4 videos per step; each seed is a separate training',
   cost='60 minutes',
   arms={arm(*cell): Arm(run(cell[0]), num_steps=cell[1]) for cell in CELLS},
   baseline=arm(0, STEPS[-1]),
   scores=quality.SCORES,
-  judged=tuple(
+  comparisons=tuple(
     Comparison(arm(images, steps), arm(fewer, steps), score, expected)
     for steps in STEPS
     for images, fewer in ((4, 0), (8, 0), (8, 4))

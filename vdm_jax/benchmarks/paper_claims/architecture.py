@@ -1,4 +1,4 @@
-"""FIT against the U-Net at matched work: Snap Table 2."""
+"""FIT against the U-Net at equal training cost: Snap Table 2."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Comparison, Row, R
 from vdm_jax.tools.compilation.ideal import evaluation
 from vdm_jax.training import jit_train_step, optimizer, state
 
-REPEATS = 7  # of a timed call
-FIT_STEPS = 1_100  # about the U-Net's CPU seconds: twice as many videos each, at less than half the price
+REPEATS = 7  # timings of each function
+FIT_STEPS = 1_100  # about the U-Net's CPU seconds: twice as many videos per step, at less than half the cost each
 SPEED = {
   'training_ms': 'CPU ms per training video',
   'evaluation_ms': 'CPU ms per evaluation',
@@ -30,19 +30,19 @@ SCORES = SPEED | quality.LARGE_SCORES
 
 
 def fit() -> ConfigDict:
-  """The network and optimizer of digits_fit.py on the U-Net's process, data and noise levels."""
+  """Return the network and optimizer of digits_fit.py with the U-Net's process, data and noise levels."""
   unet = input_scaling.run(input_scaling.RULE).config()
   config = input_scaling.large_digits(config_of('digits_fit'))
   shared = ('process', 'sigma_in', 'parameterization', 'logsnr', 'lognormal_mean', 'lognormal_std')
   config.model.update({key: unet.model[key] for key in shared})
-  # As many tokens as in digits_fit.py, 128.
+  # 128 tokens, as in digits_fit.py.
   config.model.update(patch_size=(2, 16, 16), group_size=(8, 2, 2), patch_width=128, patch_head_width=32, num_blocks=2)
   config.training.update(num_steps=FIT_STEPS, ema_half_life=100.0)
   return config
 
 
 def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
-  """Quality, and CPU milliseconds of a training step and of an evaluation, per video, on all cores together."""
+  """Return quality, and CPU milliseconds per video of a training step and of an evaluation, over all cores."""
   run = vdm_jax.Run(workdir)
   config = configuration.from_dict(run.config)
   speed = timed(config, run)
@@ -51,7 +51,7 @@ def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
 
 
 def timed(config: ConfigDict, run: vdm_jax.Run) -> dict[str, float]:
-  """CPU milliseconds per video: of the training step that the run took, and of one evaluation of the network."""
+  """Return the CPU milliseconds per video of the run's training step and of one evaluation of the network."""
   model, params = run.load()
   mesh = partitioning.make_mesh({'data': 1}, jax.devices()[:1])
   rule = optimizer.build(config.training, model.logical_axes, model.decay_mask)
@@ -74,7 +74,7 @@ def timed(config: ConfigDict, run: vdm_jax.Run) -> dict[str, float]:
 
 
 def draw(path: Path, rows: Rows) -> None:
-  """Quality against what an evaluation costs, means over the seeds."""
+  """Plot quality against the cost of an evaluation, means over seeds."""
   cost = {name: statistics.fmean(row['evaluation_ms'] for row in seeds) for name, seeds in rows.items()}
   points = {name: (name, cost[name]) for name in rows}
   scores = {key: title for key, title in SCORES.items() if key not in SPEED}
@@ -85,13 +85,14 @@ FIT, UNET = 'FIT', 'U-Net'
 CLAIM = Claim(
   name='architecture',
   source='Snap Table 2',
-  says='FIT trains and samples faster than the U-Net, and is better',
-  setting='16x64x64 digits, FIT and U-Net of one process, about equal CPU seconds of training; seeds train anew',
-  cost='20 minutes beside input_scaling, whose U-Net it is',
+  statement='FIT trains and samples faster than the U-Net, and is better',
+  setting='16x64x64 digits, FIT and U-Net with the same process and about equal CPU seconds of training; each seed is '
+  'a separate training',
+  cost='20 minutes in addition to input_scaling, which trains the U-Net',
   arms={FIT: Arm(Run('fit_64', fit)), UNET: Arm(input_scaling.run(input_scaling.RULE))},
   baseline=UNET,
   scores=SCORES,
-  judged=(
+  comparisons=(
     Comparison(FIT, UNET, 'training_ms', 'lower'),
     Comparison(FIT, UNET, 'evaluation_ms', 'lower'),
     Comparison(FIT, UNET, 'frechet', 'lower'),

@@ -1,4 +1,4 @@
-"""What a claim is: what a paper says, the runs to train, what to measure of them, and how that is judged."""
+"""A claim of a paper: the runs to train, the scores to measure, and the comparisons that decide it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 
 from vdm_jax.jobs import experiments
 
-Row = Mapping[str, Any]  # of one arm and seed: its scores, those of real clips as `real`, and what plots need
-Rows = Mapping[str, Sequence[Row]]  # by arm, one for each seed
+Row = Mapping[str, Any]  # results of one arm and seed: its scores, those of real clips as `real`, data for plots
+Rows = Mapping[str, Sequence[Row]]  # one row per seed, by arm
 
 
 class Run(NamedTuple):
-  """A model that is trained once per seed; arms and claims with runs of one name share their folders."""
+  """A model that is trained once per seed; arms and claims share runs of the same name."""
 
   name: str
   config: Callable[[], ConfigDict]
@@ -24,34 +24,34 @@ class Run(NamedTuple):
 class Arm(NamedTuple):
   """One of the alternatives that are compared."""
 
-  run: Run | str  # or a run that exists, such as `pretrained:digits`
-  num_steps: int = 0  # at which the run is measured, for arms that share one; 0: its configuration's
-  settings: Mapping[str, Any] = {}  # what `measure` does otherwise for this arm
+  run: Run | str  # a string names an existing run, such as `pretrained:digits`
+  num_steps: int = 0  # the step to measure, for arms that share a run; 0: training.num_steps
+  settings: Mapping[str, Any] = {}  # passed to `measure`
 
 
 class Comparison(NamedTuple):
-  """`of` against `to`: what the paper leads one to expect of their difference in a score, 'lower' or 'higher'."""
+  """A comparison of the arms `of` and `to` in one score."""
 
   of: str
   to: str
   score: str
-  expected: str
+  expected: str  # of `of` by the paper: 'lower' or 'higher' than `to`
 
 
 class Claim(NamedTuple):
-  """A claim of a paper, and how it is put to the test."""
+  """A claim of a paper, and how it is tested."""
 
   name: str
   source: str  # paper, table or figure
-  says: str
-  setting: str  # what is done here, and what the seeds vary
+  statement: str
+  setting: str  # the experiment, and what the seeds vary
   cost: str  # of all seeds on two cores
   arms: Mapping[str, Arm]
-  baseline: str  # the arm that the table gives differences to
+  baseline: str  # the arm that differences in the table refer to
   scores: Mapping[str, str]  # score -> its column in the table
-  judged: tuple[Comparison, ...]
+  comparisons: tuple[Comparison, ...]
   measure: Callable[[str, int, Mapping[str, Any]], Row]  # (workdir, seed, settings)
-  draw: Callable[[Path, Rows], None]  # of all rows, to a PNG
+  draw: Callable[[Path, Rows], None]  # writes a PNG of all rows
 
 
 def config_of(name: str) -> ConfigDict:

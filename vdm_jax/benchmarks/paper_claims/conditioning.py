@@ -1,8 +1,7 @@
-"""Conditioning by reconstruction guidance against replacing the given frames: VDM section 3.1, Table 6.
+"""Reconstruction guidance against replacement of the given frames: VDM section 3.1, Table 6.
 
-Models that know nothing of conditions, one per seed, continue held-out clips of bouncing digits from four frames to
-four times their own length, by each method from the same noise. A clip's true future is known, so that every video
-has an error; the digit it should keep is known too.
+Unconditional models, one per seed, continue held-out clips of bouncing digits from four frames to four times the length
+of the model's videos, with each method from the same noise. The true continuation and digit of every clip are known.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from vdm_jax.video import to_float, to_uint8
 VIDEOS, NUM_FRAMES, GIVEN, NUM_STEPS = 24, 32, 4, 32
 LANGEVIN = {'langevin_delta': 0.1}
 BASELINE, GUIDED, CORRECTED = 'replacement', 'reconstruction, w=10', 'reconstruction, w=10, Langevin'
-# Name -> what it changes in the section `sampling`.
+# Method -> keys of the section `sampling`.
 METHODS = {
   BASELINE: {'conditioning': 'replacement'},
   'replacement, Langevin': {'conditioning': 'replacement', **LANGEVIN},
@@ -44,21 +43,21 @@ SCORES = {
 
 
 def heldout_clips(config: ConfigDict, count: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-  """Videos float32 [n t h w c] of digits that were never trained on, and which digit each shows: int [n]."""
+  """Return videos float32 [n t h w c] from the test split, and the digit that each shows: int [n]."""
   clips = data.examples(config.data, 'test', seed=config.seed, count=count, num_frames=num_frames)
   videos = to_float(np.stack([clip.video for clip in clips]))
   return videos, np.array([clip.label for clip in clips]) // len(DIRECTIONS)
 
 
 def plan_of(block: int, num_frames: int) -> Plan:
-  """Windows that see as much as they make."""
+  """Return windows of which half is given and half is generated."""
   return extension(num_frames, block, overlap=block // 2, given=GIVEN)
 
 
 def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
-  """Continues held-out clips from their first frames to their whole length, and scores what was made.
+  """Continue held-out clips from their first frames to their full length, and score the result.
 
-  Errors are mean squared differences from the true future, by frame and over the first and the later blocks.
+  Errors are mean squared differences from the true continuation, per frame and over the first and the later blocks.
   """
   run = vdm_jax.Run(workdir)
   model, params = run.load()
@@ -81,7 +80,7 @@ def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
 
 
 def score(videos: np.ndarray, digits: np.ndarray, starts: Sequence[int]) -> dict[str, float]:
-  """The share of frames after the given ones that show the clip's digit, and the mean seam score."""
+  """Return the share of generated frames that show the clip's digit, and the mean seam score."""
   read = evaluation.read_clips(videos)
   seams = [drift(video, starts)['seam_score'] for video in to_uint8(videos)]
   return {
@@ -91,22 +90,22 @@ def score(videos: np.ndarray, digits: np.ndarray, starts: Sequence[int]) -> dict
 
 
 def draw(path: Path, rows: Rows) -> None:
-  """The error of each frame, by method."""
+  """Plot the error of each frame, by method."""
   curves = {name: [row['error_of_frame'] for row in seeds] for name, seeds in rows.items()}
-  plots.draw_curves(path, curves, x='frame', y='squared error against the true future')
+  plots.draw_curves(path, curves, x='frame', y='squared error against the true continuation')
 
 
 RUN = Run('digits_long', lambda: config_of('digits_long'))
 CLAIM = Claim(
   name='conditioning',
   source='VDM section 3.1, Table 6',
-  says='reconstruction guidance conditions better than replacement; Langevin correction improves it',
-  setting='configs/digits_long.py, 24 held-out clips from 4 frames to 32, 32 steps; seeds train anew',
+  statement='reconstruction guidance conditions better than replacement; Langevin correction improves it',
+  setting='configs/digits_long.py, 24 held-out clips from 4 frames to 32, 32 steps; each seed is a separate training',
   cost='60 minutes',
   arms={name: Arm(RUN, settings=method) for name, method in METHODS.items()},
   baseline=BASELINE,
   scores=SCORES,
-  judged=tuple(
+  comparisons=tuple(
     Comparison(of, to, score, expected)
     for of, to in ((GUIDED, BASELINE), (CORRECTED, GUIDED))
     for score, expected in (('prediction_error', 'lower'), ('extension_error', 'lower'), ('identity', 'higher'))

@@ -1,4 +1,4 @@
-"""The variance of minibatch gradients with appended images, at equal memory: VDM section 4.3.1."""
+"""The variance of minibatch gradients with appended images at equal memory: VDM section 4.3.1."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from vdm_jax.training import make_gradient
 from vdm_jax.types import Params
 
 BATCHES = 40  # minibatches whose gradients are compared
-UNSEEN = 1_000  # added to a run's seed: streams of clips and noise that it was not trained on
-VIDEOS = {0: 12, 4: 8, 8: 6}  # appended images -> videos of a minibatch, 96 frames each
+UNSEEN = 1_000  # added to a run's seed, for streams of clips and noise that it was not trained on
+VIDEOS = {0: 12, 4: 8, 8: 6}  # appended images -> videos per minibatch, which has 96 frames
 LEVEL = -2.0  # log-SNR, the median of training
 SCORES = {
   'log2_variance': 'log2 variance',
@@ -33,7 +33,7 @@ SCORES = {
 
 
 class Moments:
-  """The sums that unbiased estimates of a random vector's moments need; vectors are added one by one."""
+  """Unbiased estimates of the moments of a random vector from samples, which are added one by one."""
 
   def __init__(self, vectors: Iterable[np.ndarray]) -> None:
     self.count, self._sum, self._squares = 0, np.zeros(()), 0.0
@@ -43,6 +43,7 @@ class Moments:
 
   @property
   def mean(self) -> np.ndarray:
+    """The sample mean."""
     return self._sum / self.count
 
   @property
@@ -56,11 +57,15 @@ class Moments:
     return float(self.mean @ self.mean) - self.variance / self.count
 
 
-def statistics(found: Moments, reference: Moments) -> dict[str, float]:
-  """What minibatch gradients tell of an estimator, beside independent ones of the video objective alone.
+def gradient_scores(found: Moments, reference: Moments) -> dict[str, float]:
+  """Return the scores of a gradient estimator.
 
-  `alignment` is <E g, E r>^2 / (E|g|^2 |E r|^2), the squared cosine, on average, between one minibatch's gradient and
-  the video objective's: it falls with variance and with bias alike.
+  `alignment` is <E g, E r>^2 / (E|g|^2 |E r|^2), the mean squared cosine between a minibatch's gradient g and the
+  gradient r of the video objective. Variance and bias both lower it.
+
+  Args:
+    found: moments of the estimator's minibatch gradients.
+    reference: moments of independent minibatch gradients of the video objective alone.
   """
   second_moment = found.squared_mean + found.variance
   signal = max(found.squared_mean, np.finfo(np.float64).tiny)
@@ -74,7 +79,7 @@ def statistics(found: Moments, reference: Moments) -> dict[str, float]:
 
 
 def gradients(model: Model, params: Params, config: ConfigDict, seed: int, count: int) -> Iterator[np.ndarray]:
-  """`count` independent minibatch gradients of the training loss, as vectors."""
+  """Yield `count` independent minibatch gradients of the training loss as vectors."""
   mesh = partitioning.make_mesh({'data': 1}, jax.devices()[:1])
   gradient = jax.jit(make_gradient(model, config.training, mesh))
   key = jax.random.key(seed)
@@ -86,18 +91,18 @@ def gradients(model: Model, params: Params, config: ConfigDict, seed: int, count
 
 
 def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
-  """Statistics of the gradient with `settings['images']` appended images, by the run's EMA parameters.
+  """Return the scores of the gradient with `settings['images']` appended images at the run's EMA parameters.
 
-  With `settings['logsnr']` all examples have that noise level, in place of levels drawn for each video.
+  With `settings['logsnr']` all examples have this noise level; by default each video draws its own.
   """
   logsnr = settings.get('logsnr')
   found = _moments(workdir, settings['images'], UNSEEN + 10 * seed + 1, logsnr)
-  return statistics(found, _reference(workdir, seed, logsnr))
+  return gradient_scores(found, _reference(workdir, seed, logsnr))
 
 
 @functools.lru_cache(maxsize=1)
 def _reference(workdir: str, seed: int, logsnr: float | None) -> Moments:
-  """Of the video objective, on clips and noise of their own: the same for all arms of a seed."""
+  """Return the moments of the video objective on independent clips and noise, shared by all arms of a seed."""
   return _moments(workdir, 0, UNSEEN + 10 * seed + 2, logsnr)
 
 
@@ -112,10 +117,10 @@ def _moments(workdir: str, images: int, stream: int, logsnr: float | None) -> Mo
 
 
 def partly_trained() -> ConfigDict:
-  """The README's model, early: its digits cannot be told yet."""
+  """Return the README's configuration with 400 steps, when digits are not recognizable yet."""
   config = config_of('digits')
   config.training.update(num_steps=400, checkpoint_every=400, preview_every=400, heldout_every=0, schedule='constant')
-  config.sampling.update(num_steps=2)  # of the preview, that nobody needs
+  config.sampling.update(num_steps=2)  # makes the unused preview cheap
   return config
 
 
@@ -124,18 +129,19 @@ def arm(images: int) -> str:
 
 
 def claim(name: str, levels: str, settings: Mapping[str, Any]) -> Claim:
-  """The claim at some choice of the noise levels, which `levels` describes."""
+  """Return the claim for a choice of noise levels, which `levels` describes."""
   run = Run('partly_trained', partly_trained)
   return Claim(
     name=name,
     source='VDM section 4.3.1',
-    says='appended images reduce the variance of minibatch gradients, at the expense of some bias',
-    setting=f'400 steps of configs/digits.py; then 40 minibatches of 96 frames, {levels}; seeds train anew',
+    statement='appended images reduce the variance of minibatch gradients, at the expense of some bias',
+    setting=f'400 steps of configs/digits.py, then 40 minibatches of 96 frames, {levels}; each seed is a separate '
+    'training',
     cost='10 minutes, half of it for the runs',
     arms={arm(images): Arm(run, settings={'images': images} | settings) for images in VIDEOS},
     baseline=arm(0),
     scores=SCORES,
-    judged=tuple(
+    comparisons=tuple(
       Comparison(arm(images), arm(0), score, expected)
       for images in (4, 8)
       for score, expected in (('log2_variance', 'lower'), ('log2_noise_to_signal', 'lower'), ('alignment', 'higher'))
@@ -146,6 +152,6 @@ def claim(name: str, levels: str, settings: Mapping[str, Any]) -> Claim:
 
 
 CLAIMS = (
-  claim('gradient_variance', 'each video and its images at a level of noise of their own', {}),
+  claim('gradient_variance', 'a noise level per video, which its images share', {}),
   claim('gradient_variance_one_level', f'all at the log-SNR {LEVEL:g}', {'logsnr': LEVEL}),
 )

@@ -13,17 +13,17 @@ def arm(weight: float) -> str:
 
 
 def claim(model: str) -> Claim:
-  """Of a model of the package that is told one-digit captions."""
+  """Return the claim for a shipped model of captioned digits."""
   return Claim(
     name=f'guidance_{model}',
     source='VDM Table 5, Snap Fig. 5',
-    says='guidance raises fidelity to the prompt; Frechet distances improve with its weight, then degrade',
-    setting=f'pretrained:{model}, 120 videos a weight; seeds are sampling noise, the model is one',
+    statement='guidance raises fidelity to the prompt; Frechet distances improve with its weight, then degrade',
+    setting=f'pretrained:{model}, 120 videos per weight; seeds vary the sampling noise, not the model',
     cost='7 minutes',
     arms={arm(weight): Arm(f'pretrained:{model}', settings={'guidance_weight': weight}) for weight in WEIGHTS},
     baseline=arm(0.0),
     scores=quality.SCORES,
-    judged=(
+    comparisons=(
       Comparison(arm(1.0), arm(0.0), 'digit', 'higher'),
       Comparison(arm(1.0), arm(0.0), 'frame_consistency', 'higher'),
       Comparison(arm(1.0), arm(0.0), 'frechet', 'lower'),

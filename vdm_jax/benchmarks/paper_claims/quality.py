@@ -1,4 +1,4 @@
-"""A text-to-video model of digits, measured by the protocol `digits` with a seed's noise and changed settings."""
+"""Scores of a text-to-video model of digits by the protocol `digits`, for given noise and sampling settings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import vdm_jax
 from vdm_jax import configuration, evaluation, plots
 from vdm_jax.benchmarks.paper_claims.claim import Row, Rows
-from vdm_jax.benchmarks.paper_claims.statistics import paired
+from vdm_jax.benchmarks.paper_claims.intervals import paired
 from vdm_jax.generation import make_generator
 
-BATCH = 40  # videos at a time: the 120 of the protocol take one compiled program
+BATCH = 40  # videos at a time; divides the protocol's 120, so that one compiled program suffices
 SCORES = {
   'digit': 'digit',
   'direction': 'direction',
@@ -23,13 +23,19 @@ SCORES = {
 LARGE_SCORES = {key: title for key, title in SCORES.items() if key != 'recall'} | {
   'frechet_frames': 'Frechet distance of frames',
   'detail': 'detail',
-}  # of videos above 16x16
-# What the protocol gives real clips too.
+}  # for videos above 16x16
+# Scores that the protocol also computes for real clips.
 REAL = ('digit', 'direction', 'frame_consistency', 'frechet', 'frechet_frames', 'precision', 'recall', 'detail')
 
 
 def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
-  """The figures of `evaluate_digits`, flat, of videos from a seed's noise; `settings` are keys of `sampling`."""
+  """Return the scores of `evaluate_digits`, flattened.
+
+  Args:
+    workdir: the run.
+    seed: of the sampling noise.
+    settings: overrides of the section `sampling`.
+  """
   run = vdm_jax.Run(workdir)
   model, params = run.load()
   config = configuration.from_dict(run.config)
@@ -50,9 +56,13 @@ def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
 def drawing(
   points: Mapping[str, tuple[str, float]], scores: Mapping[str, str], *, x: str, log: bool = False
 ) -> Callable[[Path, Rows], None]:
-  """A claim's `draw`: a plot per score, arm NAME being a point of the line `points[NAME][0]` at `points[NAME][1]`.
+  """Return a claim's `draw`: one plot per score, with 95 % intervals of the mean over seeds as error bars.
 
-  Bars are 95 % intervals of the mean over seeds.
+  Args:
+    points: arm -> the line that it is a point of, and its position on the x axis.
+    scores: score -> title of its plot.
+    x: label of the x axis.
+    log: whether the x axis is logarithmic.
   """
 
   def draw(path: Path, rows: Rows) -> None:

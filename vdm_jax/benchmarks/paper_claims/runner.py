@@ -1,4 +1,4 @@
-"""Runs a claim's arms with every seed, keeps each result as it comes, and makes the report of all."""
+"""Runs every arm and seed of a claim, stores each result at once, and writes the report."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, configuration, jobs, pretrained
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Row, Rows
-from vdm_jax.benchmarks.paper_claims.statistics import judge, paired
+from vdm_jax.benchmarks.paper_claims.intervals import paired, verdict
 from vdm_jax.runtime.atomic_files import write_text
 from vdm_jax.runtime.resumable import differences
 
 
 def rows(claim: Claim, out: Path, seeds: Sequence[int]) -> Rows:
-  """The results of every arm and seed, those that `out/NAME/` holds read from there; runs are in `out/runs/`.
+  """Return the results of every arm and seed; measure those that `out/NAME/` lacks. Runs are in `out/runs/`.
 
-  All arms of a seed come before those of the next. Raises ValueError where a result was measured in another way.
+  All arms of a seed are measured before the next seed.
+
+  Raises:
+    ValueError: a stored result was measured with other settings.
   """
   found: dict[str, list[Row]] = {name: [] for name in claim.arms}
   for seed in seeds:
@@ -32,19 +35,19 @@ def rows(claim: Claim, out: Path, seeds: Sequence[int]) -> Rows:
 
 
 def report(claim: Claim, found: Rows, command: str) -> dict[str, Any]:
-  """What is published of a claim: means, every arm's paired difference to the baseline, verdicts, and the rows."""
+  """Return the published results of a claim: means, paired differences to the baseline, verdicts, and all rows."""
   values = {name: {key: [row[key] for row in seeds] for key in claim.scores} for name, seeds in found.items()}
   base = values[claim.baseline]
-  judged = []
-  for comparison in claim.judged:
+  comparisons = []
+  for comparison in claim.comparisons:
     of, to, score, expected = comparison
     difference = paired(values[of][score], values[to][score])
-    judged.append(comparison._asdict() | difference | {'verdict': judge(difference, expected)})
+    comparisons.append(comparison._asdict() | difference | {'verdict': verdict(difference, expected)})
   real = [row['real'] for row in next(iter(found.values())) if 'real' in row]
   return {
     'claim': claim.name,
     'source': claim.source,
-    'says': claim.says,
+    'says': claim.statement,
     'setting': claim.setting,
     'command': command,
     'hardware': f'{jax.devices()[0].device_kind}, {jax.device_count()} devices',
@@ -57,14 +60,14 @@ def report(claim: Claim, found: Rows, command: str) -> dict[str, Any]:
       for name, scores in values.items()
       if name != claim.baseline
     },
-    'judged': judged,
+    'judged': comparisons,
     'real': {key: float(np.mean([one[key] for one in real])) for key in real[0]} if real else {},
     'rows': {name: list(seeds) for name, seeds in found.items()},
   }
 
 
 def table(report: Mapping[str, Any]) -> str:
-  """Markdown: a row per arm with its mean scores, in brackets their difference to the baseline; then the verdicts."""
+  """Return Markdown tables of the mean scores (with differences to the baseline in brackets) and of the verdicts."""
   columns = report['scores']
   lines = ['| ' + ' | '.join(['', *columns.values()]) + ' |', '|---' * (len(columns) + 1) + '|']
   for name, means in report['means'].items():
@@ -86,54 +89,56 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def write(claim: Claim, report: Mapping[str, Any], folder: Path) -> None:
-  """`NAME.json`, `NAME.md` and `NAME.png` in a folder."""
+  """Write `NAME.json`, `NAME.md` and `NAME.png` to a folder."""
   write_text(folder / f'{claim.name}.json', json.dumps(report, indent=1) + '\n')
   write_text(folder / f'{claim.name}.md', table(report))
   claim.draw(folder / f'{claim.name}.png', report['rows'])
 
 
-def trained(config: ConfigDict, workdir: Path) -> None:
-  """Trains the configuration in `workdir`, or the rest of it, unless that was done before.
+def train(config: ConfigDict, workdir: Path) -> None:
+  """Train a configuration in `workdir`, or resume it, up to `training.num_steps`. Exits if training is interrupted.
 
-  Ends the program where training was asked to stop. Raises ValueError where the run is past the step asked for.
+  Raises:
+    ValueError: the run is already past that step.
   """
   done, wanted = (checkpoints.steps(workdir) or [0])[-1], config.training.num_steps
   if done > wanted:
-    raise ValueError(f'{workdir} is at step {done}, past step {wanted} that is to be measured: move it away.')
+    raise ValueError(f'{workdir} is at step {done}, past the step to measure, {wanted}: move it away.')
   if done < wanted and (status := jobs.train(config, str(workdir))):
     sys.exit(status)
 
 
 def _row(claim: Claim, name: str, arm: Arm, out: Path, seed: int) -> Row:
+  """Return the stored result of an arm and seed, or train, measure and store it."""
   path = out / claim.name / f'{name}, seed {seed}.json'
   shipped = isinstance(arm.run, str)
   config = None if shipped else arm.run.config()
   if config is not None:
     config.seed = seed
     config.training.num_steps = arm.num_steps or config.training.num_steps
-  asked = {
+  requested = {
     'run': _shipped(arm.run) if shipped else configuration.to_dict(config),
     'settings': dict(arm.settings),
     'seed': seed,
   }
-  asked = json.loads(json.dumps(asked))
+  requested = json.loads(json.dumps(requested))
   if path.exists():
-    held = json.loads(path.read_text())
-    if not shipped:  # settings that it was too early to know had their defaults
-      held['asked']['run'] = configuration.complete(held['asked']['run'])
-    if differs := differences(json.loads(json.dumps(held['asked'])), asked):
+    stored = json.loads(path.read_text())
+    if not shipped:  # settings that are newer than the result had their defaults
+      stored['asked']['run'] = configuration.complete(stored['asked']['run'])
+    if differs := differences(json.loads(json.dumps(stored['asked'])), requested):
       raise ValueError(f'{path} was measured with another {", ".join(differs)}: use another --out.')
-    return held['row']
+    return stored['row']
   workdir = arm.run if shipped else out / 'runs' / f'{arm.run.name}_seed_{seed}'
   if not shipped:
-    trained(config, workdir)
+    train(config, workdir)
   row = claim.measure(str(workdir), seed, arm.settings)
-  write_text(path, json.dumps({'asked': asked, 'row': row}, indent=1) + '\n')
+  write_text(path, json.dumps({'asked': requested, 'row': row}, indent=1) + '\n')
   scores = ', '.join(f'{title} {row[key]:.3f}' for key, title in claim.scores.items())
   print(f'{claim.name}, {name}, seed {seed}: {scores}', file=sys.stderr, flush=True)
   return row
 
 
 def _shipped(run: str) -> dict[str, str]:
-  """Which weights of the package, so that results of others are not taken for theirs."""
+  """Return the identity of a shipped model, so that results of other weights are not reused."""
   return {'name': run, 'sha256': pretrained.card(run.removeprefix(pretrained.PREFIX))['sha256']}

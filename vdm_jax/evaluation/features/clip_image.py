@@ -20,12 +20,13 @@ from PIL import Image
 from vdm_jax.evaluation.features.contract import Encode, FeatureNetwork, Network
 from vdm_jax.evaluation.features.inference_layers import parameter_shapes, random_params
 from vdm_jax.evaluation.fingerprint import fingerprint
-from vdm_jax.text.encoders.clip import Clip, ClipLayer
-from vdm_jax.text.encoders.clip_folder import layer_tensors
-from vdm_jax.text.encoders.encoder_folder import CONFIG, TOKENIZER
-from vdm_jax.text.encoders.published import PUBLISHED as TEXT_ENCODERS
+from vdm_jax.text.encoders import ENCODERS
+from vdm_jax.text.encoders.clip import ClipLayer, layer_tensors, projector
+from vdm_jax.text.encoders.contract import TOKENIZER, Tensor
+from vdm_jax.text.encoders.encoder_folder import CONFIG
 from vdm_jax.text.encoders.transformer_layers import LayerNorm
-from vdm_jax.text.encoders.weight_files import FLOATS, WEIGHTS, Tensor, open_weights, read_arrays
+from vdm_jax.text.encoders.weight_files import FLOATS, WEIGHTS, open_weights, read_arrays
+from vdm_jax.text.frozen import FrozenEncoder
 from vdm_jax.types import Array, Params
 
 # Statistics of the pixels CLIP was trained on, RGB in [0, 1].
@@ -140,7 +141,6 @@ def load_params(name: str, config: VisionConfig, folder: str) -> Params:
     for ours, array in read_arrays(folder, tensors, _todays_name, np.float32)
   }
   read['patch', 'kernel'] = read['patch', 'kernel'].transpose(2, 3, 1, 0)
-  read['projection', 'kernel'] = read['projection', 'kernel'].T
   read['class', 'embedding'] = read['class', 'embedding'][None]
   return flax.traverse_util.unflatten_dict(read)
 
@@ -164,7 +164,7 @@ def entry(name: str) -> FeatureNetwork:
 
   def load_text(folder: Path) -> tuple[Encode, str]:
     recorded = _recorded(name, folder, WEIGHTS, CONFIG, TOKENIZER)
-    return Clip(TEXT_ENCODERS[name], str(folder), CAPTION_LENGTH).project, recorded
+    return projector(FrozenEncoder(ENCODERS[name], str(folder), CAPTION_LENGTH)), recorded
 
   return FeatureNetwork(
     network=whole,

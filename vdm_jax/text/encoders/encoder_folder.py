@@ -1,68 +1,28 @@
-"""The folder of a frozen encoder in Hugging Face's format: what must be in it, and its weights by name.
+"""The folder of a frozen encoder: checks of its files, and its configuration.
 
-What sets BERT, CLIP and T5 apart is told by a `Family`; the rest is common. Nothing here needs JAX or PyTorch, and
-nothing in a folder is ever executed. Tensors the encoder does not use (heads, decoders) are left alone.
+Only headers are read, never weights. Tensors that the encoder does not use (heads, decoders) are ignored.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from vdm_jax.text.encoders.weight_files import FLOATS, INDEX, WEIGHTS, Tensor, open_weights, read_json
+from vdm_jax.text.encoders.contract import TOKENIZER, Architecture, Encoder
+from vdm_jax.text.encoders.weight_files import FLOATS, INDEX, WEIGHTS, open_weights, read_json
 
 CONFIG = 'config.json'
-TOKENIZER = 'tokenizer.json'
 
 _SHOWN_PROBLEMS = 10
 
 
-class Family(NamedTuple):
-  """What the folders of one family of encoders have in common."""
-
-  model_type: str  # as config.json says
-  title: str
-  config: type  # a frozen dataclass; its fields are the keys of config.json that decide what is computed
-  only: dict[str, Any]  # the one value supported of other keys
-  width: str  # the field with the embedding width
-  positions: str | None  # the field with the longest length in tokens, None where there is no longest
-  tensors: Callable[[Any], list[Tensor]]
-  todays_name: Callable[[str], str]  # from the name in the file, which may be an older one
-  tokenizers: tuple[str, ...]  # files, either of which will do
-  tokenizer_model: str  # the kind of model in tokenizer.json
-  read_tokenizer: Callable[[str], Any]
-  empty: tuple[str, ...]  # the tokens of the empty caption; the last one ends every caption
-  origin: str  # where the files come from; {repository} is filled in
-  section: str = ''  # the part of config.json that tells of the encoder, where the file tells of several networks
-
-
-class Published(NamedTuple):
-  """An encoder that goes by a name."""
-
-  name: str  # data.text
-  family: Family
-  repository: str  # on the Hugging Face hub
-  sizes: dict[str, int]  # the fields of config.json that tell it from its sisters
-
-  @property
-  def width(self) -> int:
-    """The embedding width, c."""
-    return self.sizes[self.family.width]
-
-
-def read_fast_tokenizer(path: str) -> Any:
-  """The tokenizer that `tokenizer.json` alone describes."""
-  import transformers  # seconds
-
-  return transformers.PreTrainedTokenizerFast(tokenizer_file=str(Path(path) / TOKENIZER))
-
-
-def missing(path: str, published: Published) -> str | None:
-  """Returns the sentence that says which files the folder lacks and where to get them, None if it has all."""
-  tokenizers = ' or '.join(published.family.tokenizers)
-  needed = {WEIGHTS: (WEIGHTS, INDEX), CONFIG: (CONFIG,), tokenizers: published.family.tokenizers}
+def missing(path: str, encoder: Encoder) -> str | None:
+  """Return a message that lists the missing files and where to get them, or None if all are there."""
+  architecture = encoder.architecture
+  tokenizers = ' or '.join(architecture.tokenizer_files)
+  needed = {WEIGHTS: (WEIGHTS, INDEX), CONFIG: (CONFIG,), tokenizers: architecture.tokenizer_files}
   lacking = [
     what for what, files in needed.items() if not path or not any((Path(path) / file).is_file() for file in files)
   ]
@@ -70,101 +30,109 @@ def missing(path: str, published: Published) -> str | None:
     return None
   where = f'data.text_path={path!r} lacks {", ".join(lacking)}' if path else 'data.text_path is empty'
   return (
-    f'data.text={published.name} needs a folder with {WEIGHTS}, {CONFIG} and {tokenizers} of '
-    f'{published.repository.split("/")[-1]}, and {where}. '
-    f'{published.family.origin.format(repository=published.repository)} and pass '
-    '--config.data.text_path=FOLDER, or train word embeddings instead, which need no files: '
-    '--config.data.text=words'
+    f'data.text={encoder.name} needs a folder with {WEIGHTS}, {CONFIG} and {tokenizers} of {_model(encoder)}, but '
+    f'{where}. {architecture.download.format(repository=encoder.repository)} and pass '
+    '--config.data.text_path=FOLDER, or train word embeddings, which need no files: --config.data.text=words'
   )
 
 
-def problems(path: str, published: Published) -> list[str]:
-  """Returns what is wrong with the folder, one sentence each.
+def problems(path: str, encoder: Encoder) -> list[str]:
+  """Return what is wrong with the folder, one sentence each.
 
-  Reads the configuration, the tokenizer file and the header of the weights, never the weights.
+  Reads the configuration, the tokenizer file and the headers of the weight files.
   """
-  lacking = missing(path, published)
+  lacking = missing(path, encoder)
   if lacking:
     return [lacking]
   try:
-    config = read_config(path, published)
-    found = [
-      *_wrong_sizes(path, config, published),
-      *_wrong_tokenizer(path, published),
-      *_wrong_tensors(path, config, published.family),
+    config = read_config(path, encoder)
+    return [
+      *_wrong_sizes(path, config, encoder),
+      *_wrong_tokenizer(path, encoder),
+      *_wrong_tensors(path, config, encoder.architecture),
     ]
   except ValueError as error:
     return [str(error)]
-  return found
 
 
-def require(path: str, published: Published) -> Any:
-  """Returns the configuration of a folder in order; raises FileNotFoundError or ValueError otherwise."""
-  lacking = missing(path, published)
+def require(path: str, encoder: Encoder) -> Any:
+  """Return the configuration of a valid folder.
+
+  Raises:
+    FileNotFoundError: files are missing.
+    ValueError: the files do not fit together.
+  """
+  lacking = missing(path, encoder)
   if lacking:
     raise FileNotFoundError(lacking)
-  found = problems(path, published)
+  found = problems(path, encoder)
   if found:
     more = [f'and {len(found) - _SHOWN_PROBLEMS} more'] if len(found) > _SHOWN_PROBLEMS else []
     raise ValueError('\n'.join(found[:_SHOWN_PROBLEMS] + more))
-  return read_config(path, published)
+  return read_config(path, encoder)
 
 
-def read_config(path: str, published: Published) -> Any:
-  """Returns the `Family.config` of the folder; raises ValueError if it is not one we compute."""
-  file, family = Path(path) / CONFIG, published.family
+def read_config(path: str, encoder: Encoder) -> Any:
+  """Return the configuration of the folder, an `Architecture.config`.
+
+  Raises:
+    ValueError: the configuration is incomplete, or of a model that the architecture does not cover.
+  """
+  file, architecture = Path(path) / CONFIG, encoder.architecture
   values = read_json(file, 'the configuration of a model')
-  if isinstance(section := values.get(family.section), dict):
+  if isinstance(section := values.get(architecture.config_section), dict):
     values = section
-  fields = dataclasses.fields(family.config)
+  fields = dataclasses.fields(architecture.config)
   for field in fields:
     if field.name not in values and field.default is dataclasses.MISSING:
-      raise ValueError(f'{file} lacks {field.name!r}, which every {family.title} has; download it again')
-  for name, value in {'model_type': family.model_type, **family.only}.items():
+      raise ValueError(f'{file} lacks {field.name!r}, which every {architecture.title} has; download it again')
+  for name, value in {'model_type': architecture.model_type, **architecture.required}.items():
     if values.get(name, value) != value:
-      sister = published.repository.split('/')[-1]
-      raise ValueError(f'{file}: {name} is {values[name]!r}, and only {value!r} is supported; use {sister}')
+      raise ValueError(f'{file}: {name}={values[name]!r} is not supported, only {value!r}; use {_model(encoder)}')
   given = {field.name: values[field.name] for field in fields if field.name in values}
   for field in fields:
     value = given.get(field.name, field.default)
-    if field.type != 'str' and (not isinstance(value, int | float) or value <= 0):
-      raise ValueError(f'{file}: {field.name} is {value!r}, it must be a positive number; download it again')
+    if field.type not in ('str', str) and (not isinstance(value, int | float) or value <= 0):
+      raise ValueError(f'{file}: {field.name}={value!r} is not a positive number; download it again')
   try:
-    return family.config(**given)
+    return architecture.config(**given)
   except ValueError as error:
     raise ValueError(f'{file}: {error}') from error
 
 
-def _wrong_sizes(path: str, config: Any, published: Published) -> Iterator[str]:
-  for name, needed in published.sizes.items():
-    if getattr(config, name) != needed:
-      there = getattr(config, name)
-      yield f'{Path(path) / CONFIG}: {name} is {there}, data.text={published.name} needs {needed}'
+def tensor_shapes(config: Any, architecture: Architecture) -> dict[str, tuple[int, ...]]:
+  """Return the shape of every tensor that the encoder reads from the weight files, by name."""
+  return {name: tensor.shape for tensor in architecture.tensors(config) for name in tensor.names}
 
 
-def _wrong_tokenizer(path: str, published: Published) -> Iterator[str]:
-  file, needed = Path(path) / TOKENIZER, published.family.tokenizer_model
-  if file.is_file():
+def _model(encoder: Encoder) -> str:
+  return encoder.repository.split('/')[-1]
+
+
+def _wrong_sizes(path: str, config: Any, encoder: Encoder) -> Iterator[str]:
+  for name, needed in encoder.sizes.items():
+    if (found := getattr(config, name)) != needed:
+      yield f'{Path(path) / CONFIG}: {name} is {found}, data.text={encoder.name} needs {needed}'
+
+
+def _wrong_tokenizer(path: str, encoder: Encoder) -> Iterator[str]:
+  file, needed = Path(path) / TOKENIZER, encoder.architecture.tokenizer_model
+  if needed is not None and file.is_file():
     model = read_json(file, 'a tokenizer').get('model')
     kind = model.get('type', needed) if isinstance(model, dict) else None
     if kind != needed:
-      yield f'{file}: the model is {kind!r}, data.text={published.name} needs {needed!r}; download it again'
+      yield f'{file}: the model is {kind!r}, data.text={encoder.name} needs {needed!r}; download it again'
 
 
-def _wrong_tensors(path: str, config: Any, family: Family) -> Iterator[str]:
+def _wrong_tensors(path: str, config: Any, architecture: Architecture) -> Iterator[str]:
   where = Path(path) / (WEIGHTS if (Path(path) / WEIGHTS).is_file() else INDEX)
-  with open_weights(path, family.todays_name) as weights:
-    for name, shape in tensor_shapes(config, family).items():
+  with open_weights(path, architecture.canonical_name) as weights:
+    for name, shape in tensor_shapes(config, architecture).items():
       if name not in weights:
-        yield f'{where}: tensor {name} is missing, {CONFIG} asks for it'
+        yield f'{where}: tensor {name} is missing, but {CONFIG} requires it'
         continue
-      there, kind = weights[name].shape(), weights[name].kind()
-      if there != shape:
-        yield f'{where}: tensor {name} has shape {there}, {CONFIG} asks for {shape}'
+      found, kind = weights[name].shape(), weights[name].kind()
+      if found != shape:
+        yield f'{where}: tensor {name} has shape {found}, but {CONFIG} requires {shape}'
       elif kind not in FLOATS:
-        yield f'{where}: tensor {name} holds {kind}, it must be one of {", ".join(FLOATS)}'
-
-
-def tensor_shapes(config: Any, family: Family) -> dict[str, tuple[int, ...]]:
-  """Returns name -> shape of every tensor the encoder reads, as the files have it."""
-  return {name: tensor.shape for tensor in family.tensors(config) for name in tensor.names}
+        yield f'{where}: tensor {name} has type {kind}, which is not one of {", ".join(FLOATS)}'

@@ -1,10 +1,8 @@
-"""A frozen T5 encoder in Flax, reading Hugging Face's files without PyTorch (Raffel et al. 2020).
-
-Snap Video conditions on the last hidden states of T5-11B (Menapace et al. 2024).
-"""
+"""T5's encoder (Raffel et al. 2020). Snap Video conditions on T5-11B's last hidden states (Menapace et al. 2024)."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -13,21 +11,57 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.text.encoders.t5_folder import T5Config
+from vdm_jax.text.encoders.contract import LAYERS, TOKENIZER, Architecture, Encoder, Tensor, by_name
 from vdm_jax.text.encoders.transformer_layers import attend, precision
-from vdm_jax.text.frozen import FrozenEncoder
 from vdm_jax.types import Array
 
 
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """The keys of config.json that the module needs.
+
+  Those with a default are newer than the first models, whose files lack them.
+  """
+
+  vocab_size: int
+  d_model: int  # embedding width
+  d_kv: int  # width of one head; the heads together may have another width than d_model
+  d_ff: int
+  num_layers: int
+  num_heads: int
+  relative_attention_num_buckets: int
+  layer_norm_epsilon: float
+  relative_attention_max_distance: int = 128
+  feed_forward_proj: str = 'relu'
+
+  def __post_init__(self):
+    if self.feed_forward_proj not in ('relu', 'gated-gelu'):
+      raise ValueError(f"feed_forward_proj={self.feed_forward_proj!r} is not supported, only 'relu' and 'gated-gelu'")
+    buckets, farthest = self.relative_attention_num_buckets, self.relative_attention_max_distance
+    if buckets % 4 or farthest <= buckets // 4:
+      raise ValueError(
+        f'relative_attention_num_buckets={buckets} must be a multiple of 4, and less than four times '
+        f'relative_attention_max_distance={farthest}; download it again'
+      )
+
+  @property
+  def gated(self) -> bool:
+    """Whether the MLP multiplies its hidden units by a GELU gate, as T5 v1.1 does."""
+    return self.feed_forward_proj == 'gated-gelu'
+
+
+# ---- the module ------------------------------------------------------------------------------------------------------
+
+
 class T5Layer(nn.Module):
-  """Self-attention and an MLP, each before it is added to the residual stream behind an RMS norm (pre-LN)."""
+  """Self-attention and an MLP, each applied to an RMS norm of the residual stream and added to it (pre-LN)."""
 
   config: T5Config
   dtype: Any
 
   @nn.compact
   def __call__(self, x: Array, mask: Array, bias: Array) -> tuple[Array, None]:
-    """x float32 [b l c], mask bool [b l], bias [h l l] -> (float32 [b l c], None), as nn.scan wants it."""
+    """x float32 [b l c], mask bool [b l], bias [h l l] -> (float32 [b l c], None), the signature of nn.scan."""
     config = self.config
     dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype, precision=precision(self.dtype))
     norm = functools.partial(_RMSNorm, epsilon=config.layer_norm_epsilon, dtype=self.dtype)
@@ -37,7 +71,7 @@ class T5Layer(nn.Module):
       dense(config.num_heads * config.d_kv, name=name)(y).reshape(*x.shape[:2], config.num_heads, config.d_kv)
       for name in ('query', 'key', 'value')
     )
-    # No 1/sqrt(d): T5 has it in the weights.
+    # No 1/sqrt(d): T5's weights include it.
     x = x + dense(config.d_model, name='attention_output')(attend(query, key, value, mask, bias=bias))
 
     y = norm(name='up_norm')(x)
@@ -47,17 +81,19 @@ class T5Layer(nn.Module):
 
 
 class T5Encoder(nn.Module):
-  """Token ids to the last hidden states; the residual stream is float32, for T5's grows large."""
+  """Maps token ids to the last hidden states; the residual stream is float32, since T5's grows large."""
 
   config: T5Config
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, tokens: Array, mask: Array) -> Array:
-    """tokens int32 [b l], mask bool [b l], some True in each row -> float32 [b l c], zero off the mask."""
+    """tokens int32 [b l], mask bool [b l], True at least once per row -> float32 [b l c], zero off the mask."""
     config = self.config
     buckets = relative_buckets(
-      tokens.shape[1], config.relative_attention_num_buckets, config.relative_attention_max_distance
+      tokens.shape[1],
+      buckets=config.relative_attention_num_buckets,
+      max_distance=config.relative_attention_max_distance,
     )
     bias = nn.Embed(config.relative_attention_num_buckets, config.num_heads, name='relative')(buckets)
     bias = jnp.moveaxis(bias.astype(jnp.float32), -1, 0)
@@ -75,7 +111,7 @@ class T5Encoder(nn.Module):
 
 
 class _RMSNorm(nn.Module):
-  """Division by the root mean square, in float32; no mean is taken off and no bias added."""
+  """Division by the root mean square, in float32, without centering or bias."""
 
   epsilon: float
   dtype: Any
@@ -87,18 +123,17 @@ class _RMSNorm(nn.Module):
     return (x * scale).astype(self.dtype)
 
 
-def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
-  """Returns the bucket, int32 [l l], of the distance from query (row) to key (column) (section 2.1).
+def relative_buckets(length: int, *, buckets: int, max_distance: int) -> np.ndarray:
+  """Return the bucket of the distance from each query (row) to each key (column), int32 [l l] (section 2.1).
 
-  Half of the buckets are for keys after the query. In each half the first half of the buckets holds one
-  distance each; the others hold ranges whose bounds grow geometrically up to `max_distance`, the last one also
-  all beyond.
+  Half of the buckets are for keys after the query. The first half of each half holds one distance per bucket. The rest
+  hold ranges whose bounds grow geometrically up to `max_distance`; the last one also holds all larger distances.
   """
   half = buckets // 2
   exact = half // 2
   ranges = half - exact
-  # Range k starts at exact * (max_distance / exact)^(k / ranges). Both sides are raised to the power `ranges`,
-  # for in integers no rounding moves a distance that lies on the bound.
+  # Range k starts at exact * (max_distance / exact)^(k / ranges). Both sides are raised to the power `ranges`:
+  # in integers, rounding cannot move a distance that lies on the bound.
   bounds = [exact ** (ranges - k) * max_distance**k for k in range(1, ranges)]
 
   def bucket(distance: int) -> int:
@@ -111,7 +146,69 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray
   return table[position - position[:, None] + length - 1]
 
 
-class T5(FrozenEncoder):
-  """The text function of a T5 folder: captions to the last hidden states of their word pieces and of `</s>`."""
+# ---- its folder ------------------------------------------------------------------------------------------------------
 
-  network = T5Encoder
+
+def _tensors(config: T5Config) -> list[Tensor]:
+  width, heads = config.d_model, config.num_heads * config.d_kv
+
+  def in_every_layer(parameter: str, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Tensor:
+    names = [f'encoder.block.{i}.layer.{name}' for i in range(config.num_layers)]
+    return Tensor(f'{LAYERS}{parameter}', names, shape, axes)
+
+  relative = 'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
+  ups = {'gate': 'wi_0', 'up': 'wi_1'} if config.gated else {'up': 'wi'}
+  return [
+    Tensor('word/embedding', ['shared.weight'], (config.vocab_size, width), (None, 'embed')),
+    Tensor(
+      'relative/embedding', [relative], (config.relative_attention_num_buckets, config.num_heads), (None, 'heads')
+    ),
+    in_every_layer('attention_norm/scale', '0.layer_norm.weight', (width,), ('embed',)),
+    *(
+      in_every_layer(f'{linear}/kernel', f'0.SelfAttention.{name}.weight', (heads, width), ('heads', 'embed'))
+      for linear, name in {'query': 'q', 'key': 'k', 'value': 'v'}.items()
+    ),
+    in_every_layer('attention_output/kernel', '0.SelfAttention.o.weight', (width, heads), ('embed', 'heads')),
+    in_every_layer('up_norm/scale', '1.layer_norm.weight', (width,), ('embed',)),
+    *(
+      in_every_layer(f'{linear}/kernel', f'1.DenseReluDense.{name}.weight', (config.d_ff, width), ('mlp', 'embed'))
+      for linear, name in ups.items()
+    ),
+    in_every_layer('down/kernel', '1.DenseReluDense.wo.weight', (width, config.d_ff), ('embed', 'mlp')),
+    Tensor('norm/scale', ['encoder.final_layer_norm.weight'], (width,), ('embed',)),
+  ]
+
+
+def _canonical_name(name: str) -> str:
+  return 'shared.weight' if name == 'encoder.embed_tokens.weight' else name  # one table under two names
+
+
+T5 = Architecture(
+  model_type='t5',
+  title='T5',
+  config=T5Config,
+  width_field='d_model',
+  required={'is_decoder': False},
+  network=T5Encoder,
+  tensors=_tensors,
+  canonical_name=_canonical_name,
+  tokenizer_model='Unigram',
+  empty_caption=('</s>',),
+  download=(
+    'Where PyTorch is installed, transformers.T5EncoderModel.from_pretrained("{repository}", dtype="bfloat16")'
+    f'.save_pretrained("FOLDER") writes the first two; download {TOKENIZER}, which all T5 models share, from '
+    'google-t5/t5-base on the Hugging Face hub into the same folder'
+  ),
+)
+
+
+def _published(name: str, owner: str, d_model: int, d_ff: int) -> Encoder:
+  return Encoder(name, T5, f'{owner}/{name}', {'d_model': d_model, 'd_ff': d_ff})
+
+
+ENCODERS = by_name(
+  _published('t5-base', 'google-t5', d_model=768, d_ff=3072),
+  _published('t5-large', 'google-t5', d_model=1024, d_ff=4096),
+  _published('t5-11b', 'google-t5', d_model=1024, d_ff=65536),
+  _published('t5-v1_1-xxl', 'google', d_model=4096, d_ff=10240),
+)

@@ -1,4 +1,4 @@
-"""What the layers of several frozen encoders compute alike."""
+"""Transformer layers that several frozen encoders share."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ from vdm_jax.types import Array
 
 
 def precision(dtype: Any) -> jax.lax.Precision | None:
-  """Returns the precision of a matrix product: float32 means float32, not bfloat16 or TF32 as accelerators like."""
+  """Return the precision of matrix products: true float32 for float32, not an accelerator's bfloat16 or TF32."""
   return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
 def attend(
   query: Array, key: Array, value: Array, mask: Array, *, scale: float = 1.0, bias: Array | float = 0.0
 ) -> Array:
-  """Attention over the tokens of a caption, with its softmax in float32.
+  """Attention over the tokens of a caption, with the softmax in float32.
 
-  query, key, value [b l h d], mask bool [b l], some True in each row, bias float32 [h l l] -> [b l h*d].
+  Args:
+    query: [b l h d], as are `key` and `value`.
+    key: see `query`.
+    value: see `query`.
+    mask: bool [b l], the tokens to attend to; at least one per row.
+    scale: multiplies the logits.
+    bias: added to the scaled logits, float32 [h l l].
+
+  Returns:
+    [b l h*d] in the type of `value`.
   """
   exact = precision(value.dtype)
   logits = jnp.einsum('bqhd,bkhd->bhqk', query, key, precision=exact, preferred_element_type=jnp.float32)
@@ -32,7 +41,7 @@ def attend(
 
 
 class LayerNorm(nn.Module):
-  """LayerNorm computed in float32, with the two-pass variance."""
+  """LayerNorm computed in float32 with the two-pass variance."""
 
   epsilon: float
   dtype: Any
@@ -42,6 +51,6 @@ class LayerNorm(nn.Module):
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
     bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
     x = x.astype(jnp.float32)
-    centred = x - x.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+    centered = x - x.mean(-1, keepdims=True)
+    variance = jnp.square(centered).mean(-1, keepdims=True)
+    return (centered * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)

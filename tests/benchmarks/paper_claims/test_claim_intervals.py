@@ -1,4 +1,4 @@
-"""Intervals against closed forms, and verdicts that only they decide."""
+"""Intervals against closed forms, and the verdicts that follow from them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from vdm_jax.benchmarks.paper_claims.statistics import judge, paired
+from vdm_jax.benchmarks.paper_claims.intervals import paired, verdict
 
 
-def test_the_interval_is_students():
+def test_the_interval_is_students_t():
   interval = paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
   assert interval == {'mean': 2.0, 'half_width': pytest.approx(4.30265 / math.sqrt(3), rel=1e-5)}
 
 
-def test_pairing_removes_what_the_seeds_share():
+def test_pairing_removes_common_effects_of_the_seeds():
   shared = np.array([0.0, 5.0, -3.0, 8.0])
   assert paired(shared + 1, shared) == {'mean': 1.0, 'half_width': 0.0}
 
@@ -31,11 +31,11 @@ def test_one_seed_has_no_interval():
     (-2.0, 1.0, 'holds', 'reversed'),
     (2.0, 1.0, 'reversed', 'holds'),
     (-1.0, 1.5, 'does not show', 'does not show'),
-    (1.0, 1.0, 'does not show', 'does not show'),  # an end at zero is inside
-    (0.0, 0.0, 'does not show', 'does not show'),  # equal in every seed
+    (1.0, 1.0, 'does not show', 'does not show'),  # an interval that ends at zero contains it
+    (0.0, 0.0, 'does not show', 'does not show'),  # no difference in any seed
     (-0.1, 0.0, 'holds', 'reversed'),
   ],
 )
-def test_the_whole_interval_decides(mean, half_width, lower, higher):
+def test_the_whole_interval_decides_the_verdict(mean, half_width, lower, higher):
   difference = {'mean': mean, 'half_width': half_width}
-  assert (judge(difference, 'lower'), judge(difference, 'higher')) == (lower, higher)
+  assert (verdict(difference, 'lower'), verdict(difference, 'higher')) == (lower, higher)
