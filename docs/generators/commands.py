@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import importlib
 import inspect
 import io
@@ -54,8 +55,9 @@ def flag_table(module: str) -> str:
   for flag in defined_flags(module):
     choices = f' One of {", ".join(f"`{value}`" for value in flag["choices"])}.' if flag['choices'] else ''
     default = '' if flag['default'] in (None, []) else f'`{flag["default"]}`'
-    meaning = re.sub(r'^<[^>]*>: |; repeat this option to specify a list of values', '', flag['help'])
-    meaning = re.sub(r'\s+', ' ', meaning).strip().replace('|', '\\|')
+    meaning = re.sub(r'\s+', ' ', flag['help']).strip()
+    meaning = re.sub(r'^<[^>]*\|[^>]*>: |; repeat this option to specify a list of values$', '', meaning)
+    meaning = html.escape(meaning, quote=False).replace('|', '\\|')
     rows.append(f'| `--{flag["name"]}` | {default} | {meaning}{choices} |')
   return '\n'.join(rows)
 
