@@ -259,7 +259,7 @@ def network_fields(name: str) -> dict[str, Any]:
 
   Raises:
     ValueError: the network is unknown.
-    TypeError: it does not fulfil the contract.
+    TypeError: it violates the contract of `networks.contract`.
   """
   network = choose('model.network', name, NETWORKS)
   if not (isinstance(network, type) and issubclass(network, VideoNetwork)):

@@ -175,7 +175,7 @@ def test_fused_attention_is_requested_among_pixels(fused):
   x, plain = normal(3, 2, 4, 8), SpatialAttention(HEAD_WIDTH, GROUPS)
   variables = drawn(plain, x)
   expected = jax.jit(plain.apply)(variables, x)
-  assert fused == [], 'XLA has a way of its own'
+  assert fused == [], 'XLA uses its own implementation'
   layer = SpatialAttention(HEAD_WIDTH, GROUPS, implementation='cudnn')
   np.testing.assert_allclose(jax.jit(layer.apply)(variables, x), expected, atol=2e-5)
   assert fused == [('cudnn', False, 'float32', HEAD_WIDTH)]

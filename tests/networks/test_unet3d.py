@@ -352,8 +352,8 @@ def test_a_caption_is_attended_to_after_every_spatial_attention_and_not_pooled()
   }
   assert after['_text'] == after['_space'] == after['_time'] and 'middle' in after['_text']
   assert set(params['condition']) == {'label_embedding'}
-  untold = variables(dataclasses.replace(PLAIN, text_conditioning='cross_attention'))
-  assert jax.tree.structure(untold) == jax.tree.structure(variables(PLAIN))
+  unconditional = variables(dataclasses.replace(PLAIN, text_conditioning='cross_attention'))
+  assert jax.tree.structure(unconditional) == jax.tree.structure(variables(PLAIN))
 
 
 def test_padding_is_not_attended_to():
@@ -364,14 +364,14 @@ def test_padding_is_not_attended_to():
 
 @pytest.mark.parametrize('name', SNAP['scalars'])
 def test_a_scalar_changes_only_its_own_video_and_zero_is_not_unknown(name):
-  def told(value):
+  def run_with(value):
     return run(X[:, :FRAMES], NUMBERS._replace(**{name: value}), CROSS)
 
   value = getattr(NUMBERS, name)
-  base, found = told(value), told(np.concatenate([value[:1], 2 * value[1:]]))
+  base, found = run_with(value), run_with(np.concatenate([value[:1], 2 * value[1:]]))
   np.testing.assert_allclose(found[0], base[0], atol=1e-6)
   assert difference(found[1], base[1]) > 1e-3
-  assert difference(told(None), told(np.zeros_like(value))) > 1e-3
+  assert difference(run_with(None), run_with(np.zeros_like(value))) > 1e-3
 
 
 def test_a_low_resolution_video_is_concatenated_to_the_input():

@@ -1,4 +1,4 @@
-"""Network architectures: linen modules that know nothing of diffusion, and the contract that they fulfil."""
+"""Network architectures: linen modules that know nothing of diffusion, and the contract that they satisfy."""
 
 from vdm_jax.networks.contract import VideoNetwork, decay_mask
 from vdm_jax.networks.fit import FIT
