@@ -336,7 +336,7 @@ def test_processes_share_batches_out_and_read_them_in_order(tmp_path, monkeypatc
   assert made == [1, 3, 0, 2, 4]
   np.testing.assert_array_equal(np.concatenate(list(batches.read('x'))), np.repeat(np.arange(5), 2))
   (batches.folder / '000002.npz').write_bytes(b'broken')
-  with pytest.raises(InvalidInput, match='000002.npz cannot be read .*: remove it, and the same command'):
+  with pytest.raises(InvalidInput, match='000002.npz cannot be read '):
     list(batches.read('x'))
 
 
