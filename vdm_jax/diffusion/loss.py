@@ -43,7 +43,7 @@ def denoising_loss(
     sample_logsnr: draws the noise levels, `(rng, b) -> logsnr[b]`.
     logsnr: the noise levels `[b]`.
     self_condition_rate: probability, per example, that the network receives the carry of a first pass without gradient
-      (Snap section 3.4 uses 0.9); in [0, 1]. 0 skips the first pass.
+      (Snap section 3.4 uses 0.9); 0 skips the first pass.
     weight: extra factor: a number, a function of logsnr that returns `[b]`, or an array that broadcasts to x. An array
       is a loss mask: the mean is over its non-zero entries.
 
@@ -51,8 +51,7 @@ def denoising_loss(
     The loss `[]`, and `{'per_example': [b], 'logsnr': [b]}`.
 
   Raises:
-    ValueError: `self_condition_rate` is outside [0, 1], or not exactly one of `sample_logsnr` and `logsnr` is given, or
-      `logsnr` is not of shape `[b]`.
+    ValueError: `self_condition_rate` is out of range, or not exactly one of `sample_logsnr` and `logsnr` is given.
 
   >>> import jax, jax.numpy as jnp
   >>> from vdm_jax import diffusion
@@ -64,21 +63,47 @@ def denoising_loss(
   >>> 0.8 < loss < 1.2, info['per_example'].shape  # E |0 - eps|^2 = 1
   (Array(True, dtype=bool), (2,))
   """
-  if (sample_logsnr is None) == (logsnr is None):
-    raise ValueError('sample_logsnr and logsnr: give exactly one, a function (rng, b) -> logsnr[b] or the levels [b].')
-  if logsnr is not None and jnp.shape(logsnr) != x.shape[:1]:
-    raise ValueError(f'logsnr has shape {jnp.shape(logsnr)}, but x {x.shape}: give one level per example.')
   if not 0 <= self_condition_rate <= 1:
     raise ValueError(
       f'self_condition_rate={self_condition_rate} must be in [0, 1]: it is a probability. Snap uses 0.9.'
     )
-  batch = x.shape[0]
   rng = as_keys(rng)
-  keys = rng if rng.ndim else jax.random.split(rng, batch)
+  keys = rng if rng.ndim else jax.random.split(rng, x.shape[0])
+  logsnr = _noise_levels(sample_logsnr, logsnr, keys[0], x.shape)
+  rule = {'process': process, 'parameterization': parameterization, 'self_condition_rate': self_condition_rate}
+  error = _error(network, x, cond, keys, logsnr, **rule)
+  loss, per_example = _weighted_mean(error, logsnr, weight)
+  return loss, {'per_example': per_example, 'logsnr': logsnr}
+
+
+def _noise_levels(
+  sample_logsnr: LogsnrSampler | None, logsnr: Array | None, key: Array, shape: tuple[int, ...]
+) -> Array:
+  """Return the noise levels `[b]`, given or drawn."""
+  if (sample_logsnr is None) == (logsnr is None):
+    raise ValueError('sample_logsnr and logsnr: give exactly one, a function (rng, b) -> logsnr[b] or the levels [b].')
+  if logsnr is None:
+    return sample_logsnr(fold_in(key, ExampleStream.LOGSNR), shape[0])
+  if jnp.shape(logsnr) != shape[:1]:
+    raise ValueError(f'logsnr has shape {jnp.shape(logsnr)}, but x {shape}: give one level per example.')
+  return jnp.asarray(logsnr)
+
+
+def _error(
+  network: Network,
+  x: Array,
+  cond: Any,
+  keys: Array,
+  logsnr: Array,
+  *,
+  process: GaussianProcess,
+  parameterization: Parameterization,
+  self_condition_rate: float,
+) -> Array:
+  """Return the parameterization's weight times |F - F_target|^2, of the shape of x."""
   eps_keys, coin_keys = fold_in(keys, ExampleStream.NOISE), fold_in(keys, ExampleStream.SELF_CONDITIONING)
 
   x = jnp.asarray(x, jnp.float32)
-  logsnr = sample_logsnr(fold_in(keys[0], ExampleStream.LOGSNR), batch) if logsnr is None else jnp.asarray(logsnr)
   eps = unit_noise(eps_keys, x.shape)
   c = parameterization(process.alpha(logsnr), process.sigma(logsnr))
   network_input = expand_dims_like(c.input, x) * diffuse(process, x, eps, logsnr)
@@ -91,10 +116,7 @@ def denoising_loss(
 
   output, _ = network(network_input, logsnr, cond, carry)
   target = expand_dims_like(c.target_x, x) * x + expand_dims_like(c.target_eps, x) * eps
-  error = expand_dims_like(c.weight, x) * jnp.square(output.astype(jnp.float32) - target)
-
-  loss, per_example = _weighted_mean(error, logsnr, weight)
-  return loss, {'per_example': per_example, 'logsnr': logsnr}
+  return expand_dims_like(c.weight, x) * jnp.square(output.astype(jnp.float32) - target)
 
 
 def _weighted_mean(error: Array, logsnr: Array, weight: Any) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -37,28 +37,51 @@ SampleWindow = Callable[[Params, Array, Conditioning, Observed | None, Callable[
 Conditions = Callable[[Window, np.ndarray, Array], Conditioning]
 
 
-def make_long_generator(
-  model: Model, config: Mapping[str, Any], *, batch_size: int = 32, mesh: Mesh | None = None, split: bool = False
-) -> Callable[..., np.ndarray]:
-  """Return a generator of videos along a plan, in memory.
+class GenerateLong(Protocol):
+  """Makes n videos along a plan, float32 `[n plan.num_frames h w c]` in [-1, 1], in memory.
 
-  The generator is `generate(params, plan, *, given=None, low=None, prompts=None, labels=None, count=1, seed=0, first=0,
-  frame_rate=None, original_size=None) -> float32 [n plan.num_frames h w c]` in [-1, 1]. `given` `[n k h w c]` are the
-  frames at `plan.given`, which are returned unchanged, and `low` `[n k h/f w/f c]` those at `plan.low`; the other
-  arguments are those of `Generate`. n is the number of prompts or labels, else of given videos, else `count`. Video i
-  depends on its conditions, its given frames and (seed, first + i) alone. A window that observes nothing is the video
-  that `make_generator` makes.
+  n is the number of prompts or labels, else of given videos, else `count`. Video i depends on its conditions, its given
+  frames and (seed, first + i) alone. A window that observes nothing is the video that `make_generator` makes.
 
   Args:
-    model: the model; a window has the length of its videos.
-    config: the section `sampling` of a configuration.
-    batch_size: videos made at a time, by one compiled program.
-    mesh: devices on which the parameters live, if several.
-    split: whether each device of the mesh makes its part of a batch; see `make_generator`.
+    params: the model's parameters.
+    plan: the windows.
+    given: `[n k h w c]`, the frames at `plan.given`; they are returned unchanged.
+    low: `[n k h/f w/f c]`, the low-resolution frames at `plan.low`.
+    prompts, labels, count, seed, first, frame_rate, original_size: as in `Generate`; the frame rate is that of the
+      whole video.
 
   Raises:
-    ValueError: settings are invalid or do not go together; at a call, frames of the wrong number or size.
-    FloatingPointError: at a call, samples that are not finite.
+    ValueError: frames of the wrong number or size, or conditions that the model does not take.
+    FloatingPointError: a sample is not finite.
+  """
+
+  def __call__(
+    self,
+    params: Params,
+    plan: Plan,
+    *,
+    given: np.ndarray | None = None,
+    low: np.ndarray | None = None,
+    prompts: Sequence[str] | None = None,
+    labels: Sequence[int] | None = None,
+    count: int = 1,
+    seed: int = 0,
+    first: int = 0,
+    frame_rate: float | None = None,
+    original_size: tuple[int, int] | None = None,
+  ) -> np.ndarray: ...
+
+
+def make_long_generator(
+  model: Model, config: Mapping[str, Any], *, batch_size: int = 32, mesh: Mesh | None = None, split: bool = False
+) -> GenerateLong:
+  """Return a generator of videos along a plan, `generate(params, plan, *, given=None, ...)`; see `GenerateLong`.
+
+  Arguments as in `make_generator`; a window has the length of the model's videos.
+
+  Raises:
+    ValueError: settings are invalid, or do not go together.
 
   >>> import vdm_jax
   >>> from vdm_jax import configuration
@@ -87,33 +110,27 @@ def make_long_generator(
   ) -> np.ndarray:
     sized = [some for some in (prompts, labels, given, low) if some is not None]
     count = len(sized[0]) if sized else count
-    frames = InMemory(np.zeros((count, plan.num_frames, *frame_shape(model)), np.float32))
-    check_given('given', given, plan.given, count, frame_shape(model))
-    check_given('low', low, plan.low, count, frame_shape(model), smaller=True)
-    if given is not None:
-      frames.write(range(count), plan.given, given)
-    conditions = make_conditions(
-      model, config, prompts=prompts, labels=labels, count=count, frame_rate=frame_rate, original_size=original_size
-    )
-    work = fill(
-      plan,
-      sample_window,
-      params,
-      frames,
-      conditions,
-      model=model,
-      count=count,
-      seed=seed,
-      first=first,
-      rows=rows,
-      batch_size=batch_size,
-      low=None if low is None else InMemory(np.asarray(low, np.float32)),
-    )
-    for _ in work:
+    frames, small = _frames(model, plan, count, given, low)
+    asked = {'frame_rate': frame_rate, 'original_size': original_size}
+    conditions = make_conditions(model, config, prompts=prompts, labels=labels, count=count, **asked)
+    options = {'model': model, 'count': count, 'seed': seed, 'first': first, 'rows': rows, 'batch_size': batch_size}
+    for _ in fill(plan, sample_window, params, frames, conditions, low=small, **options):
       pass
     return frames.videos
 
   return generate
+
+
+def _frames(
+  model: Model, plan: Plan, count: int, given: np.ndarray | None, low: np.ndarray | None
+) -> tuple[InMemory, InMemory | None]:
+  """Return storage with the given frames written, and the low-resolution frames; raise ValueError for wrong shapes."""
+  frames = InMemory(np.zeros((count, plan.num_frames, *frame_shape(model)), np.float32))
+  check_given('given', given, plan.given, count, frame_shape(model))
+  check_given('low', low, plan.low, count, frame_shape(model), smaller=True)
+  if given is not None:
+    frames.write(range(count), plan.given, given)
+  return frames, None if low is None else InMemory(np.asarray(low, np.float32))
 
 
 def make_window_sampler(
