@@ -1,4 +1,4 @@
-"""The guides of docs/extending/, found by looking."""
+"""Pages that are found by looking: the guides of docs/extending/."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parents[1]
 
 
-def pages() -> list[tuple[str, str]]:
-  """(title, path below docs/) of each guide, in alphabetical order of paths."""
-  found = sorted(path for path in DOCS.glob('extending/*.md') if path.name != 'index.md')
+def pages(pattern: str = 'extending/*.md') -> list[tuple[str, str]]:
+  """(title, path below docs/) of each page but the index, in alphabetical order of paths."""
+  found = sorted(path for path in DOCS.glob(pattern) if path.name != 'index.md')
   return [(title(path), path.relative_to(DOCS).as_posix()) for path in found]
 
 

@@ -67,10 +67,12 @@ REMOTE_SCRIPT = re.compile(r'<script(?=[^>]*>)(?:(?!</script>).)*?https?://(?:(?
 
 
 def on_config(config: Any) -> Any:
-  """Adds the guides of docs/extending/ to the navigation."""
-  for section in config.nav:
-    if isinstance(section, dict) and 'Extending' in section:
-      section['Extending'] += [{title: path} for title, path in extending.pages()]
+  """Adds pages that mkdocs.yml does not name to the navigation: guides of docs/extending/, and others under Project."""
+  named = set(re.findall(r'[\w/.-]+\.md', repr(config.nav)))
+  sections = {name: pages for item in config.nav for name, pages in item.items()}
+  for title, path in extending.pages('**/*.md'):
+    if path not in named:
+      sections['Extending' if path.startswith('extending/') else 'Project'].append({title: path})
   return config
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LANGUAGES = {'bash', 'python', 'text', 'json', 'mermaid', 'bibtex'}
+LANGUAGES = {'', 'bash', 'python', 'text', 'json', 'mermaid', 'bibtex'}
 MARKER = re.compile(r'<!-- (?P<kind>not run|slow|exits (?P<status>\d+)): (?P<reason>.+) -->')
 COMMENT = re.compile(r'<!-- (?!generated: |figure: )')
 FENCE = re.compile(r'```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?')
