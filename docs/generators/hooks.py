@@ -1,7 +1,7 @@
 """MkDocs hooks: tables and pages made from the code, files from outside docs/, and formulas without JavaScript.
 
 A page asks for a table with `<!-- generated: NAME -->`, a name of `TABLES`, and for a figure of the notebook toy_2d
-with `<!-- figure: SLUG: DESCRIPTION -->`. Links to files outside docs/ are rewritten to their place on the site, so the
+with `<!-- figure: NUMBER: DESCRIPTION -->`. Links to files outside docs/ are rewritten to their place on the site, so the
 same page reads well in a checkout.
 """
 
@@ -55,7 +55,7 @@ TABLES = {
   'protocols': models.protocols,
 }
 MARKER = re.compile(r'<!-- generated: (\w+) -->')
-FIGURE = re.compile(r'<!-- figure: ([\w-]+): (.+?) -->')
+FIGURE = re.compile(r'<!-- figure: (\d+): (.+?) -->')
 LINK = re.compile(r'(!?)\[([^\]\n]*)\]\(([^)\s]+)\)')
 FENCE = re.compile(r'^(```|~~~).*?^\1', re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">(.*?)</\1>', re.DOTALL)
@@ -85,15 +85,15 @@ def on_files(files: Files, config: Any) -> Files:
       files.append(File(site, folder, config.site_dir, config.use_directory_urls))
     else:
       files.append(File.generated(config, site, abs_src_path=str(REPOSITORY / repository)))
-  for name, picture in figures.figures().items():
-    files.append(File.generated(config, f'assets/toy_2d/{name}.png', content=picture))
+  for number, picture in figures.figures().items():
+    files.append(File.generated(config, f'assets/toy_2d_{number}.png', content=picture))
   return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
   """Fills in tables, and turns links to repository files into links of the site."""
   markdown = MARKER.sub(lambda match: TABLES[match[1]](), markdown)
-  markdown = FIGURE.sub(lambda match: f'![{match[2]}](assets/toy_2d/{match[1]}.png)', markdown)
+  markdown = FIGURE.sub(lambda match: f'![{match[2]}](assets/toy_2d_{match[1]}.png)', markdown)
   here = ON_SITE.get(page.file.src_uri, f'docs/{page.file.src_uri}')
   return between(FENCE, markdown, lambda text: LINK.sub(lambda match: relink(match, here, page.file.src_uri), text))
 

@@ -110,4 +110,4 @@ def test_pages_ask_for_tables_and_figures_that_exist():
   for path in DOCS.rglob('*.md'):
     text = path.read_text(encoding='utf-8')
     assert set(re.findall(r'<!-- generated: (\w+) -->', text)) <= known, path
-    assert set(re.findall(r'<!-- figure: ([\w-]+): ', text)) <= set(figures), path
+    assert set(re.findall(r'<!-- figure: (\d+): ', text)) <= set(figures), path
