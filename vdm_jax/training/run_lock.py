@@ -8,7 +8,7 @@ every HEARTBEAT_SECONDS, because some file systems do not share locks between ma
 |---|---|---|
 | local, NFS 4, Lustre (mounted with `flock`), GPFS, CephFS | the lock | the lock |
 | buckets (gcsfuse, s3fs), Lustre with `localflock` | the lock | the heartbeat, stale after STALE_SECONDS |
-| without locks | the heartbeat, or `filelock`'s marker file | the heartbeat |
+| without locks (NFS without its lock daemon, Lustre without `flock`) | the heartbeat | the heartbeat |
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def hold(workdir: Path) -> Iterator[None]:
 def _lock(workdir: Path, stack: contextlib.ExitStack) -> bool:
   """Take the kernel's lock until the stack closes; return whether the file system has locks."""
   try:
-    stack.enter_context(filelock.FileLock(workdir / LOCK, timeout=0))
+    stack.enter_context(filelock.FileLock(workdir / LOCK, timeout=0, fallback_to_soft=False))
   except filelock.Timeout:
     raise _in_use(workdir, _holder(workdir)) from None
-  except OSError:  # NFS without its lock daemon
+  except OSError:  # no locks on this file system
     return False
   return True
 
