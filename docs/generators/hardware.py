@@ -31,7 +31,7 @@ def reports() -> dict[str, dict[str, Any]]:
 def table() -> str:
   """One row for each paper configuration and slice, smallest slice first."""
   rows = [
-    '| Configuration | Batch | Chips | Settings to add | Peak GiB per chip | MFU bound | Collectives / compute |',
+    '| Configuration | Batch | Chips | Settings to add | Peak / available GiB per chip | MFU bound | Collectives |',
     '|---|---|---|---|---|---|---|',
   ]
   entries = [(*name.split(' '), entry) for name, entry in reports().items() if entry['why'] != LEVER]
@@ -61,7 +61,7 @@ def cells(entry: dict[str, Any]) -> list[str]:
   if 'failed' in entry:
     return ['did not compile', '', '']
   peak, available = (entry[key] / 2**30 for key in ('peak_bytes_per_device', 'hbm_bytes_per_device'))
-  memory = f'{peak:.1f} of {available:.1f}' + ('' if entry['fits'] else ', does not fit')
+  memory = f'{peak:.1f}&nbsp;/&nbsp;{available:.1f}' + ('' if entry['fits'] else ', does not fit')
   roofline = entry['roofline']
   return [memory, f'{roofline["mfu_bound"]:.0%}, {roofline["bound"]}', f'{roofline["collective_share"]:.0%}']
 

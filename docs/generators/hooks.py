@@ -1,9 +1,8 @@
 """MkDocs hooks: tables and pages made from the code, files from outside docs/, and formulas without JavaScript.
 
 A page asks for a table with `<!-- generated: NAME -->`, a name of `TABLES`, and for a figure of the notebook toy_2d
-with `<!-- figure: NUMBER: DESCRIPTION -->`. Links to files outside docs/ are rewritten to their place on the site,
-so the
-same page reads well in a checkout.
+with `<!-- figure: NUMBER: DESCRIPTION -->`. Links to files outside docs/ are rewritten to their place on the site, so
+the same page reads well in a checkout.
 """
 
 from __future__ import annotations
