@@ -38,7 +38,7 @@ def coefficients(process, parameterization, logsnr):
 
 @every_pair
 def test_exact_network_gives_back_x(process, parameterization):
-  """Each example at its own noise level; the network must be handed exactly `input z` and the log-SNR."""
+  """Each example at its own noise level; the network must receive exactly `input z` and the log-SNR."""
   c = coefficients(process, parameterization, LOGSNR)
   z = diffuse(process, X, EPS, LOGSNR)
 

@@ -136,7 +136,7 @@ def test_every_method_goes_with_every_step(method, step):
   np.testing.assert_array_equal(found[:, SEEN], FRAMES[:, SEEN])
   assert np.isfinite(found).all() and np.abs(found).max() < 4
   nothing = draw(None, model, **step)
-  assert np.abs(found - nothing)[:, 3:].max() > 0.05  # the given frames have a say in the others
+  assert np.abs(found - nothing)[:, 3:].max() > 0.05  # the given frames affect the others
 
 
 def test_given_frames_are_followed_more_closely_with_guidance():

@@ -28,7 +28,7 @@ def autoregressive(num_frames: int, correlation: float, std: float = 0.5) -> np.
 
 
 class GaussianVideos(NamedTuple):
-  """What `make_stages` and the drivers of long videos ask of a Model."""
+  """The part of a `Model` that `make_stages` and long videos use."""
 
   video_shape: tuple[int, int, int, int] = (8, 2, 2, 1)
   correlation: float = 0.95
@@ -55,7 +55,7 @@ class GaussianVideos(NamedTuple):
     return Conditioning(frame_interval=np.full(count, 1 / frame_rate, np.float32))
 
   def denoiser(self, params):
-    """`params` shifts the mean, so that it has a say."""
+    """`params` shifts the mean, so that it has an effect."""
     values, vectors = np.linalg.eigh(autoregressive(self.video_shape[0], self.correlation))
     turn = jnp.asarray(vectors, jnp.float32)
     mean = self.mean + params

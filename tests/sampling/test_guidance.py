@@ -191,11 +191,11 @@ def test_oscillation_belongs_to_the_noise_level(step):
   process, grid, read = PROCESSES['preserving'], jnp.linspace(-4, 4, 5), []
   weight = oscillating(grid, high=5.0, low=1.0, start=1)
 
-  def spying(logsnr):
+  def recording(logsnr):
     read.append(float(weight(logsnr)[0]))
     return weight(logsnr)
 
-  denoiser = classifier_free(lambda z, logsnr, cond, carry: (0.5 * z, carry), null, spying)
+  denoiser = classifier_free(lambda z, logsnr, cond, carry: (0.5 * z, carry), null, recording)
   run, z, cond = step(process), jnp.ones((2, 1)), labelled(1, 1)
   memory = run.init(z)
   for t, s in zip(grid[:-1], grid[1:], strict=True):

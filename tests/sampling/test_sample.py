@@ -101,7 +101,7 @@ def test_steps_around_steps_count_all_evaluations():
 
 
 def test_the_first_carry_is_zeros_of_the_networks_shape():
-  """None is only handed in to learn shapes: a denoiser that takes it for ones starts from zeros all the same."""
+  """None is passed only to find shapes: a denoiser that reads None as ones still starts from zeros."""
 
   def denoiser(z, logsnr, cond, carry):
     carry = jnp.ones(z.shape) if carry is None else carry
@@ -157,7 +157,7 @@ def test_a_key_per_example_frees_a_video_from_its_batch():
 
 
 def test_steps_run_from_noise_to_data_and_see_every_level_once():
-  """Levels are handed on as `[b]`, each step from its point of the grid to the next, the last denoise at the last."""
+  """Levels are `[b]`; each step goes from its point of the grid to the next, the last evaluation is at the last."""
   grid = jnp.array([-5.0, -1.0, 0.5, 7.0])
 
   @memoryless
@@ -358,7 +358,7 @@ def test_old_style_keys_are_keys():
   np.testing.assert_array_equal(run(jax.random.PRNGKey(0)), run(RNG))
 
 
-def test_state_is_float32_whatever_comes_in():
+def test_state_is_float32_for_other_inputs():
   """Also from a float64 grid and an integer-valued z."""
   grid, z = np.linspace(-5, 5, 4), np.zeros((2, 3), np.float16)
   x = sample(exact(GAUSSIAN, PROCESSES['preserving']), ddim(PROCESSES['preserving']), grid, z, RNG, None)
