@@ -119,6 +119,21 @@ class Substituting:
         rng.bit_generator.state = before
     raise self._none_left()
 
+  @property
+  def reasons(self) -> dict[str, str]:
+    """Why clips that were found so far are unusable, by their names."""
+    return self._quarantine.reasons
+
+  def is_usable(self, index: int) -> bool:
+    """Return whether a clip can be used, without decoding it; if not, it is listed in the quarantine."""
+    name = self._clips.names[index]
+    if name not in self._quarantine.reasons:
+      try:
+        self._clips.check(index)
+      except (ValueError, OSError) as error:
+        self._quarantine.add(name, error)
+    return name not in self._quarantine.reasons
+
   def _check_some(self) -> None:
     """Check clips spread evenly over the split, or all of a few, without decoding them."""
     chosen = np.linspace(0, len(self) - 1, min(len(self), CHECKED_AT_START)).astype(int)
