@@ -23,6 +23,8 @@ from vdm_jax.data import captioning
 from vdm_jax.data.conversion import CLIPS_PER_SHARD, convert
 from vdm_jax.data.inspection import SHOWN, inspect
 from vdm_jax.data.sources.catalog import open_stored
+from vdm_jax.data.sources.records import Records
+from vdm_jax.data.sources.stored_clips import StoredClips
 from vdm_jax.errors import ExitStatus
 from vdm_jax.video.writing import write_png
 
@@ -71,8 +73,22 @@ def _convert(args: argparse.Namespace) -> int:
     clips_per_shard=args.clips_per_shard,
     max_bad_share=args.max_bad_share,
   )
-  print(f'train with --config.data.name=records --config.data.path={args.destination}')
+  print(
+    f'train with --config.data.name=records --config.data.path={args.destination}{_missing_frame_rate(clips, args.destination)}'
+  )
   return 0
+
+
+def _missing_frame_rate(clips: StoredClips, destination: str) -> str:
+  """Return the flag that training on converted clips needs, if some have no frame rate."""
+  converted = Records(destination)
+  if clips.source.single_frame or converted.without_frame_rate is None:
+    return ''
+  return (
+    ' --config.data.frame_rate=RATE\n'
+    f'RATE is the frames per second of clips without a frame rate, such as {converted.without_frame_rate}; '
+    '`convert --frame_rate=RATE` stores it with them'
+  )
 
 
 def _caption(args: argparse.Namespace) -> int:
