@@ -114,7 +114,7 @@ class Source(Protocol):
     return None
 
   def label(self, clip: int) -> int | None:
-    """Return the class number of a clip, None if clips have none."""
+    """Return the class number of a clip, None if clips have none. Raises as `caption`."""
     return None
 
   def resolution(self, clip: int) -> tuple[int, int] | None:
