@@ -169,6 +169,12 @@ def substitute(seed: int, index: int, attempt: int, count: int) -> int:
   return (index + attempt * stride) % count
 
 
+def count(folder: str | os.PathLike) -> int:
+  """Return the number of clips that `quarantine.jsonl` of a folder lists, 0 if there is none."""
+  file = pathlib.Path(folder) / FILE
+  return len(file.read_text(encoding='utf-8', errors='surrogateescape').splitlines()) if file.exists() else 0
+
+
 def _listed(text: str, path: str) -> dict[str, str]:
   """Return the clips of `path` in the text of a list; a line that a crash cut off is skipped."""
   found = {}
