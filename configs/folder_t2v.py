@@ -14,7 +14,7 @@ A smoke test on a CPU, 286,995 parameters with 500 words:
       --config.data.height=32 --config.data.width=32 --config.model.base_channels=16 \\
       "--config.model.channel_multipliers=(1, 2)" --config.model.num_blocks=1 --config.model.head_width=16 \\
       --config.model.norm_groups=8 --config.model.embedding_width=64 --config.model.remat=False \\
-      --config.model.dtype=float32 --config.training.num_steps=1000 --config.sampling.num_steps=16
+      --config.model.dtype=float32 --config.training.num_steps=200 --config.sampling.num_steps=16
 """
 
 from ml_collections import ConfigDict
