@@ -9,6 +9,7 @@ from helpers.clip_files import make_clip
 from helpers.messages import raises
 
 from vdm_jax import data
+from vdm_jax.data import __main__ as command
 from vdm_jax.data import conversion
 from vdm_jax.data.sources import records
 from vdm_jax.video import write_gif
@@ -88,6 +89,14 @@ def test_other_data_is_never_overwritten(tmp_path, source):
   for options, differ in [({'size': (8, 8)}, 'size'), ({'clips_per_shard': 3}, 'num_shards')]:
     with raises(ValueError, f'{tmp_path}/out', differ):
       convert(source, tmp_path / 'out', **options)
+  faster = data.StoredClips(data.Folder(tmp_path / 'data'), 'train', num_frames=1, train_on_all=True, frame_rate=9.0)
+  with raises(ValueError, f'{tmp_path}/out', 'frame_rate'):
+    convert(faster, tmp_path / 'out')
+  plan = json.loads(before['convert.json'])
+  assert plan.pop('frame_rate') is None
+  (tmp_path / 'out' / 'convert.json').write_text(json.dumps(plan))  # as before plans had the frame rate
+  assert convert(source, tmp_path / 'out', log=pytest.fail)
+  (tmp_path / 'out' / 'convert.json').write_bytes(before['convert.json'])
   (tmp_path / 'data' / '3.txt').write_text('another caption')
   with raises(ValueError, 'clips'):
     convert(open_source(tmp_path / 'data'), tmp_path / 'out')
@@ -123,3 +132,12 @@ def test_long_clips_are_read_in_parts(tmp_path, monkeypatch):
   source = data.StoredClips(data.Folder(tmp_path / 'data'), 'train', num_frames=1, train_on_all=True, frame_rate=8.0)
   read = data.StoredClips(data.Records(convert(source, tmp_path / 'out')), 'train', num_frames=1, frame_rate=8.0)
   np.testing.assert_array_equal(read.window(0, 0).video, clip)
+
+
+@pytest.mark.parametrize('rate', [0, 8])
+def test_the_command_asks_for_a_frame_rate_that_clips_lack(tmp_path, capsys, rate):
+  np.save(tmp_path / 'a.npy', np.stack([make_clip(i) for i in range(3)]))
+  assert command.main(['convert', f'{tmp_path}/a.npy', f'{tmp_path}/out', f'--frame_rate={rate}']) == 0
+  shown = capsys.readouterr().out
+  assert f'--config.data.name=records --config.data.path={tmp_path}/out' in shown
+  assert ('--config.data.frame_rate=RATE' in shown) == (rate == 0)

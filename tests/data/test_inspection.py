@@ -14,6 +14,7 @@ from vdm_jax import data
 from vdm_jax.data import __main__ as command
 from vdm_jax.data.inspection import inspect
 from vdm_jax.data.quarantine import Quarantine, Substituting
+from vdm_jax.data.sources import catalog
 from vdm_jax.video import write_gif, write_mp4
 
 BAD = {0: 'text', 3: 'damaged', 5: 'short'}
@@ -93,7 +94,7 @@ def test_the_report(tmp_path, clips, capsys):
     f'{"64x64":>22} {1:>8} ###',
   ]
   assert lines[17] == (
-    'captions: 18 of 19 clips have one, 4 distinct captions, 3 to 3 words each, 3.0 on average, 6 distinct words'
+    'captions: 18 of 19 clips have one, 4 distinct captions, 3 words each, 3.0 on average, 6 distinct words'
   )
   assert lines[-2:] == ['training can start', f'contact sheet: {sheet}']
   assert 'labels: none' in lines
@@ -126,7 +127,7 @@ def test_an_empty_folder_and_unknown_frame_rates(tmp_path, capsys):
   (tmp_path / 'empty').mkdir()
   status, out, _ = run(capsys, 'inspect', tmp_path / 'empty')
   assert status == 1
-  assert out.splitlines()[-1].startswith(f"training cannot start: data.path='{tmp_path}/empty' ")
+  assert out.startswith(f"training cannot start: data.path='{tmp_path}/empty' ") and out.count('\n') == 1
   (tmp_path / 'clips').mkdir()
   for i in range(9):
     np.save(tmp_path / 'clips' / f'{i}.npy', make_clip(i))
@@ -156,7 +157,7 @@ def test_the_kind_of_data_is_recognized(tmp_path, capsys, kind):
   assert status == 0
   assert out.startswith(f'data.name={kind} data.path={path}\nclips: 12 (')
   assert sum(map(int, re.search(r'windows of .*: (\d+) train, (\d+) test', out).groups())) == 12 * 3
-  assert ('labels: 3 classes, 4 to 4 clips each' in out) == (kind == 'tfds')
+  assert ('labels: 3 classes, 4 clips each' in out) == (kind == 'tfds')
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,8 @@ def test_the_kind_of_data_is_recognized(tmp_path, capsys, kind):
   [
     (['convert', 'missing', 'out'], ("data.path='missing'",)),
     (['convert', 'missing', 'out', '--clips_per_shard=0'], ('--clips_per_shard=0',)),
+    (['inspect', 'picture:missing'], ("KIND:PATH='picture:missing'", 'folder, array, records', "'pictures'")),
+    (['convert', 'nothing:missing', 'out'], ("'nothing'", 'folder, array, records')),
     (['inspect', 'missing', '--num_frames=0'], ('--num_frames=0', '--frame_skip=1')),
   ],
 )
@@ -173,6 +176,21 @@ def test_status_2_for_invalid_input(tmp_path, monkeypatch, capsys, arguments, na
   assert (status, out) == (2, '')
   assert re.match(naming('error: ', *named), err)
   assert os.listdir(tmp_path) == []
+
+
+def test_a_sheet_is_written_only_if_it_is_named(tmp_path, clips, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  status, out, _ = run(capsys, 'inspect', f'folder:{clips}', '--num_frames=4', '--max_bad_share=0.15')
+  assert status == 0 and out.startswith(f'data.name=folder data.path={clips}\n')
+  assert os.listdir(tmp_path) == [] and 'contact sheet' not in out
+
+
+def test_help_lists_every_kind_of_stored_clips(capsys):
+  with pytest.raises(SystemExit):
+    command.main(['--help'])
+  shown = capsys.readouterr().out
+  for name, kind in catalog.KINDS.items():
+    assert bool(re.search(rf'^  {name} +The (clips|images) ', shown, re.MULTILINE)) == (kind.source is not None)
 
 
 def test_sizes(tmp_path, capsys):

@@ -4,11 +4,10 @@
     python -m vdm_jax.data convert clips clips_64 --size=64x64
     python -m vdm_jax.data caption clips --captioner=my_module:describe
 
-A path is a folder of clips, a .npy file of uint8 [n t h w c], a folder that `convert` wrote, a data set prepared by
-TensorFlow Datasets, or KIND:PATH, such as pictures:FOLDER. `caption` imports the module and calls its function with the
-frames of each clip without a caption, uint8 [t h w 3]; the caption that it returns is stored in captions.jsonl of the
-folder. `inspect` exits with status 1 and the reason if training could not start, and `caption` if a clip is left
-without a caption.
+A path is recognized by its files, or written as KIND:PATH, such as pictures:FOLDER; `--help` lists the kinds. `caption`
+imports the module and calls its function with the frames of each clip without a caption, uint8 [t h w 3]; the caption
+that it returns is stored in captions.jsonl of the folder. `inspect` exits with status 1 and the reason if training
+could not start, and `caption` if a clip is left without a caption.
 """
 
 from __future__ import annotations
@@ -22,7 +21,9 @@ from collections.abc import Callable, Sequence
 from vdm_jax.data import captioning
 from vdm_jax.data.conversion import CLIPS_PER_SHARD, convert
 from vdm_jax.data.inspection import SHOWN, inspect
-from vdm_jax.data.sources.catalog import open_stored
+from vdm_jax.data.sources.catalog import KINDS, open_stored
+from vdm_jax.data.sources.records import Records
+from vdm_jax.data.sources.stored_clips import StoredClips
 from vdm_jax.errors import ExitStatus
 from vdm_jax.video.writing import write_png
 
@@ -71,8 +72,21 @@ def _convert(args: argparse.Namespace) -> int:
     clips_per_shard=args.clips_per_shard,
     max_bad_share=args.max_bad_share,
   )
-  print(f'train with --config.data.name=records --config.data.path={args.destination}')
+  rate = _missing_frame_rate(clips, args.destination)
+  print(f'train with --config.data.name=records --config.data.path={args.destination}{rate}')
   return 0
+
+
+def _missing_frame_rate(clips: StoredClips, destination: str) -> str:
+  """Return the flag that training on converted clips needs, if some have no frame rate."""
+  converted = Records(destination)
+  if clips.source.single_frame or converted.without_frame_rate is None:
+    return ''
+  return (
+    ' --config.data.frame_rate=RATE\n'
+    f'RATE is the frames per second of clips without a frame rate, such as {converted.without_frame_rate}; '
+    '`convert --frame_rate=RATE` stores it with them'
+  )
 
 
 def _caption(args: argparse.Namespace) -> int:
@@ -109,9 +123,17 @@ def _size(text: str | None) -> tuple[int, int] | None:
   return int(match[1]), int(match[2])
 
 
+def _kinds() -> str:
+  """Return a line for each kind of stored clips: its name, and the first line of its description."""
+  stored = {name: kind.source for name, kind in KINDS.items() if kind.source is not None}
+  return '\n'.join(f'  {name:10} {(source.__doc__ or "").strip().split(chr(10))[0]}' for name, source in stored.items())
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    'python -m vdm_jax.data', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    'python -m vdm_jax.data',
+    description=f'{__doc__}\nkinds of stored clips:\n{_kinds()}',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   shared = argparse.ArgumentParser(add_help=False)
   shared.add_argument('--frame_rate', type=float, default=0.0, help='frames per second of clips without a frame rate')
@@ -124,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
   look.add_argument('--num_frames', type=int, default=16, help='data.num_frames of the planned training')
   look.add_argument('--frame_skip', type=int, default=1, help='data.frame_skip, or the largest one')
   look.add_argument('--target_frame_rate', type=float, default=0.0, help='data.target_frame_rate')
-  look.add_argument('--sheet', default='inspect.png', help='PNG file of the contact sheet; empty: none')
+  look.add_argument('--sheet', default='', help='PNG file that a contact sheet is written to')
   look.add_argument('--quick', action='store_true', help='open the files without decoding them')
   look.set_defaults(run=_inspect)
   write = commands.add_parser(

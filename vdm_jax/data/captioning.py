@@ -55,7 +55,7 @@ def caption(
   made, failures, in_a_row = 0, {}, 0
   with _journal(clips.source.captions_file) as file:
     for index, name in enumerate(clips.names):
-      if clips.caption(index):
+      if clips.description(index)[0]:
         continue
       try:
         frames = clips.spread(index, max_frames).video

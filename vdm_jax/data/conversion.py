@@ -58,6 +58,7 @@ def convert(
       'format': FORMAT,
       'source': os.path.abspath(clips.path),
       'clips': _fingerprint(clips),
+      'frame_rate': clips.frame_rate or None,  # older plans, which lack it, equal an unknown rate
       'size': None if size is None else list(size),
       'num_shards': count,
     },
@@ -131,6 +132,6 @@ def _fingerprint(clips: StoredClips) -> str:
       state = [stat.st_size, stat.st_mtime_ns]
     except OSError:
       state = []  # not a file, or a missing one, which will be quarantined
-    line = [name, clips.split_of(index), clips.caption(index), clips.label(index), state]
+    line = [name, clips.split_of(index), *clips.description(index), state]
     digest.update(json.dumps(line).encode())
   return digest.hexdigest()

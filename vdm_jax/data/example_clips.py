@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from vdm_jax.data.mixture import Mixture
+from vdm_jax.data.quarantine import Substituting
 from vdm_jax.data.sources import catalog
 from vdm_jax.data.sources.contract import Clip
 from vdm_jax.video import transforms
@@ -15,6 +18,8 @@ from vdm_jax.video import transforms
 
 class ExampleClips:
   """The clips of a split by random access, at `data.frame_skip` and at the configured size without its padding.
+
+  A clip that cannot be used, which `is_usable` finds without decoding it, is replaced by another one, with a warning.
 
   Args:
     config: section `data` of a configuration.
@@ -28,6 +33,7 @@ class ExampleClips:
   def __init__(self, config: Any, split: str, *, seed: int, num_frames: int | None = None):
     self._source, self._seed, self._config = catalog.build(config, split, seed), seed, config
     self._num_frames = num_frames or config.num_frames
+    self._parts = self._source.parts if isinstance(self._source, Mixture) else (self._source,)
 
   def __len__(self) -> int:
     return len(self._source)
@@ -38,10 +44,23 @@ class ExampleClips:
     return getattr(self._source, 'class_names', None)
 
   def first(self, count: int) -> Sequence[int]:
-    """Return the numbers of the first `count` clips, or of all if there are fewer; of a mixture by its weights."""
+    """Return the numbers of the first `count` usable clips, or of all if fewer; of a mixture by its weights."""
+    return list(itertools.islice(filter(self.is_usable, self._in_order(count)), count))
+
+  @property
+  def unusable(self) -> dict[str, str]:
+    """Why clips that were found so far cannot be used, by their names."""
+    found = [part.reasons for part in self._parts if isinstance(part, Substituting)]
+    return {name: reason for reasons in found for name, reason in reasons.items()}
+
+  def is_usable(self, index: int) -> bool:
+    """Return whether a clip can be used, without decoding it. Raises TooManyBadClips if it is one bad clip too many."""
+    which, start = 0, 0
     if isinstance(self._source, Mixture):
-      return self._source.first(count)
-    return range(min(count, len(self)))
+      which, numbers = self._source.part_of(index)
+      start = numbers.start
+    part = self._parts[which]
+    return part.is_usable(index - start) if isinstance(part, Substituting) else True
 
   def __getitem__(self, index: int) -> Clip:
     """Return clip `index` at the window that the seed and the index determine."""
@@ -50,9 +69,22 @@ class ExampleClips:
   def window(self, index: int, rng: np.random.Generator | None) -> Clip:
     """Return clip `index` at a random window, or at its first frames if `rng` is None."""
     config = self._config
+    known = set(self.unusable)
     clip = self._source.read(index, rng, self._num_frames, config.frame_skip)
+    for name, reason in self.unusable.items():
+      if name not in known:
+        warnings.warn(f'Another clip takes the place of {name}: {reason}', stacklevel=2)
     video = transforms.resize_and_crop(clip.video, config.height - 2 * config.pad_rows, config.width)
     return clip._replace(video=transforms.to_channels(video, config.channels))
+
+  def _in_order(self, count: int) -> Iterator[int]:
+    """Yield the numbers of all clips, first those that are the first `count` if all can be used."""
+    if not isinstance(self._source, Mixture):
+      yield from range(len(self))
+      return
+    yield from (first := self._source.first(count))
+    if count < len(self):
+      yield from (number for number in self._source.first(len(self)) if number not in set(first))
 
   def describe(self, index: int) -> tuple[str, int | None]:
     """Return the caption and the label of a clip; those of stored clips are read without their frames."""

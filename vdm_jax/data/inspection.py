@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from vdm_jax.data.quarantine import Quarantine
-from vdm_jax.data.sources.catalog import open_stored
+from vdm_jax.data.sources.catalog import locate, open_stored
 from vdm_jax.data.sources.contract import PROVIDED
 from vdm_jax.data.sources.stored_clips import StoredClips, skip_in_clip_frames
 from vdm_jax.video import transforms
@@ -44,7 +44,9 @@ class Inspection:
   problem: str | None = None
 
   def report(self) -> str:
-    """Return the contents as text."""
+    """Return the contents as text; only the problem if the clips could not be opened."""
+    if not self.splits:
+      return self._conclusion()
     total = sum(self.splits.values())
     how = 'opened, first and last window decoded' if self.decoded else 'only opened'
     lines = [
@@ -56,17 +58,20 @@ class Inspection:
       *_histogram('frames per second, 0 if unknown', [info.frame_rate for info in self.infos]),
       *_histogram('height x width', ['x'.join(map(str, info.resolution)) for info in self.infos]),
       *self._captions(),
-      f'labels: {len(self.labels)} classes, {min(self.labels.values())} to {max(self.labels.values())} clips each'
+      f'labels: {len(self.labels)} classes, {_range(self.labels.values())} clips each'
       if self.labels
       else 'labels: none',
       f'windows of {self.num_frames} frames with a skip of {self.frame_skip} ({self._span()}): '
       f'{self.windows["train"]:,} train, {self.windows["test"]:,} test',
-      'training can start' if self.problem is None else f'training cannot start: {self.problem}',
+      self._conclusion(),
     ]
     hidden = len(self.short) + len(self.corrupt) - SHOWN
     if hidden > 0:
       lines.insert(2 + SHOWN, f'  and {hidden} more')
     return '\n'.join(lines)
+
+  def _conclusion(self) -> str:
+    return 'training can start' if self.problem is None else f'training cannot start: {self.problem}'
 
   def _span(self) -> str:
     if self.target_frame_rate:
@@ -80,8 +85,8 @@ class Inspection:
     vocabulary = {word for caption in self.captions for word in caption.lower().split()}
     different = len(set(filter(None, self.captions)))
     return [
-      f'captions: {len(words)} of {len(self.captions)} clips have one, {different} distinct captions, {min(words)} to '
-      f'{max(words)} words each, {np.mean(words):.1f} on average, {len(vocabulary)} distinct words',
+      f'captions: {len(words)} of {len(self.captions)} clips have one, {different} distinct captions, '
+      f'{_range(words)} words each, {np.mean(words):.1f} on average, {len(vocabulary)} distinct words',
       *(f'  {count} {_by(origin)}' for origin, count in self.origins.items() if set(self.origins) != {PROVIDED}),
     ]
 
@@ -109,15 +114,19 @@ def inspect(
 
   Returns:
     The contents, and a contact sheet, uint8 `[h w 3]`, None if no clip is usable.
+
+  Raises:
+    ValueError: `path` is KIND:PATH with an unknown kind.
   """
-  found = Inspection('unknown', path, num_frames, frame_skip, target_frame_rate, decoded=decode)
+  name, located = locate(path)
+  found = Inspection(name, located, num_frames, frame_skip, target_frame_rate, decoded=decode)
   try:
     # One frame, so that data without a frame rate can be inspected too.
-    found.name, clips = open_stored(path, 'train', num_frames=1, frame_rate=frame_rate, train_on_all=True)
+    _, clips = open_stored(path, 'train', num_frames=1, frame_rate=frame_rate, train_on_all=True)
   except (ValueError, OSError) as error:
     found.problem = str(error)
     return found, None
-  quarantine = Quarantine(path, clips.total, 1.0)
+  quarantine = Quarantine(located, clips.total, 1.0)
   for index in range(len(clips)):
     _inspect_clip(clips, index, found, quarantine)
   found.problem = _problem(found, quarantine, max_bad_share)
@@ -192,6 +201,12 @@ def _sheet(clips: StoredClips, usable: Sequence[int]) -> np.ndarray | None:
   if not videos:
     return None
   return contact_sheet(videos, captions, frame_size=SHEET_HEIGHT, max_frames=SHEET_FRAMES)
+
+
+def _range(values: Collection[int]) -> str:
+  """Return '2 to 5', or '5' if all values are equal."""
+  least, most = min(values), max(values)
+  return f'{least}' if least == most else f'{least} to {most}'
 
 
 def _by(origin: str) -> str:

@@ -119,6 +119,21 @@ class Substituting:
         rng.bit_generator.state = before
     raise self._none_left()
 
+  @property
+  def reasons(self) -> dict[str, str]:
+    """Why clips that were found so far are unusable, by their names."""
+    return self._quarantine.reasons
+
+  def is_usable(self, index: int) -> bool:
+    """Return whether a clip can be used, without decoding it; if not, it is listed in the quarantine."""
+    name = self._clips.names[index]
+    if name not in self._quarantine.reasons:
+      try:
+        self._clips.check(index)
+      except (ValueError, OSError) as error:
+        self._quarantine.add(name, error)
+    return name not in self._quarantine.reasons
+
   def _check_some(self) -> None:
     """Check clips spread evenly over the split, or all of a few, without decoding them."""
     chosen = np.linspace(0, len(self) - 1, min(len(self), CHECKED_AT_START)).astype(int)
@@ -152,6 +167,12 @@ def substitute(seed: int, index: int, attempt: int, count: int) -> int:
   while math.gcd(stride := int(rng.integers(1, count)), count) > 1:
     pass
   return (index + attempt * stride) % count
+
+
+def count(folder: str | os.PathLike) -> int:
+  """Return the number of clips that `quarantine.jsonl` of a folder lists, 0 if there is none."""
+  file = pathlib.Path(folder) / FILE
+  return len(file.read_text(encoding='utf-8', errors='surrogateescape').splitlines()) if file.exists() else 0
 
 
 def _listed(text: str, path: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, configuration, data, diffusion, generation, models, partitioning, training
+from vdm_jax.data import quarantine
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.generation.outputs import write_preview
 from vdm_jax.models import Model
@@ -47,7 +48,9 @@ def train(config: ConfigDict, workdir: str) -> int:
   own = {'seed': config.seed, 'rows': rows, 'quarantine': workdir}
 
   def batches(start: int) -> Iterator[Batch]:
-    return data.build(config.data, model.encode, start=start, **own)
+    made = data.build(config.data, model.encode, start=start, **own)
+    _report_unusable(workdir)
+    return made
 
   heldout = data.held_out(config.data, model.encode, num_batches=HELDOUT_BATCHES, **own)
   is_new = not checkpoints.steps(workdir)
@@ -72,6 +75,14 @@ def train(config: ConfigDict, workdir: str) -> int:
   if not every or config.training.num_steps % every:  # otherwise the last preview was of the last step
     preview(state.ema, int(state.step))
   return 0
+
+
+def _report_unusable(workdir: str) -> None:
+  """Print how many clips are known to be unusable, if there are any."""
+  number = quarantine.count(workdir)
+  if number and jax.process_index() == 0:
+    noun = 'clip' if number == 1 else 'clips'
+    print(f'{number} {noun} cannot be used; see {Path(workdir) / quarantine.FILE}', file=sys.stderr)
 
 
 def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh) -> Callable[[Params, int], None]:

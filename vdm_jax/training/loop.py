@@ -162,6 +162,7 @@ class _Loop(NamedTuple):
       for step in range(first, training.num_steps + 1):
         batch = recorder.next_batch(self.source, step)
         if step == first:
+          print_status('compiling the training step...')
           with recorder.compiling():
             advance = self.compile_step(current, batch)
         recorder.note(f'handing step {step} to the devices')

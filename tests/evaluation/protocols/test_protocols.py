@@ -8,8 +8,17 @@ import pytest
 from vdm_jax.evaluation import METRICS, PROTOCOLS, Metric, compare
 from vdm_jax.evaluation.extraction import center_crop, check_clips, check_range, extract
 from vdm_jax.evaluation.features import FEATURE_NETWORKS
-from vdm_jax.evaluation.protocols import prompts
-from vdm_jax.evaluation.protocols.contract import TASKS
+from vdm_jax.evaluation.protocols import prompts, published
+from vdm_jax.evaluation.protocols.contract import TASKS, Protocol
+
+PUBLISHED = [value for value in vars(published).values() if isinstance(value, Protocol)]
+
+
+@pytest.mark.parametrize('protocol', PUBLISHED, ids=lambda protocol: protocol.name)
+def test_every_protocol_of_a_paper_compares_features_and_optimizes_a_distance(protocol):
+  assert PROTOCOLS[protocol.name] is protocol
+  assert any(metric.kind == 'frechet' and metric.frames != 'each' for metric in protocol.metrics), 'for neighbors'
+  assert METRICS[protocol.metrics[0].kind].lower_is_better, 'sweeps optimize a distance'
 
 
 @pytest.mark.parametrize('name', PROTOCOLS)
@@ -19,15 +28,12 @@ def test_every_protocol_is_complete(name):
   names = [metric.name for metric in protocol.metrics]
   assert len(set(names)) == len(names) and all(metric.kind in METRICS for metric in protocol.metrics)
   assert set(protocol.networks) <= set(FEATURE_NETWORKS)
-  if protocol.evaluate is None:
-    assert any(metric.kind == 'frechet' and metric.frames != 'each' for metric in protocol.metrics), 'for neighbors'
-    assert METRICS[protocol.metrics[0].kind].lower_is_better, 'sweeps optimize a distance'
-  else:
-    assert not protocol.metrics and protocol.objective
+  assert bool(protocol.metrics) == (protocol.evaluate is None)
+  assert protocol.evaluate is None or protocol.objective
   variants = {'frechet': protocol.references, 'inception': ('splits_1', 'splits_10'), 'similarity': ('mean',)}
   kinds = {metric.name: metric.kind for metric in protocol.metrics}
   for figure in (*protocol.published, *protocol.calibration):
-    assert figure.variant in variants[kinds[figure.metric]]
+    assert figure.variant in variants.get(kinds[figure.metric], [figure.variant])
   assert protocol.given_frames < max(1, protocol.num_frames)
   assert (protocol.given_frames > 0) == (protocol.task == 'prediction')
   assert protocol.prompts is None or protocol.prompts in prompts.NAMES

@@ -75,6 +75,9 @@ def locate(where: str) -> tuple[str, str]:
   Args:
     where: a path, whose kind is recognized by its files; KIND:PATH; or the name of a kind that is not stored.
 
+  Raises:
+    ValueError: KIND is unknown, and there is no file or folder of this name.
+
   >>> locate('digits'), locate('pictures:photos'), locate('clips')
   (('digits', ''), ('pictures', 'photos'), ('folder', 'clips'))
   """
@@ -82,6 +85,8 @@ def locate(where: str) -> tuple[str, str]:
   if name in KINDS and bool(colon) == (KINDS[name].source is not None) and not Path(where).exists():
     return name, path
   sources = {name: kind.source for name, kind in KINDS.items() if kind.source is not None}
+  if colon and name.isidentifier() and not Path(where).exists():
+    choose(f'KIND:PATH={where!r}: KIND', name, sources)
   return next((name for name, source in sources.items() if source.recognizes(Path(where))), DEFAULT), where
 
 

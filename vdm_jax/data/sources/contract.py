@@ -102,7 +102,11 @@ class Source(Protocol):
     """Return the frames of these numbers, which increase: uint8 `[t h w c]` with 1 or 3 channels. Raises as `info`."""
 
   def caption(self, clip: int) -> str:
-    """Return the caption of a clip, '' if it has none."""
+    """Return the caption of a clip, '' if it has none.
+
+    If captions are in the files of the clips, raises as `info` for a file that cannot be read. Where the captions of
+    all clips are listed, such as for the vocabulary, that clip then counts as one without a caption.
+    """
     return ''
 
   def caption_origin(self, clip: int) -> str | None:
@@ -110,7 +114,7 @@ class Source(Protocol):
     return None
 
   def label(self, clip: int) -> int | None:
-    """Return the class number of a clip, None if clips have none."""
+    """Return the class number of a clip, None if clips have none. Raises as `caption`."""
     return None
 
   def resolution(self, clip: int) -> tuple[int, int] | None:
@@ -131,6 +135,14 @@ def held_out_by_hash(names: Sequence[str]) -> set[str]:
   if len(held_out) in (0, len(names)):
     return {min(names, key=hashes.__getitem__)}
   return held_out
+
+
+def caption_if_readable(source: Source, clip: int) -> str:
+  """Return the caption of a clip, '' if it has none or its file cannot be read, which is found when it is opened."""
+  try:
+    return source.caption(clip)
+  except (ValueError, OSError):
+    return ''
 
 
 def clip_path(source: Source, clip: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vdm_jax.data.sources.contract import Clip, Source, clip_path
+from vdm_jax.data.sources.contract import Clip, Source, caption_if_readable, clip_path
 from vdm_jax.video import transforms
 from vdm_jax.video.opening import MAX_BYTES, check_bytes
 from vdm_jax.video.reading import VideoInfo
@@ -98,6 +98,11 @@ class StoredClips:
     return self.source.path
 
   @property
+  def frame_rate(self) -> float:
+    """Frames per second of clips whose files have no frame rate; 0 if unknown."""
+    return self._frame_rate
+
+  @property
   def total(self) -> int:
     """Number of clips of both splits."""
     return len(self.source.names)
@@ -119,8 +124,8 @@ class StoredClips:
 
   @property
   def captions(self) -> tuple[str, ...]:
-    """All captions of both splits, each once, sorted; a clip without a caption has ''."""
-    return tuple(sorted({self.source.caption(clip) for clip in range(self.total)}))
+    """All captions of both splits, each once, sorted; a clip without a caption, or that cannot be read, has ''."""
+    return tuple(sorted({caption_if_readable(self.source, clip) for clip in range(self.total)}))
 
   def check(self, index: int) -> VideoInfo:
     """Return the info of a clip without decoding its frames.
@@ -139,6 +144,15 @@ class StoredClips:
   def caption(self, index: int) -> str:
     """Return the caption of a clip, '' if it has none."""
     return self.source.caption(self._numbers[index])
+
+  def description(self, index: int) -> tuple[str, int | None]:
+    """Return the caption and the label of a clip; '' and None for those that cannot be read."""
+    clip = self._numbers[index]
+    try:
+      label = self.source.label(clip)
+    except (ValueError, OSError):
+      label = None
+    return caption_if_readable(self.source, clip), label
 
   def caption_origin(self, index: int) -> str | None:
     """Return what made the caption of a clip, as `Source.caption_origin`."""

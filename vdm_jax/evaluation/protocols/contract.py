@@ -71,7 +71,8 @@ class Protocol(NamedTuple):
     source: paper and section.
     task: what samples are generated from, one of TASKS.
     metrics: the metrics, in the order of the record. A sweep optimizes the first. Empty if there is `evaluate`.
-    references: splits of the data that samples are compared to, each with its own value.
+    references: splits of the data that samples are compared to, each with its own value. The last one provides the
+      prompts, labels and given frames of the samples, and diversity and motion are compared to it.
     height: of the videos, in pixels; 0 with `evaluate`: any.
     width: likewise.
     num_frames: likewise.
