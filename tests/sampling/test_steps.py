@@ -262,7 +262,7 @@ def test_heun_is_snaps_sampler(sigma_in):
 @every_process
 @pytest.mark.parametrize('churn, churn_noise', [(0.1, 1.0), (2**0.5 - 1, 1.2)])
 def test_churn_is_edms_algorithm_2(process, churn, churn_noise):
-  """The noise shows if the denoiser returns 0: then Heun only scales y by sigma_s / sigma_hat."""
+  """The step's noise can be read off where the denoiser returns 0: Heun then only scales y by sigma_s / sigma_hat."""
   sigma_t, sigma_s = np.exp(0.5), np.exp(-0.2)
   sigma_hat = sigma_t + churn * sigma_t
   (alpha_t, _), (alpha_s, _) = at(process, -1.0), at(process, 0.4)
