@@ -80,7 +80,8 @@ class Model(NamedTuple):
 
     def network(x: Array, logsnr: Array, cond: Conditioning, carry: Carry) -> tuple[Array, Carry]:
       rngs = {'dropout': dropout_rng} if train else None
-      return self.module.apply({'params': params}, x, logsnr, cond, carry, train=train, rngs=rngs)
+      result = self.module.apply({'params': params}, x, logsnr, cond, carry, train=train, rngs=rngs)
+      return contract.check_result(self.module, x, result)
 
     return network
 
@@ -179,9 +180,10 @@ class Model(NamedTuple):
     return self.config['upsampling']
 
   def _boxed(self, rng: Array) -> Params:
-    frames, height, width, channels = self.video_shape
-    x = jnp.zeros((1, frames, height, width, channels))
-    return self.module.init(rng, x, jnp.zeros(1), self._example(), None)['params']
+    x = jnp.zeros((1, *self.video_shape))
+    result, variables = self.module.init_with_output(rng, x, jnp.zeros(1), self._example(), None)
+    contract.check_result(self.module, x, result)
+    return variables['params']
 
   def _example(self) -> Conditioning:
     """Return a condition of one example with every field that the network reads, for initialization."""
@@ -323,10 +325,9 @@ def _build_network(config: Mapping[str, Any], encode: text.Encode | None) -> Vid
       'choose a frozen text encoder.'
     )
   if network.takes_low_resolution != derived['takes_low_resolution']:
-    takes = 'takes' if network.takes_low_resolution else 'takes no'
+    takes, fix = ('takes', 'above 1') if network.takes_low_resolution else ('takes no', 'to 1')
     raise ValueError(
-      f'model.network={name!r} {takes} low-resolution video, but model.upsampling={config["upsampling"]}: a factor '
-      'above 1 needs one, and 1 has none.'
+      f'model.network={name!r} {takes} low-resolution video, but model.upsampling={config["upsampling"]}: set it {fix}.'
     )
   return network
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from vdm_jax import checkpoints, configuration, models
+from vdm_jax import checkpoints, configuration, diffusion, models
 from vdm_jax.networks import FIT, UNet3D, VideoNetwork, decay_mask
 from vdm_jax.tools.compilation import programs, remedies
+from vdm_jax.tools.doctor import checks
 from vdm_jax.types import Conditioning
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -27,6 +28,8 @@ def test_kernels_tables_and_latents_decay(path):
   config = runpy.run_path(str(path)).get('get_config', lambda: None)()
   if config is None:
     pytest.skip('a module without an experiment')
+  if config.model.network not in SECOND_STAGES:
+    pytest.skip(f'the names of the parameters of {config.model.network!r} are not listed above')
   if config.data.text == 'words':
     config.data.vocabulary = ('a', 'b')
   model = programs.build_model(config)
@@ -65,7 +68,11 @@ SECOND_STAGES = {
 
 @pytest.mark.parametrize('name', models.NETWORKS)
 def test_declared_parameters_exist_in_a_second_stage(name):
-  names = set()
+  kind, names = models.NETWORKS[name], set()
+  if name not in SECOND_STAGES:
+    declared = [*kind.input_kernels, *kind.position_tables, *kind.second_stage_layers]
+    assert not declared, f'{name!r} declares {declared}: add a small second stage of it to SECOND_STAGES'
+    pytest.skip(f'{name!r} declares no parameters of a second stage')
   for network in SECOND_STAGES[name]:
     x = jnp.zeros((1, 2, 4, 4, 3))
     params = jax.eval_shape(network.init, jax.random.key(0), x, jnp.zeros(1), Conditioning(low_resolution=x))['params']
@@ -80,7 +87,9 @@ def test_declared_settings_are_fields(name):
   network = models.NETWORKS[name]
   fields = {field.name for field in dataclasses.fields(network)}
   assert set(network.stage_invariants) <= fields
-  assert not network.remat_choices or network.remat_choices[0] == models.network_fields(name)['remat']
+  if network.remat_choices:
+    assert 'remat' in fields, f'{name!r} declares remat_choices: give it a field remat, or leave them out'
+    assert network.remat_choices[0] == models.network_fields(name)['remat']
 
 
 class Plain(VideoNetwork):
@@ -91,6 +100,38 @@ class Plain(VideoNetwork):
   @nn.compact
   def __call__(self, x, logsnr, cond, carry=None, *, train=False):
     return nn.Dense(x.shape[-1])(x), carry
+
+
+def forgets_frames(x, carry):
+  return x[:, :1], carry
+
+
+def returns_one_channel(x, carry):
+  return x[..., :1], carry
+
+
+def forgets_carry(x, carry):
+  return x
+
+
+def drops_an_axis(x, carry):
+  return x[:, 0], carry
+
+
+INVALID = {
+  forgets_frames: r'Wrong .*shape \(2, 1, 8, 8, 3\) for x of shape \(2, 4, 8, 8, 3\)',
+  returns_one_channel: r'Wrong .*shape \(2, 4, 8, 8, 1\) for x of shape \(2, 4, 8, 8, 3\)',
+  forgets_carry: r'Wrong .*single array of shape \(2, 4, 8, 8, 3\), not a pair \(output, carry\)',
+  drops_an_axis: r'Wrong .*shape \(2, 8, 8, 3\) for x of shape \(2, 4, 8, 8, 3\)',
+}
+
+
+class Wrong(Plain):
+  """Its result is that of the static method `result`."""
+
+  @nn.compact
+  def __call__(self, x, logsnr, cond, carry=None, *, train=False):
+    return self.result(nn.Dense(x.shape[-1])(x), carry)
 
 
 @pytest.fixture
@@ -158,6 +199,26 @@ def test_fixed_declarations_are_checked_too(register):
   config.data.update(text='words', vocabulary=('a',))
   with pytest.raises(ValueError, match='vocabulary_size'):
     models.build(config.model)
+
+
+@pytest.mark.parametrize('result', INVALID, ids=lambda result: result.__name__)
+def test_a_result_that_violates_the_contract_is_an_error(register, result):
+  """In training, at initialization, and reported by the doctor; `models.build` alone does not trace the network."""
+  register(type('Wrong', (Wrong,), {'result': staticmethod(result), '__module__': __name__}))
+  config = configuration.default('own')
+  config.data.update(num_frames=4, height=8, width=8, batch_size=2)
+  config.training.optimizer, config.training.self_condition_rate = 'adam', 0.0
+  model = models.build(config.model)
+  params = {'Dense_0': {'kernel': jnp.zeros((3, 3)), 'bias': jnp.zeros(3)}}
+  with pytest.raises(ValueError, match=INVALID[result]):
+    x, key = jnp.zeros((2, 4, 8, 8, 3)), jax.random.key(0)
+    parts = {'process': model.process, 'parameterization': model.parameterization, 'logsnr': jnp.zeros(2)}
+    jax.eval_shape(lambda p: diffusion.denoising_loss(model.network(p), x, Conditioning(), key, **parts), params)
+  of_one = INVALID[result].replace(r'\(2', r'\(1')
+  with pytest.raises(ValueError, match=of_one):
+    jax.eval_shape(model.init, jax.random.key(0))
+  with pytest.raises(ValueError, match=of_one):
+    checks.check_model(config)
 
 
 def test_a_network_without_declarations_is_unconditional(register):

@@ -103,6 +103,33 @@ class VideoNetwork(nn.Module):
     return leaf.ndim > 1 and name.split('/')[-1].split('_')[-1] not in ('bias', 'scale')
 
 
+def check_result(network: VideoNetwork, x: Array, result: Any) -> tuple[Array, Carry]:
+  """Return what a network's `__call__` returned; raise ValueError unless it is a pair `(output, carry)`, output like x.
+
+  Only shapes are read, which are known at trace time: a compiled program does not contain the check.
+
+  >>> import numpy as np
+  >>> x = np.zeros((2, 4, 8))
+  >>> check_result(VideoNetwork(), x, (x[:, :1], None))
+  Traceback (most recent call last):
+  ...
+  ValueError: VideoNetwork returned an output of shape (2, 1, 8) for x of shape (2, 4, 8): the two must be equal.
+  """
+  name = type(network).__name__
+  if not isinstance(result, tuple) or len(result) != 2:
+    found = f'a tuple of {len(result)}' if isinstance(result, tuple) else f'a single {type(result).__name__}'
+    if (shape := getattr(result, 'shape', None)) is not None:
+      found = f'a single array of shape {shape}'
+    raise ValueError(
+      f'{name} returned {found}, not a pair (output, carry) with output of shape {x.shape}: end its __call__ with '
+      '`return output, carry`, where a network without a carry returns the one it is given.'
+    )
+  shape = getattr(result[0], 'shape', None)
+  if shape != x.shape:
+    raise ValueError(f'{name} returned an output of shape {shape} for x of shape {x.shape}: the two must be equal.')
+  return result
+
+
 def decay_mask(network: VideoNetwork, params: Params) -> Any:
   """Return the tree of bools, shaped like `params`, of where weight decay and LAMB's trust ratio apply.
 
