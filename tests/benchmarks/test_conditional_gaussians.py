@@ -11,6 +11,7 @@ import pytest
 from helpers.gaussian_videos import PROCESSES, GaussianVideos, settings
 
 import vdm_jax.generation.sampler
+import vdm_jax.sampling.corrections
 import vdm_jax.sampling.steps
 from vdm_jax.benchmarks import conditional_gaussians as benchmark
 from vdm_jax.benchmarks import gaussian_laws
@@ -77,8 +78,9 @@ def library_law(monkeypatch, problem, process_name, **changes):
     draws.append(first)
     return jnp.asarray(noise).reshape(shape)
 
-  for module in (vdm_jax.generation.sampler, vdm_jax.sampling.steps):
+  for module in (vdm_jax.generation.sampler, vdm_jax.sampling.corrections):
     monkeypatch.setattr(module, 'fold_in', lambda keys, index: keys)
+  for module in (vdm_jax.generation.sampler, vdm_jax.sampling.corrections, vdm_jax.sampling.steps):
     monkeypatch.setattr(module, 'unit_noise', impulse)
   keys = jax.random.split(jax.random.key(0), m + most)
   with jax.disable_jit():  # the steps run one by one, so that every draw is another call
