@@ -103,14 +103,19 @@ def assert_same(found, wanted, rtol):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=rtol * np.abs(theirs).max())
 
 
-STEPS = [{}, {'langevin_delta': 0.1}, {'gamma': 0.3, 'langevin_delta': 0.2}, {'step': 'ddim', 'langevin_delta': 0.1}]
+CASE_STEPS = [
+  {},
+  {'langevin_delta': 0.1},
+  {'gamma': 0.3, 'langevin_delta': 0.2},
+  {'step': 'ddim', 'langevin_delta': 0.1},
+]
 CASES = [
   (problem, process, method, step)
   for problem in PROBLEMS
   for process in OURS
   for method in benchmark.methods_for(PROBLEMS[problem], 0.0)
   if method in ('replacement', 'redraw', 'reconstruction, w=1', 'reconstruction, w=5')
-  for step in (STEPS if (problem, process) == ('interpolation', 'input_scaled') else STEPS[:2])
+  for step in (CASE_STEPS if (problem, process) == ('interpolation', 'input_scaled') else CASE_STEPS[:2])
   if not ('gamma' in step and method == 'replacement')
 ]
 
