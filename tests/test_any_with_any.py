@@ -43,7 +43,7 @@ PAIRS = (
   ('input_scaled', 'snap'),
   ('input_scaled', 'edm'),
 )
-STEPS = {
+COMBINED_STEPS = {
   'ancestral': {'step': 'ancestral', 'gamma': 0.3},
   'ddim': {'step': 'ddim'},
   'heun': {'step': 'heun', 'churn': 0.1},
@@ -98,7 +98,7 @@ def trained(network, process, parameterization):
   return config, model, before, jax.device_get(current.params), losses
 
 
-@pytest.mark.parametrize('step', STEPS)
+@pytest.mark.parametrize('step', COMBINED_STEPS)
 @pytest.mark.parametrize(('process', 'parameterization'), PAIRS)
 @pytest.mark.parametrize('network', models.NETWORKS)
 def test_any_with_any(network, process, parameterization, step):
@@ -108,7 +108,7 @@ def test_any_with_any(network, process, parameterization, step):
   assert max(jax.tree.leaves(moved)) > 1e-3
 
   sampling = config.sampling.copy_and_resolve_references()
-  sampling.update(STEPS[step])
+  sampling.update(COMBINED_STEPS[step])
   sampler = jax.jit(make_sampler(model, sampling))
   cond = model.condition(['two left', 'three right'], frame_rate=8.0, original_size=(8, 8))
   keys = jax.random.split(jax.random.key(2), 2)

@@ -159,7 +159,7 @@ def _training() -> dict[str, Any]:
 
 def _sampling() -> dict[str, Any]:
   return {
-    'num_steps': 256,  # points of the grid: evaluations of an ancestral sampler
+    'num_steps': 256,  # points of the grid, one more than its steps: evaluations of an ancestral sampler
     'grid': 'cosine',  # cosine or karras
     'sigma_min': 0.002,  # karras: range and curvature
     'sigma_max': 80.0,

@@ -11,6 +11,7 @@ import pytest
 from helpers.gaussian_videos import PROCESSES, GaussianVideos, settings
 
 import vdm_jax.generation.sampler
+import vdm_jax.sampling.corrections
 import vdm_jax.sampling.steps
 from vdm_jax.benchmarks import conditional_gaussians as benchmark
 from vdm_jax.benchmarks import gaussian_laws
@@ -77,8 +78,9 @@ def library_law(monkeypatch, problem, process_name, **changes):
     draws.append(first)
     return jnp.asarray(noise).reshape(shape)
 
-  for module in (vdm_jax.generation.sampler, vdm_jax.sampling.steps):
+  for module in (vdm_jax.generation.sampler, vdm_jax.sampling.corrections):
     monkeypatch.setattr(module, 'fold_in', lambda keys, index: keys)
+  for module in (vdm_jax.generation.sampler, vdm_jax.sampling.corrections, vdm_jax.sampling.steps):
     monkeypatch.setattr(module, 'unit_noise', impulse)
   keys = jax.random.split(jax.random.key(0), m + most)
   with jax.disable_jit():  # the steps run one by one, so that every draw is another call
@@ -101,14 +103,19 @@ def assert_same(found, wanted, rtol):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=rtol * np.abs(theirs).max())
 
 
-STEPS = [{}, {'langevin_delta': 0.1}, {'gamma': 0.3, 'langevin_delta': 0.2}, {'step': 'ddim', 'langevin_delta': 0.1}]
+CASE_STEPS = [
+  {},
+  {'langevin_delta': 0.1},
+  {'gamma': 0.3, 'langevin_delta': 0.2},
+  {'step': 'ddim', 'langevin_delta': 0.1},
+]
 CASES = [
   (problem, process, method, step)
   for problem in PROBLEMS
   for process in OURS
   for method in benchmark.methods_for(PROBLEMS[problem], 0.0)
   if method in ('replacement', 'redraw', 'reconstruction, w=1', 'reconstruction, w=5')
-  for step in (STEPS if (problem, process) == ('interpolation', 'input_scaled') else STEPS[:2])
+  for step in (CASE_STEPS if (problem, process) == ('interpolation', 'input_scaled') else CASE_STEPS[:2])
   if not ('gamma' in step and method == 'replacement')
 ]
 

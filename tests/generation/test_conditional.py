@@ -116,7 +116,7 @@ def test_each_method_is_the_algebra_by_hand(name):
   np.testing.assert_array_equal(found[:, SEEN], FRAMES[:, SEEN])
 
 
-STEPS = [
+CONDITIONAL_STEPS = [
   {'step': 'ddim'},
   {'step': 'heun', 'grid': 'karras', 'churn': 0.2},
   {'step': 'dpm_solver'},
@@ -126,7 +126,7 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize('step', STEPS, ids=lambda step: '-'.join(map(str, step.values())))
+@pytest.mark.parametrize('step', CONDITIONAL_STEPS, ids=lambda step: '-'.join(map(str, step.values())))
 @pytest.mark.parametrize('method', conditional.METHODS)
 def test_every_method_goes_with_every_step(method, step):
   if method == 'replacement' and 'gamma' in step:

@@ -34,7 +34,7 @@ from vdm_jax.types import Conditioning
 RNG = jax.random.key(0)
 Z = np.random.default_rng(1).normal(size=(4, 2)).astype(np.float32)
 
-STEPS = {
+LAW_STEPS = {
   'ancestral': ancestral,
   'ancestral-0.1': lambda process: ancestral(process, 0.1),
   'ancestral-0.3': lambda process: ancestral(process, 0.3),
@@ -60,12 +60,12 @@ COLUMNS = Mixture(*(np.stack(pair, 1) for pair in zip(([0.3, 0.7], [0.3] * 2, [0
 
 
 @pytest.mark.parametrize('process_name', ['preserving', 'scaled-4'])
-@pytest.mark.parametrize('name', STEPS)
+@pytest.mark.parametrize('name', LAW_STEPS)
 def test_every_step_reaches_the_data(name, process_name):
   """Mean and standard deviation of a Gaussian within 2 %, of a mixture its modes' weights and its quantiles too."""
   process, grid, noise = PROCESSES[process_name], long_grid(name, process_name), even_normals(32768)
   z = float(process.sigma(grid[0])) * np.stack([noise, noise[::-1]], 1)
-  run = jax.jit(lambda z, rng: sample(exact(COLUMNS, process), STEPS[name](process), grid, z, rng, None))
+  run = jax.jit(lambda z, rng: sample(exact(COLUMNS, process), LAW_STEPS[name](process), grid, z, rng, None))
   single, mixed = np.asarray(run(z, RNG), np.float64).T
   assert abs(single.mean() - 0.3) < 0.02 * 0.5
   assert abs(single.std() / 0.5 - 1) < 0.02
@@ -89,7 +89,7 @@ def counter(z, logsnr, cond, carry):
 )
 def test_number_of_evaluations_and_the_carry_between_them(name, evaluations):
   """N for N points, 2N - 1 with Heun, N - 1 more with Langevin; each reads the carry of the one before, from zeros."""
-  x = sample(counter, STEPS[name](PROCESSES['preserving']), jnp.linspace(-5, 5, 9), jnp.zeros((2, 3)), RNG, None)
+  x = sample(counter, LAW_STEPS[name](PROCESSES['preserving']), jnp.linspace(-5, 5, 9), jnp.zeros((2, 3)), RNG, None)
   np.testing.assert_array_equal(x, evaluations)
 
 
@@ -128,7 +128,7 @@ def test_guided_evaluations_thread_the_conditional_carry():
 def test_result_is_a_function_of_the_key(name):
   process, grid = PROCESSES['scaled-1'], jnp.linspace(-6, 6, 9)
   z = np.float32(20) * even_normals(64)[:, None]
-  run = jax.jit(lambda z, rng: sample(exact(MIXTURE, process), STEPS[name](process), grid, z, rng, None))
+  run = jax.jit(lambda z, rng: sample(exact(MIXTURE, process), LAW_STEPS[name](process), grid, z, rng, None))
   np.testing.assert_array_equal(run(z, RNG), run(z, jax.random.key(0)))
   assert np.array_equal(run(z, RNG), run(z, jax.random.key(1))) == (name in ('ddim', 'dpm_solver'))
 
@@ -181,7 +181,7 @@ FRAMES = JointGaussian(np.array([0.2, -0.1]), np.array([[0.30, 0.24], [0.24, 0.3
 def test_reconstruction_in_the_compiled_scan_is_a_plain_loop(name):
   """All guidance at once: the gradient inside the scan, the clip after it, the replacement last."""
   process, grid = PROCESSES['preserving'], jnp.linspace(-5, 6, 7)
-  step = STEPS[name](process)
+  step = LAW_STEPS[name](process)
   mask = np.array([[True, False]])
 
   def build(observed):
@@ -251,7 +251,7 @@ def test_new_weights_and_observations_do_not_compile_again(name):
 
     guided = classifier_free(denoiser, lambda cond: cond._replace(drop=jnp.ones((2, 1), bool)), weight)
     guided = reconstruction(guided, process, lambda x: x[:, :1], observed, weight)
-    return sample(guided, STEPS[name](process), grid, z, rng, cond)
+    return sample(guided, LAW_STEPS[name](process), grid, z, rng, cond)
 
   cond = Conditioning(label=jnp.ones((2, 1), jnp.int32))
   z = np.random.default_rng(5).normal(size=(2, 3)).astype(np.float32)
@@ -317,7 +317,7 @@ def test_memory_may_be_made_of_z_and_of_python_numbers():
 def test_a_sample_may_be_cut_anywhere(name):
   """The state holds all that the next part needs, the solver's previous estimate included."""
   process, grid = PROCESSES['scaled-4'], cosine_grid(9, logsnr_min=-6.0, logsnr_max=6.0)
-  denoiser, step = exact(MIXTURE, process), STEPS[name](process)
+  denoiser, step = exact(MIXTURE, process), LAW_STEPS[name](process)
   start = jax.jit(lambda z: begin(denoiser, step, grid, z, None))(Z)
   part = jax.jit(lambda state, start, stop: advance(denoiser, step, grid, state, RNG, None, start, stop))
   whole = part(start, 0, 8)

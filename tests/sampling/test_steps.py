@@ -53,7 +53,7 @@ def in_two(step):
   return both
 
 
-STEPS = {
+SINGLE_STEPS = {
   'ancestral': ancestral,
   'ancestral-0.1': lambda process: ancestral(process, 0.1),
   'ddim': ddim,
@@ -89,7 +89,7 @@ def normals(*shape):
 # Every step
 
 
-@pytest.mark.parametrize('name', [name for name in STEPS if name != 'ancestral-0.1'])
+@pytest.mark.parametrize('name', [name for name in SINGLE_STEPS if name != 'ancestral-0.1'])
 def test_steps_are_the_same_in_every_process(name):
   """z / alpha at equal log-SNR follows the same law, with the same noise, whatever the process.
 
@@ -98,17 +98,17 @@ def test_steps_are_the_same_in_every_process(name):
   t, s = np.array([-5.0, -1.0, 0.5, 4.0]), np.array([-4.0, 0.5, 1.0, 6.0])
   results = []
   for process in PROCESSES.values():
-    step = compiled(STEPS[name](process), exact(MIXTURE, process))
+    step = compiled(SINGLE_STEPS[name](process), exact(MIXTURE, process))
     (alpha_t, _), (alpha_s, _) = at(process, t), at(process, s)
     results.append(step(alpha_t * np.exp(-t / 2)[:, None] * normals(4, 2), t, s) / alpha_s)
   np.testing.assert_allclose(results[1], results[0], rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(results[2], results[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', STEPS)
+@pytest.mark.parametrize('name', SINGLE_STEPS)
 def test_each_example_has_its_own_level(name):
   process = PROCESSES['scaled-4']
-  step = compiled(STEPS[name](process), exact(MIXTURE, process))
+  step = compiled(SINGLE_STEPS[name](process), exact(MIXTURE, process))
   t, s, z = np.array([-5.0, -1.0, 0.5]), np.array([-4.0, 0.5, 4.0]), normals(3, 2)
   alone = [step(z, t[i], s[i])[i] for i in range(3)]
   np.testing.assert_allclose(step(z, t, s), alone, rtol=1e-5, atol=1e-5)
@@ -118,7 +118,7 @@ def test_each_example_has_its_own_level(name):
 def test_a_key_per_example_frees_it_from_its_batch(name):
   """The noise goes with the key, and is new for each element."""
   process, order = PROCESSES['preserving'], np.array([2, 0, 1])
-  step = compiled(STEPS[name](process), exact(GAUSSIAN, process))
+  step = compiled(SINGLE_STEPS[name](process), exact(GAUSSIAN, process))
   keys, z = jax.random.split(jax.random.key(2), 3), normals(3, 2)
   whole = step(z, -1.0, 1.0, keys)
   np.testing.assert_allclose(whole[order], step(z[order], -1.0, 1.0, keys[order]), rtol=1e-6)
@@ -130,7 +130,7 @@ def test_a_key_per_example_frees_it_from_its_batch(name):
 def test_denoising_is_the_limit_of_a_step_to_no_noise(process, name):
   """So the sampler's last evaluation takes the place of a last step (gamma = 1 alone keeps its noise)."""
   z = at(process, -2.0)[1] * normals(16, 1)
-  x = compiled(STEPS[name](process), exact(MIXTURE, process))(z, -2.0, 80.0) / at(process, 80.0)[0]
+  x = compiled(SINGLE_STEPS[name](process), exact(MIXTURE, process))(z, -2.0, 80.0) / at(process, 80.0)[0]
   np.testing.assert_allclose(x, MIXTURE.estimate(z, *at(process, -2.0)), atol=1e-5)
 
 

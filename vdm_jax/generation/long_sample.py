@@ -179,6 +179,7 @@ def _make(
         store.write([video], plan.given, to_float(frames[None]))
     windows, steps = long_video.num_windows(plan, count, BATCH_SIZE), sampling['num_steps'] - 1
     with tqdm(total=windows * steps, initial=work.done * steps, unit='step', desc=part.folder.name) as bar:
+      bar.set_postfix_str(f'{work.done} of {windows} windows done')
       for done in long_video.fill(
         plan,
         sample_window,
@@ -195,7 +196,7 @@ def _make(
         report=bar.update,
       ):
         work.save(done)
-        bar.set_postfix_str(f'window {done} of {windows}')
+        bar.set_postfix_str(f'{done} of {windows} windows done')
   except (ValueError, FloatingPointError) as error:
     raise InvalidInput(str(error)) from error
   return store

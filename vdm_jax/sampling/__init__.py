@@ -1,5 +1,6 @@
 """Sampling: guidance on denoisers, steps of the reverse process, and the loop over a log-SNR grid."""
 
+from vdm_jax.sampling.corrections import langevin_corrected, redraw
 from vdm_jax.sampling.guidance import (
   classifier_free,
   clip,
@@ -9,7 +10,7 @@ from vdm_jax.sampling.guidance import (
   replacement,
 )
 from vdm_jax.sampling.sample import State, advance, begin, finish, sample
-from vdm_jax.sampling.steps import ancestral, ddim, dpm_solver, heun, langevin_corrected, memoryless, redraw
+from vdm_jax.sampling.steps import ancestral, ddim, dpm_solver, heun, memoryless
 from vdm_jax.types import Step
 
 __all__ = [
