@@ -353,7 +353,7 @@ UNSUITABLE = [
     'second',
     {'training.first_stage': 'FOLDER/base', 'sampling.noise_aug_level': 2.0},
     {},
-    'sampling.noise_aug_level=2.0 must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is pure noise.',
+    'sampling.noise_aug_level=2.0 must be in [0, 1]: 0 leaves the low-resolution video unchanged, 1 is pure noise.',
   ),
   (
     'second',

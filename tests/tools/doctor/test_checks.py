@@ -62,7 +62,7 @@ FAULTS = [
   (
     'digits_fit_upsampler',
     {'training.first_stage': '', 'sampling.noise_aug_level': 1.5},
-    'sampling.noise_aug_level=1.5 must be in [0, 1]: 0 leaves the low-resolution video as it is, 1 is pure noise.',
+    'sampling.noise_aug_level=1.5 must be in [0, 1]: 0 leaves the low-resolution video unchanged, 1 is pure noise.',
   ),
   (
     'digits_fit_upsampler',
