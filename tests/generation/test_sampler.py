@@ -191,7 +191,7 @@ def test_weights_are_numbers_unless_they_oscillate():
     ({'churn': 0.2}, "sampling.churn=0.2 .*step='ancestral'.*'heun'"),
     ({'step': 'dpm_solver', 'churn': 0.2}, "sampling.churn=0.2 .*step='dpm_solver'.*'heun'"),
     ({'step': 'heun', 'churn_min': 0.1}, 'sampling.churn_noise=1.0, churn_min=0.1, churn_max=0.0 .*sampling.churn'),
-    ({'step': 'heun', 'churn': 0.1, 'churn_min': 2.0, 'churn_max': 1.0}, 'sampling.churn_min=2.0, churn_max=1.0 '),
+    ({'step': 'heun', 'churn': 0.1, 'churn_min': 2.0, 'churn_max': 1.0}, 'sampling.churn_min=2.0, churn_max=1.0'),
     ({'guidance_low': 1.0}, 'sampling.guidance_low=1.0 .*sampling.guidance_start'),
     ({'gamma': 2.0}, 'gamma=2.0 '),
     ({'num_steps': 1}, 'num_points=1 '),

@@ -60,8 +60,8 @@ def make_corruption(model: Model, config: Mapping[str, Any]) -> Callable[[Array,
   time = config['noise_aug_level']
   if not 0 <= time <= 1:
     raise ValueError(
-      f'sampling.noise_aug_level={time} must be in [0, 1]: 0 adds no noise to the low-resolution video, '
-      '1 replaces it by noise.'
+      f'sampling.noise_aug_level={time} must be in [0, 1]: 0 leaves the low-resolution video unchanged, '
+      '1 is pure noise.'
     )
 
   def corrupt(keys: Array, cond: Conditioning, low: Array) -> Conditioning:

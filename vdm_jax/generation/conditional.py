@@ -63,18 +63,17 @@ def check(config: Mapping[str, Any], *, low_resolution: bool = False) -> None:
   weight, gamma = config['reconstruction_weight'], config['gamma']
   if method == 'reconstruction' and not weight > 0:
     raise ValueError(
-      f"sampling.reconstruction_weight={weight} leaves conditioning='reconstruction' without guidance: set a positive "
+      f"sampling.reconstruction_weight={weight} leaves conditioning='reconstruction' without guidance: give a positive "
       "weight (VDM uses 9 and 50), or conditioning='replacement'."
     )
   if method == 'replacement' and gamma:
     raise ValueError(
-      f"sampling.conditioning='replacement' with gamma={gamma} gives observed frames too much noise: set gamma=0, or "
+      f"sampling.conditioning='replacement' with gamma={gamma} gives the given frames too much noise: set gamma=0, or "
       "conditioning='redraw', which is exact for every gamma."
     )
   if low_resolution and method != 'reconstruction':
     raise ValueError(
-      f'sampling.conditioning={method!r} does not support a low-resolution video, only frames: '
-      "set conditioning='reconstruction'."
+      f"sampling.conditioning={method!r} can hold frames, but not a smaller video: use conditioning='reconstruction'."
     )
 
 

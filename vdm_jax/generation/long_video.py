@@ -277,7 +277,7 @@ def fill(
     if not np.isfinite(x).all():
       raise FloatingPointError(
         f'window {number + 1} of {len(plan.windows)} has samples that are not finite; it was not written. Sample an '
-        "earlier checkpoint, set model.dtype='float32', or reduce guidance or sampling.reconstruction_weight."
+        "earlier checkpoint, in model.dtype='float32', or with less guidance or sampling.reconstruction_weight."
       )
     kept, real = np.flatnonzero(window.kept), min(size, count - start)
     frames.write(videos[:real], [window.frames[i] for i in kept], x[:real, kept])

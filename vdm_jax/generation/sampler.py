@@ -221,7 +221,7 @@ def _churn_range(model: Model, config: Mapping[str, Any]) -> tuple[float, float]
   """Return the configuration's range of sigmas as noise levels sigma / alpha."""
   low, high = config['churn_min'], config['churn_max'] or math.inf
   if not 0 <= low < high:
-    raise ValueError(f'sampling.churn_min={low}, churn_max={high} is not a valid range: choose 0 <= min < max.')
+    raise ValueError(f'sampling.churn_min={low}, churn_max={high}: choose 0 <= churn_min < churn_max.')
   return model.noise_level(low), model.noise_level(high)
 
 
