@@ -535,7 +535,8 @@ def test_a_docstring_is_a_model_card(file):
   if config.data.text == 'words':
     own = tuple(map(str, range(500)))  # of a folder that is not here
     config = configuration.resolve(config, data.vocabulary(config.data) if config.data.name == 'digits' else own)
-  assert f'{count(config):,}' in doc
+  parameters = f'{count(config):,}'
+  assert parameters in doc, f'write the number of parameters, {parameters}, into the docstring of configs/{file.name}'
 
 
 @pytest.mark.parametrize('name', ['t2v_large:skip9', 't2v_small:images9', 'snap_ablation:iv'])

@@ -120,6 +120,22 @@ def test_the_keys_of_overrides_are_checked():
     assert configuration.unknown_key(f'config.{current}') is None
 
 
+def test_overrides_are_checked_against_the_configuration_that_they_change():
+  fit = configuration.default('fit')
+  assert configuration.unknown_key('config.model.latent_width', fit) is None
+  message = configuration.unknown_key('config.model.latent_widht', fit)
+  assert message.endswith('did you mean config.model.latent_width?')
+  assert configuration.unknown_key('config.model.base_channels', fit) is not None
+
+
+@pytest.mark.parametrize(('start', 'network'), [('unet3d', 'fit'), ('fit', 'unet3d')])
+def test_the_network_cannot_be_changed_after_default(start, network):
+  config = configuration.default(start)
+  config.model.network = network
+  with pytest.raises(ValueError, match=rf"model.network='{network}'.*'{start}'.*default\('{network}'\)"):
+    configuration.validate(config)
+
+
 def test_an_integer_is_accepted_as_a_float_and_a_list_as_a_tuple():
   config = values()
   config['training']['clip_norm'], config['model']['channel_multipliers'] = 1, [1, 2]

@@ -196,12 +196,28 @@ def validate(config: Mapping[str, Any]) -> None:
   config = to_dict(config)
   model = config.get('model')
   network = model.get('network', models.DEFAULT_NETWORK) if isinstance(model, Mapping) else models.DEFAULT_NETWORK
-  _compare(config, to_dict(default(network)), '')
+  expected = to_dict(default(network))
+  if isinstance(model, Mapping) and set(model) != set(expected['model']):
+    others = [name for name in models.NETWORKS if set(model) == set(default(name).model)]
+    if others:
+      raise ValueError(network_changed(network, others[0]))
+  _compare(config, expected, '')
 
 
-def unknown_key(name: str) -> str | None:
-  """Return the error message for an override's key `config.section.key`, with the closest key; None if it exists."""
-  node, path = to_dict(default()), []
+def network_changed(network: str, former: str) -> str:
+  """Return the error message for `model.network` set to another network than the keys of `model` belong to."""
+  return (
+    f'config.model.network={network!r}, but the keys of `model` are those of {former!r}: the network cannot be changed '
+    f'after default(); start the configuration from vdm_jax.configuration.default({network!r}).'
+  )
+
+
+def unknown_key(name: str, config: Mapping[str, Any] | None = None) -> str | None:
+  """Return the error message for an override's key `config.section.key`, with the closest key; None if it exists.
+
+  The keys are those of `config`, the configuration that is overridden, or of `default()` without one.
+  """
+  node, path = to_dict(default() if config is None else config), []
   for key in name.split('.')[1:]:
     if path and path[-1] in OPEN:
       table = 'config.' + '.'.join(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import sys
@@ -14,7 +15,7 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vdm_jax import configuration
+from vdm_jax import configuration, models
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.jobs import experiments
 from vdm_jax.names import unknown
@@ -73,7 +74,7 @@ def define_values(config: ConfigDict, help: str, argv: Sequence[str]) -> None:
   try:
     config_flags.DEFINE_config_dict('config', config, help)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise InvalidInput(*_reasons(argv, error)) from error
+    raise InvalidInput(*_reasons(argv, error, config)) from error
 
 
 def parse(argv: Sequence[str]) -> list[str]:
@@ -128,12 +129,30 @@ class _Experiment(flags.ArgumentParser):
     return 'experiment'
 
 
-def _reasons(argv: Sequence[str], error: Exception) -> list[str]:
-  """The messages for an error in flags."""
+def _overridden(argv: Sequence[str]) -> ConfigDict | None:
+  """The configuration that flags override: the experiment's, or that of `define_values`; None if it is invalid."""
+  experiment = peek(argv, 'config')
+  if experiment is None:
+    return flags.FLAGS['config'].value if 'config' in flags.FLAGS else None
+  try:
+    return experiments.load(experiment)
+  except Exception:  # whatever the file raises; `error` is about that already
+    return None
+
+
+def _reasons(argv: Sequence[str], error: Exception, config: ConfigDict | None = None) -> list[str]:
+  """The messages for an error in flags, which override `config`."""
+  config = _overridden(argv) if config is None else config
+  network = peek(argv, 'config.model.network')
+  if config is not None and network in models.NETWORKS and network != config.model.network:
+    return [configuration.network_changed(network, config.model.network)]
   overrides = [argument.lstrip('-').split('=')[0] for argument in argv if argument.lstrip('-').startswith('config.')]
-  if found := [message for override in overrides if (message := configuration.unknown_key(override))]:
+  if found := [message for override in overrides if (message := configuration.unknown_key(override, config))]:
     return found
   if isinstance(error.__context__, UnknownChoice):
     return [str(error.__context__)]
+  if isinstance(error, flags.IllegalFlagValueError) and (match := re.match(r'flag --(config\.[\w.]+)=', str(error))):
+    value = functools.reduce(lambda node, key: node[key], match[1].split('.')[1:], config or configuration.default())
+    return [f'--{match[1]}={peek(argv, match[1])} is not a valid value: the key takes {type(value).__name__}.']
   # An error in an experiment's file, without its traceback and the name of its exception.
   return [re.sub(r'^\w+Error: ', '', str(error).strip().splitlines()[-1])]

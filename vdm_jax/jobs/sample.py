@@ -47,5 +47,6 @@ def sample(config: ConfigDict, run: Run, out: str | None, request: Request) -> i
     page = sample_long(config, run, out, request, measure_drift=drift)
   else:
     page = sample_short(config, run, out, request)
-  print(f'{request.count} videos in {time.perf_counter() - started:.1f} s: {page}', file=sys.stderr)
+  videos = '1 video' if request.count == 1 else f'{request.count} videos'
+  print(f'{videos} in {time.perf_counter() - started:.1f} s: {page}', file=sys.stderr)
   return 0
