@@ -13,7 +13,7 @@ if TYPE_CHECKING:
   from vdm_jax.runs import Run, export_weights, load
 
 __all__ = ['Run', 'export_weights', 'load']
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 
 def __getattr__(name: str) -> Any:
