@@ -17,7 +17,7 @@ from helpers.fidelity import load
 
 from vdm_jax import diffusion, sampling
 from vdm_jax.diffusion import expand_dims_like
-from vdm_jax.sampling import steps
+from vdm_jax.sampling import corrections, steps
 
 PROCESS, EDM_PROCESS = diffusion.variance_preserving(), diffusion.input_scaled(1.0)
 DPM, EDM = 'google-research, diffusion_distillation/dpm.py', 'NVlabs/edm'
@@ -56,11 +56,12 @@ SIGN = {DPM: 1.0, EDM: -1.0, SOLVER: 1.0}
 
 @pytest.fixture
 def draws(monkeypatch):
-  """Return `draws(module, noises)`, which replaces the module's unit noise by these, one after the other."""
+  """Return `draws(noises, *modules)`, which replaces the unit noise of the modules by these, one after the other."""
 
-  def replace(module, noises):
+  def replace(noises, *modules):
     left = iter(noises)
-    monkeypatch.setattr(module, 'unit_noise', lambda rng, shape: jnp.asarray(next(left)).reshape(shape))
+    for module in modules:
+      monkeypatch.setattr(module, 'unit_noise', lambda rng, shape: jnp.asarray(next(left)).reshape(shape))
 
   return replace
 
@@ -95,7 +96,7 @@ def test_conversions(agrees):
 @pytest.mark.parametrize('kind', WEIGHTS)
 def test_the_losses(kind, agrees, draws):
   g = dpm()
-  draws(diffusion.loss, [g['loss_eps']])
+  draws([g['loss_eps']], diffusion.loss)
   _, aux = diffusion.denoising_loss(
     network,
     g['loss_x'],
@@ -118,7 +119,7 @@ def test_sampling(kind, sampler, agrees, draws):
   denoiser = diffusion.precondition(network, PROCESS, PREDICT[name])
   denoiser = sampling.clip(denoiser) if clipped == 'clipped' else denoiser
   step = sampling.ddim(PROCESS) if sampler == 'ddim' else sampling.ancestral(PROCESS, GAMMAS[sampler])
-  draws(steps, g['noise'][:0:-1])
+  draws(g['noise'][:0:-1], steps)
   with jax.disable_jit():
     found = sampling.sample(denoiser, step, g['grid'], g['start'], jax.random.key(0), SIGN[DPM])
   what = 'DDIM' if sampler == 'ddim' else f'ancestral, gamma {GAMMAS[sampler]}'
@@ -137,7 +138,7 @@ def test_edm_preconditioning(agrees):
 
 def test_edm_loss(agrees, draws, monkeypatch):
   g = edm()
-  draws(diffusion.loss, [g['eps']])
+  draws([g['eps']], diffusion.loss)
   monkeypatch.setattr(jax.random, 'normal', lambda rng, shape: jnp.asarray(g['levels']))
   _, aux = diffusion.denoising_loss(
     network,
@@ -157,7 +158,7 @@ def test_heun(name, agrees, draws):
   grid = diffusion.karras_grid(12, sigma_min=0.002, sigma_max=80.0)
   denoiser = diffusion.precondition(network, EDM_PROCESS, diffusion.edm(0.5))
   step = sampling.heun(EDM_PROCESS, CHURNS[name], churn_noise=1.003, churn_range=(0.05, 50.0))
-  draws(steps, g['noise'])
+  draws(g['noise'], steps)
   with jax.disable_jit():
     found = sampling.sample(denoiser, step, grid, 80 * g['start'], jax.random.key(0), SIGN[EDM])
   agrees(found, g[name], 1e-6, f'heun, churn {CHURNS[name]:.2f} a step', EDM, 'sample of 12 levels, edm_sampler')
@@ -205,7 +206,7 @@ def test_the_predictor_corrector(gamma, agrees, draws):
   g, grid = dpm(), np.asarray(diffusion.cosine_grid(5, logsnr_min=-6.0, logsnr_max=6.0))
   denoiser = sampling.clip(diffusion.precondition(network, PROCESS, diffusion.predict_v))
   step = sampling.langevin_corrected(sampling.ancestral(PROCESS, gamma), PROCESS, delta=0.1)
-  draws(steps, g['noise'])
+  draws(g['noise'], steps, corrections)
   with jax.disable_jit():
     found = sampling.sample(denoiser, step, grid, g['start'], jax.random.key(0), SIGN[DPM])
   expected = corrected_in_float64(grid, np.float64(g['start']), g['noise'], gamma, 0.1)

@@ -22,6 +22,10 @@ HELD_OUT_EVERY = 10
 PROVIDED = 'provided'  # origin of a caption that came with its clip
 
 
+class OutsideError(ValueError):
+  """A file of a data set is a link that leads out of its folder: never read, and never only skipped."""
+
+
 class Clip(NamedTuple):
   """Evenly spaced frames and their description."""
 
@@ -138,9 +142,15 @@ def held_out_by_hash(names: Sequence[str]) -> set[str]:
 
 
 def caption_if_readable(source: Source, clip: int) -> str:
-  """Return the caption of a clip, '' if it has none or its file cannot be read, which is found when it is opened."""
+  """Return the caption of a clip, '' if it has none or its file cannot be read, which is found when it is opened.
+
+  Raises:
+    OutsideError: the caption is a link that leads out of the data set.
+  """
   try:
     return source.caption(clip)
+  except OutsideError:
+    raise
   except (ValueError, OSError):
     return ''
 

@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from vdm_jax.data.sources.contract import OutsideError
+
 FILE = 'metadata.jsonl'
 GENERATED_CAPTIONS = 'captions.jsonl'
 _OTHER_NAMES_OF_TEXT = ('caption', 'captions', 'prompt', 'prompts', 'description')
@@ -111,9 +113,9 @@ def class_names(labels: Sequence[int | str | None]) -> tuple[str, ...] | None:
 
 
 def check_inside(path: pathlib.Path, root: pathlib.Path) -> None:
-  """Raise ValueError if the path is a link that leads out of the root, which must be resolved."""
+  """Raise OutsideError if the path is a link that leads out of the root, which must be resolved."""
   if path.is_symlink() and not path.resolve().is_relative_to(root):
-    raise ValueError(f'{path} is a link to a place outside data.path; copy the file instead.')
+    raise OutsideError(f'{path} is a link to a place outside data.path; copy the file instead.')
 
 
 def _lines(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
