@@ -5,15 +5,20 @@ A collective waits for every process, so one that fails or hangs would leave the
 or lost.
 """
 
-from vdm_jax.runtime.process_group import (
-  RENDEZVOUS_SECONDS,
-  detect_hangs,
-  exchange,
-  join_process_group,
-  merge_problems,
-)
-from vdm_jax.runtime.rendezvous import Rendezvous, find_rendezvous
-from vdm_jax.runtime.signals import stop_requested
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from vdm_jax.runtime.process_group import (
+    RENDEZVOUS_SECONDS,
+    detect_hangs,
+    exchange,
+    join_process_group,
+    merge_problems,
+  )
+  from vdm_jax.runtime.rendezvous import Rendezvous, find_rendezvous
+  from vdm_jax.runtime.signals import stop_requested
 
 __all__ = [
   'RENDEZVOUS_SECONDS',
@@ -25,3 +30,12 @@ __all__ = [
   'merge_problems',
   'stop_requested',
 ]
+
+
+def __getattr__(name: str) -> Any:
+  """Import the process group on first use: code that only needs atomic files, such as `video`, does without JAX."""
+  if name in __all__:
+    from vdm_jax.runtime import process_group, rendezvous, signals
+
+    return next(getattr(module, name) for module in (process_group, rendezvous, signals) if hasattr(module, name))
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
