@@ -14,6 +14,7 @@ import vdm_jax
 from vdm_jax import checkpoints, configuration, evaluation, generation, models, pretrained
 from vdm_jax.errors import ExitStatus
 from vdm_jax.pretrained import __main__ as publisher
+from vdm_jax.runtime.hashing import sha256
 
 NAMES = pretrained.names()
 
@@ -41,7 +42,7 @@ def test_figures_in_the_limits_of_a_card_are_its_scores(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_a_model_matches_its_card(name):
   card, run = pretrained.card(name), vdm_jax.Run(pretrained.PREFIX + name)
-  assert pretrained.sha256(run.path) == card['sha256']
+  assert sha256(run.path) == card['sha256']
   assert run.path.stat().st_size < 8e6
   config = run.config
   configuration.validate(config)

@@ -5,13 +5,13 @@ Any run argument accepts `pretrained:NAME`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from vdm_jax.names import unknown
+from vdm_jax.runtime.hashing import sha256
 
 FOLDER = Path(__file__).parent
 PREFIX = 'pretrained:'
@@ -47,9 +47,3 @@ def path_of(run: str | os.PathLike) -> Path:
   if (found := sha256(path)) != expected:
     raise ValueError(f'{path} is damaged: its SHA-256 is {found}, its card has {expected}. Reinstall the package.')
   return path
-
-
-def sha256(path: Path) -> str:
-  """Return the SHA-256 of a file, in hexadecimal."""
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -23,6 +23,7 @@ from vdm_jax import checkpoints, pretrained, weights
 from vdm_jax.errors import ExitStatus
 from vdm_jax.runs import Run
 from vdm_jax.runtime.atomic_files import write_text
+from vdm_jax.runtime.hashing import sha256
 
 DTYPE = 'float16'
 DATA = 'UCI optical recognition of handwritten digits, as scikit-learn ships them (CC BY 4.0)'
@@ -88,7 +89,7 @@ def publish(run: Run, name: str, *, limits: str, first_stage: str = '') -> None:
       'data': DATA,
       'license': 'Apache-2.0',
       'limits': limits,
-      'sha256': pretrained.sha256(file),
+      'sha256': sha256(file),
     },
   )
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from vdm_jax.evaluation import features
 from vdm_jax.evaluation.features import clip_image, convolutional
 from vdm_jax.evaluation.features.inference_layers import parameter_shapes, random_params
-from vdm_jax.evaluation.fingerprint import fingerprint
+from vdm_jax.runtime.hashing import sha256
 
 FIXTURES = Path(__file__).parent / 'fixtures'
 NAMES = tuple(features.FEATURE_NETWORKS)  # before other tests add entries
@@ -71,7 +71,7 @@ def test_c3d_from_pixels_to_logits_and_the_recorded_hashes(narrow_networks, weig
       made.pool[row][np.linspace(0, 42, 24).astype(int)], golden['c3d/fc7'], atol=1e-5 * np.abs(golden['c3d/fc7']).max()
     )
   assert np.abs(made.logits[1] - made.logits[0]).max() > 0.1 * scale
-  files = [fingerprint(weight_files['c3d'].with_name(name)) for name in ('c3d_ucf101.pt', 'mean2.npz')]
+  files = [sha256(weight_files['c3d'].with_name(name)) for name in ('c3d_ucf101.pt', 'mean2.npz')]
   assert extractor.weights == f'{files[0]} (read by names), mean {files[1]}'
   assert (extractor.name, extractor.min_frames, extractor.max_frames) == ('c3d', 16, 16)
 
@@ -88,7 +88,7 @@ def test_c3d_needs_its_mean_clip(narrow_networks, weight_files, tmp_path):
 
 def test_a_known_file_is_recorded_by_name_and_refused_by_other_networks(narrow_networks, weight_files, monkeypatch):
   path = weight_files['i3d']
-  recorded = fingerprint(path)
+  recorded = sha256(path)
   monkeypatch.setitem(convolutional.KNOWN, recorded, ('i3d', 'the file of a project'))
   assert convolutional.load_params('i3d', convolutional.PUBLISHED['i3d'].module(width=1), path)[1] == (
     f'{recorded} (the file of a project, read by names)'
@@ -147,7 +147,7 @@ def test_both_encoders_of_a_clip_read_one_folder(narrow_networks, golden, tmp_pa
   """The image encoder's file is a whole CLIP's; the text encoder says what else its folder lacks."""
   (tmp_path / 'model.safetensors').write_bytes((FIXTURES / 'clip_vision.safetensors').read_bytes())
   extractor = features.load('clip-vit-base-patch32', str(tmp_path))
-  recorded = fingerprint(tmp_path / 'model.safetensors')
+  recorded = sha256(tmp_path / 'model.safetensors')
   assert extractor.weights == f'{recorded} (read by names)'
   made = extractor.apply(golden['clips'][:, :2])
   assert made.logits is None

@@ -17,12 +17,12 @@ from vdm_jax.evaluation.digits.digit_classifier import (
   read_clips,
   score_read,
 )
-from vdm_jax.evaluation.fingerprint import fingerprint
 from vdm_jax.evaluation.metrics import neighbors
 from vdm_jax.evaluation.metrics.detail import detail
 from vdm_jax.evaluation.metrics.frechet import frechet_distance
 from vdm_jax.evaluation.metrics.motion import compare_motion, motion
 from vdm_jax.evaluation.protocols.contract import Protocol
+from vdm_jax.runtime.hashing import sha256
 from vdm_jax.video import to_float, to_uint8
 
 CAPTIONS = tuple(f'a {digit} moving {direction}' for digit in range(10) for direction in DIRECTIONS)
@@ -79,7 +79,7 @@ def evaluate_digits(
     **_scores(videos, prompts, read, new, reference),
     'real': _scores(real, train_captions, read_clips(real), new, reference),
     'scorer': accuracy(),
-    'weights': fingerprint(WEIGHTS_PATH),
+    'weights': sha256(WEIGHTS_PATH),
     'diversity': _diversity(read, prompts, reference),
     'motion': compare_motion(motion(to_uint8(videos)), motion(heldout)),
     'memorisation': _memorization(read, reference, config, seed, num_trained) if num_trained else None,

@@ -24,12 +24,12 @@ from vdm_jax.evaluation.digits.scene_reader import (
   read_scenes,
   score,
 )
-from vdm_jax.evaluation.fingerprint import fingerprint
 from vdm_jax.evaluation.metrics import neighbors
 from vdm_jax.evaluation.metrics.detail import detail
 from vdm_jax.evaluation.metrics.frechet import frechet_distance
 from vdm_jax.evaluation.metrics.motion import compare_motion, motion
 from vdm_jax.evaluation.protocols.contract import Protocol
+from vdm_jax.runtime.hashing import sha256
 from vdm_jax.video import to_float, to_uint8
 
 CAPTIONS = 64  # of each kind
@@ -87,7 +87,7 @@ def evaluate_scenes(
     | {'frechet': {'test': {'value': rows['model']['frechet'], 'spread': None}}},
     'null_clips': evaluator.null_clips,
     'reader': accuracy(),
-    'weights': fingerprint(WEIGHTS_PATH),
+    'weights': sha256(WEIGHTS_PATH),
   }
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from vdm_jax.evaluation.features.contract import Encode, FeatureNetwork, Network
 from vdm_jax.evaluation.features.inference_layers import parameter_shapes, random_params
-from vdm_jax.evaluation.fingerprint import fingerprint
+from vdm_jax.runtime.hashing import sha256
 from vdm_jax.text.encoders import ENCODERS
 from vdm_jax.text.encoders.clip import ClipLayer, layer_tensors, projector
 from vdm_jax.text.encoders.contract import TOKENIZER, Tensor
@@ -188,7 +188,7 @@ def _recorded(name: str, folder: Path, *needed: str) -> str:
     raise FileNotFoundError(
       f'features of {name!r} need {_download(name)}, but {str(folder)!r} has no {", ".join(missing)}'
     )
-  recorded = fingerprint(folder / WEIGHTS)
+  recorded = sha256(folder / WEIGHTS)
   known = KNOWN.get(recorded)
   return f'{recorded} ({known}, read by names)' if known else f'{recorded} (read by names)'
 

@@ -18,7 +18,7 @@ from vdm_jax.evaluation.features.published_files import layer_matching
 from vdm_jax.evaluation.features.published_files.stored_tensors import open_npz
 from vdm_jax.evaluation.features.published_files.torch_file import open_torch
 from vdm_jax.evaluation.features.resizing import Rule, bilinear
-from vdm_jax.evaluation.fingerprint import fingerprint
+from vdm_jax.runtime.hashing import sha256
 from vdm_jax.types import Array, Params
 
 Shapes = Mapping[tuple[str, ...], Sequence[int]]
@@ -139,7 +139,7 @@ def load_params(name: str, module: nn.Module, path: Path) -> tuple[Params, str]:
       f'features of {name!r} need weights, but {str(path)!r} is not a file. Download {published.download}, and pass '
       'its path'
     )
-  recorded = fingerprint(path)
+  recorded = sha256(path)
   family, known = KNOWN.get(recorded, (published.family, ''))
   if family != published.family:
     raise ValueError(f'{path} is {known}, which has no weights of {name!r}. Download {published.download}')
@@ -200,4 +200,4 @@ def _mean(weights_path: Path) -> tuple[np.ndarray, str]:
     raise ValueError(f'{path} has no floats `mean` of shape {c3d.MEAN_SHAPE}. Download {PUBLISHED["c3d"].download}')
   crop = slice(c3d.MEAN_CORNER, c3d.MEAN_CORNER + c3d.SIZE)
   mean = stored.read().astype(np.float32).reshape(c3d.MEAN_SHAPE)[:, :, crop, crop]
-  return np.ascontiguousarray(np.moveaxis(mean, 0, -1)), fingerprint(path)
+  return np.ascontiguousarray(np.moveaxis(mean, 0, -1)), sha256(path)
