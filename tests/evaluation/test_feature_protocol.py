@@ -3,85 +3,25 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import shutil
 from unittest import mock
 
 import numpy as np
 import pytest
-from helpers.tiny_runs import make_run
+from helpers.tiny_runs import FVD, MEASURED, OPTIONS, SMALL, WEIGHTS, Networks, compiled_once, make_run
 
 from vdm_jax import configuration, data, generation, jobs
 from vdm_jax.errors import InvalidInput
-from vdm_jax.evaluation import PROTOCOLS, EvalOptions, Figure, Metric, Protocol, clip_subsets, feature_files, sweeps
+from vdm_jax.evaluation import PROTOCOLS, Figure, clip_subsets, feature_files, sweeps
 from vdm_jax.evaluation.conditions import make_conditions
-from vdm_jax.evaluation.features import Extractor, Features
 from vdm_jax.evaluation.resumable_arrays import fill
 from vdm_jax.runs import Run
-
-RUN = {
-  'data.num_frames': 4,
-  'data.channels': 3,
-  'data.digits.bounce': False,
-  'data.digits.clip_frames': 8,
-  'model.scalars': (),
-  'sampling.num_steps': 2,
-  'sampling.conditioning': 'replacement',
-}
-FVD, SCORE = Metric('fvd', 'frechet', 'i3d', 'logits'), Metric('is', 'inception', 'i3d', 'logits')
-SMALL = Protocol(
-  name='small',
-  source='a test',
-  task='unconditional',
-  metrics=(FVD, SCORE, Metric('fid', 'frechet', 'inception', frames='each')),
-  references=('train', 'test'),
-  height=16,
-  width=16,
-  num_frames=4,
-  num_samples=21,
-  num_references=26,
-  training_clips=26,
-)
-OPTIONS = EvalOptions(protocol='small', features='random', batch_size=8)
-WEIGHTS = 'random:0 of a test'
-
-
-class Networks:
-  """Replaces `vdm_jax.evaluation.features`: computes a few means of pixels, and records the clips it gets."""
-
-  def __init__(self):
-    self.seen: list[np.ndarray] = []
-    self.stop: int | None = None  # number of the call that raises KeyboardInterrupt
-
-  def load(self, name, path, **options):
-    def apply(videos: np.ndarray) -> Features:
-      if len(self.seen) == self.stop:
-        raise KeyboardInterrupt
-      self.seen.append(videos)
-      n, t = videos.shape[:2]
-      cells = videos.reshape(n, t, 2, 8, 2, 8, 3).mean((3, 5)).reshape(n, t, 12)[..., :3].astype(np.float32) / 64
-      rows = cells if name == 'inception' else cells.reshape(n, -1)[:, -5:]
-      return Features(rows, rows)
-
-    return Extractor(name, WEIGHTS, 1, None, apply)
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  return make_run(tmp_path_factory.mktemp('run') / 'run', RUN)
-
-
-@functools.cache
-def compiled_once():
-  """A `make_generator` that compiles each sampler once."""
-  make, made = generation.make_generator, {}
-
-  def make_generator(model, sampling, **options):
-    key = json.dumps([model.config, sampling, str(options)], sort_keys=True)
-    return made[key] if key in made else made.setdefault(key, make(model, sampling, **options))
-
-  return make_generator
+  return make_run(tmp_path_factory.mktemp('run') / 'run', MEASURED)
 
 
 @pytest.fixture
