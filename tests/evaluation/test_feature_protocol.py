@@ -9,7 +9,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from helpers.tiny_runs import FVD, MEASURED, OPTIONS, SMALL, WEIGHTS, Networks, compiled_once, make_run
+from helpers.tiny_runs import FVD, MEASURED, OPTIONS, SMALL_PROTOCOL, WEIGHTS, Networks, compiled_once, make_run
 
 from vdm_jax import configuration, data, generation, jobs
 from vdm_jax.errors import InvalidInput
@@ -32,7 +32,7 @@ def networks(monkeypatch):
   return fakes
 
 
-def evaluate(workdir, protocol=SMALL, *, changes=None, **options):
+def evaluate(workdir, protocol=SMALL_PROTOCOL, *, changes=None, **options):
   config = configuration.read(workdir / 'config.json')
   config.update_from_flattened_dict(changes or {})
   with mock.patch.dict(PROTOCOLS, {protocol.name: protocol}):
@@ -67,7 +67,7 @@ def test_a_killed_measurement_resumes_to_the_same_record_bit_for_bit(run, networ
 
 def test_predictions_begin_with_frames_of_the_reference_and_real_clips_are_closer(run, networks, tmp_path):
   workdir = shutil.copytree(run, tmp_path / 'run')
-  predict = SMALL._replace(
+  predict = SMALL_PROTOCOL._replace(
     name='predict',
     task='prediction',
     given_frames=2,
@@ -96,7 +96,7 @@ def test_predictions_begin_with_frames_of_the_reference_and_real_clips_are_close
 def test_a_sweep_measures_each_value_with_one_reference_and_writes_a_table(run, networks, tmp_path):
   workdir = shutil.copytree(run, tmp_path / 'run')
   published = (Figure('fvd', 'test', 5.0, None, 'a table', (('sampling.num_steps', 3), ('data.frame_skip', 1))),)
-  swept = SMALL._replace(
+  swept = SMALL_PROTOCOL._replace(
     name='swept',
     metrics=(FVD,),
     references=('test',),
@@ -141,7 +141,7 @@ def test_a_sweep_measures_each_value_with_one_reference_and_writes_a_table(run, 
 )
 def test_invalid_requests_are_refused_before_anything_is_sampled(run, networks, changes, options, message):
   config = configuration.read(run / 'config.json')
-  small = mock.patch.dict(PROTOCOLS, {'small': SMALL._replace(**changes)})
+  small = mock.patch.dict(PROTOCOLS, {'small': SMALL_PROTOCOL._replace(**changes)})
   with small, pytest.raises((InvalidInput, ValueError), match=message):
     jobs.evaluate(config, Run(run), OPTIONS._replace(**options))
   assert networks.seen == [] and not (run / 'evaluation/small').exists()
@@ -171,30 +171,30 @@ def clips(split='test'):
 def test_subsets_with_and_without_replacement():
   source, config = clips()
   few = type('Few', (), {'__len__': lambda self: 40, '__getattr__': lambda self, name: getattr(source, name)})()
-  once = clip_subsets.choose_clips(SMALL, few, 40, seed=(0, 0))
+  once = clip_subsets.choose_clips(SMALL_PROTOCOL, few, 40, seed=(0, 0))
   assert sorted(once.indices) == list(range(40)) and list(once.indices) != list(range(40))
-  again = clip_subsets.choose_clips(SMALL._replace(replacement=True), few, 40, seed=(0, 0))
+  again = clip_subsets.choose_clips(SMALL_PROTOCOL._replace(replacement=True), few, 40, seed=(0, 0))
   assert len(set(again.indices)) < 40
   with pytest.raises(InvalidInput, match='needs 41 clips, .* has 40'):
-    clip_subsets.choose_clips(SMALL, few, 41, seed=(0, 0))
+    clip_subsets.choose_clips(SMALL_PROTOCOL, few, 41, seed=(0, 0))
   cond = make_conditions(
-    SMALL._replace(task='prediction', replacement=True), config, again, 40, seed=0, prompt_file=None
+    SMALL_PROTOCOL._replace(task='prediction', replacement=True), config, again, 40, seed=0, prompt_file=None
   )
   assert list(cond.given.indices) != list(again.indices), 'given frames are of other clips'
-  same = make_conditions(SMALL._replace(task='prediction'), config, once, 60, seed=0, prompt_file=None)
+  same = make_conditions(SMALL_PROTOCOL._replace(task='prediction'), config, once, 60, seed=0, prompt_file=None)
   np.testing.assert_array_equal(same.given.videos([3, 43]), once.videos([3, 3]))
   assert list(same.group) == [*range(40), *range(20)]
-  real = clip_subsets.choose_real_samples(SMALL, few, 15, 100, seed=0)
-  reference = clip_subsets.choose_clips(SMALL, few, 15, seed=(0, 0))
+  real = clip_subsets.choose_real_samples(SMALL_PROTOCOL, few, 15, 100, seed=0)
+  reference = clip_subsets.choose_clips(SMALL_PROTOCOL, few, 15, seed=(0, 0))
   assert len(real.indices) == 25 and not set(real.indices) & set(reference.indices)
 
 
 def test_windows_are_random_or_the_first():
   source, _ = clips()
-  first = clip_subsets.choose_clips(SMALL._replace(window='first'), source, 6, seed=(0, 0))
+  first = clip_subsets.choose_clips(SMALL_PROTOCOL._replace(window='first'), source, 6, seed=(0, 0))
   shown = [source.window(int(clip), None).video for clip in first.indices]
   np.testing.assert_array_equal(first.videos(range(6)), shown)
-  drawn = clip_subsets.choose_clips(SMALL, source, 6, seed=(0, 0))
+  drawn = clip_subsets.choose_clips(SMALL_PROTOCOL, source, 6, seed=(0, 0))
   np.testing.assert_array_equal(drawn.videos([4]), drawn.videos(range(6))[4:5])
   assert (drawn.videos(range(6)) != np.stack(shown)).any()
 

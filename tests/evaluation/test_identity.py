@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from helpers.tiny_runs import FVD, MEASURED, SECOND, SMALL, Networks, compiled_once, make_run
+from helpers.tiny_runs import FVD, MEASURED, SECOND, SMALL_PROTOCOL, Networks, compiled_once, make_run
 
 from vdm_jax import configuration, generation, jobs
 from vdm_jax.errors import InvalidInput
@@ -19,7 +19,7 @@ from vdm_jax.generation import stages
 from vdm_jax.runs import Run
 
 # A protocol that keeps samples, and one that keeps features. Equal samples give equal figures, to the last bit.
-MEAN = SMALL._replace(
+MEAN = SMALL_PROTOCOL._replace(
   name='mean',
   metrics=(),
   num_steps=(2, 3),
@@ -30,7 +30,7 @@ MEAN = SMALL._replace(
     'mean': float(generate(['a 3 moving left', 'a 4 moving up']).mean()),
   },
 )
-FRECHET = SMALL._replace(
+FRECHET = SMALL_PROTOCOL._replace(
   name='frechet', metrics=(FVD,), references=('test',), training_clips=0, num_samples=8, num_references=8
 )
 WORDS = {'data.text': 'words', 'data.vocabulary': ('a', '3', '4', 'moving', 'left', 'up'), 'data.text_length': 4}

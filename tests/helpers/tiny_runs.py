@@ -115,7 +115,7 @@ MEASURED = {
   'sampling.conditioning': 'replacement',
 }
 FVD, SCORE = Metric('fvd', 'frechet', 'i3d', 'logits'), Metric('is', 'inception', 'i3d', 'logits')
-SMALL = Protocol(
+SMALL_PROTOCOL = Protocol(
   name='small',
   source='a test',
   task='unconditional',
