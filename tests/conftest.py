@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,24 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
   # Each xdist worker takes its share of the cores: XLA reads NPROC, numpy and scikit-learn the others.
   for _name in ('NPROC', 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
     os.environ.setdefault(_name, str(_threads_per_worker()))
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    '--share', metavar='K/N', help='run only one of N shares of the tests, chosen by name; K counts from 0'
+  )
+
+
+def pytest_collection_modifyitems(config, items):
+  """Keeps the tests of the share that `--share` names; all shares together are all tests, each once."""
+  if (text := config.getoption('--share')) is None:
+    return
+  share, shares = map(int, text.split('/'))
+  if not 0 <= share < shares:
+    raise pytest.UsageError(f'--share={text} is not a valid share: K of K/N counts from 0 to N - 1.')
+  kept = [item for item in items if zlib.crc32(item.nodeid.encode()) % shares == share]
+  config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+  items[:] = kept
 
 
 @pytest.hookimpl(optionalhook=True)
