@@ -43,7 +43,7 @@ def _threads_per_worker() -> int:
 for _name, _value in _DEFAULTS.items():
   os.environ.setdefault(_name, _value)
 if 'PYTEST_XDIST_WORKER' in os.environ:
-  # Each xdist worker takes its share of the cores: XLA reads NPROC, numpy and scikit-learn the others.
+  # Each xdist worker takes its share of the cores: XLA reads NPROC, numpy the others.
   for _name in ('NPROC', 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
     os.environ.setdefault(_name, str(_threads_per_worker()))
 
