@@ -26,7 +26,7 @@ from vdm_jax.runtime.atomic_files import write_text
 from vdm_jax.runtime.hashing import sha256
 
 DTYPE = 'float16'
-DATA = 'UCI optical recognition of handwritten digits, as scikit-learn ships them (CC BY 4.0)'
+DATA = 'UCI optical recognition of handwritten digits, test set (CC BY 4.0)'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
