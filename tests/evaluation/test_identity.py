@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from helpers.tiny_runs import FVD, MEASURED, SECOND, SMALL_PROTOCOL, Networks, compiled_once, make_run
+from PIL import Image
 
 from vdm_jax import configuration, generation, jobs
 from vdm_jax.errors import InvalidInput
@@ -35,7 +36,6 @@ FRECHET = SMALL_PROTOCOL._replace(
 )
 WORDS = {'data.text': 'words', 'data.vocabulary': ('a', '3', '4', 'moving', 'left', 'up'), 'data.text_length': 4}
 RUN = MEASURED | WORDS
-PROTOCOL = pytest.mark.parametrize('protocol', [MEAN, FRECHET], ids=lambda protocol: protocol.name)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def evaluate(*arguments, **options):
   return figure(record_of(*arguments, **options))
 
 
-@PROTOCOL
+@pytest.mark.parametrize('protocol', [MEAN, FRECHET], ids=lambda protocol: protocol.name)
 def test_two_runs_in_one_folder(runs, networks, protocol, tmp_path):
   alone = [record_of(runs / name, tmp_path / name, protocol) for name in 'ab']
   assert figure(alone[0]) != figure(alone[1])
@@ -88,13 +88,12 @@ def test_two_runs_in_one_folder(runs, networks, protocol, tmp_path):
   assert record_of(runs / 'a', tmp_path / 'both', protocol) == alone[0] and len(networks.seen) == before
 
 
-@PROTOCOL
-def test_a_run_trained_anew_in_place_to_the_same_step(runs, protocol, tmp_path):
+def test_a_run_trained_anew_in_place_to_the_same_step(runs, tmp_path):
   workdir = shutil.copytree(runs / 'a', tmp_path / 'run')
-  first = evaluate(workdir, tmp_path / 'out', protocol)
+  first = evaluate(workdir, tmp_path / 'out')
   shutil.rmtree(workdir)
   shutil.copytree(runs / 'b', workdir)
-  assert evaluate(workdir, tmp_path / 'out', protocol) == evaluate(runs / 'b', tmp_path / 'b', protocol) != first
+  assert evaluate(workdir, tmp_path / 'out') == evaluate(runs / 'b', tmp_path / 'b') != first
 
 
 def test_two_weight_files_in_one_folder(runs, tmp_path):
@@ -143,8 +142,6 @@ def test_reference_clips_replaced_in_place(runs, kind, tmp_path):
       os.utime(tmp_path / 'clips.npy', ns=(10**18, 10**18))
       changes |= {'data.name': 'array', 'data.path': str(tmp_path / 'clips.npy')}
     elif kind == 'images':
-      from PIL import Image
-
       for path in sorted((tmp_path / 'clips').glob('*.npy')):
         (tmp_path / 'images' / path.stem).mkdir(parents=True, exist_ok=True)
         for number, frame in enumerate(np.load(path)):
