@@ -12,6 +12,7 @@ from vdm_jax.generation.outputs import slug, writable_folder, write_video
 from vdm_jax.generation.request import Request
 from vdm_jax.generation.stages import open_run
 from vdm_jax.runs import Run
+from vdm_jax.runtime.resumable import JOB
 from vdm_jax.video import contact_sheet, write_png
 
 
@@ -30,6 +31,10 @@ def sample_short(config: ConfigDict, run: Run, out: str, request: Request) -> Pa
   Raises:
     InvalidInput: the model cannot make these videos, or they are not finite.
   """
+  if (Path(out) / JOB).exists():
+    raise InvalidInput(
+      f'--out={out} holds a long video, whose frames and plots would lie beside these: choose another.'
+    )
   make_generate = open_run(config, run)
   prompts, labels, titles = request.expanded()
   generate, folder = make_generate(config.sampling), writable_folder(out)

@@ -115,13 +115,13 @@ def write_environment(workdir: Path) -> None:
 
   Its `run_id` is drawn when a run begins, and stays when it resumes.
   """
-  run_id = Run(workdir).run_id if checkpoints.steps(workdir) else ''
+  run_id = (checkpoints.steps(workdir) and Run(workdir).run_id) or secrets.token_hex(8)
   packages = ('vdm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
   devices = jax.devices()
   write_json(
     workdir / 'env.json',
     {
-      'run_id': run_id or secrets.token_hex(8),
+      'run_id': run_id,
       'python': platform.python_version(),
       'platform': platform.platform(),
       'versions': {name: _version(name) for name in packages},
