@@ -75,6 +75,9 @@ _LOW_RESOLUTION = flags.DEFINE_string('low_resolution', None, 'sample: video fil
 _FRAME_RATES = flags.DEFINE_string('frame_rates', None, 'sample: hierarchy of frame rates, lowest first, as 2,8,24.')
 _OVERLAP = flags.DEFINE_integer('overlap', None, 'sample: frames that a window shares with the previous one.')
 _OVERFIT = flags.DEFINE_bool('overfit', False, 'doctor: also measure the clips and overfit eight of them; minutes.')
+_ALLOW_CHANGE = flags.DEFINE_bool(
+  'allow_change', False, 'train, doctor, preflight: continue a run although settings such as the learning rate differ.'
+)
 _OUT = flags.DEFINE_string('out', None, 'sample: folder for the videos; evaluate: for the record, default: the run.')
 _PROTOCOL = command.define_choice('protocol', 'digits', jobs.PROTOCOLS, 'evaluate: the protocol.')
 _SWEEP = command.define_choice('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure several values of a setting.')
@@ -115,8 +118,10 @@ def _run(config: ConfigDict, opened: Run | None) -> int:
     config.seed = _SEED.value
   if _OVERFIT.value and mode != 'doctor':
     raise InvalidInput(f'--overfit has no effect on --mode={mode}: use --mode=doctor, or omit it.')
+  if _ALLOW_CHANGE.value and mode not in ('train', 'doctor', 'preflight'):
+    raise InvalidInput(f'--allow_change has no effect on --mode={mode}, which continues no training: omit it.')
   if mode == 'doctor':
-    return jobs.examine(config, _WORKDIR.value, overfit=_OVERFIT.value)
+    return jobs.examine(config, _WORKDIR.value, overfit=_OVERFIT.value, allow_change=_ALLOW_CHANGE.value)
   if mode == 'compile':
     flag = flags.FLAGS['config']
     origin = {'config': config_flags.get_config_filename(flag), 'overrides': config_flags.get_override_values(flag)}
@@ -129,7 +134,8 @@ def _run(config: ConfigDict, opened: Run | None) -> int:
   if mode == 'replay':
     return jobs.replay(config, opened)
   workdir = _run_name(mode, _WORKDIR.value, _PRETRAINED.value)
-  return jobs.preflight(config, workdir) if mode == 'preflight' else jobs.train(config, workdir)
+  job = jobs.preflight if mode == 'preflight' else jobs.train
+  return job(config, workdir, allow_change=_ALLOW_CHANGE.value)
 
 
 def _run_name(mode: str, workdir: str | None, name: str | None) -> str:

@@ -2,6 +2,7 @@
 
 An experiment in `configs/` starts from `default()` and changes what differs; the command line overrides single keys. A
 key that is not listed here is an error. Sizes and text are set once, under `data`; the `model` section refers to them.
+`changes` beside this file says of every key whether a run may change it when it resumes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,25 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm_jax import models
+from vdm_jax.configuration.changes import Change, Difference, change_of, differences
 from vdm_jax.names import RENAMED_SETTINGS, closest
 from vdm_jax.networks import contract
+
+__all__ = [
+  'Change',
+  'Difference',
+  'change_of',
+  'complete',
+  'default',
+  'differences',
+  'from_dict',
+  'network_changed',
+  'read',
+  'resolve',
+  'to_dict',
+  'unknown_key',
+  'validate',
+]
 
 # Tables of the section `training` with arbitrary keys; `training.schedules.bind_options` validates them.
 OPEN = ('optimizer_options', 'schedule_options')

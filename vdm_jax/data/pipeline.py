@@ -2,7 +2,7 @@
 
 The stream is one global sequence of elements, each a pure function of the seed and its index. Step k takes elements
 k * batch_size to (k + 1) * batch_size - 1, of which a host makes the rows that its devices hold. So a run resumes from
-its step number alone, on any number of hosts and workers.
+its step number alone, on any number of hosts and workers; one whose batch size changes shifts them all by an offset.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def build(
   seed: int,
   split: str = 'train',
   start: int = 0,
+  offset: int = 0,
   rows: Sequence[int] | None = None,
   quarantine: str | Path | None = None,
 ) -> Iterator[Batch]:
@@ -71,6 +72,8 @@ def build(
     seed: of the order and of everything random about the clips.
     split: 'train' or 'test'.
     start: first step.
+    offset: added to the number of every element, for runs whose batch size has changed; with the first step's it must
+      not be negative.
     rows: rows of each global batch that this host makes, increasing; None: all.
     quarantine: folder in which unusable clips are listed in `quarantine.jsonl`; None: nowhere.
 
@@ -80,7 +83,9 @@ def build(
   """
   if start < 0:
     raise ValueError(f'start={start} is negative; the first step is 0.')
-  batches = _dataset(config, encode, seed=seed, split=split, rows=rows, quarantine=quarantine)
+  if start * config.batch_size + offset < 0:
+    raise ValueError(f'offset={offset} leads before the first element of the stream: give a later start.')
+  batches = _dataset(config, encode, seed=seed, split=split, rows=rows, quarantine=quarantine, offset=offset)
   return deliver(batches, start, config.num_workers)
 
 
@@ -123,6 +128,7 @@ def _dataset(
   split: str,
   rows: Sequence[int] | None = None,
   quarantine: str | Path | None = None,
+  offset: int = 0,
 ) -> grain.MapDataset:
   """Return the batches of one host by random access: element k is step k."""
   _check(config, encode, rows)
@@ -155,8 +161,8 @@ def _dataset(
       clips = clips.map(_mark_taken)
     read = functools.partial(_read_marked, read=read)
   elements = clips.random_map(read)
-  if rows is not None:
-    elements = _Rows(elements, config.batch_size, rows)
+  if rows is not None or offset:
+    elements = _Rows(elements, config.batch_size, range(config.batch_size) if rows is None else rows, offset)
   collate = functools.partial(_collate, encode=encode, labels=config.labels)
   return elements.batch(config.batch_size if rows is None else len(rows), drop_remainder=True, batch_fn=collate)
 
@@ -193,18 +199,18 @@ def _derive(seed: int, number: int) -> int:
 
 
 class _Rows(grain.MapDataset):
-  """The elements at `rows` of every `batch_size` consecutive elements."""
+  """The elements at `rows` of every `batch_size` consecutive elements, all `offset` further."""
 
-  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
+  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int], offset: int):
     super().__init__(parent)
-    self._batch_size, self._rows = batch_size, tuple(rows)
+    self._batch_size, self._rows, self._offset = batch_size, tuple(rows), offset
 
   def __len__(self) -> int:
     return len(self.parents[0]) // self._batch_size * len(self._rows)
 
   def __getitem__(self, place: int) -> _Element:
     step, which = divmod(place, len(self._rows))
-    return self.parents[0][step * self._batch_size + self._rows[which]]
+    return self.parents[0][step * self._batch_size + self._rows[which] + self._offset]
 
 
 def _check(config: Any, encode: Encode | None, rows: Sequence[int] | None) -> None:

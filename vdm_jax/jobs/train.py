@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, configuration, data, diffusion, generation, models, partitioning, training
+from vdm_jax import checkpoints, configuration, data, diffusion, generation, models, partitioning, runtime, training
 from vdm_jax.data import quarantine
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.generation.outputs import write_preview
@@ -19,14 +19,16 @@ from vdm_jax.models import Model
 from vdm_jax.runs import Run
 from vdm_jax.tools import doctor
 from vdm_jax.tools.compilation import ideal_step_seconds
+from vdm_jax.training import run_folder
 from vdm_jax.types import Batch, Params
 from vdm_jax.video import to_float
 
 HELDOUT_BATCHES = 8
 PREVIEW_VIDEOS = 10
+SHOWN_WORDS = 10
 
 
-def train(config: ConfigDict, workdir: str) -> int:
+def train(config: ConfigDict, workdir: str, *, allow_change: bool = False) -> int:
   """Train, or resume, then sample; return the exit status.
 
   Previews and final samples are written to `workdir/samples/step_XXXXXXXX.{mp4,png}`.
@@ -34,21 +36,28 @@ def train(config: ConfigDict, workdir: str) -> int:
   Args:
     config: the configuration.
     workdir: the folder of the run.
+    allow_change: value of --allow_change.
 
   Raises:
     InvalidInput: the doctor finds problems, one message each.
   """
   first = Run(config.training.first_stage)  # read only if there is one
-  if found := doctor.problems(config, workdir, first):
+  if found := doctor.problems(config, workdir, first, allow_change=allow_change):
     raise InvalidInput(*found)
-  configuration.resolve(config, doctor.words(config))
+  run_folder.prepare(workdir)
+  given = config.data.vocabulary or run_folder.vocabulary(workdir)
+  configuration.resolve(config, doctor.words(config, workdir))
+  if given:  # otherwise the captions have just given it
+    _report_unknown_words(config)
   mesh = partitioning.make_mesh(config.mesh)
   model = models.build(config.model)
   rows = partitioning.batch_rows(mesh, config.data.batch_size)
   own = {'seed': config.seed, 'rows': rows, 'quarantine': workdir}
 
   def batches(start: int) -> Iterator[Batch]:
-    made = data.build(config.data, model.encode, start=start, **own)
+    offset = run_folder.example_offset(Path(workdir), config.data.batch_size) if jax.process_index() == 0 else None
+    offset = runtime.exchange('data position', offset)[0]  # process 0 has just written what it follows from
+    made = data.build(config.data, model.encode, start=start, offset=offset, **own)
     _report_unusable(workdir)
     return made
 
@@ -67,6 +76,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     heldout=heldout if config.training.heldout_every else None,
     preview=preview,
     starting_point=starting_point,
+    allow_change=allow_change,
     ideal_step_seconds=ideal_step_seconds(model, config, heldout[0]),
   )
   if int(state.step) < config.training.num_steps:
@@ -75,6 +85,17 @@ def train(config: ConfigDict, workdir: str) -> int:
   if not every or config.training.num_steps % every:  # otherwise the last preview was of the last step
     preview(state.ema, int(state.step))
   return 0
+
+
+def _report_unknown_words(config: ConfigDict) -> None:
+  """Print which words of the captions are not in the vocabulary, such as those of clips added to a run's data."""
+  if (unknown := doctor.unknown_words(config)) and jax.process_index() == 0:
+    more = ', ...' if len(unknown) > SHOWN_WORDS else ''
+    print(
+      f'data.vocabulary lacks {len(unknown)} of the words in the captions, each of which is read as the unknown word: '
+      f'{", ".join(map(repr, unknown[:SHOWN_WORDS]))}{more}',
+      file=sys.stderr,
+    )
 
 
 def _report_unusable(workdir: str) -> None:

@@ -46,6 +46,7 @@ def train(
   starting_point: Callable[[Params], Params] | None = None,
   optimizer: Constructor | optax.GradientTransformation | None = None,
   schedule: optax.Schedule | None = None,
+  allow_change: bool = False,
   ideal_step_seconds: float | None = None,
 ) -> state.TrainState:
   """Train to `config.training.num_steps`, resuming from the newest good checkpoint of the workdir.
@@ -65,6 +66,8 @@ def train(
     on_row: called with every row of metrics.jsonl.
     starting_point: fresh parameters -> initial parameters of a new run, such as `first_stage.starting_point`.
     optimizer, schedule: for `training.optimizer` or `training.schedule` 'custom', see `training.optimizer.build`.
+    allow_change: whether settings may differ from those of the run that continue the same model differently, such as
+      the learning rate; see `configuration.Change`.
     ideal_step_seconds: a step's model FLOPs at the devices' published peak, for `time/mfu`; None: not known.
 
   Raises:
@@ -83,7 +86,9 @@ def train(
   """
   partitioning.check_batch(config.data.batch_size, mesh, config.training.accumulation_steps)
   rule = build(config.training, model.logical_axes, model.decay_mask, optimizer=optimizer, schedule=schedule)
-  inputs = _Inputs(model, config, mesh, rule, batches, heldout, preview, on_row, starting_point, ideal_step_seconds)
+  inputs = _Inputs(
+    model, config, mesh, rule, batches, heldout, preview, on_row, starting_point, allow_change, ideal_step_seconds
+  )
   path = run_folder.prepare(workdir)
   with contextlib.ExitStack() as stack:
     return inputs.run(path, stack)
@@ -101,18 +106,23 @@ class _Inputs(NamedTuple):
   preview: Preview | None
   on_row: OnRow | None
   starting_point: Callable[[Params], Params] | None
+  allow_change: bool
   ideal_step_seconds: float | None
 
   def run(self, path: Path, stack: contextlib.ExitStack) -> state.TrainState:
     """Train; whatever is opened is closed with the stack."""
     model, config, mesh, training = self.model, self.config, self.mesh, self.config.training
+    changed = []
     if jax.process_index() == 0:
       stack.enter_context(run_lock.hold(path))
-      run_folder.claim(path, config)
+      run_folder.sweep(path)
+      changed = run_folder.check_same_run(path, config, allow_change=self.allow_change)
     checkpointer = stack.enter_context(Checkpointer(path, training.keep_checkpoints))
     layout = state.abstract(model, self.rule, mesh)
     start = checkpointer.restore(layout, state.ADDED)
     print_status(f'{path}: ' + ('a new run' if start is None else f'resuming at step {int(start.step)}'))
+    if jax.process_index() == 0:  # not before: a checkpoint that does not fit must not change the run
+      run_folder.claim(path, config, None if start is None else int(start.step), changed)
     start = state.create(model, self.rule, mesh, config.seed, self.starting_point) if start is None else start
     stack.enter_context(jax.set_mesh(mesh))
     recorder = self._recorder(path, int(start.step), stack)
@@ -139,7 +149,9 @@ class _Inputs(NamedTuple):
     stack.callback(writer.close)
     note = stack.enter_context(runtime.detect_hangs(training.stall_seconds, STALLED))
     watch = metrics_log.Stopwatch(self.config.data.batch_size / self.mesh.size, self.ideal_step_seconds)
-    return Recorder(training, writer, self.on_row, watch, note)
+    recorder = Recorder(training, writer, self.on_row, watch, note)
+    stack.callback(recorder.close)
+    return recorder
 
 
 class _Loop(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import runpy
@@ -10,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vdm_jax import configuration, jobs
 from vdm_jax.data.inspection import inspect
+from vdm_jax.errors import InvalidInput
 from vdm_jax.tools import doctor
+from vdm_jax.training import run_folder, run_lock
 from vdm_jax.video import write_gif
 
 CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
@@ -61,6 +65,51 @@ def test_each_problem_is_found(name, changes, message):
 @pytest.mark.parametrize('name', ['digits', 'digits_fit'])
 def test_shipped_configurations_have_no_problem(name):
   assert doctor.problems(shipped(name, {})) == []
+
+
+def make_run(workdir, name, changes):
+  config = shipped(name, changes)
+  configuration.resolve(config, doctor.words(config))
+  workdir.mkdir()
+  run_folder.write_config(workdir, config)
+  return config
+
+
+def test_doctor_and_preflight_find_the_run_that_training_would_refuse(tmp_path, capsys):
+  make_run(run := tmp_path / 'run', 'digits', {'model.base_channels': 8})
+  for job in (functools.partial(jobs.examine, overfit=False), jobs.preflight):
+    status = None
+    try:
+      status = job(shipped('digits', {}), str(run))
+    except InvalidInput as error:
+      print(*error.args)
+    assert status != 0
+    assert 'model.base_channels: 8 in the workdir' in capsys.readouterr().out
+  assert sorted(path.name for path in run.iterdir()) == ['config.json'], 'nothing is left behind'
+
+
+def test_the_doctor_creates_no_workdir_and_allows_what_training_allows(tmp_path, capsys):
+  assert doctor.problems(shipped('digits', {}), tmp_path / 'none' / 'run') == []
+  assert not (tmp_path / 'none').exists()
+  make_run(run := tmp_path / 'run', 'digits', {'training.learning_rate': 1.0})
+  (problem,) = doctor.problems(shipped('digits', {}), run)
+  assert '--allow_change' in problem
+  assert doctor.problems(shipped('digits', {}), run, allow_change=True) == []
+  with run_lock.hold(run):
+    (problem,) = doctor.problems(shipped('digits', {}), run, allow_change=True)
+    assert 'is in use by' in problem
+    assert doctor.problems(shipped('digits', {}), run, allow_change=True, live=True) == []
+
+
+def test_a_run_keeps_its_vocabulary_when_clips_are_added(tmp_path):
+  fill(root := tmp_path / 'clips')
+  changes = {'data.path': str(root)}
+  make_run(run := tmp_path / 'run', 'folder_t2v', changes)
+  write_gif(root / 'new.gif', np.zeros((16, 8, 8, 3), np.uint8), fps=8)
+  (root / 'new.txt').write_text('a green kite')
+  assert doctor.problems(config := shipped('folder_t2v', changes), run) == []
+  assert configuration.resolve(config, doctor.words(config, run)).model.vocabulary == ('a', 'ball')
+  assert doctor.unknown_words(config) == ('green', 'kite')
 
 
 def damage(root):
