@@ -71,7 +71,9 @@ class Inspection:
     return '\n'.join(lines)
 
   def _conclusion(self) -> str:
-    return 'training can start' if self.problem is None else f'training cannot start: {self.problem}'
+    if self.problem is not None:
+      return f'training cannot start: {self.problem}'
+    return 'training can start' if self.splits['test'] else 'training can start, without a held-out loss'
 
   def _span(self) -> str:
     if self.target_frame_rate:
@@ -170,7 +172,7 @@ def _problem(found: Inspection, quarantine: Quarantine, max_bad_share: float) ->
   if unknown and found.num_frames > 1:
     return f'{len(unknown)} clips have no frame rate; pass --frame_rate, and set data.frame_rate in training.'
   for split in ('train', 'test'):
-    if not found.windows[split]:
+    if not found.windows[split] and (split == 'train' or found.splits[split]):
       return f'no clip of the {split} split can be used; add usable clips.'
   bad = len(quarantine.reasons)
   if bad > max_bad_share * sum(found.splits.values()):

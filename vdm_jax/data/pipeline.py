@@ -7,6 +7,7 @@ its step number alone, on any number of hosts and workers; one whose batch size 
 
 from __future__ import annotations
 
+import contextlib
 import fractions
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from vdm_jax.data import mixture
 from vdm_jax.data.delivery import deliver
 from vdm_jax.data.mixture import Mixture
 from vdm_jax.data.sources import catalog
-from vdm_jax.data.sources.contract import Clips
+from vdm_jax.data.sources.contract import Clips, EmptySplit
 from vdm_jax.types import Batch, Conditioning
 from vdm_jax.video import transforms
 
@@ -61,7 +62,8 @@ def build(
   rate: one random frame of a clip, repeated, with a frame interval of 0 (Snap Video, section 3.3). If `images` are
   configured, they are taken from there, each once in an epoch. With num_frames=1 the frame interval is 0 as well.
 
-  The train stream is shuffled again in every epoch; the test stream keeps the order of the source and is never flipped.
+  The train stream is shuffled again in every epoch, of which a batch holds several if there are few clips; the test
+  stream keeps the order of the source and is never flipped.
   Each data set of a mixture is shuffled and repeated separately, and has its share of every part of the stream. Clips
   that cannot be used are replaced by others.
 
@@ -95,11 +97,15 @@ def held_out(
   *,
   seed: int,
   num_batches: int,
+  split: str = 'test',
   rows: Sequence[int] | None = None,
   quarantine: str | Path | None = None,
 ) -> list[Batch]:
-  """Return the first `num_batches` batches of the test split, as `build` makes them; the same ones on every call."""
-  batches = _dataset(config, encode, seed=seed, split='test', rows=rows, quarantine=quarantine)
+  """Return the first `num_batches` batches of the test split, as `build` makes them; the same ones on every call.
+
+  Raises as `build` does, and EmptySplit if no clip is held out.
+  """
+  batches = _dataset(config, encode, seed=seed, split=split, rows=rows, quarantine=quarantine)
   return [batches[k] for k in range(num_batches)]
 
 
@@ -110,10 +116,16 @@ def trained_on(config: Any, *, seed: int, count: int) -> list[int]:
 
 
 def check(config: Any, *, seed: int) -> None:
-  """Raise what `build` would raise for either split, within a few seconds."""
-  for split in ('train', 'test'):
-    encode = None if config.text == 'none' else _no_text
-    _dataset(config, encode, seed=seed, split=split)
+  """Raise what `build` would raise for either split, within a few seconds. The test split may have no clips."""
+  encode = None if config.text == 'none' else _no_text
+  _dataset(config, encode, seed=seed, split='train')
+  with contextlib.suppress(EmptySplit):
+    _dataset(config, encode, seed=seed, split='test')
+
+
+def num_clips(config: Any, *, seed: int) -> int:
+  """Return the number of clips that are trained on. Raises as `build` does."""
+  return len(catalog.build(config, 'train', seed))
 
 
 def _no_text(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

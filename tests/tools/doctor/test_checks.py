@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vdm_jax import configuration, jobs
+from vdm_jax import configuration, data, jobs, text
 from vdm_jax.data.inspection import inspect
 from vdm_jax.errors import InvalidInput
 from vdm_jax.tools import doctor
@@ -140,7 +140,6 @@ BAD_FOLDERS = {
   'empty': (keep(0), "data.path='{root}' has no clips"),
   'captions alone': (keep(0, '.gif'), "data.path='{root}' has no clips"),
   'missing': (lambda root: [*keep(0)(root), root.rmdir()], "data.path='{root}' is not a folder"),
-  'one clip': (keep(2), "data.path='{root}' .*1 clip"),
   'corrupt': (damage, "data.path='{root}': 2 of 20 .*data.max_bad_share=0.05"),
   'too short': (shorten, "data.path='{root}': 2 of 20 .*data.max_bad_share=0.05"),
   'misnamed keys': (misname, "{root}/metadata.jsonl: .*'text'.*'caption'"),
@@ -163,6 +162,41 @@ def test_bad_folders_have_the_problem_that_inspect_reports(tmp_path, kind):
   (problem,) = doctor.problems(shipped('folder_t2v', {'data.path': str(root)}))
   assert re.match(reason.format(root=root), problem)
   assert inspect(str(root))[0].problem is not None
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_a_folder_smaller_than_a_batch_trains(tmp_path, count):
+  """Every clip of the batch is a training clip; with one clip nothing is held out."""
+  fill(root := tmp_path / 'clips')
+  keep(2 * count)(root)
+  changes = {'data.path': str(root), 'data.num_images': 1, 'data.height': 8, 'data.width': 8, 'data.num_workers': 0}
+  config = shipped('folder_t2v', changes)
+  assert doctor.problems(config) == []
+  assert inspect(str(root))[0].problem is None
+  assert data.num_clips(config.data, seed=0) == 1
+  words = text.build('words', vocabulary=('a', 'ball'), length=4)
+  (batch,) = data.held_out(config.data, words, seed=0, num_batches=1, split='train')
+  assert batch.x.shape == (16, 17, 8, 8, 3) and len(np.unique(batch.x)) == 1
+  stream = data.build(config.data, words, seed=0)
+  assert len(np.unique(next(stream).x)) == 1
+  stream.close()
+  if count == 1:
+    with pytest.raises(data.EmptySplit):
+      data.held_out(config.data, words, seed=0, num_batches=1)
+
+
+def test_a_part_of_a_mixture_may_hold_nothing_out(tmp_path):
+  fill(many := tmp_path / 'many')
+  fill(one := tmp_path / 'one')
+  keep(2)(one)
+  parts = (f'folder:{one}=1', f'folder:{many}=1')
+  config = shipped('folder_t2v', {'data.name': 'mixture', 'data.mixture': parts})
+  assert doctor.problems(config) == []
+  test = data.examples(config.data, 'test', seed=0, count=100)
+  assert 0 < len(test) < 20
+  config.data.mixture = parts[:1]
+  with pytest.raises(data.EmptySplit):
+    data.examples(config.data, 'test', seed=0, count=1)
 
 
 def test_words_need_captions(tmp_path):
