@@ -156,8 +156,10 @@ def _training() -> dict[str, Any]:
     'optimizer': 'adam',  # adam, lamb, an optimizer of optax (adafactor, lion, muon, ...), or custom (an argument)
     'optimizer_options': {},  # further arguments of the optimizer by name, such as {'momentum': 0.9} for sgd
     'learning_rate': 3e-4,  # the highest, after the warm-up
-    'schedule': 'constant',  # constant, cosine (to zero at num_steps), one of optax.schedules, or custom (an argument)
-    'schedule_options': {},  # arguments of a schedule of optax, such as {'transition_steps': 10_000, 'decay_rate': 0.5}
+    # constant, cosine or linear (to 0 at num_steps), inverse_sqrt, warmup_stable_decay, one of optax.schedules, or
+    # custom (an argument)
+    'schedule': 'constant',
+    'schedule_options': {},  # arguments of the schedule, such as {'decay_steps': 10_000} of warmup_stable_decay
     'warmup_steps': 1_000,
     'beta1': 0.9,  # adam, lamb
     'beta2': 0.99,  # adam, lamb
