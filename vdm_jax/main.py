@@ -18,11 +18,13 @@ from typing import NamedTuple
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from vdm_jax import configuration, data, jobs, pretrained, runtime, training
+import vdm_jax.runtime.loading  # noqa: F401, isort: skip (shows "loading" while the imports below last)
+from vdm_jax import __version__, configuration, data, jobs, pretrained, runtime, training
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.jobs import arguments, command
 from vdm_jax.names import choose
 from vdm_jax.runs import Run
+from vdm_jax.runtime import progress, shutdown, signals
 from vdm_jax.text.prompts import read_prompts
 
 # Where a mode gets its configuration from.
@@ -201,17 +203,31 @@ def _rendezvous(mode: str, argv: Sequence[str]) -> runtime.Rendezvous | None:
 def run() -> None:
   """Entry point of `python -m vdm_jax.main` and of the `vdm_jax` command."""
   argv = sys.argv[1:]
+  if '--version' in argv:
+    print(f'vdm_jax {__version__}')
+    return
   with contextlib.ExitStack() as stack:
+    stack.enter_context(progress.show('starting'))
+    stack.enter_context(runtime.end_on_interrupt())
     try:
       mode = command.peek(argv, 'mode') or 'train'
       choose('--mode', mode, MODES)
       timeout = jobs.PREFLIGHT_SECONDS if mode == 'preflight' else runtime.RENDEZVOUS_SECONDS
       success = (0, ExitStatus.STOPPED)
       stack.enter_context(runtime.join_process_group(_rendezvous(mode, argv), success=success, timeout=timeout))
+      if shutdown.index():
+        progress.stop()  # the first process of the group shows it
       opened = _define_config(mode, argv)
     except (InvalidInput, ValueError, OSError) as error:
       command.refuse(error.args)
-    app.run(functools.partial(main, opened), flags_parser=command.parse)
+    try:
+      app.run(functools.partial(main, opened), flags_parser=command.parse)
+    except KeyboardInterrupt:
+      command.refuse(['interrupted'], signals.INTERRUPTED)
+    except SystemExit as end:
+      if signals.abandoned():  # a compilation that was given up: Python would wait for it, or crash
+        shutdown.stop(end.code)
+      raise
 
 
 if __name__ == '__main__':

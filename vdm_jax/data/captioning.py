@@ -15,6 +15,7 @@ import numpy as np
 
 from vdm_jax.data.sources import metadata
 from vdm_jax.data.sources.stored_clips import StoredClips
+from vdm_jax.runtime import progress
 
 MAX_FRAMES = 32  # of a clip that the captioner receives
 FAILURES_IN_A_ROW = 10  # after which captioning stops: the captioner itself is broken
@@ -57,6 +58,7 @@ def caption(
     for index, name in enumerate(clips.names):
       if clips.description(index)[0]:
         continue
+      progress.note(f'clip {index + 1} of {len(clips)}')
       try:
         frames = clips.spread(index, max_frames).video
       except (ValueError, OSError, MemoryError) as error:

@@ -12,6 +12,7 @@ from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sources.catalog import locate, open_stored
 from vdm_jax.data.sources.contract import PROVIDED
 from vdm_jax.data.sources.stored_clips import StoredClips, skip_in_clip_frames
+from vdm_jax.runtime import progress
 from vdm_jax.video import transforms
 from vdm_jax.video.contact_sheets import contact_sheet
 from vdm_jax.video.reading import VideoInfo
@@ -129,8 +130,10 @@ def inspect(
     found.problem = str(error)
     return found, None
   quarantine = Quarantine(located, clips.total, 1.0)
-  for index in range(len(clips)):
-    _inspect_clip(clips, index, found, quarantine)
+  with progress.phase('opening clips'):
+    for index in range(len(clips)):
+      progress.note(f'clip {index + 1} of {len(clips)}')
+      _inspect_clip(clips, index, found, quarantine)
   found.problem = _problem(found, quarantine, max_bad_share)
   return found, _sheet(clips, found.usable)
 

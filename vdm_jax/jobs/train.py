@@ -18,6 +18,7 @@ from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.generation.outputs import write_preview
 from vdm_jax.models import Model
 from vdm_jax.runs import Run
+from vdm_jax.runtime import progress
 from vdm_jax.tools import doctor
 from vdm_jax.tools.compilation import ideal_step_seconds
 from vdm_jax.training import run_folder
@@ -47,6 +48,7 @@ def train(config: ConfigDict, workdir: str, *, allow_change: bool = False) -> in
     raise InvalidInput(*found)
   run_folder.prepare(workdir)
   given = config.data.vocabulary or run_folder.vocabulary(workdir)
+  progress.note('reading captions')
   configuration.resolve(config, doctor.words(config, workdir))
   if given:  # otherwise the captions have just given it
     _report_unknown_words(config)
@@ -62,12 +64,14 @@ def train(config: ConfigDict, workdir: str, *, allow_change: bool = False) -> in
     _report_unusable(workdir)
     return made
 
+  progress.note('reading the held-out clips')
   heldout = _held_out(config, model, own)
   any_batch = (
     heldout[0] if heldout else data.held_out(config.data, model.encode, num_batches=1, split='train', **own)[0]
   )
   is_new = not checkpoints.steps(workdir)
   starting_point = training.starting_point(config, model, mesh, first) if first.name and is_new else None
+  progress.note('building the sampler')
   preview = _previews(model, config, workdir, mesh, 'test' if heldout else 'train')
   _say(f'{doctor.parameters(model):,} parameters, mesh {dict(mesh.shape)}')
   state = training.train(
@@ -84,6 +88,7 @@ def train(config: ConfigDict, workdir: str, *, allow_change: bool = False) -> in
   )
   if int(state.step) < config.training.num_steps:
     return ExitStatus.STOPPED
+  progress.note('sampling the last preview')
   every = config.training.preview_every
   if not every or config.training.num_steps % every:  # otherwise the last preview was of the last step
     preview(state.ema, int(state.step))

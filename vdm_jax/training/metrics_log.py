@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import resource
@@ -132,6 +133,13 @@ class Stopwatch:
       'time/pause_seconds': self._spent['pause'],
       'time/compile_seconds': self.compile_seconds,
     }
+
+
+def last_compile_seconds(workdir: Path) -> float | None:
+  """Return how long compiling took when the run last started, from its last row; None if it is not known."""
+  with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+    return float(json.loads((workdir / 'metrics.jsonl').read_text().splitlines()[-1])['time/compile_seconds'])
+  return None
 
 
 def memory() -> dict[str, float]:

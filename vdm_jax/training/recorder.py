@@ -14,11 +14,12 @@ from typing import Any
 
 import jax
 
+from vdm_jax.runtime import progress
 from vdm_jax.training import metrics, metrics_log
 from vdm_jax.training.step import MAX_SKIPPED
 from vdm_jax.types import Batch
 
-PROGRESS_SECONDS = 10.0
+PROGRESS_SECONDS = 4.0
 # Bound on work between steps (compilation, checkpoints, previews), unless training.stall_seconds is longer.
 PAUSE_SECONDS = 3600.0
 
@@ -103,6 +104,10 @@ class Recorder:
   def compiling(self) -> Iterator[None]:
     """Measure the compilation of the training step."""
     self.note('compiling the training step', PAUSE_SECONDS)
+    usual = self._watch.compile_seconds
+    known = '' if usual is None else f' ({progress.clock(usual)} the last time)'
+    metrics_log.print_status(f'compiling the training step{known}...')
+    progress.note('compiling the training step', usual)
     since = time.perf_counter()
     yield
     self._watch.compile_seconds = time.perf_counter() - since

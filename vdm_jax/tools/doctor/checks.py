@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from vdm_jax import checkpoints, configuration, data, generation, models, partitioning, runtime, text
 from vdm_jax.models import Model
 from vdm_jax.runs import Run
+from vdm_jax.runtime import progress
 from vdm_jax.training import first_stage, optimizer, run_folder, run_lock, state
 
 # Bytes per parameter in training, all float32: parameter, gradient, two moments, EMA.
@@ -38,9 +39,10 @@ def problems(
     allow_change: as in `training.train`.
     live: whether another job may be training the run of the workdir.
   """
-  found = _problems(config, first or Run(config.training.first_stage), workdir)
-  if workdir is not None:
-    attempt(found, lambda: check_workdir(config, workdir, allow_change=allow_change, live=live))
+  with progress.phase('checking configuration, data and machine'):
+    found = _problems(config, first or Run(config.training.first_stage), workdir)
+    if workdir is not None:
+      attempt(found, lambda: check_workdir(config, workdir, allow_change=allow_change, live=live))
   return runtime.merge_problems(found)
 
 
