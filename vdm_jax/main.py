@@ -18,11 +18,13 @@ from typing import NamedTuple
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from vdm_jax import checkpoints, configuration, data, jobs, pretrained, runtime, training
+import vdm_jax.runtime.loading  # noqa: F401, isort: skip (shows "loading" while the imports below last)
+from vdm_jax import __version__, checkpoints, configuration, data, jobs, pretrained, runtime, training
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.jobs import arguments, command
 from vdm_jax.names import choose
 from vdm_jax.runs import Run
+from vdm_jax.runtime import progress, shutdown, signals
 from vdm_jax.text.prompts import read_prompts
 
 # Where a mode gets its configuration from.
@@ -84,6 +86,9 @@ _LOW_RESOLUTION = flags.DEFINE_string('low_resolution', None, 'sample: video fil
 _FRAME_RATES = flags.DEFINE_string('frame_rates', None, 'sample: hierarchy of frame rates, lowest first, as 2,8,24.')
 _OVERLAP = flags.DEFINE_integer('overlap', None, 'sample: frames that a window shares with the previous one.')
 _OVERFIT = flags.DEFINE_bool('overfit', False, 'doctor: also measure the clips and overfit eight of them; minutes.')
+_ALLOW_CHANGE = flags.DEFINE_bool(
+  'allow_change', False, 'train, doctor, preflight: continue a run although settings such as the learning rate differ.'
+)
 _OUT = flags.DEFINE_string('out', None, 'sample: folder for the videos; evaluate: for the record, default: the run.')
 _PROTOCOL = command.define_choice('protocol', 'digits', jobs.PROTOCOLS, 'evaluate: the protocol.')
 _SWEEP = command.define_choice('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure several values of a setting.')
@@ -129,8 +134,10 @@ def _run(config: ConfigDict, opened: Run | None) -> int:
       )
   if _OVERFIT.value and mode != 'doctor':
     raise InvalidInput(f'--overfit has no effect on --mode={mode}: use --mode=doctor, or omit it.')
+  if _ALLOW_CHANGE.value and mode not in ('train', 'doctor', 'preflight'):
+    raise InvalidInput(f'--allow_change has no effect on --mode={mode}, which continues no training: omit it.')
   if mode == 'doctor':
-    return jobs.examine(config, _WORKDIR.value, overfit=_OVERFIT.value)
+    return jobs.examine(config, _WORKDIR.value, overfit=_OVERFIT.value, allow_change=_ALLOW_CHANGE.value)
   if mode == 'compile':
     flag = flags.FLAGS['config']
     origin = {'config': config_flags.get_config_filename(flag), 'overrides': config_flags.get_override_values(flag)}
@@ -143,7 +150,8 @@ def _run(config: ConfigDict, opened: Run | None) -> int:
   if mode == 'replay':
     return jobs.replay(config, opened)
   workdir = _run_name(mode, _WORKDIR.value, _PRETRAINED.value)
-  return jobs.preflight(config, workdir) if mode == 'preflight' else jobs.train(config, workdir)
+  job = jobs.preflight if mode == 'preflight' else jobs.train
+  return job(config, workdir, allow_change=_ALLOW_CHANGE.value)
 
 
 def _run_name(mode: str, workdir: str | None, name: str | None) -> str:
@@ -222,17 +230,31 @@ def _rendezvous(mode: str, argv: Sequence[str]) -> runtime.Rendezvous | None:
 def run() -> None:
   """Entry point of `python -m vdm_jax.main` and of the `vdm_jax` command."""
   argv = sys.argv[1:]
+  if '--version' in argv:
+    print(f'vdm_jax {__version__}')
+    return
   with contextlib.ExitStack() as stack:
+    stack.enter_context(progress.show('starting'))
+    stack.enter_context(runtime.end_on_interrupt())
     try:
       mode = command.peek(argv, 'mode') or 'train'
       choose('--mode', mode, MODES)
       timeout = jobs.PREFLIGHT_SECONDS if mode == 'preflight' else runtime.RENDEZVOUS_SECONDS
       success = (0, ExitStatus.STOPPED)
       stack.enter_context(runtime.join_process_group(_rendezvous(mode, argv), success=success, timeout=timeout))
+      if shutdown.index():
+        progress.stop()  # the first process of the group shows it
       opened = _define_config(mode, argv)
     except (InvalidInput, ValueError, OSError) as error:
       command.refuse(error.args)
-    app.run(functools.partial(main, opened), flags_parser=command.parse)
+    try:
+      app.run(functools.partial(main, opened), flags_parser=command.parse)
+    except KeyboardInterrupt:
+      command.refuse(['interrupted'], signals.INTERRUPTED)
+    except SystemExit as end:
+      if signals.abandoned():  # a compilation that was given up: Python would wait for it, or crash
+        shutdown.stop(end.code)
+      raise
 
 
 if __name__ == '__main__':

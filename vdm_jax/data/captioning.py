@@ -16,6 +16,7 @@ import numpy as np
 from vdm_jax.data.sources import metadata
 from vdm_jax.data.sources.contract import PROVIDED
 from vdm_jax.data.sources.stored_clips import StoredClips
+from vdm_jax.runtime import progress
 
 MAX_FRAMES = 32  # of a clip that the captioner receives
 FAILURES_IN_A_ROW = 10  # after which captioning stops: the captioner itself is broken
@@ -59,6 +60,7 @@ def caption(
     for index, name in enumerate(clips.names):
       if clips.description(index)[0] and not _is_stale(clips, index, known.get(name)):
         continue
+      progress.note(f'clip {index + 1} of {len(clips)}')
       try:
         frames = clips.spread(index, max_frames).video
       except (ValueError, OSError, MemoryError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vdm_jax.data.sources.contract import Clip, Source, caption_if_readable, clip_path
+from vdm_jax.data.sources.contract import Clip, EmptySplit, Source, caption_if_readable, clip_path
 from vdm_jax.runtime.hashing import BLOCKS, quick_hash
 from vdm_jax.video import transforms
 from vdm_jax.video.opening import MAX_BYTES, check_bytes
@@ -51,7 +51,8 @@ class StoredClips:
     train_on_all: add the test split to the train split.
 
   Raises:
-    ValueError: the split has no clips, or a frame rate is needed and unknown.
+    EmptySplit: the split has no clips.
+    ValueError: a frame rate is needed and unknown.
   """
 
   def __init__(
@@ -87,7 +88,7 @@ class StoredClips:
         f'data.frame_rate=0, but {where} has no frame rate; set it to the frames per second of the clips.'
       )
     if not self.names:
-      raise ValueError(
+      raise EmptySplit(
         f'data.path={self.path!r} has {_count(self.total, "clip")}, so none is left for the {split} split; add clips, '
         'or use the other split alone.'
       )
