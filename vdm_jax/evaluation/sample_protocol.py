@@ -29,7 +29,7 @@ class SampleMeasurement:
   def __init__(self, config: ConfigDict, run: Run, protocol: Protocol, options: EvalOptions):
     """Open the run. Raises InvalidInput if it cannot be opened."""
     self._config, self._protocol, self._size = config, protocol, options.batch_size
-    self._make_generate = open_run(config, run)
+    self._make_generate = open_run(config, run, batch_size=self._size)
     self._step = run.step
     self._folder = options.folder(run) / protocol.name
 

@@ -62,16 +62,16 @@ def load_stage(config: Mapping[str, Any], run: Run, encode: Any = None) -> Stage
   return Stage(model, params, config['sampling'], run)
 
 
-def open_run(config: ConfigDict, run: Run) -> Callable[[Mapping[str, Any]], Callable[..., np.ndarray]]:
-  """Load a run and return a function from a section `sampling` to a generator of videos.
+def open_run(config: ConfigDict, run: Run, **options: Any) -> Callable[[Mapping[str, Any]], Callable[..., np.ndarray]]:
+  """Load a run and return a function from a section `sampling` to a generator of videos, with options.
 
   The videos of a first stage are kept in memory, since a sweep over settings of the second stage reuses them.
   """
   *before, last = open_stages(config, run)
   if not before:
-    return lambda sampling: make_generator(last, sampling)
-  first = _memoized(make_generator(before[0], before[0].sampling))
-  return lambda sampling: generation.make_cascade(first, make_generator(last, sampling))
+    return lambda sampling: make_generator(last, sampling, **options)
+  first = _memoized(make_generator(before[0], before[0].sampling, **options))
+  return lambda sampling: generation.make_cascade(first, make_generator(last, sampling, **options))
 
 
 def open_generator(stages: list[Stage], sampling: Mapping[str, Any], **options: Any) -> Callable[..., np.ndarray]:
