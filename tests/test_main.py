@@ -118,6 +118,8 @@ def test_sampling_writes_videos_and_warns_of_unknown_words(run, tmp_path):
     '--num_videos=2',
     f'--out={tmp_path / "out"}',
     '--config.sampling.num_steps=4',
+    '--checkpoint=8',
+    '--weights=raw',
     '--seed=1',
   )
   assert done.returncode == 0, done.stderr
@@ -129,7 +131,7 @@ def test_sampling_writes_videos_and_warns_of_unknown_words(run, tmp_path):
     + ['contact_sheet.png', 'index.html', 'videos.jsonl']
   )
   page = (tmp_path / 'out/index.html').read_text()
-  assert f'Sampled from {run}, step 12 of 12 (EMA), with seed 1.' in page
+  assert f'Sampled from {run}, step 8 of 12 (raw weights), with seed 1.' in page
   assert all(f'src="./{stem}.mp4"' in page for stem in stems)
 
 
@@ -161,6 +163,8 @@ def test_evaluation_writes_its_record(run):
   assert done.returncode == 0, done.stderr
   record = json.loads((run / 'evaluation/digits.json').read_text())
   assert record == json.loads(done.stdout)
+  (stage,) = record['stages']
+  assert (stage['run'], stage['step'], stage['weights']) == (str(run), 12, 'ema') and record['model'] == 'EMA'
   assert record['num_videos'] == 120 and record['step'] == 12 and record['sampling']['num_steps'] == 3
   assert record['real']['digit'] > 0.95 and record['real']['direction'] == 1.0
   assert record['digit'] < 0.5, 'twelve steps are not enough to learn anything'
@@ -227,6 +231,11 @@ INVALID = [
   ([*SAMPLE, '--out=NEW', '--pretrained=digits'], ['--workdir', '--pretrained']),
   ([*SAMPLE, '--out=NEW', '--config=digits'], ['--config ', '--mode=sample']),
   ([*SAMPLE, '--out=NEW', '--fps=12'], ['--fps', 'model.scalars']),
+  ([*SAMPLE, '--out=NEW', '--checkpoint=7'], ['RUN/checkpoints', 'step 7', '8, 12']),
+  ([*SAMPLE, '--out=NEW', '--checkpoint=last'], ['--checkpoint=last']),
+  ([*SAMPLE, '--out=NEW', '--weights=emma'], ['weights', "'emma'", "Did you mean 'ema'?"]),
+  (['--mode=sample', '--pretrained=digits', '--out=NEW', '--weights=raw'], ['ema weights alone', 'workdir']),
+  (['TOY', '--checkpoint=8'], ['--checkpoint=8', '--mode=train']),
   ([*SAMPLE, '--coordinator=a:1', '--num_processes=1', '--process_id=0'], ['--mode=sample']),
 ]
 # Runs each command in a fork of one process that has imported everything.
@@ -262,9 +271,9 @@ def rejections(run, tmp_path_factory) -> list[tuple[int, str, Path]]:
 
 
 @pytest.mark.parametrize('number', range(len(INVALID)), ids=[' '.join(arguments)[:50] for arguments, _ in INVALID])
-def test_invalid_input_is_rejected_before_any_work(rejections, number):
+def test_invalid_input_is_rejected_before_any_work(rejections, run, number):
   status, text, new = rejections[number]
-  named = [part.replace('NEW', str(new)) for part in INVALID[number][1]]
+  named = [part.replace('NEW', str(new)).replace('RUN', str(run)) for part in INVALID[number][1]]
   assert status == 2 and text.startswith('error: ') and 'Traceback' not in text, text
   assert all(part in text for part in named), text
   assert not list(new.glob('*')), 'something is written before the checks'

@@ -18,6 +18,7 @@ from vdm_jax.runs import Run
 from vdm_jax.runtime.atomic_files import write_text
 
 PAGE, LIST = 'index.html', 'videos.jsonl'
+WEIGHTS = {'ema': 'EMA', 'raw': 'raw weights'}
 KINDS = ('.mp4', '.webm', '.gif', '.png', '.npy')  # in the order in which a page prefers to show them
 PER_PAGE = 200  # videos; browsers play only some hundreds on a page
 # Pictures that may lie beside the videos, with their captions.
@@ -197,7 +198,7 @@ def describe(
   sampling, model = config.sampling, config.model
   rows = {
     'run': run.name,
-    'checkpoint': f'step {run.step:,} of {config.training.num_steps:,} (EMA)',
+    'checkpoint': f'step {run.step:,} of {config.training.num_steps:,} ({WEIGHTS[run.weights]})',
     'seed': ', '.join(map(str, seeds)) or config.seed,
     'frame rate': 'image' if math.isinf(frame_rate) else f'{frame_rate:g} per second',
     'model': f'{model.network}, {model.process}, {model.parameterization}',
