@@ -44,15 +44,15 @@ def test_a_video_made_alone_has_the_bits_of_one_of_many(generate):
 
 
 def test_a_video_of_several_seeds_is_the_first_of_its_own_seed(generate):
-  several = generate(count=3, seed=[7, -2, 2**40])
-  for seed, video in zip([7, -2, 2**40], several, strict=True):
+  several = generate(count=3, seed=[7, -2, 2**31])
+  for seed, video in zip([7, -2, 2**31], several, strict=True):
     np.testing.assert_array_equal(generate(count=1, seed=seed)[0], video)
 
 
 def test_keys_are_those_of_a_seed_folded_with_a_number():
-  keys = video_keys([5, 2**40, 5], np.array([2, 0, 2]))
+  keys = video_keys([5, 2**31, 5], np.array([2, 0, 2]))
   assert (keys[0] == keys[2]).all()
-  for key, seed, number in ((keys[0], 5, 2), (keys[1], 2**40, 0)):
+  for key, seed, number in ((keys[0], 5, 2), (keys[1], 2**31, 0)):
     assert (key == jax.random.fold_in(jax.random.key(seed), number)).all()
   assert (video_keys(5, np.array([0, 2]))[1] == keys[0]).all()
 

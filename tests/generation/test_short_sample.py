@@ -41,7 +41,7 @@ def names(folder, *kinds):
 
 
 def test_a_video_is_made_again_alone(workdir, tmp_path):
-  command(workdir, tmp_path / 'all', labels=[1, 2], repeats=2, batch_size=1)
+  command(workdir, tmp_path / 'all', labels=[1, 2], repeats=2)
   command(workdir, tmp_path / 'one', labels=[2], repeats=1, first_video=3)
   assert names(tmp_path / 'one', 'npy') == ['0003-class-2.npy']
   for kind in ('npy', 'mp4', 'gif'):
@@ -131,6 +131,17 @@ def test_formats_and_high_frame_rates(workdir, tmp_path):
     with pytest.raises(InvalidInput, match=f'^sampling.fps={fps:g} .* 1000'):
       command(workdir, tmp_path / 'out', labels=[1], changes={'sampling.fps': fps})
   assert not (tmp_path / 'out').exists(), 'nothing is written before the frame rate is checked'
+
+
+def test_seeds_of_more_bits_than_are_used_and_options_without_effect_are_refused(workdir, tmp_path):
+  for request, changes, message in (
+    ({}, {'seed': 2**32}, '^the seed 4294967296 '),
+    ({'seeds': (1, 2**40)}, {}, '^the seed 1099511627776 '),
+    ({'fit': 'contain'}, {}, '^--fit=contain '),
+  ):
+    with pytest.raises(InvalidInput, match=message):
+      command(workdir, tmp_path / 'out', labels=[1], changes=changes, **request)
+  assert not (tmp_path / 'out').exists()
 
 
 def test_the_last_label_is_checked_before_the_first_video(workdir, tmp_path):

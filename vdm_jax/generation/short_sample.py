@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ def sample_short(config: ConfigDict, run: Run, out: str, request: Request) -> Pa
   check_unused(out, JOB)
   try:
     check_fps(rate, '--fps' if request.frame_rate else 'sampling.fps')
+    rate = math.inf if config.model.num_frames == 1 else rate
     stages = open_stages(config, run)
     generate = open_generator(stages, config.sampling, batch_size=size)
     prompts, labels, titles = request.expanded()

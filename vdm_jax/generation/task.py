@@ -83,6 +83,16 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
 
   only('low_resolution', 'init_video', 'frame_rates')
   only('frame_rates', 'init_video', 'interpolate', 'frame_rate')
+  if config.model.num_frames == 1:
+    raise InvalidInput(
+      'this model makes single images (data.num_frames=1), of which no longer videos can be made: omit --num_frames, '
+      '--init_video, --low_resolution and --frame_rates.'
+    )
+  of_run = request.low_resolution is not None and Run(request.low_resolution).exists
+  if request.fit != 'cover' and (request.init_video == TEST_SPLIT or of_run):
+    raise InvalidInput(f'--fit={request.fit} has no effect on videos that are not files: omit it.')
+  if request.seeds and request.init_video == TEST_SPLIT:
+    raise InvalidInput('--seeds and --init_video=test are both given: choose the clips with --first_video.')
   if request.num_frames is not None and request.num_frames < 1:
     raise InvalidInput(f'--num_frames={request.num_frames} is not a valid number of frames: give 1 or more.')
   if request.init_frames is not None and (not request.init_video or request.init_frames < 1):
@@ -122,6 +132,11 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
 
 def _extend(config: ConfigDict, request: Request, given: int) -> Plan:
   block = config.model.num_frames
+  if given and given >= (length := request.num_frames or block):
+    raise ValueError(
+      f'--num_frames={length} is the length of the whole video, of which {given} frames are given: ask for more with '
+      '--num_frames, or give fewer with --init_frames.'
+    )
   overlap = max(1, block // 2) if request.overlap is None else request.overlap
   return generation.extension(request.num_frames or block, block, overlap=overlap, given=given)
 
