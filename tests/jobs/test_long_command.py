@@ -26,7 +26,7 @@ from vdm_jax.video import probe, read_video, transforms, write_gif, write_mp4
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory) -> Path:
-  """A folder of runs: `base` and `untold` of 16x16, `small` of 8x8, and `second`, which makes videos of `base` larger."""
+  """Runs: `base` and `untold` of 16x16, `small` of 8x8, and `second`, which makes the videos of `base` larger."""
   folder = tmp_path_factory.mktemp('runs')
   make_run(folder / 'base')
   make_run(folder / 'small', SMALL)

@@ -73,17 +73,26 @@ update();
 """
 
 
-def check_page(folder: str | Path, name: str = PAGE) -> None:
-  """Raise InvalidInput if the folder holds a page that is not a gallery, which the gallery would overwrite."""
-  page = Path(folder) / name
-  try:
-    start = page.read_bytes()[:4096]
-  except (FileNotFoundError, NotADirectoryError):
-    return
-  except OSError as error:
-    raise InvalidInput(f'{page} cannot be read ({error.strerror}): choose another --out.') from error
-  if f'content="{pages.GENERATOR}"'.encode() not in start:
-    raise InvalidInput(f'{page} is not a gallery: choose another --out, or move the page away.')
+def check_pages(folder: str | Path, count: int) -> None:
+  """Raise InvalidInput if the folder holds a page that is not a gallery, which one of `count` videos would overwrite."""
+  for page in (Path(folder) / name for name in _page_names(count)):
+    try:
+      ours = _is_gallery(page)
+    except (FileNotFoundError, NotADirectoryError):
+      continue
+    except OSError as error:
+      raise InvalidInput(f'{page} cannot be read ({error.strerror}): choose another --out.') from error
+    if not ours:
+      raise InvalidInput(f'{page} is not a gallery: choose another --out, or move the page away.')
+
+
+def _page_names(count: int) -> list[str]:
+  """The names of the pages of `count` videos."""
+  return [PAGE, *(f'index_{number}.html' for number in range(2, math.ceil(count / PER_PAGE) + 1))]
+
+
+def _is_gallery(page: Path) -> bool:
+  return f'content="{pages.GENERATOR}"'.encode() in page.read_bytes()[:4096]
 
 
 class Video(NamedTuple):
@@ -131,9 +140,9 @@ def write_gallery(
     videos.append(Video(f'seed {origin["seed"]}' if seeds else str(first + index), title, files))
     lines.append(json.dumps({'file_name': videos[-1].shown, 'text': title, **origin}) + '\n')
   write_text(folder / LIST, ''.join(lines))
-  pages_of = [videos[start : start + PER_PAGE] for start in range(0, len(videos), PER_PAGE)]
-  names = [PAGE, *(f'index_{number}.html' for number in range(2, len(pages_of) + 1))]
-  for name, shown in zip(names, pages_of, strict=True):
+  names = _page_names(len(videos))
+  for number, name in enumerate(names):
+    shown = videos[number * PER_PAGE : (number + 1) * PER_PAGE]
     body = _body(folder, shown, len(videos), settings, _AGAIN_BY_SEED if seeds else _AGAIN, names, name)
     write_text(folder / name, pages.page(_count(len(videos)), body, script=_SCRIPT))
   _remove_pages(folder, len(names) + 1)
@@ -176,8 +185,7 @@ def _links(names: Sequence[str], name: str) -> str:
 
 def _remove_pages(folder: Path, number: int) -> None:
   """Remove the further pages of an earlier, larger gallery."""
-  while (page := folder / f'index_{number}.html').exists():
-    check_page(folder, page.name)
+  while (page := folder / f'index_{number}.html').exists() and _is_gallery(page):
     page.unlink()
     number += 1
 

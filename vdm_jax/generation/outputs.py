@@ -107,7 +107,8 @@ class Written:
           f'removed from {self._folder}: {len(ours)} files of the earlier request, such as {ours[0]}', file=sys.stderr
         )
       earlier = {}
-    write_text(self._folder / RECORD, json.dumps({'files': earlier | self._files}, indent=0) + '\n')
+    if earlier or self._files:
+      write_text(self._folder / RECORD, json.dumps({'files': earlier | self._files}, indent=0) + '\n')
 
 
 def check_unused(folder: str | Path, record: str) -> None:
