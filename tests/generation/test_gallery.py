@@ -15,7 +15,7 @@ from helpers.html_pages import Page
 
 from vdm_jax import configuration, pages
 from vdm_jax.errors import InvalidInput
-from vdm_jax.generation.gallery import check_pages, describe, write_gallery
+from vdm_jax.generation.gallery import check_page, describe, write_gallery
 from vdm_jax.generation.outputs import slug, write_video
 from vdm_jax.video import write_png
 
@@ -95,22 +95,22 @@ def test_images_and_pictures_beside_the_videos(tmp_path):
 
 
 def test_another_page_is_not_replaced(tmp_path):
-  check_pages(tmp_path / 'absent', 1)
+  check_page(tmp_path / 'absent', 1)
   (tmp_path / 'index.html').write_text('<html>my site</html>')
   with pytest.raises(InvalidInput, match=f'^{re.escape(str(tmp_path))}/index.html .* --out'):
-    check_pages(tmp_path, 1)
+    check_page(tmp_path, 1)
   (tmp_path / 'index.html').unlink()
   gallery(tmp_path, ['a'])
-  check_pages(tmp_path, 1)
+  check_page(tmp_path, 1)
 
 
 def test_further_pages_of_another_site_are_left_alone(tmp_path):
   (tmp_path / 'index_2.html').write_text('<html>my site</html>')
-  check_pages(tmp_path, 200)
+  check_page(tmp_path, 200)
   gallery(tmp_path, ['a'])
   assert (tmp_path / 'index_2.html').read_text() == '<html>my site</html>'
   with pytest.raises(InvalidInput, match='index_2.html'):
-    check_pages(tmp_path, 201)
+    check_page(tmp_path, 201)
 
 
 def test_urls_of_odd_file_names_are_quoted():

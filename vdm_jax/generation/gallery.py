@@ -73,8 +73,8 @@ update();
 """
 
 
-def check_pages(folder: str | Path, count: int) -> None:
-  """Raise InvalidInput if the folder holds a page that is not a gallery, which one of `count` videos would overwrite."""
+def check_page(folder: str | Path, count: int = 1) -> None:
+  """Raise InvalidInput if a page in the folder is not a gallery, which one of `count` videos would overwrite."""
   for page in (Path(folder) / name for name in _page_names(count)):
     try:
       ours = _is_gallery(page)

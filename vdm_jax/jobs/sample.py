@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from vdm_jax import models
 from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation.metrics.drift import drift
-from vdm_jax.generation.gallery import check_pages
+from vdm_jax.generation.gallery import check_page
 from vdm_jax.generation.long_sample import sample_long
 from vdm_jax.generation.request import Request
 from vdm_jax.generation.short_sample import sample_short
@@ -48,7 +48,7 @@ def sample(config: ConfigDict, run: Run, out: str | None, request: Request) -> i
     raise InvalidInput(
       f'--fit={request.fit} has no effect without a file of --init_video or --low_resolution: omit it.'
     )
-  check_pages(out, request.count)
+  check_page(out, request.count)
   started = time.perf_counter()
   if request.is_long(config.model.num_frames):
     page = sample_long(config, run, out, request, measure_drift=drift)
