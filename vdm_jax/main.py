@@ -26,9 +26,11 @@ from vdm_jax.names import choose
 from vdm_jax.runs import Run
 from vdm_jax.runtime import progress, shutdown, signals
 from vdm_jax.text.prompts import read_prompts
+from vdm_jax.video import FITS
 
 # Where a mode gets its configuration from.
 EXPERIMENT, RUN = '--config', "the run's config.json"
+EVALUATED_AT_A_TIME = 32
 # What a mode works on: nothing else, the folder of a run, or any trained model.
 NOTHING, WORKDIR, MODEL = '', '--workdir', '--workdir or --pretrained'
 
@@ -74,6 +76,11 @@ _PROMPT = flags.DEFINE_multi_string('prompt', [], 'sample: a prompt; may be repe
 _PROMPT_FILE = flags.DEFINE_string('prompt_file', None, 'sample, evaluate: text file with one prompt per line.')
 _LABEL = flags.DEFINE_multi_integer('label', [], 'sample: a class; may be repeated.')
 _NUM_VIDEOS = flags.DEFINE_integer('num_videos', 4, 'sample: videos per prompt or label.', lower_bound=1)
+_FIRST_VIDEO = flags.DEFINE_integer(
+  'first_video', 0, 'sample: number of the first video. Video N of a larger request is made again with its number.', 0
+)
+_SEEDS = flags.DEFINE_string('seeds', None, 'sample: make one video of each seed per prompt or label, as 1,5,9.')
+_FORMAT = flags.DEFINE_string('format', 'mp4,gif,npy', 'sample: formats of the videos: some of mp4, gif, webm, npy.')
 _FPS = flags.DEFINE_string('fps', None, 'sample: frames per second to condition on, or "image".')
 _ORIGINAL_SIZE = flags.DEFINE_string('original_size', None, 'sample: footage size to condition on, HxW, as 720x1280.')
 _NUM_FRAMES = flags.DEFINE_integer('num_frames', None, 'sample: frames per video; any number.')
@@ -83,6 +90,9 @@ _INIT_VIDEO = flags.DEFINE_string(
 _INIT_FRAMES = flags.DEFINE_integer('init_frames', None, 'sample: number of frames of --init_video to use.')
 _INTERPOLATE = flags.DEFINE_integer('interpolate', None, 'sample: factor by which to raise the frame rate.')
 _LOW_RESOLUTION = flags.DEFINE_string('low_resolution', None, 'sample: video file, or run, whose videos to upsample.')
+_FIT = command.define_choice(
+  'fit', 'cover', FITS, 'sample: what to do with frames of a file that do not have the size or the rate of the model.'
+)
 _FRAME_RATES = flags.DEFINE_string('frame_rates', None, 'sample: hierarchy of frame rates, lowest first, as 2,8,24.')
 _OVERLAP = flags.DEFINE_integer('overlap', None, 'sample: frames that a window shares with the previous one.')
 _OVERFIT = flags.DEFINE_bool('overfit', False, 'doctor: also measure the clips and overfit eight of them; minutes.')
@@ -99,7 +109,13 @@ _FEATURES = flags.DEFINE_string(
   'features', None, 'evaluate: folder of the feature networks, or "random" for untrained ones, to test a command.'
 )
 _LIMIT = flags.DEFINE_integer('limit', None, 'evaluate: maximum number of samples and reference clips.', lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'evaluate: samples generated at a time.', lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size',
+  None,
+  f'sample, evaluate: videos made at a time; default: {EVALUATED_AT_A_TIME} to evaluate; to sample 1 on a CPU, 8 on '
+  'accelerators.',
+  lower_bound=1,
+)
 _TOPOLOGY = flags.DEFINE_string(
   'topology', None, 'compile: devices to compile for: v4:4x4x8, v5e:4x4, gpu:NODESxDEVICESxGB, or here.'
 )
@@ -146,7 +162,8 @@ def _run(config: ConfigDict, opened: Run | None) -> int:
     return jobs.sample(config, opened, _OUT.value, _request())
   if mode == 'evaluate':
     options = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE, _OUT)
-    return jobs.evaluate(config, opened, jobs.EvalOptions(*(flag.value for flag in options)))
+    options = jobs.EvalOptions(*(flag.value for flag in options))
+    return jobs.evaluate(config, opened, options._replace(batch_size=options.batch_size or EVALUATED_AT_A_TIME))
   if mode == 'replay':
     return jobs.replay(config, opened)
   workdir = _run_name(mode, _WORKDIR.value, _PRETRAINED.value)
@@ -173,6 +190,10 @@ def _run_name(mode: str, workdir: str | None, name: str | None) -> str:
 
 def _request() -> jobs.Request:
   """The videos that the flags ask for."""
+  seeds = arguments.read_seeds(_SEEDS.value)
+  for flag in ('seed', 'num_videos', 'first_video') if seeds else ():
+    if flags.FLAGS[flag].present:
+      raise InvalidInput(f'--seeds and --{flag} are both given: --seeds alone says which videos are made.')
   return jobs.Request(
     prompts=[*_PROMPT.value, *read_prompts(_PROMPT_FILE.value)],
     labels=_LABEL.value,
@@ -186,6 +207,11 @@ def _request() -> jobs.Request:
     low_resolution=_LOW_RESOLUTION.value,
     frame_rates=arguments.read_frame_rates(_FRAME_RATES.value),
     overlap=_OVERLAP.value,
+    fit=_FIT.value,
+    first_video=_FIRST_VIDEO.value,
+    seeds=seeds,
+    batch_size=_BATCH_SIZE.value,
+    formats=arguments.read_formats(_FORMAT.value),
   )
 
 

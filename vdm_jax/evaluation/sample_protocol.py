@@ -40,7 +40,7 @@ class SampleMeasurement:
     """Open the run. Raises InvalidInput if it cannot be opened."""
     self._config, self._protocol, self._size = config, protocol, options.batch_size
     self._stages = open_stages(config, run)
-    self._make_generate = make_generators(self._stages)
+    self._make_generate = make_generators(self._stages, batch_size=self._size)
     self._step = run.step
     self._folder = options.folder(run) / protocol.name
 

@@ -42,7 +42,14 @@ def sample(config: ConfigDict, run: Run, out: str | None, request: Request) -> i
       raise InvalidInput(
         f'--{flag} has no effect: this model was trained without {scalar} in model.scalars. Omit --{flag}.'
       )
-  check_page(out)
+  for seed in request.seeds or (config.seed,):
+    if not -(2**31) <= seed < 2**32:  # JAX would drop the other bits
+      raise InvalidInput(f'the seed {seed} has more than 32 bits: give one below {2**32}.')
+  if request.fit != 'cover' and not (request.init_video or request.low_resolution):
+    raise InvalidInput(
+      f'--fit={request.fit} has no effect without a file of --init_video or --low_resolution: omit it.'
+    )
+  check_page(out, request.count)
   started = time.perf_counter()
   with progress.phase(f'sampling {request.count} {"video" if request.count == 1 else "videos"}'):
     if request.is_long(config.model.num_frames):
