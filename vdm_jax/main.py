@@ -95,6 +95,9 @@ _FEATURES = flags.DEFINE_string(
 )
 _LIMIT = flags.DEFINE_integer('limit', None, 'evaluate: maximum number of samples and reference clips.', lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'evaluate: samples generated at a time.', lower_bound=1)
+_VIDEOS = flags.DEFINE_string(
+  'videos', None, 'evaluate: folder of existing videos to measure, of any model; no run is needed.'
+)
 _TOPOLOGY = flags.DEFINE_string(
   'topology', None, 'compile: devices to compile for: v4:4x4x8, v5e:4x4, gpu:NODESxDEVICESxGB, or here.'
 )
@@ -138,7 +141,7 @@ def _run(config: ConfigDict, opened: Run | None) -> int:
   if mode == 'sample':
     return jobs.sample(config, opened, _OUT.value, _request())
   if mode == 'evaluate':
-    options = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE, _OUT)
+    options = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE, _OUT, _VIDEOS)
     return jobs.evaluate(config, opened, jobs.EvalOptions(*(flag.value for flag in options)))
   if mode == 'replay':
     return jobs.replay(config, opened)
@@ -192,9 +195,18 @@ def _define_config(mode: str, argv: Sequence[str]) -> Run | None:
       f'--config cannot be used with --mode={mode}, which reads the configuration of the run: omit it. '
       'Single keys can be changed: --config.sampling.num_steps=50.'
     )
+  if mode == 'evaluate' and _has_no_run(argv):
+    command.define_values(configuration.default(), 'The data to compare the videos to: --config.data.key=value.', argv)
+    return None
   run = _open(mode, argv)
   command.define_values(configuration.from_dict(run.config), 'Overrides of the configuration of the run.', argv)
   return run
+
+
+def _has_no_run(argv: Sequence[str]) -> bool:
+  """Whether existing videos are measured without the configuration of a run."""
+  named = (command.peek(argv, name) for name in ('workdir', 'pretrained'))
+  return command.peek(argv, 'videos') is not None and all(name is None for name in named)
 
 
 def _open(mode: str, argv: Sequence[str]) -> Run:

@@ -180,6 +180,15 @@ def test_weights_are_numbers_unless_they_oscillate():
   np.testing.assert_array_equal(weight(grid), [2.0, 2.0, 0.0, 2.0])
 
 
+def test_oscillating_guidance_keeps_its_form_with_fewer_steps():
+  """A quarter of the levels is before the oscillation: 64 of 256 in Snap's first stage, 2 of 8, and never none."""
+  for num_steps, high in ((256, 64), (8, 2), (4, 1), (2, 1)):
+    config = settings(num_steps=num_steps, guidance_weight=8.0, guidance_low=1.0, guidance_start=0.25)
+    grid = np.arange(num_steps, dtype=np.float32)
+    expected = [8.0] * high + [(1.0, 8.0)[i % 2] for i in range(num_steps - high)]
+    np.testing.assert_array_equal(guidance_weight(grid, config)(grid), expected)
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
