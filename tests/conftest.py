@@ -6,6 +6,7 @@ by a test inherit all of it.
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import zlib
@@ -64,6 +65,12 @@ def pytest_collection_modifyitems(config, items):
   kept = [item for item in items if zlib.crc32(item.nodeid.encode()) % shares == share]
   config.hook.pytest_deselected(items=[item for item in items if item not in kept])
   items[:] = kept
+
+
+def pytest_collection_finish():
+  """Tracing makes many objects that live as long as their programs; looking for cycles among them took a tenth."""
+  gc.freeze()
+  gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -52,7 +52,7 @@ def find(config: Mapping[str, Any], run: Run) -> Run:
     )
   if name != run.config['training']['first_stage'] or name.startswith(pretrained.PREFIX):
     first = Run(name)
-    if wanted['weights'] and not _same(first, wanted) and not _further(first, wanted):
+    if wanted['weights'] and first.exists and not _same(first, wanted) and not _further(first, wanted):
       warnings.warn(f'{name} is not the first stage that {run.name} was trained from.', stacklevel=2)
     return first
   places = {Path(place).resolve(): place for place in _places(name, wanted['path'], run)}.values()

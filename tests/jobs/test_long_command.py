@@ -376,6 +376,7 @@ def windows_done(out: Path) -> int:
   return json.loads(file.read_text())['done'] if file.exists() else 0
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_same_command_leaves_the_same_bytes(runs, tmp_path):
   out, whole = tmp_path / 'out', tmp_path / 'whole'
   total = len(extension(72, BLOCK, overlap=6).windows)
