@@ -116,6 +116,9 @@ _BATCH_SIZE = flags.DEFINE_integer(
   'accelerators.',
   lower_bound=1,
 )
+_VIDEOS = flags.DEFINE_string(
+  'videos', None, 'evaluate: folder of existing videos to measure, of any model; no run is needed.'
+)
 _TOPOLOGY = flags.DEFINE_string(
   'topology', None, 'compile: devices to compile for: v4:4x4x8, v5e:4x4, gpu:NODESxDEVICESxGB, or here.'
 )
@@ -161,7 +164,7 @@ def _run(config: ConfigDict, opened: Run | None) -> int:
   if mode == 'sample':
     return jobs.sample(config, opened, _OUT.value, _request())
   if mode == 'evaluate':
-    options = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE, _OUT)
+    options = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE, _OUT, _VIDEOS)
     options = jobs.EvalOptions(*(flag.value for flag in options))
     return jobs.evaluate(config, opened, options._replace(batch_size=options.batch_size or EVALUATED_AT_A_TIME))
   if mode == 'replay':
@@ -226,9 +229,18 @@ def _define_config(mode: str, argv: Sequence[str]) -> Run | None:
       f'--config cannot be used with --mode={mode}, which reads the configuration of the run: omit it. '
       'Single keys can be changed: --config.sampling.num_steps=50.'
     )
+  if mode == 'evaluate' and _has_no_run(argv):
+    command.define_values(configuration.default(), 'The data to compare the videos to: --config.data.key=value.', argv)
+    return None
   run = _open(mode, argv)
   command.define_values(configuration.from_dict(run.config), 'Overrides of the configuration of the run.', argv)
   return run
+
+
+def _has_no_run(argv: Sequence[str]) -> bool:
+  """Whether existing videos are measured without the configuration of a run."""
+  named = (command.peek(argv, name) for name in ('workdir', 'pretrained'))
+  return command.peek(argv, 'videos') is not None and all(name is None for name in named)
 
 
 def _open(mode: str, argv: Sequence[str]) -> Run:

@@ -200,7 +200,7 @@ def _sampling() -> dict[str, Any]:
     'langevin_delta': 0.0,  # size of a Langevin correction after each step; 0: none. VDM: 0.1
     'guidance_weight': 0.0,  # w of VDM Eq. 6; 0: off. The paper's tables print 1 + w
     'guidance_low': 0.0,  # oscillating guidance: the low weight
-    'guidance_start': 0,  # oscillating guidance: steps before the weight alternates; 0: constant weight
+    'guidance_start': 0.0,  # oscillating guidance: share of the steps before it alternates; 0: constant weight
     'threshold': 'clip',  # of x_hat: clip, dynamic or none
     'percentile': 99.5,  # dynamic threshold
     'conditioning': 'reconstruction',  # on given frames: reconstruction, replacement or redraw
@@ -280,7 +280,7 @@ def complete(values: Mapping[str, Any]) -> dict[str, Any]:
 
   Renamed keys (`names.RENAMED_SETTINGS`) get their current names, and keys that did not exist yet their defaults.
   """
-  values = _renamed(values)
+  values = _with_shares(_renamed(values))
   network = values.get('model', {}).get('network')
   return _fill(values, to_dict(default(network))) if network in models.NETWORKS else values
 
@@ -292,6 +292,15 @@ def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     (section, old), (target, new) = former.split('.'), current.split('.')
     if old in _section(values, section) and new not in _section(values, target):
       values.setdefault(target, {})[new] = values[section].pop(old)
+  return values
+
+
+def _with_shares(values: dict[str, Any]) -> dict[str, Any]:
+  """The same with `sampling.guidance_start` as a share of the steps; version 0.2 stored their number, an integer."""
+  sampling = _section(values, 'sampling')
+  start, num_steps = sampling.get('guidance_start'), sampling.get('num_steps')
+  if type(start) is int and type(num_steps) is int and num_steps > 0:
+    values['sampling'] = {**sampling, 'guidance_start': min(start / num_steps, 1.0)}
   return values
 
 

@@ -33,8 +33,9 @@ class Folder(Source):
   metadata.jsonl; without metadata it is the folder of the clip, if every clip lies in a folder of its class. Only video
   files have a frame rate.
 
-  If every clip lies in a folder `train` or `test` (or val, valid, validation, validate), these are the splits. If not,
-  one clip in ten, by a hash of its name, belongs to the test split, and at least one of two or more clips.
+  If every clip lies in a folder `train` or `test` (or val, valid, validation, validate), these are the splits; data
+  with a test folder alone have no training clips. If not, or if `train` is the only folder, one clip in ten, by a hash
+  of its name, belongs to the test split, and at least one of two or more clips.
 
   Raises FileNotFoundError if there is no such folder, and ValueError if it has no clips, metadata that do not match the
   clips, or a link out of the folder.
@@ -124,7 +125,7 @@ class Folder(Source):
 
   def held_out(self) -> set[str]:
     first = {pathlib.PurePosixPath(name).parts[0] for name in self.names}
-    if TRAIN in first and len(first) > 1 and first <= {TRAIN, *TEST}:
+    if first <= {TRAIN, *TEST} and first != {TRAIN}:
       return {name for name in self.names if not name.startswith(f'{TRAIN}/')}
     return held_out_by_hash(self.names)
 
