@@ -53,36 +53,36 @@ MODES = {
 _MODE = command.define_choice(
   'mode', 'train', MODES, '; '.join(f'{name}: {mode.about}' for name, mode in MODES.items()) + '.'
 )
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: configuration, metrics, checkpoints, samples.')
+_WORKDIR = command.define_path('workdir', 'Folder of the run: configuration, metrics, checkpoints, samples.')
 _PRETRAINED = flags.DEFINE_string('pretrained', None, 'sample, evaluate: use a model of the package instead of a run.')
 _COORDINATOR = flags.DEFINE_string('coordinator', None, "Address of process 0, host:port, or 'auto' to detect it.")
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes, with --coordinator.')
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Index of this process, from 0, with --coordinator.')
 _SEED = flags.DEFINE_integer('seed', None, 'Seed of training or of sampling; default: that of the configuration.')
 _PROMPT = flags.DEFINE_multi_string('prompt', [], 'sample: a prompt; may be repeated.')
-_PROMPT_FILE = flags.DEFINE_string('prompt_file', None, 'sample, evaluate: text file with one prompt per line.')
+_PROMPT_FILE = command.define_path('prompt_file', 'sample, evaluate: text file with one prompt per line.')
 _LABEL = flags.DEFINE_multi_integer('label', [], 'sample: a class; may be repeated.')
 _NUM_VIDEOS = flags.DEFINE_integer('num_videos', 4, 'sample: videos per prompt or label.', lower_bound=1)
 _FPS = flags.DEFINE_string('fps', None, 'sample: frames per second to condition on, or "image".')
 _ORIGINAL_SIZE = flags.DEFINE_string('original_size', None, 'sample: footage size to condition on, HxW, as 720x1280.')
 _NUM_FRAMES = flags.DEFINE_integer('num_frames', None, 'sample: frames per video; any number.')
-_INIT_VIDEO = flags.DEFINE_string(
-  'init_video', None, 'sample: video file to continue or interpolate, or "test" to continue clips of the test split.'
+_INIT_VIDEO = command.define_path(
+  'init_video', 'sample: video file to continue or interpolate, or "test" to continue clips of the test split.'
 )
 _INIT_FRAMES = flags.DEFINE_integer('init_frames', None, 'sample: number of frames of --init_video to use.')
 _INTERPOLATE = flags.DEFINE_integer('interpolate', None, 'sample: factor by which to raise the frame rate.')
-_LOW_RESOLUTION = flags.DEFINE_string('low_resolution', None, 'sample: video file, or run, whose videos to upsample.')
+_LOW_RESOLUTION = command.define_path('low_resolution', 'sample: video file, or run, whose videos to upsample.')
 _FRAME_RATES = flags.DEFINE_string('frame_rates', None, 'sample: hierarchy of frame rates, lowest first, as 2,8,24.')
 _OVERLAP = flags.DEFINE_integer('overlap', None, 'sample: frames that a window shares with the previous one.')
 _OVERFIT = flags.DEFINE_bool('overfit', False, 'doctor: also measure the clips and overfit eight of them; minutes.')
-_OUT = flags.DEFINE_string('out', None, 'sample: folder for the videos; evaluate: for the record, default: the run.')
+_OUT = command.define_path('out', 'sample: folder for the videos; evaluate: for the record, default: the run.')
 _PROTOCOL = command.define_choice('protocol', 'digits', jobs.PROTOCOLS, 'evaluate: the protocol.')
 _SWEEP = command.define_choice('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure several values of a setting.')
 _REAL_VS_REAL = flags.DEFINE_bool(
   'real_vs_real', False, 'evaluate: measure real clips instead of samples, the best value a model can reach.'
 )
-_FEATURES = flags.DEFINE_string(
-  'features', None, 'evaluate: folder of the feature networks, or "random" for untrained ones, to test a command.'
+_FEATURES = command.define_path(
+  'features', 'evaluate: folder of the feature networks, or "random" for untrained ones, to test a command.'
 )
 _LIMIT = flags.DEFINE_integer('limit', None, 'evaluate: maximum number of samples and reference clips.', lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'evaluate: samples generated at a time.', lower_bound=1)
@@ -111,6 +111,7 @@ def main(opened: Run | None, argv: Sequence[str]) -> int:
 
 def _run(config: ConfigDict, opened: Run | None) -> int:
   mode = _MODE.value
+  arguments.expand_paths(config)
   if _SEED.value is not None:
     config.seed = _SEED.value
   if _OVERFIT.value and mode != 'doctor':
@@ -146,7 +147,7 @@ def _run_name(mode: str, workdir: str | None, name: str | None) -> str:
   if workdir is None:
     shipped = f', or --pretrained={"|".join(pretrained.names())}' if MODES[mode].needs == MODEL else ''
     raise InvalidInput(f'--workdir is missing: name the folder of the run, such as --workdir=runs/digits{shipped}.')
-  return workdir
+  return arguments.read_path('--workdir', workdir)
 
 
 def _request() -> jobs.Request:

@@ -6,6 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vdm_jax.errors import ExitStatus, InvalidInput
+from vdm_jax.jobs import arguments
 from vdm_jax.runs import Run
 from vdm_jax.tools import doctor
 
@@ -18,6 +19,8 @@ def examine(config: ConfigDict, workdir: str | None, *, overfit: bool) -> int:
     workdir: with `overfit`, a run whose weights are examined too.
     overfit: also measure the clips and overfit the network on eight of them.
   """
+  if workdir:
+    arguments.adopt(config, Run(workdir))
   text = doctor.report(config)
   if jax.process_index() == 0:
     print(text, flush=True)

@@ -15,8 +15,10 @@ from vdm_jax import checkpoints, configuration, data, diffusion, generation, mod
 from vdm_jax.data import quarantine
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.generation.outputs import write_preview
+from vdm_jax.jobs import arguments
 from vdm_jax.models import Model
 from vdm_jax.runs import Run
+from vdm_jax.text import truncation
 from vdm_jax.tools import doctor
 from vdm_jax.tools.compilation import ideal_step_seconds
 from vdm_jax.types import Batch, Params
@@ -38,12 +40,14 @@ def train(config: ConfigDict, workdir: str) -> int:
   Raises:
     InvalidInput: the doctor finds problems, one message each.
   """
+  arguments.adopt(config, Run(workdir))
   first = Run(config.training.first_stage)  # read only if there is one
   if found := doctor.problems(config, workdir, first):
     raise InvalidInput(*found)
   configuration.resolve(config, doctor.words(config))
   mesh = partitioning.make_mesh(config.mesh)
   model = models.build(config.model)
+  _report_data(config, model)
   rows = partitioning.batch_rows(mesh, config.data.batch_size)
   own = {'seed': config.seed, 'rows': rows, 'quarantine': workdir}
 
@@ -75,6 +79,13 @@ def train(config: ConfigDict, workdir: str) -> int:
   if not every or config.training.num_steps % every:  # otherwise the last preview was of the last step
     preview(state.ema, int(state.step))
   return 0
+
+
+def _report_data(config: ConfigDict, model: Model) -> None:
+  """Print what the data leave out and how many captions are cut, once instead of a warning for each."""
+  truncation.mute()
+  for remark in doctor.remarks(config, model.encode) if jax.process_index() == 0 else ():
+    print(f'warning: {remark}', file=sys.stderr)
 
 
 def _report_unusable(workdir: str) -> None:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from vdm_jax import checkpoints, configuration, data, generation, models, partitioning, runtime, text
 from vdm_jax.models import Model
 from vdm_jax.runs import Run
+from vdm_jax.tools.doctor.captions import remarks
 from vdm_jax.training import first_stage, optimizer, run_folder, state
 
 # Bytes per parameter in training, all float32: parameter, gradient, two moments, EMA.
@@ -195,6 +196,7 @@ def report(config: ConfigDict) -> str:
     [
       *lines,
       f'model: {config.model.network}, {parameters(model):,} parameters, videos of {shape}',
+      *(f'warning: {remark}' for remark in remarks(config, model.encode)),
       'no problem found',
     ]
   )
