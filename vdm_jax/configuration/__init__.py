@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from vdm_jax import models
 from vdm_jax.configuration.changes import Change, Difference, change_of, differences
-from vdm_jax.names import RENAMED_SETTINGS, closest
+from vdm_jax.inputs import captions
+from vdm_jax.names import FORMER_DEFAULTS, RENAMED_SETTINGS, closest
 from vdm_jax.networks import contract
 
 __all__ = [
@@ -69,6 +70,7 @@ def _data() -> dict[str, Any]:
     'path': '',  # folder of the clips, or the .npy file of array; '' for digits and mixture
     'mixture': (),  # mixture: ('folder:PATH=WEIGHT', 'tfds:PATH@FRAMERATE=WEIGHT', ...); only ratios of weights matter
     'images': (),  # like mixture: data sets of appended images and of images as videos; (): the clips themselves
+    'follow_links': False,  # folder, pictures: links may lead out of the folder, and linked folders are followed
     'frame_rate': 0.0,  # frames per second of clips without a frame rate (all but video files); 0: unknown
     'train_on_all': False,  # train on the test split too, so that no clip is held out. VDM on UCF101
     'max_bad_share': 0.05,  # fraction of unusable clips above which training stops; below, others replace them
@@ -90,6 +92,7 @@ def _data() -> dict[str, Any]:
     'text_cache': '',  # frozen encoders: folder of embeddings from `python -m vdm_jax.text embed`; '': none
     'text_length': 32,  # tokens per caption
     'vocabulary': (),  # words: the known words; (): all words of the captions
+    'word_rule': '',  # words: unicode, or whitespace as before it existed; '': that of the resumed run, or unicode
     'labels': False,  # condition the network on class labels
     'num_workers': 0,  # worker processes that prepare batches; 0: threads of this process
     # digits: harder modes, and the frames of a clip, from which random windows of num_frames are taken; 0: as many as a
@@ -119,6 +122,7 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'text_cache',
     'text_length',
     'vocabulary',
+    'word_rule',
   )
   references = {name: data.get_ref(name) for name in shared}
   own = {
@@ -212,7 +216,9 @@ def _sampling() -> dict[str, Any]:
 
 
 def resolve(config: ConfigDict, vocabulary: tuple[str, ...]) -> ConfigDict:
-  """Set `data.vocabulary`, if it is empty and `data.text` is 'words', to the words of the dataset."""
+  """Set `data.vocabulary` and `data.word_rule`, if they are empty and `data.text` is 'words'."""
+  if config.data.text == 'words' and not config.data.word_rule:
+    config.data.word_rule = config.model.word_rule = captions.UNICODE
   if config.data.text == 'words' and not config.data.vocabulary:
     config.data.vocabulary = config.model.vocabulary = tuple(vocabulary)
   return config
@@ -278,11 +284,12 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
 def complete(values: Mapping[str, Any]) -> dict[str, Any]:
   """Return a run's configuration with current keys, from the plain dicts that an earlier version may have written.
 
-  Renamed keys (`names.RENAMED_SETTINGS`) get their current names, and keys that did not exist yet their defaults.
+  Renamed keys (`names.RENAMED_SETTINGS`) get their current names, and keys that did not exist yet their defaults
+  (`names.FORMER_DEFAULTS`).
   """
   values = _with_shares(_renamed(values))
   network = values.get('model', {}).get('network')
-  return _fill(values, to_dict(default(network))) if network in models.NETWORKS else values
+  return _fill(_fill(values, FORMER_DEFAULTS), to_dict(default(network))) if network in models.NETWORKS else values
 
 
 def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
