@@ -62,7 +62,7 @@ def test_a_model_matches_its_card(name):
 def test_the_digits_model_follows_its_prompts():
   run = vdm_jax.Run('pretrained:digits')
   model, params = run.load()
-  generate = generation.make_generator(model, {**run.config['sampling'], 'num_steps': 16})
+  generate = generation.make_generator(model, {**run.config['sampling'], 'num_steps': 16}, batch_size=32)
   prompts = [f'a {digit} moving {direction}' for digit in range(10) for direction in ('left', 'down')]
   scores = evaluation.score(np.asarray(generate(params, prompts=prompts, seed=0)), prompts)
   assert scores['digit'] >= 0.9 and scores['direction'] >= 0.9

@@ -201,8 +201,7 @@ class Model(NamedTuple):
       if unseen := words(prompt):
         warnings.warn(
           f'prompt {prompt!r}: the model has never seen {", ".join(map(repr, unseen))}; '
-          'it reads each as the unknown word. '
-          f'Words it knows: {" ".join(self.encode.vocabulary)}.',
+          f'it reads each as the unknown word. Words it knows: {" ".join(self.encode.vocabulary)}.',
           stacklevel=3,
         )
 
@@ -238,6 +237,7 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
     path=config['text_path'],
     length=config['text_length'],
     vocabulary=tuple(config['vocabulary']),
+    word_rule=config['word_rule'],
     dtype=config['text_dtype'],
     cache=config['text_cache'],
   )

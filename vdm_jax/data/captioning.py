@@ -16,6 +16,9 @@ import numpy as np
 from vdm_jax.data.sources import metadata
 from vdm_jax.data.sources.contract import PROVIDED
 from vdm_jax.data.sources.stored_clips import StoredClips
+from vdm_jax.data.sources.walking import check_inside
+from vdm_jax.inputs.captions import clean
+from vdm_jax.runtime import progress
 
 MAX_FRAMES = 32  # of a clip that the captioner receives
 FAILURES_IN_A_ROW = 10  # after which captioning stops: the captioner itself is broken
@@ -59,6 +62,7 @@ def caption(
     for index, name in enumerate(clips.names):
       if clips.description(index)[0] and not _is_stale(clips, index, known.get(name)):
         continue
+      progress.note(f'clip {index + 1} of {len(clips)}')
       try:
         frames = clips.spread(index, max_frames).video
       except (ValueError, OSError, MemoryError) as error:
@@ -94,7 +98,7 @@ def _is_stale(clips: StoredClips, index: int, known: metadata.GeneratedCaption |
 def _checked(text: object) -> str:
   if not isinstance(text, str):
     raise TypeError(f'it returned {type(text).__name__}, but a caption must be a str')
-  if not (caption := ' '.join(text.split())):
+  if not (caption := clean(text)):
     raise ValueError('it returned an empty caption')
   return caption
 
@@ -102,7 +106,7 @@ def _checked(text: object) -> str:
 @contextlib.contextmanager
 def _journal(path: pathlib.Path) -> Iterator[IO[str]]:
   """Open the file of captions to append to, with an exclusive lock; an incomplete last line is removed."""
-  metadata.check_inside(path, path.parent.resolve())
+  check_inside(path, path.parent.resolve())
   with open(path, 'a', encoding='utf-8') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
