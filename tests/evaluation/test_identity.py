@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from unittest import mock
@@ -157,6 +158,19 @@ def test_samples_of_other_code_are_made_again(runs, monkeypatch, tmp_path):
   monkeypatch.setattr(stages, 'code_hash', lambda *parts: 'other')
   evaluate(runs / 'a', tmp_path)
   assert len(list((tmp_path / 'mean').iterdir())) == 2
+
+
+def test_the_code_of_a_sample_is_all_that_makes_it():
+  """What sampling imports beside CODE opens runs, decodes given videos (which have checksums) and writes files."""
+  others = {'checkpoints', 'configuration', 'data', 'errors', 'evaluation', 'first_stages', 'jobs', 'names', 'pages'}
+  others |= {'partitioning', 'plots', 'pretrained', 'runs', 'runtime', 'types', 'video'}
+  package = Path(generation.__file__).parents[1]
+  files = [path for unit in stages.CODE for path in [*(package / unit).rglob('*.py'), package / f'{unit}.py']]
+  text = '\n'.join(path.read_text() for path in files if path.is_file())
+  found = set(re.findall(r'^ *from vdm_jax\.(\w+)', text, re.MULTILINE))
+  for names in re.findall(r'^ *from vdm_jax import ([^(\n]+|\([^)]+\))', text, re.MULTILINE):
+    found |= set(re.findall(r'(\w+)(?: as \w+)?[,\s)]', names + ','))
+  assert {'models', 'text', 'inputs'} <= found and found <= {*stages.CODE, *others}
 
 
 def test_a_run_that_was_moved_is_the_same(runs, networks, tmp_path):
