@@ -47,7 +47,8 @@ def _lock(config: ConfigDict) -> ConfigDict:
 
 def _data() -> dict[str, Any]:
   return {
-    'name': 'digits',  # digits (shipped), a mixture, or stored clips: folder, array, records, tfds, pictures
+    # digits (shipped), a mixture, or stored clips: folder, array, records, tfds, pictures, webdataset, parquet
+    'name': 'digits',
     'path': '',  # folder of the clips, or the .npy file of array; '' for digits and mixture
     'mixture': (),  # mixture: ('folder:PATH=WEIGHT', 'tfds:PATH@FRAMERATE=WEIGHT', ...); only ratios of weights matter
     'images': (),  # like mixture: data sets of appended images and of images as videos; (): the clips themselves
