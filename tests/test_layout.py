@@ -18,7 +18,7 @@ LAYERS = (
   {'types', 'errors', 'names', 'rng', 'partitioning', 'pages', 'plots', 'runtime', 'tensor_files'},
   {'diffusion', 'networks', 'video'},
   {'data', 'text', 'sampling'},
-  {'models', 'configuration', 'checkpoints', 'weights', 'pretrained', 'runs', 'configs'},
+  {'models', 'configuration', 'checkpoints', 'weights', 'pretrained', 'runs', 'first_stages', 'configs'},
   {'training', 'generation', 'evaluation'},
   {'jobs', 'tools', 'benchmarks', 'main', '__main__', '__init__'},
 )
@@ -30,6 +30,7 @@ SIDEWAYS = {
   'configuration': {'models'},
   'weights': {'configuration'},
   'runs': {'models', 'configuration', 'checkpoints', 'weights', 'pretrained'},
+  'first_stages': {'pretrained', 'runs'},
   'configs': {'configuration'},
   'evaluation': {'generation'},
 }

@@ -156,6 +156,13 @@ def _training() -> dict[str, Any]:
     'self_condition_rate': 0.0,  # share of examples with self-conditioning. Snap: 0.9
     'accumulation_steps': 1,  # micro-batches per step
     'first_stage': '',  # second stage: workdir of the trained first stage, whose weights initialize it
+    # Which run that was: recorded when training starts, checked when both stages are sampled.
+    'first_stage_identity': {
+      'weights': '',  # hash of its weights; emptied on the command line, any first stage is accepted
+      'run_id': '',  # of its env.json, which stays the same when it is trained further
+      'step': 0,  # of its checkpoint
+      'path': '',  # path to it from the workdir
+    },
     'accept_mismatch': False,  # initialize afresh the tensors that do not fit the first stage's
   }
 

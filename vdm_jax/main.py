@@ -18,7 +18,7 @@ from typing import NamedTuple
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from vdm_jax import configuration, data, jobs, pretrained, runtime, training
+from vdm_jax import checkpoints, configuration, data, jobs, pretrained, runtime, training
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.jobs import arguments, command
 from vdm_jax.names import choose
@@ -55,6 +55,15 @@ _MODE = command.define_choice(
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: configuration, metrics, checkpoints, samples.')
 _PRETRAINED = flags.DEFINE_string('pretrained', None, 'sample, evaluate: use a model of the package instead of a run.')
+_CHECKPOINT = flags.DEFINE_integer(
+  'checkpoint', None, 'sample, evaluate: step of the checkpoint to use; default: the newest good one.', lower_bound=0
+)
+_WEIGHTS = command.define_choice(
+  'weights',
+  None,
+  checkpoints.WEIGHTS,
+  'sample, evaluate: averaged (ema, the default) or last updated (raw) parameters.',
+)
 _COORDINATOR = flags.DEFINE_string('coordinator', None, "Address of process 0, host:port, or 'auto' to detect it.")
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes, with --coordinator.')
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Index of this process, from 0, with --coordinator.')
@@ -113,6 +122,11 @@ def _run(config: ConfigDict, opened: Run | None) -> int:
   mode = _MODE.value
   if _SEED.value is not None:
     config.seed = _SEED.value
+  for flag in (_CHECKPOINT, _WEIGHTS):
+    if flag.value is not None and MODES[mode].needs != MODEL:
+      raise InvalidInput(
+        f'--{flag.name}={flag.value} has no effect on --mode={mode}: use it with sample and evaluate, or omit it.'
+      )
   if _OVERFIT.value and mode != 'doctor':
     raise InvalidInput(f'--overfit has no effect on --mode={mode}: use --mode=doctor, or omit it.')
   if mode == 'doctor':
@@ -178,8 +192,21 @@ def _define_config(mode: str, argv: Sequence[str]) -> Run | None:
       f'--config cannot be used with --mode={mode}, which reads the configuration of the run: omit it. '
       'Single keys can be changed: --config.sampling.num_steps=50.'
     )
-  run = Run(_run_name(mode, command.peek(argv, 'workdir'), command.peek(argv, 'pretrained')))
+  run = _open(mode, argv)
   command.define_values(configuration.from_dict(run.config), 'Overrides of the configuration of the run.', argv)
+  return run
+
+
+def _open(mode: str, argv: Sequence[str]) -> Run:
+  """The run of the flags. Raises InvalidInput, ValueError or FileNotFoundError if its checkpoint cannot be used."""
+  name = _run_name(mode, command.peek(argv, 'workdir'), command.peek(argv, 'pretrained'))
+  step, weights = command.peek(argv, 'checkpoint'), command.peek(argv, 'weights')
+  if MODES[mode].needs != MODEL or (step is None and weights is None):
+    return Run(name)
+  if step is not None and not step.isdecimal():
+    raise InvalidInput(f'--checkpoint={step} is not a step: give the number of a checkpoint, such as 10000.')
+  run = Run(name, checkpoint=None if step is None else int(step), weights=weights)
+  _ = run.config, run.step, run.weights  # raise before any work
   return run
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from vdm_jax import sampling
 from vdm_jax.diffusion import GaussianProcess, expand_dims_like, input_scaled, variance_preserving
@@ -122,9 +123,10 @@ def probability_flow(data, y: Sequence[float], noise_t: float, noise_s: float) -
   return last.quantiles([first.cdf(value) for value in y])
 
 
+@functools.cache
 def even_normals(n: int) -> np.ndarray:
   """n equally probable values of a standard normal, float32: a sample without sampling error, in random order."""
-  values = np.array([NormalDist().inv_cdf((i + 0.5) / n) for i in range(n)], np.float32)
+  values = scipy.special.ndtri((np.arange(n) + 0.5) / n).astype(np.float32)
   return np.random.default_rng(0).permutation(values / values.std())
 
 

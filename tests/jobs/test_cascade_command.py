@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import vdm
 from PIL import Image
-from test_main import rows, vdm
+from test_main import rows
 
-from vdm_jax import checkpoints
+from vdm_jax import checkpoints, first_stages
+from vdm_jax.runs import Run
 
 TOY = {
   'model.patch_width': '16',
@@ -54,6 +56,9 @@ def test_the_second_stage_starts_from_the_first(stages):
   assert f'weights of {first}: ' in said
   assert 'resampled: position_embedding; extended by zeros: patch/kernel; fresh: condition/augmentation_logsnr' in said
   assert rows(second)[-1]['train/loss'] > 0
+  recorded = Run(second).config['training']['first_stage_identity']
+  assert recorded == first_stages.identify(Run(first), second) and recorded['path'] == '../first'
+  assert recorded['step'] == 4 and recorded['run_id'] == json.loads((first / 'env.json').read_text())['run_id']
   assert (second / 'samples/step_00000004.png').exists()
 
 
@@ -134,3 +139,4 @@ def test_a_second_stage_resumes_without_its_first(stages):
   _, second, _ = stages  # its record has the new path from here on, so this test is the last
   done = train('digits_fit_upsampler', second, '--config.training.first_stage=runs/gone')
   assert done.returncode == 0 and 'training.num_steps=4' in done.stderr, done.stderr
+  assert Run(second).config['training']['first_stage_identity']['step'] == 4, 'what it was trained from stays recorded'

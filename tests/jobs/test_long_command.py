@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from helpers.tiny_runs import BLOCK, CLIP, REPOSITORY, SAMPLERS, SECOND, SMALL, 
 from PIL import Image
 
 from vdm_jax import data, jobs
+from vdm_jax.errors import InvalidInput
 from vdm_jax.generation import extension, hierarchy, interpolation, long_video, super_resolution
 from vdm_jax.runs import Run
 from vdm_jax.video import probe, read_video, write_gif
@@ -318,6 +320,27 @@ def test_a_video_that_was_deleted_is_made_again(runs, extended, tmp_path):
   np.testing.assert_array_equal(videos(tmp_path), videos(extended))
 
 
+def test_a_run_trained_anew_in_place_is_another(runs, extended, cascaded, tmp_path):
+  for folder in (runs / 'base', runs / 'second', extended, cascaded):
+    shutil.copytree(folder, tmp_path / folder.name)
+  config = (runs / 'second/config.json').read_text()
+  (tmp_path / 'second/config.json').write_text(config.replace(str(runs / 'base'), str(tmp_path / 'base')))
+  commands = {
+    'base': ('extended', {'num_frames': 20, 'repeats': 2}),
+    'second': ('cascaded', {'num_frames': 12, 'repeats': 2}),
+  }
+  for name, (out, asked) in commands.items():
+    assert windows_made(tmp_path / name, tmp_path / out, **asked) == 0, 'copies of the runs are the same runs'
+  before = videos(tmp_path / 'extended')
+  shutil.rmtree(tmp_path / 'base')
+  make_run(tmp_path / 'base', seed=1)
+  shutil.rmtree(tmp_path / 'cascaded/first_stage')
+  for name, (out, asked) in commands.items():
+    with pytest.raises(InvalidInput, match=f'--out={tmp_path / out} holds other work, which differs in weights'):
+      command(tmp_path / name, tmp_path / out, **asked)
+  np.testing.assert_array_equal(videos(tmp_path / 'extended'), before)
+
+
 FLAGS = (
   '--prompt=a 3',
   '--label=4',
@@ -353,6 +376,7 @@ def windows_done(out: Path) -> int:
   return json.loads(file.read_text())['done'] if file.exists() else 0
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_same_command_leaves_the_same_bytes(runs, tmp_path):
   out, whole = tmp_path / 'out', tmp_path / 'whole'
   total = len(extension(72, BLOCK, overlap=6).windows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import json
 import os
 import warnings
@@ -44,6 +45,32 @@ def newest_good_step(workdir: str | os.PathLike) -> int:
   if step is None:
     raise FileNotFoundError(f'{directory} holds no checkpoint: train first, or name another workdir.')
   return step
+
+
+def check_step(workdir: str | os.PathLike, step: int) -> None:
+  """Check that a workdir has a checkpoint of this step, and that its files are intact.
+
+  Raises:
+    FileNotFoundError: it has none; the message lists the steps there are.
+    ValueError: the checkpoint is damaged.
+  """
+  directory, found = folder_of(workdir), steps(workdir)
+  if step not in found:
+    have = f'it has {", ".join(map(str, found))}' if found else 'it has none: train first, or name another workdir'
+    raise FileNotFoundError(f'{directory} holds no checkpoint of step {step}: {have}.')
+  if problem := damage(directory / str(step)):
+    others = ', '.join(str(other) for other in found if other != step) or 'none'
+    raise ValueError(f'checkpoint {directory / str(step)} is damaged: {problem}. Other steps: {others}.')
+
+
+def content_hash(workdir: str | os.PathLike, step: int) -> str:
+  """Return a hash that identifies the content of a checkpoint: the SHA-256 of its table of checksums.
+
+  The table has the length and CRC-32 of every file, so no weights are read, and a copy of the workdir has the same
+  hash.
+  """
+  manifest = json.loads((folder_of(workdir) / str(step) / MANIFEST).read_text())
+  return hashlib.sha256(json.dumps(manifest['files'], sort_keys=True).encode()).hexdigest()
 
 
 def newest_good(directory: Path, together: bool = False) -> tuple[int | None, list[int]]:

@@ -15,19 +15,29 @@ from vdm_jax.checkpoints.integrity import folder_of
 from vdm_jax.names import RENAMED_STATE
 from vdm_jax.types import Params
 
+# Which parameters of a state: the averaged ones that sampling uses, or those that training last updated.
+WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # name -> key of the state
+
 
 def restore_ema(workdir: str | os.PathLike, step: int, abstract: Params) -> Params:
-  """Return the EMA parameters of a checkpoint without reading the rest of the state.
+  """Return the EMA parameters of a checkpoint; see `restore_weights`."""
+  return restore_weights(workdir, step, abstract, 'ema')
+
+
+def restore_weights(workdir: str | os.PathLike, step: int, abstract: Params, kind: str) -> Params:
+  """Return the parameters of a checkpoint without reading the rest of the state.
 
   Args:
     workdir: the folder of the run.
     step: the step of the checkpoint, such as `newest_good_step(workdir)`.
     abstract: tree of ShapeDtypeStructs with shardings.
+    kind: a key of WEIGHTS.
 
   Raises:
     ValueError: shapes differ from those saved.
   """
-  return restore(folder_of(workdir) / str(step), {'ema': abstract})['ema']
+  key = WEIGHTS[kind]
+  return restore(folder_of(workdir) / str(step), {key: abstract})[key]
 
 
 def restore(folder: Path, abstract: Any, added: Collection[str] = ()) -> Any:

@@ -124,14 +124,14 @@ def _windows(clips: StoredClips, index: int, size: tuple[int, int] | None) -> It
 
 
 def _fingerprint(clips: StoredClips) -> str:
-  """Return a hash of every clip's name, split, caption and label, and of the size and time of its file."""
+  """Return a hash of every clip's name, split, caption and label, and of the size and time of its files."""
   digest = hashlib.sha256()
   for index, name in enumerate(clips.names):
-    try:
-      stat = os.stat(os.path.join(clips.path, name))
-      state = [stat.st_size, stat.st_mtime_ns]
-    except OSError:
-      state = []  # not a file, or a missing one, which will be quarantined
+    path = os.path.join(clips.path, name)
+    if os.path.isfile(path):
+      state = [os.stat(path).st_size, os.stat(path).st_mtime_ns]
+    else:  # a folder of images, a clip among others in a file, or a missing one, which will be quarantined
+      state = clips.file_hash(index, blocks=0)
     line = [name, clips.split_of(index), *clips.description(index), state]
     digest.update(json.dumps(line).encode())
   return digest.hexdigest()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy as np
 from vdm_jax.data.mixture import Mixture
 from vdm_jax.data.quarantine import Substituting
 from vdm_jax.data.sources import catalog
-from vdm_jax.data.sources.contract import Clip
+from vdm_jax.data.sources.contract import Clip, Clips
 from vdm_jax.video import transforms
 
 
@@ -53,14 +55,23 @@ class ExampleClips:
     found = [part.reasons for part in self._parts if isinstance(part, Substituting)]
     return {name: reason for reasons in found for name, reason in reasons.items()}
 
+  def files_hash(self, indices: Iterable[int]) -> str:
+    """Return a hash of the names and files of some clips, which changes if one is replaced or edited.
+
+    Clips that are rendered have no files; their hash is that of nothing.
+    """
+    digest = hashlib.sha256()
+    for index in dict.fromkeys(int(index) for index in indices):
+      part, number = self._locate(index)
+      if isinstance(part, Substituting):
+        line = json.dumps([part.path, part.names[number], part.file_hash(number)])
+        digest.update(line.encode())
+    return digest.hexdigest()
+
   def is_usable(self, index: int) -> bool:
     """Return whether a clip can be used, without decoding it. Raises TooManyBadClips if it is one bad clip too many."""
-    which, start = 0, 0
-    if isinstance(self._source, Mixture):
-      which, numbers = self._source.part_of(index)
-      start = numbers.start
-    part = self._parts[which]
-    return part.is_usable(index - start) if isinstance(part, Substituting) else True
+    part, number = self._locate(index)
+    return part.is_usable(number) if isinstance(part, Substituting) else True
 
   def __getitem__(self, index: int) -> Clip:
     """Return clip `index` at the window that the seed and the index determine."""
@@ -76,6 +87,13 @@ class ExampleClips:
         warnings.warn(f'Another clip takes the place of {name}: {reason}', stacklevel=2)
     video = transforms.resize_and_crop(clip.video, config.height - 2 * config.pad_rows, config.width)
     return clip._replace(video=transforms.to_channels(video, config.channels))
+
+  def _locate(self, index: int) -> tuple[Clips, int]:
+    """The part that a clip belongs to, and its number there."""
+    if not isinstance(self._source, Mixture):
+      return self._source, index
+    which, numbers = self._source.part_of(index)
+    return self._parts[which], index - numbers.start
 
   def _in_order(self, count: int) -> Iterator[int]:
     """Yield the numbers of all clips, first those that are the first `count` if all can be used."""

@@ -40,6 +40,10 @@ class ClipSubset(NamedTuple):
     rng = None if self.seed is None else np.random.default_rng((*self.seed, clip, int(self.windows[position])))
     return self.clips.window(clip, rng).video
 
+  def files(self) -> str:
+    """A hash of the files of these clips, which changes if one is replaced or edited."""
+    return self.clips.files_hash(self.indices)
+
   @property
   def record(self) -> dict[str, Any]:
     """A description for JSON that distinguishes this subset from others."""

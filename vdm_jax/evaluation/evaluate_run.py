@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,9 +28,11 @@ def evaluate_run(config: ConfigDict, run: Run, options: EvalOptions) -> dict[str
   """Evaluate a run by a protocol, write the record, and return it.
 
   The record is `FOLDER/PROTOCOL.json`, with FOLDER from `options.folder`; for real clips in place of samples
-  `PROTOCOL_real.json`. A sweep measures each of its values and writes `PROTOCOL_SWEEP.json`, .csv and .png. Samples and
-  clips, or their features, are stored batch by batch in `FOLDER/PROTOCOL/`: the same command resumes an interrupted one
-  with the same result. Of several processes, all compute and the first writes.
+  `PROTOCOL_real.json`. A sweep measures each of its values and writes `PROTOCOL_SWEEP.json`, .csv and .png. A record
+  that is there already is kept under another name. Samples and clips, or their features, are stored batch by batch in
+  `FOLDER/PROTOCOL/`: the same command resumes an interrupted one with the same result. Those of another run, checkpoint
+  or configuration, of clips that were replaced, or of other code are never used. Of several processes, all compute and
+  the first writes.
 
   Args:
     config: the configuration of the run, perhaps with changes.
@@ -58,12 +59,15 @@ def evaluate_run(config: ConfigDict, run: Run, options: EvalOptions) -> dict[str
   measure = _prepare(config, run, protocol, options)
   name = f'{protocol.name}_real' if options.real_vs_real else protocol.name
   if options.sweep:
-    name = f'{name}_{options.sweep}'
-    record = {'run': run.name} | _sweep(points, measure, config, protocol, options.sweep, folder, name)
+    name, found = f'{name}_{options.sweep}', _measure_points(points, measure, config, options.sweep)
+    record = {'run': run.name} | _sweep_record(found, protocol, options.sweep)
   else:
     record = {'run': run.name} | measure(config.sampling.to_dict())
   if jax.process_index() == 0:
     write_record(record, folder, name)
+    if options.sweep:
+      skip = config.data.frame_skip
+      sweeps.write_sweep(folder, name, sweep=options.sweep, found=found, protocol=protocol, frame_skip=skip)
   return record
 
 
@@ -73,16 +77,10 @@ def _prepare(config: ConfigDict, run: Run, protocol: Protocol, options: EvalOpti
   return functools.partial(feature_protocol.measure, feature_protocol.prepare(config, run, protocol, options))
 
 
-def _sweep(
-  points: list[sweeps.Point],
-  measure: Measure,
-  config: ConfigDict,
-  protocol: Protocol,
-  sweep: str,
-  folder: Path,
-  name: str,
-) -> dict[str, Any]:
-  """The record of a sweep; writes its table and plot."""
+def _measure_points(
+  points: list[sweeps.Point], measure: Measure, config: ConfigDict, sweep: str
+) -> list[tuple[sweeps.Point, dict[str, Any]]]:
+  """Each point of a sweep with its record; prints the first figures of each."""
   key, found = sweeps.SWEEPS[sweep], []
   for point in points:
     record = measure(config.sampling.to_dict() | point.changes)
@@ -90,11 +88,13 @@ def _sweep(
     (metric, variants), *_ = figures_of(record).items()
     shown = ', '.join(f'{variant} {figure["value"]:.2f}' for variant, figure in variants.items())
     print(f'{point.series}, {key}={point.value}: {metric} {shown}', file=sys.stderr)
-  if jax.process_index() == 0:
-    sweeps.write_sweep(folder, name, sweep=sweep, found=found, protocol=protocol, frame_skip=config.data.frame_skip)
+  return found
+
+
+def _sweep_record(found: list[tuple[sweeps.Point, dict[str, Any]]], protocol: Protocol, sweep: str) -> dict[str, Any]:
   best, _ = min(found, key=lambda pair: sweeps.objective(pair[1], protocol))
   return {
-    'sweep': key,
+    'sweep': sweeps.SWEEPS[sweep],
     'best': best.value,
     'best_sampler': best.series,
     'records': [record for _, record in found],

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vdm_jax import generation, partitioning
+from vdm_jax import generation, partitioning, runtime
 from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation import extraction, figures
 from vdm_jax.evaluation.clip_subsets import ClipSubset, choose_real_samples, choose_references, open_splits
@@ -26,12 +26,16 @@ from vdm_jax.evaluation.metrics.table import METRICS
 from vdm_jax.evaluation.options import EvalOptions
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.resumable_arrays import Arrays, Batches, fill
-from vdm_jax.generation.stages import Stage, make_generator, open_generator, open_stages
+from vdm_jax.evaluation.sample_protocol import describe_stages
+from vdm_jax.generation.stages import Stage, identify, make_generator, open_generator, open_stages
 from vdm_jax.names import choose
 from vdm_jax.runs import Run
+from vdm_jax.runtime.hashing import code_hash
 from vdm_jax.video import to_float, to_uint8
 
 CHECKSUM = 'checksum'
+# The packages that decide the features of a clip.
+CODE = ('data', 'evaluation', 'video')
 # Keys of the section `data` that determine the pixels of a clip.
 CLIP_SETTINGS = (
   'name',
@@ -58,13 +62,13 @@ class Measurement(NamedTuple):
   options: EvalOptions
   config: ConfigDict
   folder: Path
-  step: int  # of the checkpoint
   networks: dict[str, Extractor]
   embed: Callable[[Sequence[str]], np.ndarray] | None  # prompts -> float32 [n d]
   references: dict[str, ClipSubset]  # by split
   conditions: Conditions
   real: ClipSubset | None  # clips in place of samples
   stages: list[Stage]  # empty for real clips
+  files: dict[str, str]  # hashes of the files of the clips, by what the clips are for
   mesh: Mesh
 
 
@@ -112,13 +116,13 @@ def prepare(config: ConfigDict, run: Run, protocol: Protocol, options: EvalOptio
     options=options,
     config=config,
     folder=options.folder(run) / protocol.name,
-    step=run.step if stages else 0,
     networks=networks,
     embed=embed,
     references=references,
     conditions=conditions,
     real=real,
     stages=stages,
+    files=_files(references, {'real': real, 'given': conditions.given}),
     mesh=mesh,
   )
 
@@ -161,10 +165,16 @@ def measure(setup: Measurement, sampling: Mapping[str, Any]) -> dict[str, Any]:
     'references': checksums,
     'published': [figure._asdict() for figure in (protocol.calibration if setup.real else protocol.published)],
     'notes': protocol.notes,
-    **({} if setup.real else {'step': setup.step, 'sampling': dict(sampling), 'model': 'EMA'}),
+    **({} if setup.real else {'sampling': dict(sampling), **describe_stages(setup.stages)}),
     'seed': config.seed,
     'data': {name: _plain(config.data[name]) for name in ('name', 'frame_skip', 'train_on_all')},
   }
+
+
+def _files(references: Mapping[str, ClipSubset], others: Mapping[str, ClipSubset | None]) -> dict[str, str]:
+  """Hashes of the files of the clips in use, as process 0 sees them: copies on other hosts have times of their own."""
+  used = {**references, **others}
+  return runtime.exchange('clips', {name: '' if subset is None else subset.files() for name, subset in used.items()})[0]
 
 
 def _check_metrics(protocol: Protocol) -> None:
@@ -204,7 +214,8 @@ def _reference_arrays(setup: Measurement, split: str) -> Batches:
   def make(positions: np.ndarray) -> Arrays:
     return _arrays(setup, subset.videos(positions), positions, conditions=None)
 
-  return _fill(setup, f'reference-{split}', {'split': split}, subset, len(subset.indices), make)
+  job = {'split': split, 'files': setup.files[split]}
+  return _fill(setup, f'reference-{split}', job, subset, len(subset.indices), make)
 
 
 def _sample_arrays(setup: Measurement, sampling: Mapping[str, Any]) -> Batches:
@@ -213,15 +224,13 @@ def _sample_arrays(setup: Measurement, sampling: Mapping[str, Any]) -> Batches:
     sample = _sampler(setup, sampling)
     subset = conditions.given
     job = {
-      'step': setup.step,
-      'model': setup.stages[-1].model.config,
-      'sampling': _plain(dict(sampling)),
-      'first': setup.config.training.first_stage,
       'prompts': conditions.prompts,
       'labels': conditions.labels,
+      'files': setup.files['given'],
+      **identify(setup.stages, sampling),
     }
   else:
-    sample, subset, job = real.videos, real, {}
+    sample, subset, job = real.videos, real, {'files': setup.files['real']}
 
   def make(positions: np.ndarray) -> Arrays:
     return _arrays(setup, sample(positions), positions, conditions=conditions)
@@ -239,14 +248,14 @@ def _fill(
 ) -> Batches:
   """All batches of a job of `count` clips; `make` returns the arrays at some positions."""
   size, protocol = setup.options.batch_size, setup.protocol
-  # The keys of a job are part of its hash, so batches of older versions are found only under the same keys.
   job = {
     'protocol': protocol.name,
     'count': count,
     'batch_size': size,
     'seed': setup.config.seed,
     'features': [metric.features for metric in protocol.metrics],
-    'weights': {name: network.weights for name, network in setup.networks.items()},
+    'networks': {name: network.weights for name, network in setup.networks.items()},
+    'feature_code': code_hash(*CODE),
     'data': {name: _plain(setup.config.data[name]) for name in CLIP_SETTINGS},
     'draw': None if subset is None else subset.record,
     **job,

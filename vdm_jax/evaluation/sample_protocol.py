@@ -12,7 +12,7 @@ from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation.options import EvalOptions
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.resumable_arrays import fill
-from vdm_jax.generation.stages import open_run
+from vdm_jax.generation.stages import Stage, identify, make_generators, open_stages
 from vdm_jax.runs import Run
 
 
@@ -23,13 +23,24 @@ def check_options(protocol: Protocol, options: EvalOptions) -> None:
       raise InvalidInput(f'--{flag} has no effect with --protocol={protocol.name}, which needs only the run: omit it.')
 
 
+def describe_stages(stages: Sequence[Stage]) -> dict[str, Any]:
+  """Return what a record says of the parameters it was measured with: those of the run, and of every stage."""
+  *_, last = (stage.run for stage in stages)
+  return {
+    'step': last.step,
+    'model': {'ema': 'EMA', 'raw': 'raw'}[last.weights],
+    'stages': [{'run': stage.run.name, **stage.run.identity} for stage in stages],
+  }
+
+
 class SampleMeasurement:
   """Measures a run by a protocol with `evaluate`."""
 
   def __init__(self, config: ConfigDict, run: Run, protocol: Protocol, options: EvalOptions):
     """Open the run. Raises InvalidInput if it cannot be opened."""
     self._config, self._protocol, self._size = config, protocol, options.batch_size
-    self._make_generate = open_run(config, run)
+    self._stages = open_stages(config, run)
+    self._make_generate = make_generators(self._stages)
     self._step = run.step
     self._folder = options.folder(run) / protocol.name
 
@@ -50,21 +61,12 @@ class SampleMeasurement:
       )
     except (ValueError, FloatingPointError) as error:
       raise InvalidInput(str(error)) from error
-    return record | {'step': self._step, 'seed': config.seed, 'sampling': dict(sampling), 'model': 'EMA'}
+    return record | {'seed': config.seed, 'sampling': dict(sampling), **describe_stages(self._stages)}
 
   def _videos(self, generate: Any, sampling: Mapping[str, Any], prompts: list[str]) -> np.ndarray:
     """Videos of the prompts, generated batch by batch, or read if they exist."""
     config, size = self._config, self._size
-    # The keys of a job are part of its hash, so videos of older versions are found only under the same keys.
-    job = {
-      'step': self._step,
-      'seed': config.seed,
-      'sampling': dict(sampling),
-      'prompts': prompts,
-      'batch_size': size,
-      'model': config.model.to_dict(),
-      'first': config.training.first_stage,
-    }
+    job = {'seed': config.seed, 'prompts': prompts, 'batch_size': size, **identify(self._stages, sampling)}
 
     def make(number: int) -> dict[str, np.ndarray]:
       some = prompts[number * size : (number + 1) * size]

@@ -17,6 +17,7 @@ from vdm_jax.runs import Run
 from vdm_jax.runtime.atomic_files import write_text
 
 PAGE, LIST = 'index.html', 'videos.jsonl'
+WEIGHTS = {'ema': 'EMA', 'raw': 'raw weights'}
 KINDS = ('.mp4', '.gif', '.png', '.npy')
 # Pictures that may lie beside the videos, with their captions.
 PICTURES = {
@@ -120,7 +121,7 @@ def describe(config: ConfigDict, run: Run, *, frame_rate: float, **others: Any) 
   sampling, model = config.sampling, config.model
   rows = {
     'run': run.name,
-    'checkpoint': f'step {run.step:,} of {config.training.num_steps:,} (EMA)',
+    'checkpoint': f'step {run.step:,} of {config.training.num_steps:,} ({WEIGHTS[run.weights]})',
     'seed': config.seed,
     'frame rate': 'image' if math.isinf(frame_rate) else f'{frame_rate:g} per second',
     'model': f'{model.network}, {model.process}, {model.parameterization}',

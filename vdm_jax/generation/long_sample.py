@@ -13,13 +13,13 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vdm_jax import configuration, diffusion, plots
+from vdm_jax import diffusion, plots
 from vdm_jax.errors import InvalidInput
 from vdm_jax.generation import Plan, cascade, long_video
 from vdm_jax.generation.gallery import describe, write_gallery
 from vdm_jax.generation.outputs import slug, writable_folder, write_video
 from vdm_jax.generation.request import Request
-from vdm_jax.generation.stages import Stage, load_stage, open_stages
+from vdm_jax.generation.stages import Stage, identify, load_stage, open_stages
 from vdm_jax.generation.task import Task, make_task
 from vdm_jax.runs import Run
 from vdm_jax.runtime.resumable import Work
@@ -73,7 +73,7 @@ def sample_long(config: ConfigDict, run: Run, out: str, request: Request, measur
   }
   parts = _parts(config, run, folder, task)
   samplers = [_sampler(part, task, request.original_size) for part in parts]
-  works = [_work(part, task, shared) for part in parts]
+  works = [_work(parts[: number + 1], task, shared) for number in range(len(parts))]
   for part, work in zip(parts, works, strict=True):  # nothing is written until all of it can be done
     writable_folder(part.folder)
     work.begin()
@@ -111,20 +111,17 @@ def _parts(config: ConfigDict, run: Run, folder: Path, task: Task) -> list[Part]
   return [first, final._replace(upsamples=True)]
 
 
-def _work(part: Part, task: Task, shared: dict[str, Any]) -> Work:
-  """The resumable work of a part, identified by everything that its videos depend on."""
-  run = part.stage.run
-  record = shared | {
-    'plan': part.plan,
-    'frame_rate': part.frame_rate,
-    'workdir': str(run.path.resolve()),
-    'checkpoint_step': run.step,
-    'model': part.stage.model.config,
-    'sampling': configuration.to_dict(part.stage.sampling),
-    'given': _checksum(part.given),
-    'low_resolution': _checksum(task.low),
-  }
+def _work(parts: Sequence[Part], task: Task, shared: dict[str, Any]) -> Work:
+  """The resumable work of the last of some parts, identified by everything that its videos depend on."""
+  part = parts[-1]
   try:
+    record = shared | {
+      'plan': part.plan,
+      'frame_rate': part.frame_rate,
+      'given': _checksum(part.given),
+      'low_resolution': _checksum(task.low),
+      **identify([part.stage for part in parts]),
+    }
     return Work(part.folder, record, setting='--out')
   except ValueError as error:
     raise InvalidInput(str(error)) from error

@@ -11,7 +11,17 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, configuration, data, diffusion, generation, models, partitioning, training
+from vdm_jax import (
+  checkpoints,
+  configuration,
+  data,
+  diffusion,
+  first_stages,
+  generation,
+  models,
+  partitioning,
+  training,
+)
 from vdm_jax.data import quarantine
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.generation.outputs import write_preview
@@ -54,6 +64,7 @@ def train(config: ConfigDict, workdir: str) -> int:
 
   heldout = data.held_out(config.data, model.encode, num_batches=HELDOUT_BATCHES, **own)
   is_new = not checkpoints.steps(workdir)
+  _record_first_stage(config, first, workdir, is_new)
   starting_point = training.starting_point(config, model, mesh, first) if first.name and is_new else None
   preview = _previews(model, config, workdir, mesh)
   if jax.process_index() == 0:
@@ -75,6 +86,15 @@ def train(config: ConfigDict, workdir: str) -> int:
   if not every or config.training.num_steps % every:  # otherwise the last preview was of the last step
     preview(state.ema, int(state.step))
   return 0
+
+
+def _record_first_stage(config: ConfigDict, first: Run, workdir: str, is_new: bool) -> None:
+  """Note in the configuration which run a second stage starts from; a run that resumes keeps its note."""
+  if is_new:
+    recorded = first_stages.identify(first, workdir) if first.name else {}
+  else:
+    recorded = Run(workdir).config['training']['first_stage_identity']
+  config.training.first_stage_identity.update(recorded)
 
 
 def _report_unusable(workdir: str) -> None:

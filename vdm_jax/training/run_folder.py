@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 import socket
 import subprocess
 import tempfile
@@ -110,12 +111,17 @@ def check_same_run(workdir: Path, config: Any) -> None:
 
 
 def write_environment(workdir: Path) -> None:
-  """Write `workdir/env.json`: versions, devices, processes, and the git commit of the code if there is one."""
+  """Write `workdir/env.json`: versions, devices, processes, and the git commit of the code if there is one.
+
+  Its `run_id` is drawn when a run begins, and stays when it resumes.
+  """
+  run_id = Run(workdir).run_id if checkpoints.steps(workdir) else ''
   packages = ('vdm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
   devices = jax.devices()
   write_json(
     workdir / 'env.json',
     {
+      'run_id': run_id or secrets.token_hex(8),
       'python': platform.python_version(),
       'platform': platform.platform(),
       'versions': {name: _version(name) for name in packages},

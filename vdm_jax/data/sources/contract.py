@@ -71,8 +71,8 @@ class Source(Protocol):
 
   Attributes:
     path: `data.path`, as it was passed, for messages.
-    names: unique names of the clips of both splits. The name of a clip that is a file is its path below `path`; an
-      interrupted conversion then notices that the file changed.
+    names: unique names of the clips of both splits. The name of a clip that is a file or a folder is its path below
+      `path`: conversions and evaluations then notice that it was replaced. Otherwise they look at all files of `path`.
     num_classes: number of labels; None if clips have none.
     class_names: names of the labels 0, 1, ...; None if only their numbers are known.
     without_frame_rate: name of a clip that is known, without opening it, to have no frame rate; None if there is none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ def make(folders: Sequence[str], out: str, *, names: Sequence[str], votes: int =
     files.append({letter: f'videos/{number:04d}{letter}{path.suffix.lower()}' for letter, path in sources.items()})
     for letter, path in sources.items():
       shutil.copyfile(path, target / 'page' / files[-1][letter])
-  study = f'{rng.integers(1 << 62):016x}'
+  study = _identify(pairs, seed, votes)
   content = {
     'format': FORMAT,
     'study': study,
@@ -189,6 +190,15 @@ def read_answers(file: str, key: Mapping[str, Any]) -> list[Vote]:
       raise ValueError(f'{file} has an invalid answer, {str(answer)[:80]}: save it again with the page.')
     votes.append(Vote(voter - 1, number, question, key['a'][number] ^ (chosen == 'b')))
   return votes
+
+
+def _identify(pairs: Sequence[tuple[Sample, Sample]], seed: int, votes: int) -> str:
+  """A hash of the videos, their prompts and the order in which they are shown: answers to other ones do not count."""
+  digest = hashlib.sha256(json.dumps([seed, votes, [[one.prompt for one in both] for both in pairs]]).encode())
+  for both in pairs:
+    for one in both:
+      digest.update(hashlib.sha256(one.path.read_bytes()).digest())
+  return digest.hexdigest()[:16]
 
 
 def _prompt_beside(path: Path) -> str:
