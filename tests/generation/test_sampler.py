@@ -194,7 +194,8 @@ def test_weights_are_numbers_unless_they_oscillate():
     ({'step': 'heun', 'churn': 0.1, 'churn_min': 2.0, 'churn_max': 1.0}, 'sampling.churn_min=2.0, churn_max=1.0'),
     ({'guidance_low': 1.0}, 'sampling.guidance_low=1.0 .*sampling.guidance_start'),
     ({'gamma': 2.0}, 'gamma=2.0 '),
-    ({'num_steps': 1}, 'num_points=1 '),
+    ({'num_steps': 0}, 'num_levels=0 .*sampling.num_steps'),
+    ({'num_steps': 1, 'grid': 'karras'}, 'num_points=1 .*sampling.num_steps'),
   ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, message):
