@@ -93,14 +93,14 @@ class Model(NamedTuple):
     """Return an increasing sampling grid of log-SNRs.
 
     Args:
-      name: 'cosine', over the range of the model's training levels, or 'karras', between two sigmas (EDM, Snap).
-      num_points: points of the grid, both ends included.
+      name: 'cosine', from the noisy end of the model's training levels to one step before the clean end, as VDM's
+        authors sample, or 'karras', between two sigmas, both included (EDM, Snap).
+      num_points: points of the grid.
       sigma_min, sigma_max, rho: see `diffusion.karras_grid`.
     """
     if name == 'cosine':
-      return diffusion.cosine_grid(
-        num_points, logsnr_min=self.config['logsnr_min'], logsnr_max=self.config['logsnr_max']
-      )
+      ends = {key: self.config[key] for key in ('logsnr_min', 'logsnr_max')}
+      return diffusion.cosine_levels(num_points, **ends)
     if name == 'karras':
       return diffusion.karras_grid(
         num_points, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho, sigma_in=self.config['sigma_in']
