@@ -15,7 +15,7 @@ PACKAGE = REPOSITORY / 'vdm_jax'
 
 # A package or module may import itself, everything in the layers below its own, and what SIDEWAYS allows.
 LAYERS = (
-  {'types', 'errors', 'names', 'rng', 'partitioning', 'pages', 'plots', 'runtime', 'inputs'},
+  {'types', 'errors', 'names', 'rng', 'partitioning', 'pages', 'plots', 'runtime', 'inputs', 'tensor_files'},
   {'diffusion', 'networks', 'video'},
   {'data', 'text', 'sampling'},
   {'models', 'configuration', 'checkpoints', 'weights', 'pretrained', 'runs', 'first_stages', 'configs'},

@@ -93,14 +93,14 @@ class Model(NamedTuple):
     """Return an increasing sampling grid of log-SNRs.
 
     Args:
-      name: 'cosine', over the range of the model's training levels, or 'karras', between two sigmas (EDM, Snap).
-      num_points: points of the grid, both ends included.
+      name: 'cosine', from the noisy end of the model's training levels to one step before the clean end, as VDM's
+        authors sample, or 'karras', between two sigmas, both included (EDM, Snap).
+      num_points: points of the grid.
       sigma_min, sigma_max, rho: see `diffusion.karras_grid`.
     """
     if name == 'cosine':
-      return diffusion.cosine_grid(
-        num_points, logsnr_min=self.config['logsnr_min'], logsnr_max=self.config['logsnr_max']
-      )
+      ends = {key: self.config[key] for key in ('logsnr_min', 'logsnr_max')}
+      return diffusion.cosine_levels(num_points, **ends)
     if name == 'karras':
       return diffusion.karras_grid(
         num_points, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho, sigma_in=self.config['sigma_in']
@@ -162,8 +162,8 @@ class Model(NamedTuple):
 
   def text_shape(self, batch: int) -> tuple[int, ...]:
     """Return the shape of a batch of captions: ids `[b 1 l]`, or embeddings `[b 1 l c]`."""
-    length, width = self.config['text_length'], text.width(self.config['text'])
-    return (batch, 1, length) if width is None else (batch, 1, length, width)
+    width = text.width(*(self.config[name] for name in ('text', 'text_path', 'text_cache')))
+    return (batch, 1, self.config['text_length'], *(() if width is None else (width,)))
 
   def takes(self, scalar: str) -> bool:
     """Return whether the model is conditioned on a scalar, a name of `networks.embeddings.SCALARS`."""

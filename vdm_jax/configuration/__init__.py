@@ -66,7 +66,8 @@ def _lock(config: ConfigDict) -> ConfigDict:
 
 def _data() -> dict[str, Any]:
   return {
-    'name': 'digits',  # digits (shipped), a mixture, or stored clips: folder, array, records, tfds, pictures
+    # digits (shipped), a mixture, or stored clips: folder, array, records, tfds, pictures, webdataset, parquet
+    'name': 'digits',
     'path': '',  # folder of the clips, or the .npy file of array; '' for digits and mixture
     'mixture': (),  # mixture: ('folder:PATH=WEIGHT', 'tfds:PATH@FRAMERATE=WEIGHT', ...); only ratios of weights matter
     'images': (),  # like mixture: data sets of appended images and of images as videos; (): the clips themselves
@@ -86,7 +87,9 @@ def _data() -> dict[str, Any]:
     'image_rate': 0.0,  # fraction of examples that are images: one frame repeated, frame interval 0. Snap: 0.5
     'pad_rows': 0,  # rows of `height`, at the top and at the bottom each, that repeat the edge; excluded from the loss
     'flip': False,  # random left-right flips
-    'text': 'none',  # none, words (trainable vectors) or a frozen encoder: bert-large, t5-11b, ...
+    # none, words (trainable vectors) or a frozen encoder: bert, clip, t5 or umt5 of any size, or a published model such
+    # as bert-large or t5-11b, whose sizes are checked
+    'text': 'none',
     'text_path': '',  # frozen encoders: folder of the files
     'text_dtype': 'float32',  # frozen encoders: compute dtype, float32 or bfloat16
     'text_cache': '',  # frozen encoders: folder of embeddings from `python -m vdm_jax.text embed`; '': none

@@ -8,6 +8,8 @@ from vdm_jax.data.conversion import convert
 from vdm_jax.data.example_clips import ExampleClips, examples
 from vdm_jax.data.pipeline import build, check, held_out, num_clips, trained_on
 from vdm_jax.data.quarantine import TooManyBadClips
+from vdm_jax.data.sources.archives.parquet import Parquet
+from vdm_jax.data.sources.archives.webdataset import WebDataset
 from vdm_jax.data.sources.array import Array
 from vdm_jax.data.sources.catalog import captions, locate, num_classes, overview, vocabulary
 from vdm_jax.data.sources.contract import Clip, Clips, EmptySplit, Source
@@ -26,12 +28,14 @@ __all__ = [
   'EmptySplit',
   'ExampleClips',
   'Folder',
+  'Parquet',
   'Pictures',
   'Records',
   'Source',
   'StoredClips',
   'Tfds',
   'TooManyBadClips',
+  'WebDataset',
   'build',
   'captions',
   'check',

@@ -33,7 +33,7 @@ def embed(
     InvalidInput: `data.text` is not a frozen encoder, or `data.text_cache` is empty.
   """
   section = config.data
-  if text.width(section.text) is None:
+  if not text.is_frozen(section.text):
     raise InvalidInput(
       f'data.text={section.text!r} has no embeddings: name a frozen encoder with --encoder, one of '
       f'{", ".join(ENCODERS)}.'

@@ -1,8 +1,9 @@
 """Text functions: `encode(captions) -> (tokens, mask)`, chosen by name.
 
 `none` is no text function. `words` gives int32 word ids [n l], which the network embeds and trains. A frozen encoder
-(`encoders.ENCODERS`: `bert-large`, `t5-11b`, ...) gives float32 embeddings [n l c] of the width c that `width` returns;
-they may come from a cache, which `python -m vdm_jax.text embed` fills.
+(`encoders.ENCODERS`: `bert`, `clip`, `t5` and `umt5` of any size, and published models such as `bert-large` and
+`t5-11b`) gives float32 embeddings [n l c] of the width c that `width` returns; they may come from a cache, which
+`python -m vdm_jax.text embed` fills.
 
 The mask is bool [n l], False on padding. It is True at least once for every caption, the empty one included, so that
 attention over a caption never divides by zero. Every text function can be pickled and called from several threads;
@@ -23,22 +24,49 @@ from vdm_jax.text.encoders.contract import Encoder
 from vdm_jax.text.frozen import FrozenEncoder
 from vdm_jax.text.words import Words
 
-__all__ = ['Encode', 'Words', 'build', 'check', 'encoder', 'width']
+__all__ = ['Encode', 'Words', 'build', 'check', 'encoder', 'is_frozen', 'width']
 
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
 
-def width(name: str) -> int | None:
-  """Return the embedding width of text function `name`, or None if it gives no embeddings. Loads nothing.
+def is_frozen(name: str) -> bool:
+  """Return whether text function `name` is a frozen encoder, which gives embeddings.
 
   Raises:
     ValueError: an unknown name.
 
+  >>> is_frozen('bert'), is_frozen('words')
+  (True, False)
+  """
+  choose('data.text', name, ('none', 'words', *ENCODERS))
+  return name in ENCODERS
+
+
+def width(name: str, path: str = '', cache: str = '') -> int | None:
+  """Return the embedding width of text function `name`, or None if it gives no embeddings. Loads no weights.
+
+  Args:
+    name: `none`, `words` or a frozen encoder (data.text).
+    path: folder of the encoder (data.text_path), whose config.json has the width of `bert`, `clip`, `t5` and `umt5`.
+    cache: folder of embeddings (data.text_cache), which has it too.
+
+  Raises:
+    FileNotFoundError: the width is only in the encoder's files, and they are not there.
+    ValueError: an unknown name, or an invalid configuration or cache.
+
   >>> width('t5-11b'), width('words')
   (1024, None)
   """
-  choose('data.text', name, ('none', 'words', *ENCODERS))
-  return ENCODERS[name].width if name in ENCODERS else None
+  if not is_frozen(name):
+    return None
+  published = ENCODERS[name]
+  if published.width is not None:
+    return published.width
+  if cache and not encoder_folder.has_config(path):
+    return embeddings.read_record(cache).width
+  if not encoder_folder.has_config(path):
+    raise FileNotFoundError(encoder_folder.missing(path, published))
+  return getattr(encoder_folder.read_config(path, published), published.architecture.width_field)
 
 
 def check(
@@ -58,7 +86,7 @@ def check(
   Raises:
     ValueError: an unknown name.
   """
-  if width(name) is None:
+  if not is_frozen(name):
     return [_no_embeddings(name, cache)] if cache else []
   if cache:
     return embeddings.problems(cache, ENCODERS[name], captions, path=path, length=length, dtype=dtype)
@@ -95,7 +123,7 @@ def build(
   >>> tokens.tolist(), mask.tolist()
   ([[3, 2, 0]], [[True, True, False]])
   """
-  if width(name) is not None:
+  if is_frozen(name):
     if cache:
       return embeddings.CachedText(cache, ENCODERS[name], path=path, length=length, dtype=dtype)
     return encoder(ENCODERS[name], path, length, dtype)

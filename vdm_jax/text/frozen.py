@@ -85,7 +85,7 @@ class FrozenEncoder:
   ):
     self.config = encoder_folder.require(path, encoder)
     self.encoder, self.path, self.length, self.dtype, self.mesh = encoder, path, length, dtype, mesh
-    self.width = encoder.width
+    self.width = getattr(self.config, encoder.architecture.width_field)
     self._check_length()
     if dtype not in ('float32', 'bfloat16'):
       raise ValueError(f"dtype={dtype!r} is not valid: choose 'float32' or 'bfloat16'")

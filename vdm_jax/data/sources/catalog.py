@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from vdm_jax.data import mixture
 from vdm_jax.data.mixture import Mixture
 from vdm_jax.data.quarantine import Quarantine, Substituting
+from vdm_jax.data.sources.archives.parquet import Parquet
+from vdm_jax.data.sources.archives.webdataset import WebDataset
 from vdm_jax.data.sources.array import Array
 from vdm_jax.data.sources.contract import SPLITS, Clips, EmptySplit, Source
 from vdm_jax.data.sources.digits import Digits
@@ -299,6 +301,8 @@ KINDS: dict[str, Kind] = {
   'records': stored(Records),
   'tfds': stored(Tfds),
   'pictures': stored(Pictures),
+  'webdataset': stored(WebDataset),
+  'parquet': stored(Parquet),
   'mixture': Kind(_build_mixture, has_parts=True),
 }
 DEFAULT = 'folder'  # the kind of files that no other kind recognizes
