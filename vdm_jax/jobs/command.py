@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
+from tqdm import tqdm
 
 from vdm_jax import configuration, models
 from vdm_jax.errors import ExitStatus, InvalidInput
@@ -40,7 +41,8 @@ def prepare() -> None:
   """
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # libraries log every file that they open
-  warnings.showwarning = lambda message, *rest: print(f'warning: {message}', file=sys.stderr)
+  # tqdm's own function, for `print` would append the message to the line of a progress bar.
+  warnings.showwarning = lambda message, *rest: tqdm.write(f'warning: {message}', file=sys.stderr)
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(Path.home() / '.cache' / 'vdm_jax'))
 
