@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 from helpers.messages import raises
 
-from vdm_jax import configuration
+from vdm_jax import configuration, main
 from vdm_jax.data import locate
 from vdm_jax.errors import InvalidInput
 from vdm_jax.inputs.paths import NotLocal, local_path
