@@ -87,7 +87,7 @@ def test_every_command_refuses_what_is_not_local(home, monkeypatch, capsys, modu
 # The flags of the main command that take text but no path.
 NOT_PATHS = {
   *('mode', 'pretrained', 'coordinator', 'prompt', 'fps', 'original_size', 'frame_rates', 'protocol', 'sweep'),
-  *('topology', 'seeds', 'format'),
+  *('topology', 'seeds', 'format', 'fit', 'weights'),
 }
 
 

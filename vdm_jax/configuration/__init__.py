@@ -37,6 +37,9 @@ __all__ = [
   'validate',
 ]
 
+OF_DATA = -1.0  # sampling.fps: left to the data
+UNKNOWN_FPS = 8.0
+
 
 def default(network: str = models.DEFAULT_NETWORK) -> ConfigDict:
   """Return every key with its default: VDM's text-to-video settings where the paper gives them.
@@ -211,18 +214,31 @@ def _sampling() -> dict[str, Any]:
     'conditioning': 'reconstruction',  # on given frames: reconstruction, replacement or redraw
     'reconstruction_weight': 10.0,  # w_r of VDM Eqs. 7 and 8. VDM: 50 and 9 for prediction, not published for text
     'noise_aug_level': 0.1,  # second stage: noise on its low-resolution input, from 0 (none) to 1 (pure noise)
-    'fps': 8,  # frame rate to condition on, and of the files written
+    'fps': OF_DATA,  # frame rate to condition on, and of the files written; -1: that of the clips trained on
     'original_size': (),  # height and width in pixels to condition on; (): those of the model's videos
   }
 
 
-def resolve(config: ConfigDict, vocabulary: tuple[str, ...]) -> ConfigDict:
-  """Set `data.vocabulary` and `data.word_rule`, if they are empty and `data.text` is 'words'."""
+def resolve(config: ConfigDict, vocabulary: tuple[str, ...], frame_rate: float = 0.0) -> ConfigDict:
+  """Set what is left to the data: `data.vocabulary` and `data.word_rule` for `words`, and `sampling.fps`.
+
+  Args:
+    config: a configuration, which is changed and returned.
+    vocabulary: the words of the captions.
+    frame_rate: frames per second of the clips as trained on; 0 if unknown, which leaves `sampling.fps` open.
+  """
+  if config.sampling.fps == OF_DATA and frame_rate:
+    config.sampling.fps = frame_rate
   if config.data.text == 'words' and not config.data.word_rule:
     config.data.word_rule = config.model.word_rule = captions.UNICODE
   if config.data.text == 'words' and not config.data.vocabulary:
     config.data.vocabulary = config.model.vocabulary = tuple(vocabulary)
   return config
+
+
+def frames_per_second(sampling: Mapping[str, Any]) -> float:
+  """Return `sampling.fps`, or 8 if it is left to data that are unknown: the rate of earlier versions."""
+  return UNKNOWN_FPS if sampling['fps'] == OF_DATA else sampling['fps']
 
 
 def validate(config: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from vdm_jax import configuration, text
+from vdm_jax import configuration, data, text
 from vdm_jax.data.sources.digits import Digits
 from vdm_jax.tools.doctor import captions as captions_of
 from vdm_jax.tools.doctor.captions import shuffled_captions
@@ -125,12 +125,14 @@ def test_cut_captions_and_what_the_data_leave_out_are_remarked_once(tmp_path):
   )
   encode = text.build('words', length=4, vocabulary=('a', 'dog'))
   config.data.text_length = 4
-  left_out, cut = captions_of.remarks(config, encode)
+  found = data.overview(config.data)
+  assert found.frame_rate == 8
+  left_out, cut = captions_of.remarks(config, encode, found)
   assert f'{tmp_path}/lone.txt' in left_out
   assert cut.startswith('4 of 10 captions (40%) are longer than data.text_length=4') and '9 words keep 95%' in cut
-  assert captions_of.remarks(config, None) == [left_out]
+  assert captions_of.remarks(config, None, found) == [left_out]
   config.data.text_length = 9
-  assert captions_of.remarks(config, text.build('words', length=9, vocabulary=('a',))) == [left_out]
+  assert captions_of.remarks(config, text.build('words', length=9, vocabulary=('a',)), found) == [left_out]
   with pytest.warns(UserWarning, match='is cut to data.text_length=4') as caught:  # and without the report, once
     encode(['a dog runs left and right'] * 2)
     encode(['a cat runs left and right'])
