@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from vdm_jax.configuration import frames_per_second
 from vdm_jax.errors import InvalidInput
 from vdm_jax.generation.gallery import describe, write_gallery
 from vdm_jax.generation.outputs import (
@@ -44,7 +45,7 @@ def sample_short(config: ConfigDict, run: Run, out: str, request: Request) -> Pa
   Raises:
     InvalidInput: the model cannot make these videos, or they are not finite.
   """
-  rate, size = request.frame_rate or config.sampling.fps, request.batch_size or default_batch_size()
+  rate, size = request.frame_rate or frames_per_second(config.sampling), request.batch_size or default_batch_size()
   check_unused(out, JOB)
   try:
     check_fps(rate, '--fps' if request.frame_rate else 'sampling.fps')

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax import data, generation, models
+from vdm_jax.configuration import frames_per_second
 from vdm_jax.errors import InvalidInput
 from vdm_jax.generation import Plan
 from vdm_jax.generation.request import Request
@@ -68,7 +69,7 @@ def _make_task(config: ConfigDict, request: Request, requested: dict[str, Any]) 
     return _continue_test_clips(config, request)
   if request.init_video:
     return _continue_file(config, request, requested)
-  return Task(_extend(config, request, 0), request.frame_rate or config.sampling.fps, **requested)
+  return Task(_extend(config, request, 0), request.frame_rate or frames_per_second(config.sampling), **requested)
 
 
 def _check_flags(config: ConfigDict, request: Request) -> None:
@@ -121,8 +122,8 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
     )
   if request.frame_rate == math.inf:
     raise InvalidInput('--fps=image asks for a single image, which cannot be combined with flags for longer videos.')
-  if not config.sampling.fps > 0:
-    raise InvalidInput(f'sampling.fps={config.sampling.fps} is not a valid frame rate: give a positive number.')
+  if not frames_per_second(config.sampling) > 0:
+    raise InvalidInput(f'sampling.fps={config.sampling.fps:g} is not a valid frame rate: give a positive number.')
   if request.low_resolution and config.model.upsampling > 1:
     raise InvalidInput(
       '--low_resolution cannot be used with a second stage, which samples its own first stage: name a run of a model '
@@ -186,7 +187,7 @@ def _continue_test_clips(config: ConfigDict, request: Request) -> Task:
   prompts = [clip.caption for clip in clips] if config.data.text != 'none' else None
   labels = [clip.label for clip in clips] if config.data.labels else None
   titles = [clip.caption for clip in clips]
-  rate = clips[0].frame_rate or config.sampling.fps
+  rate = clips[0].frame_rate or frames_per_second(config.sampling)
   if request.frame_rate not in (None, rate):
     raise ValueError(f'--fps={request.frame_rate:g}, but the test split has {rate:g} frames per second: omit --fps.')
   frames = np.stack([clip.video for clip in clips])
@@ -210,7 +211,7 @@ def _upsample(config: ConfigDict, request: Request, requested: dict[str, Any]) -
     count = math.ceil(request.num_frames / factor) if request.num_frames else model['num_frames']
     low_plan = generation.extension(count, model['num_frames'], overlap=max(1, model['num_frames'] // 2))
     size = (model['height'] - 2 * model['pad_rows'], model['width'])
-    rate = request.frame_rate or config.sampling.fps
+    rate = request.frame_rate or frames_per_second(config.sampling)
   elif Path(path).is_dir():
     raise ValueError(f'--low_resolution={path} has no config.json: name the folder of a training run, or a file.')
   else:
@@ -247,7 +248,7 @@ def _frame_rate(config: ConfigDict, request: Request, given: Measured, factor: i
   conditional = 'frame_interval' in models.scalars(config.model)
   if conditional and request.frame_rate is None and given.frame_rate is not None:
     return given.frame_rate * factor
-  rate = request.frame_rate or config.sampling.fps
+  rate = request.frame_rate or frames_per_second(config.sampling)
   if given.frame_rate is not None and (request.fit == 'none' or given.frame_rate < rate / factor):
     flag = '--fps' if conditional else '--config.sampling.fps'
     check_frame_rate(given, rate / factor, path, remedy=f'give {flag}={given.frame_rate * factor:.4g}')
