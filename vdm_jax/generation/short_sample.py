@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from vdm_jax.generation.stages import open_generator, open_stages
 from vdm_jax.runs import Run
 from vdm_jax.runtime.resumable import JOB
 from vdm_jax.video import MAX_ROWS, check_fps, contact_sheet, to_uint8, write_png
+
+MOST_OUTSIDE = 0.02  # share of pixels far outside [-1, 1] that is not worth a warning
 
 
 def sample_short(config: ConfigDict, run: Run, out: str, request: Request) -> Path:
@@ -57,6 +60,7 @@ def sample_short(config: ConfigDict, run: Run, out: str, request: Request) -> Pa
     folder, noise = writable_folder(out), request.noise(config.seed)
     with Written(folder) as written, progress_bar('video', len(titles)) as bar:
       shown: list[np.ndarray] = []
+      outside = 0.0
       for start in range(0, len(titles), size):
         rows = slice(start, start + size)
         videos = generate(
@@ -69,11 +73,18 @@ def sample_short(config: ConfigDict, run: Run, out: str, request: Request) -> Pa
           original_size=request.original_size,
           report=lambda done: bar.update(done / len(stages)),
         )
+        outside = max(outside, float(np.mean(np.abs(videos) > 1.25)))
         for stem, video in zip(stems[rows], videos, strict=True):
           written.add(write_video(video, folder / stem, rate, request.formats))
         shown += [to_uint8(video) for video in videos[: max(0, MAX_ROWS - len(shown))]]
   except (ValueError, FloatingPointError) as error:
     raise InvalidInput(str(error)) from error
+  if outside > MOST_OUTSIDE:
+    warnings.warn(
+      f'{outside:.0%} of the pixels of a video are far outside [-1, 1] and are cut off: set sampling.threshold=clip or '
+      f'dynamic, or reduce sampling.guidance_weight={config.sampling.guidance_weight:g}.',
+      stacklevel=2,
+    )
   write_png(folder / 'contact_sheet.png', contact_sheet(shown, titles[: len(shown)]))
   settings = describe(
     config, run, frame_rate=rate, batch_size=size, seeds=request.seeds, original_size=request.original_size
