@@ -102,10 +102,7 @@ def _batches(request: Request, seed: int, size: int) -> list[_Batch]:
   for start in range(0, len(titles), size):
     rows = slice(start, start + size)
     conditions = {'prompts': prompts and prompts[rows], 'labels': labels and labels[rows], 'count': len(titles[rows])}
-    if request.seeds:
-      of_rows = noise | {'seed': noise['seed'][rows]}
-    else:
-      of_rows = noise | {'first': noise['first'] + start}
+    of_rows = noise | {'seed': noise['seed'][rows]} if request.seeds else noise | {'first': noise['first'] + start}
     batches.append(_Batch(stems[rows], titles[rows], conditions, of_rows))
   return batches
 
@@ -114,7 +111,7 @@ def _warn_of_saturation(outside: float, weight: float) -> None:
   """Warn if a large share of pixels was far outside [-1, 1]."""
   if outside > MOST_OUTSIDE:
     warnings.warn(
-      f'{outside:.0%} of the pixels are far outside [-1, 1] and are cut off: set sampling.threshold=clip or dynamic, or '
-      f'reduce sampling.guidance_weight={weight:g}.',
+      f'{outside:.0%} of the pixels are far outside [-1, 1] and are cut off: set sampling.threshold=clip or dynamic, '
+      f'or reduce sampling.guidance_weight={weight:g}.',
       stacklevel=3,
     )
