@@ -233,7 +233,7 @@ def test_the_videos_of_another_command_are_left_alone(folder, tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
   refused('seed', changes={'seed': 1})
-  refused('workdir', run='other')
+  refused('weights', run='other')
   refused('plan', num_frames=13)
   refused('sampling', changes={'sampling.num_steps': 5})
   refused('frame_rate', frame_rate=4.0)
