@@ -100,7 +100,7 @@ def trained(network, process, parameterization):
 
 
 def combinations():
-  """All combinations. Those that are not slow hold every two parts together: each pair with each step, on one network."""
+  """All combinations; those that are not slow hold every two parts together."""
   networks = list(models.NETWORKS)
   for (i, network), (j, pair), (k, step) in itertools.product(*map(enumerate, (networks, PAIRS, COMBINED_STEPS))):
     chosen = i == (j + k) % len(networks)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import av
@@ -17,7 +15,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from helpers.process_group import REPOSITORY, virtual
+from helpers.commands import REPOSITORY, vdm
+from helpers.process_group import virtual
 from PIL import Image
 
 import vdm_jax
@@ -40,21 +39,6 @@ TOY = {
   'training.heldout_every': '6',
   'sampling.num_steps': '3',
 }
-
-HANGS = 240  # seconds; a cold machine under load takes less than half
-
-
-def vdm(*arguments: str, env: Mapping[str, str] = os.environ, patience: float = HANGS) -> subprocess.CompletedProcess:
-  """Runs the command; one that hangs fails the test with the stacks of its threads."""
-  command = [sys.executable, '-X', 'faulthandler', '-m', 'vdm_jax.main', *arguments]
-  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
-  with subprocess.Popen(command, cwd=REPOSITORY, env=env, **pipes) as process:
-    try:
-      out, err = process.communicate(timeout=patience)
-    except subprocess.TimeoutExpired:
-      process.send_signal(signal.SIGABRT)
-      pytest.fail(f'{command} did not end within {patience} s:\n{process.communicate()[1]}')
-  return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def toy(workdir: Path, **overrides: str) -> list[str]:
@@ -148,6 +132,7 @@ def test_class_labels_condition_as_text_does(tmp_path):
   assert message.startswith('error: label 40 ') and '39' in message
 
 
+@pytest.mark.slow
 def test_four_devices_train_and_sample_as_one_does(run, tmp_path):
   done = vdm(*toy(tmp_path, mesh__fsdp='2'), env=virtual(4))
   assert done.returncode == 0, done.stderr
@@ -238,17 +223,6 @@ INVALID = [
   (['TOY', '--checkpoint=8'], ['--checkpoint=8', '--mode=train']),
   ([*SAMPLE, '--coordinator=a:1', '--num_processes=1', '--process_id=0'], ['--mode=sample']),
 ]
-# Runs each command in a fork of one process that has imported everything.
-FORKS = """
-import json, os, sys
-from vdm_jax import main
-for number, arguments in enumerate(json.loads(sys.argv[1])):
-  if not os.fork():
-    os.dup2(os.open(f'{sys.argv[2]}/{number}', os.O_WRONLY | os.O_CREAT), 2)
-    sys.argv = ['vdm_jax', *arguments]
-    main.run()
-  print(os.waitstatus_to_exitcode(os.wait()[1]))
-"""
 
 
 @pytest.fixture(scope='module')
@@ -259,15 +233,8 @@ def rejections(run, tmp_path_factory) -> list[tuple[int, str, Path]]:
   for number, (arguments, _) in enumerate(INVALID):
     texts = [text.replace('RUN', str(run)).replace('NEW', str(folder / f'new{number}')) for text in arguments]
     commands.append([flag for text in texts for flag in (toy(folder / f'new{number}') if text == 'TOY' else [text])])
-  done = subprocess.run(
-    [sys.executable, '-c', FORKS, json.dumps(commands), str(folder)],
-    cwd=REPOSITORY,
-    stdout=subprocess.PIPE,
-    text=True,
-    timeout=HANGS,
-  )
-  statuses = done.stdout.split()
-  return [(int(status), (folder / str(n)).read_text(), folder / f'new{n}') for n, status in enumerate(statuses)]
+  done = [vdm(*arguments) for arguments in commands]
+  return [(command.returncode, command.stderr, folder / f'new{n}') for n, command in enumerate(done)]
 
 
 @pytest.mark.parametrize('number', range(len(INVALID)), ids=[' '.join(arguments)[:50] for arguments, _ in INVALID])

@@ -133,6 +133,10 @@ def test_a_run_is_published_and_its_scores_added_to_the_card(run, tmp_path, monk
   assert card['limits'] == 'It was not trained.'
   assert publisher.main(['--name=tiny', f'--scores={scores}', '--limits=It reads 0.50.']) == 0
   assert pretrained.card('tiny') == card | {'limits': 'It reads 0.50.'}
+  record = {'run': 'pretrained:tiny', 'protocol': 'digits', 'stages': [{'hash': 'of other weights of this name'}]}
+  scores.write_text(json.dumps(record))
+  assert publisher.main(['--name=tiny', f'--scores={scores}']) == ExitStatus.INVALID_INPUT
+  assert f'{scores} was measured with other weights than tiny has now' in capsys.readouterr().err
   scores.write_text(json.dumps({'run': 'runs/other', 'protocol': 'digits'}))
   assert publisher.main(['--name=tiny', f'--scores={scores}']) == ExitStatus.INVALID_INPUT
   assert f"{scores} was measured on 'runs/other', not on pretrained:tiny." in capsys.readouterr().err

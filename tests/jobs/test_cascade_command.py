@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import vdm
 from PIL import Image
-from test_main import rows, vdm
+from test_main import rows
 
 from vdm_jax import checkpoints, first_stages
 from vdm_jax.runs import Run

@@ -361,6 +361,8 @@ def test_a_run_trained_anew_in_place_is_another(runs, extended, cascaded, tmp_pa
   }
   for name, (out, asked) in commands.items():
     assert windows_made(tmp_path / name, tmp_path / out, **asked) == 0, 'copies of the runs are the same runs'
+  with pytest.raises(InvalidInput, match=f'--out={tmp_path / "extended"} holds a long video'):
+    command(tmp_path / 'base', tmp_path / 'extended', repeats=2)
   before = videos(tmp_path / 'extended')
   shutil.rmtree(tmp_path / 'base')
   make_run(tmp_path / 'base', seed=1)
@@ -406,6 +408,7 @@ def windows_done(out: Path) -> int:
   return json.loads(file.read_text())['done'] if file.exists() else 0
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_same_command_leaves_the_same_bytes(runs, tmp_path):
   out, whole = tmp_path / 'out', tmp_path / 'whole'
   total = 2 * len(extension(72, BLOCK, overlap=6).windows)  # one video at a time

@@ -258,15 +258,28 @@ def make_step(model: Model, config: Mapping[str, Any], hold: Callable[[Step], St
 
 
 def guidance_weight(logsnrs: Array, config: Mapping[str, Any]) -> Weight:
-  """Return the constant guidance weight, or the oscillating one if `guidance_start` is positive."""
-  if not config['guidance_start']:
+  """Return the constant guidance weight, or the oscillating one if `guidance_start` is positive.
+
+  `guidance_start` is a share of the levels, so that the schedule keeps its form when their number changes.
+
+  Raises:
+    ValueError: `guidance_start` is outside [0, 1], or `guidance_low` has no effect.
+  """
+  share = config['guidance_start']
+  if not 0 <= share <= 1:
+    raise ValueError(
+      f'sampling.guidance_start={share} must be in [0, 1]: it is the share of the steps before the guidance weight '
+      'oscillates, such as 0.25 for 64 of 256.'
+    )
+  if not share:
     if config['guidance_low']:
       raise ValueError(
         f'sampling.guidance_low={config["guidance_low"]} has no effect on a constant guidance weight: '
-        'set sampling.guidance_start to the number of steps before it oscillates, or guidance_low to 0.'
+        'set sampling.guidance_start to the share of the steps before it oscillates, or guidance_low to 0.'
       )
     return config['guidance_weight']
-  return sampling.oscillating(logsnrs, config['guidance_weight'], config['guidance_low'], config['guidance_start'])
+  start = max(1, round(share * config['num_steps']))
+  return sampling.oscillating(logsnrs, config['guidance_weight'], config['guidance_low'], start)
 
 
 def _churn_range(model: Model, config: Mapping[str, Any]) -> tuple[float, float]:

@@ -55,6 +55,7 @@ def open_stages(config: Mapping[str, Any], run: Run) -> list[Stage]:
 def load_stage(config: Mapping[str, Any], run: Run, encode: Any = None) -> Stage:
   """Load the model of a run under the (possibly changed) configuration, and its parameters."""
   try:
+    _ = run.identity  # read now, for a run that is still training deletes old checkpoints
     model, params = run.load(model=models.build(config['model'], encode))
   except (ValueError, OSError) as error:
     raise InvalidInput(str(error)) from error
