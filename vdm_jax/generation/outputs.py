@@ -64,6 +64,7 @@ def write_video(
     The files.
   """
   files = []
+  video = video[:1] if math.isinf(frame_rate) else video
   for name in ('png', 'npy') if math.isinf(frame_rate) else formats:
     if name == 'npy' and 'npy' not in formats:
       continue
@@ -72,7 +73,7 @@ def write_video(
       with atomic_write(files[-1]) as temporary, open(temporary, 'wb') as file:
         np.save(file, video if video.dtype == np.uint8 else to_uint8(video))
     elif name == 'png':
-      write_png(files[-1], enlarge(video[:1], MIN_SIDE)[0])
+      write_png(files[-1], enlarge(video, MIN_SIDE)[0])
     else:
       WRITERS[name](files[-1], enlarge_frames(video, MIN_SIDE), frame_rate)
   return files

@@ -24,6 +24,7 @@ from vdm_jax import (
   runtime,
   training,
 )
+from vdm_jax.configuration import frames_per_second
 from vdm_jax.data import quarantine
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.generation.outputs import write_preview
@@ -63,12 +64,13 @@ def train(config: ConfigDict, workdir: str, *, allow_change: bool = False) -> in
   run_folder.prepare(workdir)
   given = config.data.vocabulary or run_folder.vocabulary(workdir)
   progress.note('reading captions')
-  configuration.resolve(config, doctor.words(config, workdir))
+  overview = data.overview(config.data)
+  configuration.resolve(config, doctor.words(config, workdir), overview.frame_rate)
   if given:  # otherwise the captions have just given it
     _report_unknown_words(config)
   mesh = partitioning.make_mesh(config.mesh)
   model = models.build(config.model)
-  _report_data(config, model)
+  _report_data(config, model, overview)
   rows = partitioning.batch_rows(mesh, config.data.batch_size)
   own = {'seed': config.seed, 'rows': rows, 'quarantine': workdir}
 
@@ -147,10 +149,10 @@ def _report_unknown_words(config: ConfigDict) -> None:
     )
 
 
-def _report_data(config: ConfigDict, model: Model) -> None:
+def _report_data(config: ConfigDict, model: Model, overview: data.Overview) -> None:
   """Print what the data leave out and how many captions are cut, once instead of a warning for each."""
   truncation.mute()
-  for remark in doctor.remarks(config, model.encode) if jax.process_index() == 0 else ():
+  for remark in doctor.remarks(config, model.encode, overview) if jax.process_index() == 0 else ():
     print(f'warning: {remark}', file=sys.stderr)
 
 
@@ -177,6 +179,6 @@ def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh, split:
   def preview(ema: Params, step: int) -> None:
     videos = generate(ema, prompts=prompts, labels=labels, count=len(clips), seed=config.seed, low_resolution=low)
     if jax.process_index() == 0:
-      write_preview(videos, titles, Path(workdir) / 'samples' / f'step_{step:08d}', config.sampling.fps)
+      write_preview(videos, titles, Path(workdir) / 'samples' / f'step_{step:08d}', frames_per_second(config.sampling))
 
   return preview

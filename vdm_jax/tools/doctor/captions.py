@@ -34,13 +34,12 @@ def examine(config: ConfigDict) -> tuple[Fault | None, str]:
   return shuffled_captions(np.stack(videos), captions)
 
 
-def remarks(config: ConfigDict, encode: Encode | None) -> list[str]:
+def remarks(config: ConfigDict, encode: Encode | None, found: data.Overview) -> list[str]:
   """Return what a user should know of the data although they can be trained on, one text each.
 
   That is what the data sets leave out, and how many captions are longer than `data.text_length`. Embeddings from a
   cache are as long as they were made, so their captions are not counted; `vdm_jax.text embed` did.
   """
-  found = data.overview(config.data)
   if encode is None or config.data.text_cache:
     return list(found.remarks)
   lengths = [encode.count(caption) for caption in found.captions]

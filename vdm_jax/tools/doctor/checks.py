@@ -234,7 +234,7 @@ def report(config: ConfigDict, workdir: str | None = None, *, allow_change: bool
     [
       *lines,
       f'model: {config.model.network}, {parameters(model):,} parameters, videos of {shape}',
-      *(f'warning: {remark}' for remark in remarks(config, model.encode)),
+      *(f'warning: {remark}' for remark in remarks(config, model.encode, data.overview(config.data))),
       'no problem found',
     ]
   )
