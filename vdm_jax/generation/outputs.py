@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vdm_jax.data.normalization import Normalization
 from vdm_jax.errors import InvalidInput
+from vdm_jax.runtime.atomic_files import atomic_write
 from vdm_jax.video import contact_sheet, enlarge, enlarge_frames, tile, write_gif, write_mp4, write_png
 
 MIN_SIDE = 128  # pixels; smaller videos are enlarged in files to look at
@@ -29,6 +31,26 @@ def write_video(video: np.ndarray, stem: Path, frame_rate: float) -> None:
     return
   write_mp4(f'{stem}.mp4', enlarge_frames(video, MIN_SIDE), frame_rate)
   write_gif(f'{stem}.gif', enlarge_frames(video, MIN_SIDE), frame_rate)
+
+
+def write_sample(video: np.ndarray, stem: Path, frame_rate: float, normalize: Normalization) -> np.ndarray:
+  """Write one sample as `write_video` does; data that are not pictures also exactly, as .npy in their own units.
+
+  Args:
+    video: [t h w c], as the model made it.
+    stem: path of the files without their suffix.
+    frame_rate: frames per second, infinite for an image.
+    normalize: the normalization of the data.
+
+  Returns:
+    What the pictures show, [t h w 1 or 3] in [-1, 1].
+  """
+  pictures = normalize.pictures(video)
+  if not normalize.is_pixels:
+    with atomic_write(Path(f'{stem}.npy')) as temporary, open(temporary, 'wb') as file:
+      np.save(file, normalize.undo(video))
+  write_video(pictures, stem, frame_rate)
+  return pictures
 
 
 def write_preview(videos: np.ndarray, titles: Sequence[str], stem: Path, fps: int) -> None:

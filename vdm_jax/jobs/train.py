@@ -22,7 +22,7 @@ from vdm_jax import (
   partitioning,
   training,
 )
-from vdm_jax.data import quarantine
+from vdm_jax.data import normalization, quarantine
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.generation.outputs import write_preview
 from vdm_jax.models import Model
@@ -30,7 +30,6 @@ from vdm_jax.runs import Run
 from vdm_jax.tools import doctor
 from vdm_jax.tools.compilation import ideal_step_seconds
 from vdm_jax.types import Batch, Params
-from vdm_jax.video import to_float
 
 HELDOUT_BATCHES = 8
 PREVIEW_VIDEOS = 10
@@ -107,12 +106,13 @@ def _report_unusable(workdir: str) -> None:
 
 def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh) -> Callable[[Params, int], None]:
   """A function of (EMA parameters, step) that samples videos for fixed held-out captions or labels."""
+  normalize = normalization.of_config(config.data)
   clips = data.examples(config.data, 'test', seed=config.seed, count=PREVIEW_VIDEOS)
   prompts = [clip.caption for clip in clips] if model.encode else None
   labels = [clip.label for clip in clips] if config.data.labels else None
   low = None
   if model.upsampling > 1:  # of the held-out clips, so that previews show the errors of this stage alone
-    videos = to_float(np.stack([clip.video for clip in clips]))
+    videos = normalize.apply(np.stack([clip.video for clip in clips]))
     low = np.asarray(diffusion.downsample(videos, model.upsampling))
   generate = generation.make_generator(model, config.sampling, batch_size=len(clips), mesh=mesh)
   titles = prompts or [f'class {label}' for label in labels or ()] or [''] * len(clips)
@@ -120,6 +120,8 @@ def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh) -> Cal
   def preview(ema: Params, step: int) -> None:
     videos = generate(ema, prompts=prompts, labels=labels, count=len(clips), seed=config.seed, low_resolution=low)
     if jax.process_index() == 0:
-      write_preview(videos, titles, Path(workdir) / 'samples' / f'step_{step:08d}', config.sampling.fps)
+      write_preview(
+        normalize.pictures(videos), titles, Path(workdir) / 'samples' / f'step_{step:08d}', config.sampling.fps
+      )
 
   return preview

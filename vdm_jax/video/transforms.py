@@ -38,9 +38,17 @@ def to_uint8(video) -> np.ndarray:
 
 
 def to_channels(video: np.ndarray, channels: int) -> np.ndarray:
-  """Convert uint8 `[t h w 1 or 3]` to 1 channel (luma, Rec. 601) or 3 (gray repeated)."""
+  """Convert uint8 `[t h w 1 or 3]` to 1 channel (luma, Rec. 601) or 3 (gray repeated).
+
+  Raises ValueError for other data with another number of channels, which have no such conversion.
+  """
   if video.shape[-1] == channels:
     return video
+  if video.dtype != np.uint8 or {video.shape[-1], channels} != {1, 3}:
+    raise ValueError(
+      f'the data are {video.dtype} with {video.shape[-1]} channels, but data.channels={channels}; set it to '
+      f'{video.shape[-1]}.'
+    )
   if channels == 3:
     return np.repeat(video, 3, axis=-1)
   luma = video.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
@@ -48,10 +56,11 @@ def to_channels(video: np.ndarray, channels: int) -> np.ndarray:
 
 
 def resize_and_crop(video: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Scale uint8 `[t h w c]` to cover the size, keeping the aspect ratio, and crop its center: `[t height width c]`.
+  """Scale `[t h w c]` to cover the size, keeping the aspect ratio, and crop its center: `[t height width c]`.
 
   The scale is the larger of height / h and width / w, with bicubic interpolation. A wider clip loses equal parts at its
   left and right, a taller one at its top and bottom. Nothing is stretched or padded, and small clips are enlarged.
+  Pixels are uint8; other types become float32, and their channels are scaled one by one.
   """
   _, h, w, c = video.shape
   if (h, w) == (height, width):
@@ -59,11 +68,23 @@ def resize_and_crop(video: np.ndarray, height: int, width: int) -> np.ndarray:
   scale = min(h / height, w / width)  # source pixels per target pixel
   top, left = (h - scale * height) / 2, (w - scale * width) / 2
   box = (left, top, left + scale * width, top + scale * height)
+  if video.dtype != np.uint8 or c not in (1, 3):
+    return _resize_channels(video, height, width, box)
   resized = np.empty((len(video), height, width, c), np.uint8)
   for source, target in zip(video, resized, strict=True):
     image = Image.fromarray(source if c == 3 else source[..., 0])
     scaled = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
     target[:] = np.asarray(scaled).reshape(target.shape)
+  return resized
+
+
+def _resize_channels(video: np.ndarray, height: int, width: int, box: tuple[float, ...]) -> np.ndarray:
+  kept = np.uint8 if video.dtype == np.uint8 else np.float32
+  resized = np.empty((len(video), height, width, video.shape[-1]), kept)
+  for source, target in zip(video, resized, strict=True):
+    for channel in range(video.shape[-1]):
+      image = Image.fromarray(np.ascontiguousarray(source[..., channel], kept))
+      target[..., channel] = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
   return resized
 
 
