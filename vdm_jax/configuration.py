@@ -59,6 +59,7 @@ def _data() -> dict[str, Any]:
     'height': 64,  # pixels
     'width': 64,
     'channels': 3,
+    'resize': 'cover',  # cover: keep the aspect ratio and cut out the center; squash: stretch to the size
     'num_images': 0,  # independent images appended to each video (joint training)
     'target_frame_rate': 0.0,  # frames per second at which frames are picked; 0: frame rate of each clip
     'frame_skip': 1,  # take every n-th of these frames
@@ -113,6 +114,7 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'logsnr_min': -20.0,  # cosine: range, also that of the cosine sampling grid
     'logsnr_max': 20.0,
     'logsnr_shift': 0.0,  # cosine: added to every training level; negative values train on more noise
+    'downsampling': 'area',  # second stage: how training makes its low-resolution input: area or bicubic (as clips)
     'upsampling': 1,  # second stage: spatial upsampling factor of its low-resolution input; 1: no such input
     'lognormal_mean': -1.2,  # lognormal: mean and standard deviation of log sigma
     'lognormal_std': 1.2,

@@ -21,6 +21,7 @@ from vdm_jax.data.delivery import deliver
 from vdm_jax.data.mixture import Mixture
 from vdm_jax.data.sources import catalog
 from vdm_jax.data.sources.contract import Clips
+from vdm_jax.names import choose
 from vdm_jax.types import Batch, Conditioning
 from vdm_jax.video import transforms
 
@@ -138,6 +139,7 @@ def _dataset(
     source=source,
     images=images,
     size=(config.num_frames, config.height - 2 * config.pad_rows, config.width, config.channels),
+    resize=choose('data.resize', config.resize, transforms.RESIZES),
     frame_skips=catalog.frame_skips(config),
     num_images=config.num_images,
     pad_rows=config.pad_rows,
@@ -264,6 +266,7 @@ def _read(
   source: Clips,
   images: Mixture | None,
   size: tuple[int, int, int, int],
+  resize: Callable[[np.ndarray, int, int], np.ndarray],
   frame_skips: tuple[int, int],
   num_images: int,
   pad_rows: int,
@@ -279,7 +282,7 @@ def _read(
   clips += [(source if images is None else images).read(other, rng, 1) for other in chosen]
   videos = []
   for clip in clips:
-    video = transforms.resize_and_crop(clip.video, height, width)
+    video = resize(clip.video, height, width)
     video = transforms.random_flip(video, rng) if flip else video
     videos.append(transforms.to_channels(video, channels))
   if is_image:

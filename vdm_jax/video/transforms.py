@@ -61,10 +61,24 @@ def resize_and_crop(video: np.ndarray, height: int, width: int) -> np.ndarray:
   box = (left, top, left + scale * width, top + scale * height)
   resized = np.empty((len(video), height, width, c), np.uint8)
   for source, target in zip(video, resized, strict=True):
-    image = Image.fromarray(source if c == 3 else source[..., 0])
-    scaled = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    target[:] = np.asarray(scaled).reshape(target.shape)
+    target[:] = _resize(source, height, width, box)
   return resized
+
+
+def squash(video: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Scale uint8 `[t h w c]` to `[t height width c]` whatever its aspect ratio, so that nothing is cut off."""
+  if video.shape[1:3] == (height, width):
+    return video
+  return np.stack([_resize(frame, height, width) for frame in video])
+
+
+def _resize(frame: np.ndarray, height: int, width: int, box: tuple[float, ...] | None = None) -> np.ndarray:
+  c = frame.shape[-1]
+  image = Image.fromarray(frame if c == 3 else frame[..., 0])
+  return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box)).reshape(height, width, c)
+
+
+RESIZES = {'cover': resize_and_crop, 'squash': squash}  # values of data.resize
 
 
 def pad_rows(video: np.ndarray, rows: int) -> np.ndarray:
