@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 from helpers.messages import raises
+from PIL import Image
 
 from vdm_jax.video import transforms
 

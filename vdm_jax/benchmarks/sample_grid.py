@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args(argv)
   run = Run(pretrained.PREFIX + args.model)
-  generate = open_generator(open_stages(run.config, run), run.config['sampling'])
+  generate = open_generator(open_stages(run.config, run), run.config['sampling'], batch_size=20)
   videos = generate(prompts=prompts(args.model), seed=args.seed)
   write_gif(args.out, tile(videos, columns=10, frame_size=80), run.config['sampling']['fps'])
 

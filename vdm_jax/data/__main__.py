@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+import vdm_jax.runtime.loading  # noqa: F401, isort: skip (shows "loading" while the imports below last)
 from vdm_jax.data import captioning
 from vdm_jax.data.conversion import CLIPS_PER_SHARD, convert
 from vdm_jax.data.inspection import SHOWN, inspect
@@ -25,6 +26,7 @@ from vdm_jax.data.sources.catalog import KINDS, open_stored
 from vdm_jax.data.sources.records import Records
 from vdm_jax.data.sources.stored_clips import StoredClips
 from vdm_jax.errors import ExitStatus
+from vdm_jax.runtime import progress
 from vdm_jax.video.writing import write_png
 
 INCOMPLETE = 1  # exit status of `caption` if clips are left without a caption
@@ -34,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Run the command and return its exit status."""
   args = _parser().parse_args(argv)
   try:
-    return args.run(args)
+    with progress.show(f'{args.run.__name__.strip("_")}'):
+      return args.run(args)
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     return ExitStatus.INVALID_INPUT

@@ -12,6 +12,7 @@ from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sources.catalog import locate, open_stored
 from vdm_jax.data.sources.contract import PROVIDED
 from vdm_jax.data.sources.stored_clips import StoredClips, skip_in_clip_frames
+from vdm_jax.runtime import progress
 from vdm_jax.video import transforms
 from vdm_jax.video.contact_sheets import contact_sheet
 from vdm_jax.video.reading import VideoInfo
@@ -71,7 +72,9 @@ class Inspection:
     return '\n'.join(lines)
 
   def _conclusion(self) -> str:
-    return 'training can start' if self.problem is None else f'training cannot start: {self.problem}'
+    if self.problem is not None:
+      return f'training cannot start: {self.problem}'
+    return 'training can start' if self.splits['test'] else 'training can start, without a held-out loss'
 
   def _span(self) -> str:
     if self.target_frame_rate:
@@ -127,8 +130,10 @@ def inspect(
     found.problem = str(error)
     return found, None
   quarantine = Quarantine(located, clips.total, 1.0)
-  for index in range(len(clips)):
-    _inspect_clip(clips, index, found, quarantine)
+  with progress.phase('opening clips'):
+    for index in range(len(clips)):
+      progress.note(f'clip {index + 1} of {len(clips)}')
+      _inspect_clip(clips, index, found, quarantine)
   found.problem = _problem(found, quarantine, max_bad_share)
   return found, _sheet(clips, found.usable)
 
@@ -170,7 +175,7 @@ def _problem(found: Inspection, quarantine: Quarantine, max_bad_share: float) ->
   if unknown and found.num_frames > 1:
     return f'{len(unknown)} clips have no frame rate; pass --frame_rate, and set data.frame_rate in training.'
   for split in ('train', 'test'):
-    if not found.windows[split]:
+    if not found.windows[split] and (split == 'train' or found.splits[split]):
       return f'no clip of the {split} split can be used; add usable clips.'
   bad = len(quarantine.reasons)
   if bad > max_bad_share * sum(found.splits.values()):

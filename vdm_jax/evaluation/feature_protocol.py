@@ -50,6 +50,7 @@ def prepare(config: ConfigDict, run: Run | None, protocol: Protocol, options: Ev
     protocol = protocol._replace(
       num_samples=protocol.sweep_samples, num_references=min(protocol.num_references, protocol.sweep_samples)
     )
+  _check_limit(protocol, min(protocol.num_samples, options.limit or protocol.num_samples))
   splits = open_splits(protocol, config, options.real_vs_real)
   references = choose_references(
     protocol, splits, seed=config.seed, limit=options.limit, real_vs_real=options.real_vs_real
@@ -77,6 +78,17 @@ def prepare(config: ConfigDict, run: Run | None, protocol: Protocol, options: Ev
     files=_files(references, {'real': real, 'given': conditions.given}, videos, conditions.count),
     mesh=mesh,
   )
+
+
+def _check_limit(protocol: Protocol, count: int) -> None:
+  """Raise InvalidInput if a metric cannot be computed from so few clips."""
+  for metric in protocol.metrics:
+    rows = count * protocol.num_frames if metric.frames == 'each' else count
+    if rows < (least := METRICS[metric.kind].min_rows):
+      raise InvalidInput(
+        f'--limit={count} leaves too few clips for the metric {metric.name}, which needs {least} or more and means '
+        'something from hundreds on: raise the limit.'
+      )
 
 
 def _adapted(protocol: Protocol, config: ConfigDict, videos: VideoFolder | None) -> Protocol:

@@ -43,7 +43,7 @@ class SampleMeasurement:
     self._config, self._protocol, self._size = config, protocol, options.batch_size
     self._files = None if options.videos is None else VideoFolder(options.videos)
     self._stages = open_stages(config, run) if self._files is None else []
-    self._make_generate = make_generators(self._stages) if self._stages else None
+    self._make_generate = make_generators(self._stages, batch_size=self._size) if self._stages else None
     self._step = run.step if self._stages else 0
     self._folder = options.folder(run) / protocol.name
 

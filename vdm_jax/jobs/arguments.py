@@ -6,6 +6,7 @@ import math
 import re
 
 from vdm_jax.errors import InvalidInput
+from vdm_jax.generation.outputs import check_formats
 
 
 def read_frame_rate(text: str | None) -> float | None:
@@ -53,3 +54,30 @@ def read_frame_rates(text: str | None) -> tuple[float, ...]:
   if not rates or not all(0 < rate < math.inf for rate in rates):
     raise InvalidInput(f'--frame_rates={text} is not a valid list of frame rates: give the lowest first, as 2,8,24.')
   return rates
+
+
+def read_seeds(text: str | None) -> tuple[int, ...]:
+  """Return the seeds of --seeds; () if it is not given.
+
+  >>> read_seeds('1,5,9')
+  (1, 5, 9)
+  """
+  if text is None:
+    return ()
+  if not re.fullmatch(r'-?\d{1,18}(,-?\d{1,18})*', text):
+    raise InvalidInput(f'--seeds={text} is not a valid list of seeds: give whole numbers, as 1,5,9.')
+  seeds = tuple(int(part) for part in text.split(','))
+  if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:
+    raise InvalidInput(f'--seeds={text} has {repeated[0]} twice, which would make the same video twice: give it once.')
+  return seeds
+
+
+def read_formats(text: str) -> tuple[str, ...]:
+  """Return the formats of --format, each once.
+
+  >>> read_formats('mp4,webm')
+  ('mp4', 'webm')
+  """
+  formats = tuple(dict.fromkeys(part.strip() for part in text.split(',')))
+  check_formats(formats)
+  return formats

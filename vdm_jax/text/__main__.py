@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from vdm_jax import configuration, data, jobs
+import vdm_jax.runtime.loading  # noqa: F401, isort: skip (shows "loading" while the imports below last)
+from vdm_jax import configuration, data, jobs, runtime
 from vdm_jax.errors import InvalidInput
 from vdm_jax.jobs import command
+from vdm_jax.runtime import progress
 from vdm_jax.text.cache import STORED
 from vdm_jax.text.encoders import ENCODERS
 
@@ -80,7 +82,8 @@ def run() -> None:
       _define_config(argv)
   except (InvalidInput, ValueError) as error:
     command.refuse(error.args)
-  app.run(main, argv=[sys.argv[0], *argv], flags_parser=command.parse)
+  with progress.show('embedding captions'), runtime.end_on_interrupt():
+    app.run(main, argv=[sys.argv[0], *argv], flags_parser=command.parse)
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ from vdm_jax.data import mixture
 from vdm_jax.data.mixture import Mixture
 from vdm_jax.data.quarantine import Quarantine, Substituting
 from vdm_jax.data.sources.array import Array
-from vdm_jax.data.sources.contract import SPLITS, Clips, Source
+from vdm_jax.data.sources.contract import SPLITS, Clips, EmptySplit, Source
 from vdm_jax.data.sources.digits import Digits
 from vdm_jax.data.sources.folder import Folder
 from vdm_jax.data.sources.pictures import Pictures
@@ -210,8 +210,15 @@ def _mix(key: str, config: Any, windows: dict[str, Any], **opening: Any) -> Mixt
   clips, weights = [], []
   for part in mixture.parse(key, config[key.removeprefix('data.')], list(sources)):
     rate = config.frame_rate if part.frame_rate is None else part.frame_rate
-    clips.append(_open(sources[part.name], part.path, rate, config, windows, **opening))
+    try:
+      clips.append(_open(sources[part.name], part.path, rate, config, windows, **opening))
+    except EmptySplit:
+      if opening['split'] == 'train':
+        raise
+      continue  # a part of a single clip holds none out
     weights.append(part.weight)
+  if not clips:
+    raise EmptySplit(f'no data set of {key} has a clip of the {opening["split"]} split; add clips to one.')
   return Mixture(clips, weights)
 
 

@@ -26,6 +26,10 @@ class OutsideError(ValueError):
   """A file of a data set is a link that leads out of its folder: never read, and never only skipped."""
 
 
+class EmptySplit(ValueError):
+  """A data set has no clips of one of its splits, such as a single clip, of which none is held out."""
+
+
 class Clip(NamedTuple):
   """Evenly spaced frames and their description."""
 

@@ -57,6 +57,7 @@ class GeneratedCaption(NamedTuple):
 
   text: str
   origin: str  # module:function
+  file_hash: str  # of the file that it describes, see `StoredClips.file_hash`; '' in lists of older versions
 
 
 def read_generated(root: pathlib.Path) -> dict[str, GeneratedCaption]:
@@ -72,7 +73,9 @@ def read_generated(root: pathlib.Path) -> dict[str, GeneratedCaption]:
   for number, text in enumerate(lines[:-1], 1):  # every complete line ends with a newline
     try:
       line = json.loads(text)
-      found[line['file_name']] = GeneratedCaption(str(line['text']), str(line['text_origin']))
+      found[line['file_name']] = GeneratedCaption(
+        str(line['text']), str(line['text_origin']), str(line.get('file_hash', ''))
+      )
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(f'{file}, line {number}: is damaged; remove this line.') from error
   return found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vdm_jax.data.sources.contract import Clip, Source, caption_if_readable, clip_path
+from vdm_jax.data.sources.contract import Clip, EmptySplit, Source, caption_if_readable, clip_path
 from vdm_jax.runtime.hashing import BLOCKS, quick_hash
 from vdm_jax.video import transforms
 from vdm_jax.video.opening import MAX_BYTES, check_bytes
@@ -51,7 +51,8 @@ class StoredClips:
     train_on_all: add the test split to the train split.
 
   Raises:
-    ValueError: the split has no clips, or a frame rate is needed and unknown.
+    EmptySplit: the split has no clips.
+    ValueError: a frame rate is needed and unknown.
   """
 
   def __init__(
@@ -75,7 +76,7 @@ class StoredClips:
     self.names = [source.names[clip] for clip in self._numbers]
     self._num_frames, self._frame_skips = num_frames, (min_frame_skip, max_frame_skip)
     self._frame_rate, self._target_frame_rate = frame_rate, target_frame_rate
-    self._shared_hashes: dict[int, str] = {}  # of all files together, by the number of blocks
+    self._shared_hashes: dict[tuple[bool, int], str] = {}  # of all files together, by the arguments of `file_hash`
     if num_frames > 1 and source.single_frame:
       raise ValueError(
         f'data.path={self.path!r} holds images, which are clips of one frame, but data.num_frames={num_frames}; set '
@@ -87,7 +88,7 @@ class StoredClips:
         f'data.frame_rate=0, but {where} has no frame rate; set it to the frames per second of the clips.'
       )
     if not self.names:
-      raise ValueError(
+      raise EmptySplit(
         f'data.path={self.path!r} has {_count(self.total, "clip")}, so none is left for the {split} split; add clips, '
         'or use the other split alone.'
       )
@@ -165,14 +166,14 @@ class StoredClips:
     """Return the class number of a clip, None if clips have none."""
     return self.source.label(self._numbers[index])
 
-  def file_hash(self, index: int, *, blocks: int = BLOCKS) -> str:
+  def file_hash(self, index: int, *, times: bool = True, blocks: int = BLOCKS) -> str:
     """Return a `quick_hash` of the file or folder of a clip; of all the data where clips share files, as in shards."""
     path = os.path.join(self.path, self.names[index])
     if os.path.exists(path):
-      return quick_hash(path, blocks=blocks)
-    if blocks not in self._shared_hashes:
-      self._shared_hashes[blocks] = quick_hash(self.path, blocks=blocks)
-    return self._shared_hashes[blocks]
+      return quick_hash(path, times=times, blocks=blocks)
+    if (times, blocks) not in self._shared_hashes:
+      self._shared_hashes[times, blocks] = quick_hash(self.path, times=times, blocks=blocks)
+    return self._shared_hashes[times, blocks]
 
   def split_of(self, index: int) -> str:
     """Return 'train' or 'test': the split of a clip without `train_on_all`."""

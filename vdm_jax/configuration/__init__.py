@@ -2,6 +2,7 @@
 
 An experiment in `configs/` starts from `default()` and changes what differs; the command line overrides single keys. A
 key that is not listed here is an error. Sizes and text are set once, under `data`; the `model` section refers to them.
+`changes` beside this file says of every key whether a run may change it when it resumes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,25 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm_jax import models
+from vdm_jax.configuration.changes import Change, Difference, change_of, differences
 from vdm_jax.names import RENAMED_SETTINGS, closest
 from vdm_jax.networks import contract
+
+__all__ = [
+  'Change',
+  'Difference',
+  'change_of',
+  'complete',
+  'default',
+  'differences',
+  'from_dict',
+  'network_changed',
+  'read',
+  'resolve',
+  'to_dict',
+  'unknown_key',
+  'validate',
+]
 
 # Tables of the section `training` with arbitrary keys; `training.schedules.bind_options` validates them.
 OPEN = ('optimizer_options', 'schedule_options')
@@ -140,8 +158,10 @@ def _training() -> dict[str, Any]:
     'optimizer': 'adam',  # adam, lamb, an optimizer of optax (adafactor, lion, muon, ...), or custom (an argument)
     'optimizer_options': {},  # further arguments of the optimizer by name, such as {'momentum': 0.9} for sgd
     'learning_rate': 3e-4,  # the highest, after the warm-up
-    'schedule': 'constant',  # constant, cosine (to zero at num_steps), one of optax.schedules, or custom (an argument)
-    'schedule_options': {},  # arguments of a schedule of optax, such as {'transition_steps': 10_000, 'decay_rate': 0.5}
+    # constant, cosine or linear (to 0 at num_steps), inverse_sqrt, warmup_stable_decay, one of optax.schedules, or
+    # custom (an argument)
+    'schedule': 'constant',
+    'schedule_options': {},  # arguments of the schedule, such as {'decay_steps': 10_000} of warmup_stable_decay
     'warmup_steps': 1_000,
     'beta1': 0.9,  # adam, lamb
     'beta2': 0.99,  # adam, lamb
