@@ -15,7 +15,7 @@ PACKAGE = REPOSITORY / 'vdm_jax'
 
 # A package or module may import itself, everything in the layers below its own, and what SIDEWAYS allows.
 LAYERS = (
-  {'types', 'errors', 'names', 'rng', 'partitioning', 'pages', 'plots', 'runtime'},
+  {'types', 'errors', 'names', 'rng', 'partitioning', 'pages', 'plots', 'runtime', 'inputs', 'tensor_files'},
   {'diffusion', 'networks', 'video'},
   {'data', 'text', 'sampling'},
   {'models', 'configuration', 'checkpoints', 'weights', 'pretrained', 'runs', 'first_stages', 'configs'},
@@ -27,6 +27,7 @@ SIDEWAYS = {
   'rng': {'types'},
   'partitioning': {'types', 'names'},
   'runtime': {'errors'},
+  'inputs': {'names'},
   'configuration': {'models'},
   'weights': {'configuration'},
   'runs': {'models', 'configuration', 'checkpoints', 'weights', 'pretrained'},

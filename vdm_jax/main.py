@@ -57,7 +57,7 @@ MODES = {
 _MODE = command.define_choice(
   'mode', 'train', MODES, '; '.join(f'{name}: {mode.about}' for name, mode in MODES.items()) + '.'
 )
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: configuration, metrics, checkpoints, samples.')
+_WORKDIR = command.define_path('workdir', 'Folder of the run: configuration, metrics, checkpoints, samples.')
 _PRETRAINED = flags.DEFINE_string('pretrained', None, 'sample, evaluate: use a model of the package instead of a run.')
 _CHECKPOINT = flags.DEFINE_integer(
   'checkpoint', None, 'sample, evaluate: step of the checkpoint to use; default: the newest good one.', lower_bound=0
@@ -73,7 +73,7 @@ _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processe
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Index of this process, from 0, with --coordinator.')
 _SEED = flags.DEFINE_integer('seed', None, 'Seed of training or of sampling; default: that of the configuration.')
 _PROMPT = flags.DEFINE_multi_string('prompt', [], 'sample: a prompt; may be repeated.')
-_PROMPT_FILE = flags.DEFINE_string('prompt_file', None, 'sample, evaluate: text file with one prompt per line.')
+_PROMPT_FILE = command.define_path('prompt_file', 'sample, evaluate: text file with one prompt per line.')
 _LABEL = flags.DEFINE_multi_integer('label', [], 'sample: a class; may be repeated.')
 _NUM_VIDEOS = flags.DEFINE_integer('num_videos', 4, 'sample: videos per prompt or label.', lower_bound=1)
 _FIRST_VIDEO = flags.DEFINE_integer(
@@ -84,12 +84,12 @@ _FORMAT = flags.DEFINE_string('format', 'mp4,gif,npy', 'sample: formats of the v
 _FPS = flags.DEFINE_string('fps', None, 'sample: frames per second to condition on, or "image".')
 _ORIGINAL_SIZE = flags.DEFINE_string('original_size', None, 'sample: footage size to condition on, HxW, as 720x1280.')
 _NUM_FRAMES = flags.DEFINE_integer('num_frames', None, 'sample: frames per video; any number.')
-_INIT_VIDEO = flags.DEFINE_string(
-  'init_video', None, 'sample: video file to continue or interpolate, or "test" to continue clips of the test split.'
+_INIT_VIDEO = command.define_path(
+  'init_video', 'sample: video file to continue or interpolate, or "test" to continue clips of the test split.'
 )
 _INIT_FRAMES = flags.DEFINE_integer('init_frames', None, 'sample: number of frames of --init_video to use.')
 _INTERPOLATE = flags.DEFINE_integer('interpolate', None, 'sample: factor by which to raise the frame rate.')
-_LOW_RESOLUTION = flags.DEFINE_string('low_resolution', None, 'sample: video file, or run, whose videos to upsample.')
+_LOW_RESOLUTION = command.define_path('low_resolution', 'sample: video file, or run, whose videos to upsample.')
 _FIT = command.define_choice(
   'fit', 'cover', FITS, 'sample: what to do with frames of a file that do not have the size or the rate of the model.'
 )
@@ -99,14 +99,14 @@ _OVERFIT = flags.DEFINE_bool('overfit', False, 'doctor: also measure the clips a
 _ALLOW_CHANGE = flags.DEFINE_bool(
   'allow_change', False, 'train, doctor, preflight: continue a run although settings such as the learning rate differ.'
 )
-_OUT = flags.DEFINE_string('out', None, 'sample: folder for the videos; evaluate: for the record, default: the run.')
+_OUT = command.define_path('out', 'sample: folder for the videos; evaluate: for the record, default: the run.')
 _PROTOCOL = command.define_choice('protocol', 'digits', jobs.PROTOCOLS, 'evaluate: the protocol.')
 _SWEEP = command.define_choice('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure several values of a setting.')
 _REAL_VS_REAL = flags.DEFINE_bool(
   'real_vs_real', False, 'evaluate: measure real clips instead of samples, the best value a model can reach.'
 )
-_FEATURES = flags.DEFINE_string(
-  'features', None, 'evaluate: folder of the feature networks, or "random" for untrained ones, to test a command.'
+_FEATURES = command.define_path(
+  'features', 'evaluate: folder of the feature networks, or "random" for untrained ones, to test a command.'
 )
 _LIMIT = flags.DEFINE_integer('limit', None, 'evaluate: maximum number of samples and reference clips.', lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer(
@@ -144,6 +144,7 @@ def main(opened: Run | None, argv: Sequence[str]) -> int:
 
 def _run(config: ConfigDict, opened: Run | None) -> int:
   mode = _MODE.value
+  arguments.expand_paths(config)
   if _SEED.value is not None:
     config.seed = _SEED.value
   for flag in (_CHECKPOINT, _WEIGHTS):
@@ -188,7 +189,7 @@ def _run_name(mode: str, workdir: str | None, name: str | None) -> str:
   if workdir is None:
     shipped = f', or --pretrained={"|".join(pretrained.names())}' if MODES[mode].needs == MODEL else ''
     raise InvalidInput(f'--workdir is missing: name the folder of the run, such as --workdir=runs/digits{shipped}.')
-  return workdir
+  return arguments.read_path('--workdir', workdir)
 
 
 def _request() -> jobs.Request:

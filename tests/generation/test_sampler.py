@@ -204,7 +204,8 @@ def test_oscillating_guidance_keeps_its_form_with_fewer_steps():
     ({'guidance_low': 1.0}, 'sampling.guidance_low=1.0 .*sampling.guidance_start'),
     ({'guidance_start': 64.0}, r'sampling.guidance_start=64.0 must be in \[0, 1\]'),
     ({'gamma': 2.0}, 'gamma=2.0 '),
-    ({'num_steps': 1}, 'num_points=1 '),
+    ({'num_steps': 0}, 'num_levels=0 .*sampling.num_steps'),
+    ({'num_steps': 1, 'grid': 'karras'}, 'num_points=1 .*sampling.num_steps'),
   ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, message):

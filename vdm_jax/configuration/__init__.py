@@ -15,8 +15,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm_jax import models
+from vdm_jax.configuration import earlier_versions
 from vdm_jax.configuration.changes import Change, Difference, change_of, differences
-from vdm_jax.names import RENAMED_SETTINGS, closest
+from vdm_jax.inputs import captions
+from vdm_jax.names import FORMER_DEFAULTS, RENAMED_SETTINGS, closest
 from vdm_jax.networks import contract
 
 __all__ = [
@@ -65,10 +67,12 @@ def _lock(config: ConfigDict) -> ConfigDict:
 
 def _data() -> dict[str, Any]:
   return {
-    'name': 'digits',  # digits (shipped), a mixture, or stored clips: folder, array, records, tfds, pictures
+    # digits (shipped), a mixture, or stored clips: folder, array, records, tfds, pictures, webdataset, parquet
+    'name': 'digits',
     'path': '',  # folder of the clips, or the .npy file of array; '' for digits and mixture
     'mixture': (),  # mixture: ('folder:PATH=WEIGHT', 'tfds:PATH@FRAMERATE=WEIGHT', ...); only ratios of weights matter
     'images': (),  # like mixture: data sets of appended images and of images as videos; (): the clips themselves
+    'follow_links': False,  # folder, pictures: links may lead out of the folder, and linked folders are followed
     'frame_rate': 0.0,  # frames per second of clips without a frame rate (all but video files); 0: unknown
     'train_on_all': False,  # train on the test split too, so that no clip is held out. VDM on UCF101
     'max_bad_share': 0.05,  # fraction of unusable clips above which training stops; below, others replace them
@@ -85,12 +89,15 @@ def _data() -> dict[str, Any]:
     'image_rate': 0.0,  # fraction of examples that are images: one frame repeated, frame interval 0. Snap: 0.5
     'pad_rows': 0,  # rows of `height`, at the top and at the bottom each, that repeat the edge; excluded from the loss
     'flip': False,  # random left-right flips
-    'text': 'none',  # none, words (trainable vectors) or a frozen encoder: bert-large, t5-11b, ...
+    # none, words (trainable vectors) or a frozen encoder: bert, clip, t5 or umt5 of any size, or a published model such
+    # as bert-large or t5-11b, whose sizes are checked
+    'text': 'none',
     'text_path': '',  # frozen encoders: folder of the files
     'text_dtype': 'float32',  # frozen encoders: compute dtype, float32 or bfloat16
     'text_cache': '',  # frozen encoders: folder of embeddings from `python -m vdm_jax.text embed`; '': none
     'text_length': 32,  # tokens per caption
     'vocabulary': (),  # words: the known words; (): all words of the captions
+    'word_rule': '',  # words: unicode, or whitespace as before it existed; '': that of the resumed run, or unicode
     'labels': False,  # condition the network on class labels
     'num_workers': 0,  # worker processes that prepare batches; 0: threads of this process
     # digits: harder modes, and the frames of a clip, from which random windows of num_frames are taken; 0: as many as a
@@ -120,6 +127,7 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'text_cache',
     'text_length',
     'vocabulary',
+    'word_rule',
   )
   references = {name: data.get_ref(name) for name in shared}
   own = {
@@ -214,7 +222,9 @@ def _sampling() -> dict[str, Any]:
 
 
 def resolve(config: ConfigDict, vocabulary: tuple[str, ...]) -> ConfigDict:
-  """Set `data.vocabulary`, if it is empty and `data.text` is 'words', to the words of the dataset."""
+  """Set `data.vocabulary` and `data.word_rule`, if they are empty and `data.text` is 'words'."""
+  if config.data.text == 'words' and not config.data.word_rule:
+    config.data.word_rule = config.model.word_rule = captions.UNICODE
   if config.data.text == 'words' and not config.data.vocabulary:
     config.data.vocabulary = config.model.vocabulary = tuple(vocabulary)
   return config
@@ -280,42 +290,14 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
 def complete(values: Mapping[str, Any]) -> dict[str, Any]:
   """Return a run's configuration with current keys, from the plain dicts that an earlier version may have written.
 
-  Renamed keys (`names.RENAMED_SETTINGS`) get their current names, and keys that did not exist yet their defaults.
+  Renamed keys (`names.RENAMED_SETTINGS`) get their current names, and keys that did not exist yet their defaults
+  (`names.FORMER_DEFAULTS`).
   """
-  values = _with_shares(_renamed(values))
+  values = earlier_versions.with_shares(earlier_versions.renamed(values))
   network = values.get('model', {}).get('network')
-  return _fill(values, to_dict(default(network))) if network in models.NETWORKS else values
-
-
-def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-  """A copy of a configuration in which keys have their current names."""
-  values = {name: dict(part) if isinstance(part, Mapping) else part for name, part in values.items()}
-  for former, current in RENAMED_SETTINGS.items():
-    (section, old), (target, new) = former.split('.'), current.split('.')
-    if old in _section(values, section) and new not in _section(values, target):
-      values.setdefault(target, {})[new] = values[section].pop(old)
-  return values
-
-
-def _with_shares(values: dict[str, Any]) -> dict[str, Any]:
-  """The same with `sampling.guidance_start` as a share of the steps; version 0.2 stored their number, an integer."""
-  sampling = _section(values, 'sampling')
-  start, num_steps = sampling.get('guidance_start'), sampling.get('num_steps')
-  if type(start) is int and type(num_steps) is int and num_steps > 0:
-    values['sampling'] = {**sampling, 'guidance_start': min(start / num_steps, 1.0)}
-  return values
-
-
-def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-  return part if isinstance(part := values.get(name), Mapping) else {}
-
-
-def _fill(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-  filled = defaults | given
-  for key, default_value in defaults.items():
-    if isinstance(default_value, dict) and isinstance(filled[key], dict):
-      filled[key] = _fill(filled[key], default_value)
-  return filled
+  if network not in models.NETWORKS:
+    return values
+  return earlier_versions.fill(earlier_versions.fill(values, FORMER_DEFAULTS), to_dict(default(network)))
 
 
 def _compare(given: Mapping[str, Any], expected: Mapping[str, Any], prefix: str) -> None:

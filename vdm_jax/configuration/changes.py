@@ -19,7 +19,15 @@ class Change(enum.Enum):
 # Every key, or a section's name and a dot for all its keys. A key of `model` that repeats one of `data` follows it.
 FREE = (
   *('sampling.', 'mesh.'),
-  *('data.path', 'data.text_path', 'data.text_dtype', 'data.text_cache', 'data.num_workers', 'data.max_bad_share'),
+  *(
+    'data.path',
+    'data.follow_links',
+    'data.text_path',
+    'data.text_dtype',
+    'data.text_cache',
+    'data.num_workers',
+    'data.max_bad_share',
+  ),
   *('model.remat', 'model.dtype', 'model.attention'),
   *('training.num_steps', 'training.log_every', 'training.checkpoint_every', 'training.preview_every'),
   *('training.heldout_every', 'training.keep_checkpoints', 'training.stall_seconds', 'training.tensorboard'),
@@ -39,10 +47,10 @@ ALLOWED = (
   *('training.condition_drop_rate', 'training.self_condition_rate'),
 )
 REFUSED = (
-  *('data.num_frames', 'data.height', 'data.width', 'data.channels', 'data.pad_rows'),
-  *('data.text', 'data.text_length', 'data.vocabulary', 'data.labels'),
+  *('data.num_frames', 'data.height', 'data.width', 'data.channels', 'data.pad_rows', 'data.resize'),
+  *('data.text', 'data.text_length', 'data.vocabulary', 'data.word_rule', 'data.labels'),
   *('model.network', 'model.process', 'model.parameterization', 'model.sigma_in', 'model.sigma_data'),
-  'model.upsampling',
+  *('model.upsampling', 'model.downsampling'),
   'training.optimizer',  # its state is part of every checkpoint
 )
 

@@ -16,6 +16,8 @@ import numpy as np
 from vdm_jax.data.sources import metadata
 from vdm_jax.data.sources.contract import PROVIDED
 from vdm_jax.data.sources.stored_clips import StoredClips
+from vdm_jax.data.sources.walking import check_inside
+from vdm_jax.inputs.captions import clean
 from vdm_jax.runtime import progress
 
 MAX_FRAMES = 32  # of a clip that the captioner receives
@@ -96,7 +98,7 @@ def _is_stale(clips: StoredClips, index: int, known: metadata.GeneratedCaption |
 def _checked(text: object) -> str:
   if not isinstance(text, str):
     raise TypeError(f'it returned {type(text).__name__}, but a caption must be a str')
-  if not (caption := ' '.join(text.split())):
+  if not (caption := clean(text)):
     raise ValueError('it returned an empty caption')
   return caption
 
@@ -104,7 +106,7 @@ def _checked(text: object) -> str:
 @contextlib.contextmanager
 def _journal(path: pathlib.Path) -> Iterator[IO[str]]:
   """Open the file of captions to append to, with an exclusive lock; an incomplete last line is removed."""
-  metadata.check_inside(path, path.parent.resolve())
+  check_inside(path, path.parent.resolve())
   with open(path, 'a', encoding='utf-8') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

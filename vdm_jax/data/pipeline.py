@@ -54,7 +54,7 @@ def build(
   """Return the endless batches of this host.
 
   With b rows and n = 1 + num_images, x is float32 `[b t+n-1 h w c]` in [-1, 1]. Its last n - 1 frames are each a random
-  frame of another clip of the same data set, or of `images` if these are configured (joint training, VDM section 4.3.1).
+  frame of another clip of the same data set, or of `images` if these are configured (joint training, VDM 4.3.1).
   text `[b n l]` or `[b n l c]`, text_mask bool `[b n l]` and label int32 `[b n]` describe the video and each appended
   image. With neither text nor labels, drop bool `[b n]` is False. frame_interval float32 `[b]` in seconds and
   resolution float32 `[b 2]`, the original height and width in pixels, describe the video alone.

@@ -27,9 +27,11 @@ from vdm_jax import (
 from vdm_jax.data import quarantine
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.generation.outputs import write_preview
+from vdm_jax.jobs import arguments
 from vdm_jax.models import Model
 from vdm_jax.runs import Run
 from vdm_jax.runtime import progress
+from vdm_jax.text import truncation
 from vdm_jax.tools import doctor
 from vdm_jax.tools.compilation import ideal_step_seconds
 from vdm_jax.training import run_folder
@@ -54,6 +56,7 @@ def train(config: ConfigDict, workdir: str, *, allow_change: bool = False) -> in
   Raises:
     InvalidInput: the doctor finds problems, one message each.
   """
+  arguments.adopt(config, Run(workdir))
   first = Run(config.training.first_stage)  # read only if there is one
   if found := doctor.problems(config, workdir, first, allow_change=allow_change):
     raise InvalidInput(*found)
@@ -65,6 +68,7 @@ def train(config: ConfigDict, workdir: str, *, allow_change: bool = False) -> in
     _report_unknown_words(config)
   mesh = partitioning.make_mesh(config.mesh)
   model = models.build(config.model)
+  _report_data(config, model)
   rows = partitioning.batch_rows(mesh, config.data.batch_size)
   own = {'seed': config.seed, 'rows': rows, 'quarantine': workdir}
 
@@ -141,6 +145,13 @@ def _report_unknown_words(config: ConfigDict) -> None:
       f'data.vocabulary lacks {len(unknown)} of the words in the captions, each of which is read as the unknown word: '
       f'{", ".join(map(repr, unknown[:SHOWN_WORDS]))}{more}'
     )
+
+
+def _report_data(config: ConfigDict, model: Model) -> None:
+  """Print what the data leave out and how many captions are cut, once instead of a warning for each."""
+  truncation.mute()
+  for remark in doctor.remarks(config, model.encode) if jax.process_index() == 0 else ():
+    print(f'warning: {remark}', file=sys.stderr)
 
 
 def _report_unusable(workdir: str) -> None:

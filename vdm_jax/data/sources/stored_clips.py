@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vdm_jax.data.sources.contract import Clip, EmptySplit, Source, caption_if_readable, clip_path
+from vdm_jax.inputs import captions
 from vdm_jax.runtime.hashing import BLOCKS, quick_hash
 from vdm_jax.video import transforms
 from vdm_jax.video.opening import MAX_BYTES, check_bytes
@@ -122,9 +123,14 @@ class StoredClips:
     return self.source.class_names
 
   @property
+  def remarks(self) -> Sequence[str]:
+    """What the data set leaves out, as `Source.remarks`."""
+    return self.source.remarks
+
+  @property
   def vocabulary(self) -> tuple[str, ...]:
-    """All words of the captions of both splits, in lower case, sorted."""
-    return tuple(sorted({word for caption in self.captions for word in caption.lower().split()}))
+    """All words of the captions of both splits, sorted; see `inputs.captions`."""
+    return captions.vocabulary(self.captions)
 
   @property
   def captions(self) -> tuple[str, ...]:
@@ -135,9 +141,10 @@ class StoredClips:
     """Return the info of a clip without decoding its frames.
 
     Raises:
-      ValueError or OSError: the clip is too short or too slow for a window, or cannot be opened.
+      ValueError or OSError: the clip is too short or too slow for a window, or it or its caption cannot be read.
     """
     clip, skips = self._numbers[index], sorted(set(self._frame_skips))
+    self.source.caption(clip)
     return [self._usable(clip, self._num_frames, skip)[0] for skip in skips][-1]
 
   def info(self, index: int) -> VideoInfo:

@@ -13,6 +13,7 @@ from vdm_jax import checkpoints, configuration, data, generation, models, partit
 from vdm_jax.models import Model
 from vdm_jax.runs import Run
 from vdm_jax.runtime import progress
+from vdm_jax.tools.doctor.captions import remarks
 from vdm_jax.training import first_stage, optimizer, run_folder, run_lock, state
 
 # Bytes per parameter in training, all float32: parameter, gradient, two moments, EMA.
@@ -233,6 +234,7 @@ def report(config: ConfigDict, workdir: str | None = None, *, allow_change: bool
     [
       *lines,
       f'model: {config.model.network}, {parameters(model):,} parameters, videos of {shape}',
+      *(f'warning: {remark}' for remark in remarks(config, model.encode)),
       'no problem found',
     ]
   )
