@@ -15,7 +15,7 @@ def test_squashed_clips_show_the_whole_frame_in_training_and_measurement(tmp_pat
   frame[:, :4], frame[:, -4:] = (255, 0, 0), (0, 0, 255)  # cut off by a central crop
   np.save(tmp_path / 'a.npy', np.stack([frame] * 4))
   settings = {'num_frames': 4, 'height': 12, 'width': 12, 'channels': 3, 'frame_rate': 8.0, 'train_on_all': True}
-  settings['text'] = 'none'
+  settings |= {'text': 'none', 'labels': False, 'num_images': 0}
   found = {}
   for resize in ('cover', 'squash'):
     config = configure(name='folder', path=str(tmp_path), batch_size=1, resize=resize, **settings)

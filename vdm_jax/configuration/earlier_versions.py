@@ -19,7 +19,7 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_shares(values: dict[str, Any]) -> dict[str, Any]:
-  """Return the same with `sampling.guidance_start` as a share of the steps; version 0.2 stored their number, an integer."""
+  """Return the same with `guidance_start` as a share of the steps; version 0.2 stored their number, an integer."""
   sampling = _section(values, 'sampling')
   start, num_steps = sampling.get('guidance_start'), sampling.get('num_steps')
   if type(start) is int and type(num_steps) is int and num_steps > 0:
