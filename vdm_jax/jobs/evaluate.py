@@ -13,7 +13,7 @@ from vdm_jax.runtime import progress
 
 
 def evaluate(config: ConfigDict, run: Run | None, options: EvalOptions) -> int:
-  """Evaluate a run, or existing videos, print the record as JSON, and return 0. Raises InvalidInput as `evaluate_run` does."""
+  """Evaluate a run or videos, print the record as JSON, and return 0. Raises InvalidInput as `evaluate_run` does."""
   with progress.phase(f'evaluating {options.videos if run is None else run.name}'):
     record = evaluate_run(config, run, options)
   if jax.process_index() == 0:
