@@ -21,7 +21,7 @@ Memory = Any  # state of a sampling step, a pytree of arrays with leading axis b
 class Conditioning(NamedTuple):
   """Conditions of a video. Every field may be None; the leading axis is the batch.
 
-  `n` is 1 for the video plus 1 for each appended independent image of joint training (VDM section 3.2); the last
+  `n` is 1 for the video plus 1 for each appended independent image of joint training (VDM section 4.3.1); the last
   `n - 1` frames of `x` are those images.
   """
 

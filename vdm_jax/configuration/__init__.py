@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm_jax import models
+from vdm_jax.configuration import earlier_versions
 from vdm_jax.configuration.changes import Change, Difference, change_of, differences
 from vdm_jax.configuration.values import OPEN, compare, not_a_key
 from vdm_jax.inputs import captions
@@ -85,6 +86,7 @@ def _data() -> dict[str, Any]:
     'normalization_values': (),  # range: (lowest, highest) of each channel; standard: (mean, standard deviation)
     'missing_values': False,  # NaN in the data is a missing value, which is 0 in x and not in the loss
     'shown_channels': (),  # one or three channels that pictures of such data show; (): the first
+    'resize': 'cover',  # cover: keep the aspect ratio and cut out the center; squash: stretch to the size
     'num_images': 0,  # independent images appended to each video (joint training)
     'target_frame_rate': 0.0,  # frames per second at which frames are picked; 0: frame rate of each clip
     'frame_skip': 1,  # take every n-th of these frames
@@ -143,6 +145,7 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'logsnr_min': -20.0,  # cosine: range, also that of the cosine sampling grid
     'logsnr_max': 20.0,
     'logsnr_shift': 0.0,  # cosine: added to every training level; negative values train on more noise
+    'downsampling': 'area',  # second stage: how training makes its low-resolution input: area or bicubic (as clips)
     'upsampling': 1,  # second stage: spatial upsampling factor of its low-resolution input; 1: no such input
     'lognormal_mean': -1.2,  # lognormal: mean and standard deviation of log sigma
     'lognormal_std': 1.2,
@@ -308,40 +311,11 @@ def complete(values: Mapping[str, Any]) -> dict[str, Any]:
   Renamed keys (`names.RENAMED_SETTINGS`) get their current names, and keys that did not exist yet their defaults
   (`names.FORMER_DEFAULTS`).
   """
-  values = _with_shares(_renamed(values))
+  values = earlier_versions.with_shares(earlier_versions.renamed(values))
   network = values.get('model', {}).get('network')
-  return _fill(_fill(values, FORMER_DEFAULTS), to_dict(default(network))) if network in models.NETWORKS else values
-
-
-def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-  """A copy of a configuration in which keys have their current names."""
-  values = {name: dict(part) if isinstance(part, Mapping) else part for name, part in values.items()}
-  for former, current in RENAMED_SETTINGS.items():
-    (section, old), (target, new) = former.split('.'), current.split('.')
-    if old in _section(values, section) and new not in _section(values, target):
-      values.setdefault(target, {})[new] = values[section].pop(old)
-  return values
-
-
-def _with_shares(values: dict[str, Any]) -> dict[str, Any]:
-  """The same with `sampling.guidance_start` as a share of the steps; version 0.2 stored their number, an integer."""
-  sampling = _section(values, 'sampling')
-  start, num_steps = sampling.get('guidance_start'), sampling.get('num_steps')
-  if type(start) is int and type(num_steps) is int and num_steps > 0:
-    values['sampling'] = {**sampling, 'guidance_start': min(start / num_steps, 1.0)}
-  return values
-
-
-def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-  return part if isinstance(part := values.get(name), Mapping) else {}
-
-
-def _fill(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-  filled = defaults | given
-  for key, default_value in defaults.items():
-    if isinstance(default_value, dict) and isinstance(filled[key], dict):
-      filled[key] = _fill(filled[key], default_value)
-  return filled
+  if network not in models.NETWORKS:
+    return values
+  return earlier_versions.fill(earlier_versions.fill(values, FORMER_DEFAULTS), to_dict(default(network)))
 
 
 for _network in models.NETWORKS:

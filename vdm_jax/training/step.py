@@ -244,7 +244,11 @@ def _loss(
   dropout_rng: Array | None,
 ) -> tuple[Array, dict[str, Array]]:
   """Return the mean loss of examples at given noise levels, with one key each."""
-  cond = batch.cond if model.upsampling == 1 else with_low_resolution(batch, model.upsampling, keys)
+  cond = (
+    batch.cond
+    if model.upsampling == 1
+    else with_low_resolution(batch, model.upsampling, keys, model.config['downsampling'])
+  )
   weight = _inside(model.config['height'], model.config['pad_rows'])
   return denoising_loss(
     model.network(params, dropout_rng=dropout_rng),
@@ -259,7 +263,7 @@ def _loss(
   )
 
 
-def with_low_resolution(batch: Batch, factor: int, keys: Array) -> Conditioning:
+def with_low_resolution(batch: Batch, factor: int, keys: Array, method: str = 'area') -> Conditioning:
   """Return the conditions of a second stage: the batch's own videos at low resolution, with noise.
 
   The noise level is drawn for each example, with uniform time on the cosine schedule.
@@ -268,10 +272,12 @@ def with_low_resolution(batch: Batch, factor: int, keys: Array) -> Conditioning:
     batch: clips at full resolution.
     factor: pixels per side made of each low-resolution pixel.
     keys: [b], those of `denoising_loss`.
+    method: as in `downsample`.
   """
   time = jax.vmap(jax.random.uniform)(fold_in(keys, ExampleStream.AUGMENTATION_LEVEL))
   logsnr = cosine_logsnr(time)
-  low = augment(downsample(batch.x, factor), factor, logsnr, fold_in(keys, ExampleStream.AUGMENTATION_NOISE))
+  low = downsample(batch.x, factor, method)
+  low = augment(low, factor, logsnr, fold_in(keys, ExampleStream.AUGMENTATION_NOISE))
   return batch.cond._replace(low_resolution=low, augmentation_logsnr=logsnr)
 
 
