@@ -103,7 +103,8 @@ def _write_shard(
     try:
       for clip in chosen:
         try:
-          record = records.encode(_windows(clips, clip, size), clips.names[clip], clips.split_of(clip))
+          windows = _windows(clips, clip, size)
+          record = records.encode(windows, clips.names[clip], clips.split_of(clip), clips.times(clip))
         except (ValueError, OSError, MemoryError) as error:
           quarantine.add(clips.names[clip], error)
           continue

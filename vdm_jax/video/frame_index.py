@@ -19,7 +19,6 @@ from vdm_jax.video.opening import IMAGES, MAX_FRAMES, MAX_SECONDS, Clock, check_
 
 # Only these containers store exact times; in others, frames are counted from the start.
 _TIMED = ('mov', 'matroska')
-_HDR = {16: 'PQ', 18: 'HLG'}  # AVColorTransferCharacteristic
 _PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown, progressive
 _ALPHA_DECODERS = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}  # FFmpeg's own decoders ignore the alpha of WebM
 # A frame further than this from where a constant rate would put it, in intervals, makes the rate variable; but times
@@ -32,7 +31,9 @@ INTERLACED = 'interlaced'
 TRANSPARENT = 'transparent'
 PIXEL_ASPECT = 'pixels that are not square'
 CROPPED = 'cropped by their metadata'
-HDR = 'HDR'
+ROTATED = 'rotated by an odd angle'
+HDR = ('HDR (PQ)', 'HDR (HLG)')
+_TRANSFERS = {16: HDR[0], 18: HDR[1]}  # AVColorTransferCharacteristic
 
 
 class VideoInfo(NamedTuple):
@@ -116,8 +117,9 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> Index | None:
       INTERLACED: context.field_order not in _PROGRESSIVE,
       PIXEL_ASPECT: aspect != 1,
       CROPPED: any(crop),
-      f'{HDR} ({_HDR.get(context.color_trc)})': context.color_trc in _HDR,
     }
+    if context.color_trc in _TRANSFERS:
+      notes[_TRANSFERS[context.color_trc]] = True
     return Index(
       info=VideoInfo(len(shown), rate, shape),
       stream=stream.index,

@@ -11,7 +11,7 @@ import numpy as np
 
 from vdm_jax.video import display
 from vdm_jax.video.deinterlacing import deinterlace, with_neighbors
-from vdm_jax.video.frame_index import INTERLACED, TRANSPARENT, Index, VideoInfo, decoding, index_file
+from vdm_jax.video.frame_index import INTERLACED, ROTATED, TRANSPARENT, Index, VideoInfo, decoding, index_file
 from vdm_jax.video.opening import Clock, check_bytes, open_video
 from vdm_jax.video.transforms import frame_numbers
 
@@ -198,7 +198,9 @@ def _scalers() -> tuple:
 
 def _picture(frame, index: Index, scalers: tuple) -> np.ndarray:
   """Return a frame as it is shown, uint8 `[h w 3]`, perhaps a view of FFmpeg's memory."""
-  matrix = display.frame_matrix(frame) if index.matrix is None else index.matrix
+  matrix, odd = display.frame_matrix(frame) if index.matrix is None else (index.matrix, False)
+  if odd:
+    index.notes.add(ROTATED)
   if any(component.is_alpha for component in frame.format.components) or frame.format.has_palette:
     stored = _pixels(frame, 'rgba', scalers)
     pixels = stored[..., :3]
