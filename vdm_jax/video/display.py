@@ -56,7 +56,7 @@ def image_shape(image: Image.Image) -> tuple[int, int]:
 
 
 def frame_matrix(frame) -> tuple[Matrix, bool]:
-  """Return the orientation of a decoded frame of PyAV to the nearest quarter turn, and whether it is off by an angle."""
+  """Return the orientation of a decoded frame of PyAV to the nearest quarter turn, and whether it is off by more."""
   try:
     data = frame.side_data.get('DISPLAYMATRIX')
   except ValueError:  # PyAV lists no frame with data of a kind that it does not know, such as EXIF
