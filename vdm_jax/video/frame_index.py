@@ -21,9 +21,9 @@ from vdm_jax.video.opening import IMAGES, MAX_FRAMES, MAX_SECONDS, Clock, check_
 _TIMED = ('mov', 'matroska')
 _PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown, progressive
 _ALPHA_DECODERS = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}  # FFmpeg's own decoders ignore the alpha of WebM
-# A frame further than this from where a constant rate would put it, in intervals, makes the rate variable; but times
-# are rounded to ticks of the container, which are long in some.
-_IRREGULAR, _IRREGULAR_IN_TICKS = 0.1, 0.45
+# A frame further than this from where a constant rate would put it, in intervals, makes the rate variable; or further
+# than one tick of the container, to which times are rounded, if there are several in an interval.
+_IRREGULAR = 0.1
 
 SEVERAL_STREAMS = 'several video streams'
 VARIABLE_RATE = 'variable frame rate'
@@ -107,7 +107,8 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> Index | None:
       rate = (len(times) - 1) / float((times[-1] - times[0]) * stream.time_base)
       seconds = _irregular(times, float(stream.time_base))
     timed = any(name in container.format.name for name in _TIMED) and complete
-    aspect, crop = _pixel_aspect(stream), cropping.read_crop(path, stream)
+    crop, factor = cropping.read_crop(path, stream)
+    aspect = round(_pixel_aspect(stream) * factor, 9)
     context = stream.codec_context
     shape = display.shown_shape(context.height, context.width, crop, aspect)
     check_size(path, *shape)
@@ -168,7 +169,7 @@ def _irregular(times: Sequence[int], time_base: float) -> np.ndarray | None:
   ticks = np.asarray(times, np.int64) - times[0]
   interval = ticks[-1] / (len(ticks) - 1)
   deviation = np.abs(ticks - interval * np.arange(len(ticks))).max()
-  allowed = max(_IRREGULAR * interval, min(1.0, _IRREGULAR_IN_TICKS * interval))
+  allowed = max(_IRREGULAR * interval, 1.0 if interval >= 2 else 0.0)
   return None if deviation <= allowed else ticks * time_base
 
 
