@@ -162,6 +162,7 @@ def test_all_orientations(tmp_path, orientation):
     assert display.image_shape(image) == (32, 48)
     np.testing.assert_array_equal(display.image_pixels(image), shown)
   np.testing.assert_allclose(read_video(tmp_path / 'a.jpg')[0], shown, atol=6)
+  np.testing.assert_array_equal(read_video(tmp_path / 'a.png')[0], shown)
 
 
 def test_a_turn_by_an_odd_angle_is_noted(tmp_path):
@@ -277,6 +278,7 @@ def test_transparent_pixels_are_white_whatever_they_hide(tmp_path, name, codec, 
   half = np.rint(128 / 255 * np.array([200, 100, 40]) + 127)
   np.testing.assert_allclose(read[:, 20:30, 28:44] - half, 0, atol=tolerance)
   assert 'transparent' in reading.notes(tmp_path / name)
+  np.testing.assert_array_equal(read_video(tmp_path / name, start=1, num_frames=2), read[1:])
 
 
 def test_every_kind_of_transparent_image_is_on_the_same_white(tmp_path):

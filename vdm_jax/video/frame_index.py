@@ -73,7 +73,7 @@ def index_file(path: str | os.PathLike) -> Index:
   with decoding(path):
     index = _cached_index(os.path.abspath(path), stat.st_mtime_ns, stat.st_size)
   if index is None or not index.info.num_frames:
-    raise ValueError(f'{path}: contains no video frames; re-encode or remove the file.')
+    raise ValueError(f'{path}: contains no video frames, at most a cover picture; re-encode or remove the file.')
   return index
 
 
@@ -107,8 +107,9 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> Index | None:
       rate = (len(times) - 1) / float((times[-1] - times[0]) * stream.time_base)
       seconds = _irregular(times, float(stream.time_base))
     timed = any(name in container.format.name for name in _TIMED) and complete
+    is_image = container.format.name in IMAGES
     crop, factor = cropping.read_crop(path, stream)
-    aspect = round(_pixel_aspect(stream) * factor, 9)
+    aspect = 1.0 if is_image else round(_pixel_aspect(stream) * factor, 9)  # viewers ignore the density of images
     context = stream.codec_context
     shape = display.shown_shape(context.height, context.width, crop, aspect)
     check_size(path, *shape)
@@ -128,7 +129,7 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> Index | None:
       seconds=seconds,
       pixel_aspect=aspect,
       crop=crop,
-      matrix=_image_matrix(path) if container.format.name in IMAGES else None,
+      matrix=_image_matrix(path) if is_image else None,
       decoder=_ALPHA_DECODERS.get(context.codec.name) if stream.metadata.get('alpha_mode') == '1' else None,
       notes={note for note, true in notes.items() if true},
     )

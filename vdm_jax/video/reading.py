@@ -170,6 +170,11 @@ def _decoded_by(name: str, container, stream) -> Iterator:
   """Yield the frames of a stream, decoded by the decoder of this name."""
   import av
 
+  if name not in av.codecs_available:
+    raise ValueError(
+      f'{container.name}: has transparency, which FFmpeg decodes with {name}; install a PyAV that includes it, such as '
+      'the wheel of `pip install av`, or re-encode the file.'
+    )
   context = av.CodecContext.create(name, 'r')
   context.thread_type, context.thread_count = 'NONE', 1
   context.options = stream.codec_context.options
