@@ -71,7 +71,7 @@ def test_training_levels_follow_the_configuration(settings, expected):
 
 def test_sampling_grids_use_the_range_and_scale_of_the_model():
   model, karras = build(logsnr_min=-8.0, logsnr_max=9.0), {'sigma_min': 0.01, 'sigma_max': 50.0, 'rho': 5.0}
-  expected = diffusion.cosine_grid(5, logsnr_min=-8.0, logsnr_max=9.0)
+  expected = diffusion.cosine_levels(5, logsnr_min=-8.0, logsnr_max=9.0)
   np.testing.assert_array_equal(model.grid('cosine', 5, **karras), expected)
   model = build(process='input_scaled', sigma_in=4.0)
   np.testing.assert_array_equal(model.grid('karras', 5, **karras), diffusion.karras_grid(5, **karras, sigma_in=4.0))

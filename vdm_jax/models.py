@@ -93,14 +93,14 @@ class Model(NamedTuple):
     """Return an increasing sampling grid of log-SNRs.
 
     Args:
-      name: 'cosine', over the range of the model's training levels, or 'karras', between two sigmas (EDM, Snap).
-      num_points: points of the grid, both ends included.
+      name: 'cosine', from the noisy end of the model's training levels to one step before the clean end, as VDM's
+        authors sample, or 'karras', between two sigmas, both included (EDM, Snap).
+      num_points: points of the grid.
       sigma_min, sigma_max, rho: see `diffusion.karras_grid`.
     """
     if name == 'cosine':
-      return diffusion.cosine_grid(
-        num_points, logsnr_min=self.config['logsnr_min'], logsnr_max=self.config['logsnr_max']
-      )
+      ends = {key: self.config[key] for key in ('logsnr_min', 'logsnr_max')}
+      return diffusion.cosine_levels(num_points, **ends)
     if name == 'karras':
       return diffusion.karras_grid(
         num_points, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho, sigma_in=self.config['sigma_in']
@@ -162,8 +162,8 @@ class Model(NamedTuple):
 
   def text_shape(self, batch: int) -> tuple[int, ...]:
     """Return the shape of a batch of captions: ids `[b 1 l]`, or embeddings `[b 1 l c]`."""
-    length, width = self.config['text_length'], text.width(self.config['text'])
-    return (batch, 1, length) if width is None else (batch, 1, length, width)
+    width = text.width(*(self.config[name] for name in ('text', 'text_path', 'text_cache')))
+    return (batch, 1, self.config['text_length'], *(() if width is None else (width,)))
 
   def takes(self, scalar: str) -> bool:
     """Return whether the model is conditioned on a scalar, a name of `networks.embeddings.SCALARS`."""
@@ -201,8 +201,7 @@ class Model(NamedTuple):
       if unseen := words(prompt):
         warnings.warn(
           f'prompt {prompt!r}: the model has never seen {", ".join(map(repr, unseen))}; '
-          'it reads each as the unknown word. '
-          f'Words it knows: {" ".join(self.encode.vocabulary)}.',
+          f'it reads each as the unknown word. Words it knows: {" ".join(self.encode.vocabulary)}.',
           stacklevel=3,
         )
 
@@ -238,6 +237,7 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
     path=config['text_path'],
     length=config['text_length'],
     vocabulary=tuple(config['vocabulary']),
+    word_rule=config['word_rule'],
     dtype=config['text_dtype'],
     cache=config['text_cache'],
   )

@@ -25,6 +25,7 @@ from vdm_jax.diffusion.process import (
 from vdm_jax.diffusion.schedule import (
   LogsnrSampler,
   cosine_grid,
+  cosine_levels,
   cosine_logsnr,
   cosine_sampler,
   karras_grid,
@@ -39,6 +40,7 @@ __all__ = [
   'Posterior',
   'augment',
   'cosine_grid',
+  'cosine_levels',
   'cosine_logsnr',
   'cosine_sampler',
   'denoising_loss',

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from vdm_jax.data.sources.metadata import check_inside
+from vdm_jax.data.sources.walking import check_inside
 from vdm_jax.video import display
 from vdm_jax.video.opening import check_bytes, open_image
 from vdm_jax.video.reading import VideoInfo
@@ -32,10 +32,10 @@ def image_files(names: Sequence[str]) -> list[str]:
   return [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith('.')]
 
 
-def list_frames(folder: str | os.PathLike, root: pathlib.Path) -> list[pathlib.Path]:
+def list_frames(folder: str | os.PathLike, root: pathlib.Path | None) -> list[pathlib.Path]:
   """Return the images of a folder in the order of their numbers.
 
-  Raises ValueError if the numbers have a gap or a duplicate, or if an image is a link out of `root`.
+  Raises ValueError if the numbers have a gap or a duplicate, or if an image is a link out of `root` (None: may be).
   """
   folder = pathlib.Path(folder)
   names = os.listdir(folder)
@@ -52,13 +52,15 @@ def list_frames(folder: str | os.PathLike, root: pathlib.Path) -> list[pathlib.P
   return files
 
 
-def probe_frames(folder: str | os.PathLike, root: pathlib.Path) -> VideoInfo:
+def probe_frames(folder: str | os.PathLike, root: pathlib.Path | None) -> VideoInfo:
   """Return the number of frames and their size; images have no frame rate. Raises as `read_frames` does."""
   files = list_frames(folder, root)
   return VideoInfo(len(files), 0.0, image_size(files[0]))
 
 
-def read_frames(folder: str | os.PathLike, root: pathlib.Path, numbers: Sequence[int], *, max_bytes: int) -> np.ndarray:
+def read_frames(
+  folder: str | os.PathLike, root: pathlib.Path | None, numbers: Sequence[int], *, max_bytes: int
+) -> np.ndarray:
   """Return the frames of these numbers as they are shown, uint8 `[t h w 3]`; see `display.image_pixels`.
 
   Raises ValueError if an image cannot be decoded, has more than eight bits per color or another size than the first
