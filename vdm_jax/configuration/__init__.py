@@ -19,7 +19,7 @@ from vdm_jax.configuration import earlier_versions
 from vdm_jax.configuration.changes import Change, Difference, change_of, differences
 from vdm_jax.configuration.values import OPEN, compare, not_a_key
 from vdm_jax.inputs import captions
-from vdm_jax.names import FORMER_DEFAULTS, RENAMED_SETTINGS
+from vdm_jax.names import FORMER_DEFAULTS
 from vdm_jax.networks import contract
 
 __all__ = [

@@ -115,6 +115,20 @@ class Source(Protocol):
     Pictures are uint8 with 1 or 3 channels; data of other types or channels need `data.normalization`.
     """
 
+  def times(self, clip: int) -> np.ndarray | None:
+    """Return the time of each frame after the first one in seconds, float64 `[t]`; None at a constant frame rate.
+
+    Raises as `info`.
+    """
+    return None
+
+  def notes(self, clip: int) -> Sequence[str]:
+    """Return what is unusual about the pictures of a clip, such as 'interlaced', which `inspect` counts.
+
+    Some of it may be known only after frames have been read. Raises as `info`.
+    """
+    return ()
+
   def caption(self, clip: int) -> str:
     """Return the caption of a clip, '' if it has none.
 
