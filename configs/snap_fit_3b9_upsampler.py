@@ -8,8 +8,8 @@ Work       28.5 TFLOP per evaluation of a video, 111 per training video with sel
 Hardware   the paper's: A100s, number not stated
 Data       as in snap_fit_500m.py, at 288x512 or more
 Start      the weights of runs/snap_fit_3b9: all are copied except positions and the new rows of the patch projection
-Noise      the network is conditioned on log-SNR: a given sigma of x / sigma_in + sigma eps corresponds to 8 times the
-           sigma of the first stage
+Noise      the network is told the log-SNR, as in snap_fit_3b9.py: a given sigma of x / sigma_in + sigma eps
+           corresponds to 8 times the sigma of the first stage
 Not stated low-resolution input: area means of the clip, bilinearly upsampled; its noise: Imagen's augmentation, with a
            uniform level in training and 0.1 in sampling (`--sweep=augmentation` searches it); share of images in a
            batch: half; the rest as in snap_fit_500m.py

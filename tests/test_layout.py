@@ -18,7 +18,7 @@ LAYERS = (
   {'types', 'errors', 'names', 'rng', 'partitioning', 'pages', 'plots', 'runtime'},
   {'diffusion', 'networks', 'video'},
   {'data', 'text', 'sampling'},
-  {'models', 'configuration', 'checkpoints', 'weights', 'pretrained', 'runs', 'configs'},
+  {'models', 'conditions', 'configuration', 'checkpoints', 'weights', 'pretrained', 'runs', 'configs'},
   {'training', 'generation', 'evaluation'},
   {'jobs', 'tools', 'benchmarks', 'main', '__main__', '__init__'},
 )
@@ -27,6 +27,7 @@ SIDEWAYS = {
   'rng': {'types'},
   'partitioning': {'types', 'names'},
   'runtime': {'errors'},
+  'models': {'conditions'},
   'configuration': {'models'},
   'weights': {'configuration'},
   'runs': {'models', 'configuration', 'checkpoints', 'weights', 'pretrained'},

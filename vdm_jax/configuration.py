@@ -108,11 +108,16 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'process': 'variance_preserving',  # or input_scaled
     'parameterization': 'eps',  # eps, v, x, edm or snap
     'sigma_in': 1.0,  # input_scaled: divisor of the signal
+    'image_sigma_in': 0.0,  # that of appended images with levels of their own; 0: the video's. Snap Table 3 (iv): 1
     'sigma_data': 1.0,  # edm, snap: standard deviation of the data
+    'noise_input': 'logsnr',  # what tells the network the noise level: logsnr, or sigma (EDM's and Snap's c_noise)
     'logsnr': 'cosine',  # distribution of training noise levels: cosine or lognormal
     'logsnr_min': -20.0,  # cosine: range, also that of the cosine sampling grid
     'logsnr_max': 20.0,
     'logsnr_shift': 0.0,  # cosine: added to every training level; negative values train on more noise
+    # levels of an example's frames: shared, images (each appended image has its own), independent (so has each frame;
+    # diffusion forcing) or given (some frames of the video without noise)
+    'frame_logsnr': 'shared',
     'upsampling': 1,  # second stage: spatial upsampling factor of its low-resolution input; 1: no such input
     'lognormal_mean': -1.2,  # lognormal: mean and standard deviation of log sigma
     'lognormal_std': 1.2,

@@ -1,10 +1,12 @@
-"""Conditional generation with an unconditional model: observed frames or a smaller video, kept during sampling.
+"""Conditional generation: observed frames or a smaller video, kept during sampling.
 
-VDM section 3.1. The methods, values of `sampling.conditioning`:
+The methods, values of `sampling.conditioning`; all but the last are for any model (VDM section 3.1):
 
   reconstruction  x_hat is moved along the gradient of its distance to the observation (VDM Eqs. 7 and 8)
   replacement     observed frames overwrite those of x_hat
   redraw          observed frames of z are drawn afresh from q(z_s | x) after every step: the paper's first variant
+  given_frames    observed frames enter the network without noise; for a model whose frames had levels of their own in
+                  training (`model.frame_logsnr` 'given' or 'independent')
 
 `reconstruction` also keeps observed frames exactly: by replacement in x_hat, or by redrawing if the step adds extra
 noise (gamma > 0), for which only redrawing is exact.
@@ -18,11 +20,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from vdm_jax import sampling
-from vdm_jax.diffusion import GaussianProcess, diffuse, downsample
+from vdm_jax.diffusion import HOLDS_FRAMES, GaussianProcess, diffuse, downsample
 from vdm_jax.names import choose
 from vdm_jax.types import Array, Denoiser, Step
 
-METHODS = ('reconstruction', 'replacement', 'redraw')
+METHODS = ('reconstruction', 'replacement', 'redraw', 'given_frames')
 
 
 class Observed(NamedTuple):
@@ -77,6 +79,17 @@ def check(config: Mapping[str, Any], *, low_resolution: bool = False) -> None:
     )
 
 
+def check_model(config: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+  """Raise ValueError if `sampling.conditioning` needs another training than the model of a `model` section had."""
+  pattern = model.get('frame_logsnr', 'shared')
+  if config['conditioning'] == 'given_frames' and pattern not in HOLDS_FRAMES:
+    raise ValueError(
+      f"sampling.conditioning='given_frames' needs a model that was trained with frames at different noise levels, but "
+      f"this one has model.frame_logsnr={pattern!r}: use conditioning='reconstruction', or train one with "
+      '--config.model.frame_logsnr=given.'
+    )
+
+
 def start(process: GaussianProcess, observed: Observed, z: Array, logsnr: Array) -> Array:
   """Return noise `z` at the first level with the observed frames replaced by draws from q(z | x)."""
   signal = diffuse(process, observed.frames, jnp.zeros_like(z), logsnr)
@@ -105,6 +118,8 @@ def guide(
   if config['conditioning'] == 'reconstruction':
     measure, wanted = _measurement(observed, pad_rows)
     denoiser = sampling.reconstruction(denoiser, process, measure, wanted, config['reconstruction_weight'])
+  if config['conditioning'] == 'given_frames':
+    denoiser = sampling.given_frames(denoiser, process, observed.frames, observed.seen)
   denoiser = in_range(denoiser)
   if config['conditioning'] == 'redraw':
     return denoiser
@@ -113,6 +128,8 @@ def guide(
 
 def hold(step: Step, process: GaussianProcess, observed: Observed, config: Mapping[str, Any]) -> Step:
   """Return the step, with observed frames of z drawn afresh if `conditioning` or gamma > 0 requires it."""
+  if config['conditioning'] == 'given_frames':  # which never reads them
+    return step
   if config['conditioning'] == 'redraw' or config['gamma'] > 0:
     return sampling.redraw(step, process, observed.frames, observed.mask)
   return step

@@ -40,6 +40,7 @@ class VideoNetwork(nn.Module):
       it is set to whether `model.upsampling` is above 1.
     takes_images: whether x may end in independent images that take no part in the video (joint training, VDM section
       3.2).
+    takes_frame_logsnr: whether logsnr may be `[b t]`, a noise level per frame.
     self_conditioning: whether the network returns a carry that its next evaluation reads (latent self-conditioning,
       Snap section 3.4). It then needs `training.self_condition_rate`.
     remat_choices: values of the field `remat`, from recomputing nothing in the backward pass to recomputing most;
@@ -67,6 +68,7 @@ class VideoNetwork(nn.Module):
   scalars = ()
   takes_low_resolution = False
   takes_images = False
+  takes_frame_logsnr = False
   self_conditioning = False
   remat_choices = ()
   input_kernels = ()
@@ -81,7 +83,7 @@ class VideoNetwork(nn.Module):
 
     Args:
       x: noisy videos `[b t h w c]`, scaled by the parameterization to about unit variance.
-      logsnr: noise levels `[b]`.
+      logsnr: noise levels `[b]`; also `[b t]` if the network declares `takes_frame_logsnr`.
       cond: what the videos are conditioned on. Every field may be None, and a field that the network does not read may
         be given; `drop` marks examples whose text and label are replaced by a null condition.
       carry: that of the previous evaluation. None must equal zeros; a network without one returns what it is given.

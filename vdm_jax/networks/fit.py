@@ -33,7 +33,8 @@ class FIT(VideoNetwork):
   """Far-reaching interleaved transformer: `(x [b t h w c], logsnr [b], cond, carry) -> (output like x, carry)`.
 
   The carry is the latents `[b num_latents latent_width]` of an earlier evaluation (self-conditioning); None equals
-  zeros. Images are videos of one repeated frame at frame interval 0; there are no appended images.
+  zeros. Images are videos of one repeated frame at frame interval 0; there are no appended images. The noise level is a
+  token that all latents read, and a group holds patches of several frames: frames share a level.
 
   Attributes:
     num_frames, height, width, channels: size of the video, which is fixed.
@@ -127,7 +128,7 @@ class FIT(VideoNetwork):
     self, x: Array, logsnr: Array, cond: Conditioning, carry: Carry = None, *, train: bool = False
   ) -> tuple[Array, Carry]:
     layout = self.layout()
-    self._check(x, cond)
+    self._check(x, logsnr, cond)
     condition, valid = self._condition(logsnr, cond)
     # The compiler may otherwise gather the batch where the same devices split parameters and batch.
     condition = constrain(condition, 'batch')
@@ -238,12 +239,17 @@ class FIT(VideoNetwork):
     # The scale starts at zero: a new network does not depend on its carry.
     return latents + LayerNorm(self.dtype, nn.initializers.zeros, name='self_condition_norm')(previous)
 
-  def _check(self, x: Array, cond: Conditioning) -> None:
+  def _check(self, x: Array, logsnr: Array, cond: Conditioning) -> None:
     """Raise ValueError if x or the condition does not fit the network."""
     if cond.num_images():
       raise ValueError(
         f'x has {cond.num_images()} appended images, but FIT takes none, as its groups would mix them with the video: '
         'set data.num_images=0, and data.image_rate to train on images as videos.'
+      )
+    if logsnr.shape != x.shape[:1]:
+      raise ValueError(
+        f'logsnr has shape {logsnr.shape}, but FIT reads one noise level per video, as a token that all its latents '
+        "share: give [b]. For levels of single frames set model.network='unet3d'."
       )
     expected = (self.num_frames, self.height, self.width)
     if x.shape[1:4] != expected:

@@ -23,7 +23,7 @@ from vdm_jax.types import Array, Params
 
 COPIED, RESAMPLED, EXTENDED, FRESH = 'copied', 'resampled', 'extended by zeros', 'fresh'
 # Settings of `model` that change what equal weights compute, besides the network's `stage_invariants`.
-INVARIANTS = ('network', 'text', 'vocabulary', 'process', 'parameterization', 'sigma_data')
+INVARIANTS = ('network', 'text', 'vocabulary', 'process', 'parameterization', 'sigma_data', 'noise_input')
 
 
 def check(config: Any, model: models.Model, run: Run) -> dict[str, str]:

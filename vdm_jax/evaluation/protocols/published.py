@@ -85,7 +85,7 @@ _INTERNAL_PUBLISHED = _table(
     ({'model.sigma_data': 0.5, 'model.sigma_in': 1.0}, (6.58, 39.95, 0.2370)),
     ({'model.sigma_data': 0.5, 'model.sigma_in': 4.0}, (4.03, 31.00, 0.2449)),
     ({'model.sigma_data': 1.0, 'model.sigma_in': 2.0}, (4.45, 34.89, 0.2428)),
-    ({'data.image_rate': 0.0}, (3.50, 24.88, 0.2469)),
+    ({'model.image_sigma_in': 1.0}, (3.50, 24.88, 0.2469)),
     ({'model.sigma_data': 1.0, 'model.sigma_in': 4.0}, (3.07, 27.79, 0.2459)),
   ],
 )
