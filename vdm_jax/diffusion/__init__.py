@@ -1,7 +1,7 @@
 """Gaussian diffusion: processes, log-SNR schedules, parameterizations, the denoiser and its loss."""
 
 from vdm_jax.diffusion.denoiser import precondition
-from vdm_jax.diffusion.frame_levels import CLEAN_LOGSNR, FRAME_LEVELS, HOLDS_FRAMES, frame_levels
+from vdm_jax.diffusion.frame_noise import CLEAN_LOGSNR, FRAME_LEVELS, HOLDS_FRAMES, frame_levels
 from vdm_jax.diffusion.loss import denoising_loss
 from vdm_jax.diffusion.low_resolution import augment, downsample, upsample
 from vdm_jax.diffusion.parameterization import (

@@ -8,6 +8,7 @@ ahead-of-time compilation read these and nothing else. `docs/extending/network.m
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -90,6 +91,20 @@ class VideoNetwork(nn.Module):
       train: whether dropout is active; its key is the stream 'dropout'.
     """
     raise NotImplementedError(f'{type(self).__name__} has no __call__.')
+
+  def starting_rules(self, first: VideoNetwork) -> dict[str, Callable[[Mapping[str, Array]], Array]]:
+    """Return how tensors of a second stage start that a plain copy or resampling would put in the wrong place.
+
+    Args:
+      first: the network of the first stage.
+
+    Returns:
+      Name of a tensor -> a function of the first stage's tensors by name; empty for a network without such tensors.
+
+    >>> VideoNetwork().starting_rules(VideoNetwork())
+    {}
+    """
+    return {}
 
   def decays(self, name: str, leaf: Any) -> bool:
     """Return whether weight decay and LAMB's trust ratio apply to a parameter.

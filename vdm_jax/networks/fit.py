@@ -8,7 +8,9 @@ latents. Blocks are repeated by one scan, so that compile time and program size 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
@@ -19,7 +21,7 @@ from vdm_jax.networks.contract import VideoNetwork
 from vdm_jax.networks.embeddings import NOISE_FEATURES, ConditionTokens, check_low_resolution, check_scalars
 from vdm_jax.networks.fit_block import Block, scanned, transformer_layers
 from vdm_jax.networks.layers import named
-from vdm_jax.networks.patches import Layout, divide, make_layout
+from vdm_jax.networks.patches import Layout, divide, main_effect, make_layout, regroup
 from vdm_jax.networks.transformer import FeedForward, LayerNorm, linear
 from vdm_jax.partitioning import constrain
 from vdm_jax.types import Array, Carry, Conditioning
@@ -152,6 +154,27 @@ class FIT(VideoNetwork):
     size = math.prod(self.patch_size) * self.channels
     out = linear(size, ('embed', None), dtype=self.dtype, name='head')(tokens)
     return layout.unpatchify(out), latents if self.self_conditioning else carry
+
+  def starting_rules(self, first: VideoNetwork) -> dict[str, Callable[[Mapping[str, Array]], Array]]:
+    """Return how latents and axial positions start from a first stage, see `VideoNetwork.starting_rules`.
+
+    Latents belong to groups. Where a second stage divides those of the first, they go to the groups at the same place;
+    in the order in which they are stored, a part of them only would. Axial tables start from the means of a table of
+    tokens, resampled along their axis.
+    """
+    rules = {}
+    if not isinstance(first, FIT):
+      return rules
+    groups, finer = first.layout().groups, self.layout().groups
+    if groups != finer and not any(fine % coarse for fine, coarse in zip(finer, groups, strict=True)):
+      rules['latents'] = lambda tensors: regroup(tensors['latents'], groups, finer)
+    if (first.positions, self.positions) == ('token', 'axial'):
+      for axis, name in enumerate(('frame', 'row', 'column')):
+        shape = (self.layout().grid[axis], self.patch_width)
+        rules[f'{name}_position_embedding'] = lambda tensors, axis=axis, shape=shape: jax.image.resize(
+          main_effect(tensors['position_embedding'], axis), shape, 'linear'
+        )
+    return rules
 
   def layout(self) -> Layout:
     """Return how the video is cut; raises ValueError if sizes do not divide or a setting is unknown."""
