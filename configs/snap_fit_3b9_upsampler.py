@@ -34,5 +34,5 @@ def get_config() -> ConfigDict:
     scalars=('frame_interval', 'resolution', 'augmentation_logsnr'),
   )
   config.training.update(num_steps=370_000, first_stage='runs/snap_fit_3b9')
-  config.sampling.update(num_steps=40, guidance_start=10)
+  config.sampling.update(num_steps=40)
   return config

@@ -331,9 +331,16 @@ def build(config) -> models.Model:
   return models.build(config.model, encode=(lambda captions: None) if frozen else None)
 
 
+COUNTED: dict[str, int] = {}
+
+
 def count(config) -> int:
-  """Parameters of the configuration's network."""
-  return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(build(config).init, jax.random.key(0))))
+  """Parameters of the configuration's network; each network is traced once."""
+  network = repr(sorted(config.model.to_dict().items()))
+  if network not in COUNTED:
+    shapes = jax.eval_shape(build(config).init, jax.random.key(0))
+    COUNTED[network] = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  return COUNTED[network]
 
 
 def settings(config, columns) -> dict:

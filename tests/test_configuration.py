@@ -195,6 +195,17 @@ def test_former_keys_of_a_run_are_read_under_their_current_names():
   assert json.loads(json.dumps(old)) == before, 'the argument is not changed'
 
 
+def test_the_number_of_steps_before_guidance_oscillates_is_read_as_a_share_of_them():
+  old = values()
+  old['sampling'].update(num_steps=256, guidance_start=64)  # an integer, as version 0.2 stored it
+  assert configuration.from_dict(old).sampling.guidance_start == 0.25
+  old['sampling'].update(num_steps=40, guidance_start=100)  # never reached: constant
+  assert configuration.from_dict(old).sampling.guidance_start == 1.0
+  now = configuration.default()
+  now.sampling.guidance_start = 1  # a share, which the configuration stores as a float
+  assert configuration.from_dict(json.loads(json.dumps(now.to_dict()))).sampling.guidance_start == 1.0
+
+
 def test_a_run_with_both_names_of_a_key_is_rejected():
   former, current = next(iter(RENAMED_SETTINGS.items()))
   section, key = former.split('.')

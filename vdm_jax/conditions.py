@@ -53,8 +53,7 @@ def _warn_of_unseen(model: Any, prompts: Sequence[str]) -> None:
     if unseen := words(prompt):
       warnings.warn(
         f'prompt {prompt!r}: the model has never seen {", ".join(map(repr, unseen))}; '
-        'it reads each as the unknown word. '
-        f'Words it knows: {" ".join(model.encode.vocabulary)}.',
+        f'it reads each as the unknown word. Words it knows: {" ".join(model.encode.vocabulary)}.',
         stacklevel=4,
       )
 

@@ -146,8 +146,8 @@ class Model(NamedTuple):
 
   def text_shape(self, batch: int) -> tuple[int, ...]:
     """Return the shape of a batch of captions: ids `[b 1 l]`, or embeddings `[b 1 l c]`."""
-    length, width = self.config['text_length'], text.width(self.config['text'])
-    return (batch, 1, length) if width is None else (batch, 1, length, width)
+    width = text.width(*(self.config[name] for name in ('text', 'text_path', 'text_cache')))
+    return (batch, 1, self.config['text_length'], *(() if width is None else (width,)))
 
   def takes(self, scalar: str) -> bool:
     """Return whether the model is conditioned on a scalar, a name of `networks.embeddings.SCALARS`."""
@@ -198,6 +198,7 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
     path=config['text_path'],
     length=config['text_length'],
     vocabulary=tuple(config['vocabulary']),
+    word_rule=config['word_rule'],
     dtype=config['text_dtype'],
     cache=config['text_cache'],
   )

@@ -37,6 +37,7 @@ def folder(tmp_path_factory) -> Path:
   np.save(folder / 'low.npy', CLIP[:5, :8, :8])
   np.save(folder / 'odd.npy', CLIP[:5, :5, :8])
   write_gif(folder / 'ten.gif', CLIP[:5], fps=10)
+  write_gif(folder / 'slow.gif', CLIP[:5], fps=4)
   return folder
 
 
@@ -85,20 +86,26 @@ INVALID = [
   ('base', {'init_video': 'FOLDER/one.npy', 'interpolate': 2}, '1 two'),
   ('base', {'init_video': 'test', 'init_frames': 33, 'num_frames': 40}, '--init_video=test --init_frames=33 32 33'),
   ('base', {'init_video': 'test', 'init_frames': 3, 'frame_rate': 4.0}, '--fps=4 8'),
-  ('base', {'init_video': 'FOLDER/low.npy', 'num_frames': 20}, 'FOLDER/low.npy 8x8 16x16'),
+  ('base', {'init_video': 'FOLDER/low.npy', 'num_frames': 20, 'fit': 'none'}, 'FOLDER/low.npy 8x8 16x16'),
   ('base', {'init_video': 'FOLDER/none.mp4', 'num_frames': 20}, 'FOLDER/none.mp4'),
+  ('untold', {'init_video': 'FOLDER/slow.gif', 'num_frames': 20}, 'FOLDER/slow.gif 4 8 --config.sampling.fps=4'),
   (
     'untold',
-    {'init_video': 'FOLDER/ten.gif', 'num_frames': 20},
+    {'init_video': 'FOLDER/ten.gif', 'init_frames': 5, 'num_frames': 20},
+    '--init_frames=5 FOLDER/ten.gif 4 8',
+  ),
+  (
+    'untold',
+    {'init_video': 'FOLDER/ten.gif', 'num_frames': 20, 'fit': 'none'},
     'FOLDER/ten.gif 10 8 --config.sampling.fps=10 fps=8',
   ),
   (
     'base',
-    {'init_video': 'FOLDER/ten.gif', 'frame_rate': 8.0, 'interpolate': 2},
+    {'init_video': 'FOLDER/ten.gif', 'frame_rate': 8.0, 'interpolate': 2, 'fit': 'none'},
     'FOLDER/ten.gif 10 4 --fps=20 fps=4',
   ),
-  ('base', {'low_resolution': 'FOLDER/clip.npy'}, '--low_resolution=FOLDER/clip.npy 16x16 8x8 4x4 2x2'),
-  ('base', {'low_resolution': 'FOLDER/odd.npy'}, '--low_resolution=FOLDER/odd.npy 5x8 16x16 8x8'),
+  ('base', {'low_resolution': 'FOLDER/clip.npy', 'fit': 'none'}, '--low_resolution=FOLDER/clip.npy 16x16 8x8 4x4 2x2'),
+  ('base', {'low_resolution': 'FOLDER/odd.npy', 'fit': 'none'}, '--low_resolution=FOLDER/odd.npy 5x8 16x16 8x8'),
   ('small', {'low_resolution': 'FOLDER/base'}, '--low_resolution=FOLDER/base 16x16 8x8 4x4 2x2 1x1'),
   ('base', {'low_resolution': 'FOLDER/second'}, '--low_resolution=FOLDER/second'),
   ('base', {'low_resolution': 'FOLDER/rgb'}, '--low_resolution=FOLDER/rgb channels=3 1'),

@@ -148,6 +148,7 @@ def test_snaps_networks_have_their_sizes(name):
   assert count(boxed(**settings | {'relative_positions': 'keys_values'})) == SNAP_COUNTS[name] + 63_488
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('departure', SNAP_DEPARTURES)
 def test_sizes_of_variants_of_snaps_networks(departure):
   change, *expected = SNAP_DEPARTURES[departure]

@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 
 from vdm_jax import partitioning
 from vdm_jax.benchmarks import timing
+from vdm_jax.inputs.paths import path_argument
 from vdm_jax.jobs import experiments
 from vdm_jax.models import Model
 from vdm_jax.tools.compilation.ideal import evaluation, evaluation_flops, peak_flops, step_evaluations
@@ -164,14 +165,16 @@ def measure_in_process(config: str, size: int, arguments: list[str]) -> dict[str
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   files = [f'configs/{name}.py' for name in CONFIGS]
-  parser.add_argument('--configs', nargs='*', default=files, help='configuration files to measure')
+  parser.add_argument('--configs', type=path_argument, nargs='*', default=files, help='configuration files to measure')
   parser.add_argument('--batch', type=int, default=1, help='first batch size')
   parser.add_argument('--max_batch', type=int, default=1024, help='last batch size')
   parser.add_argument('--repeats', type=int, default=10, help='timings of each function')
   parser.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='overrides of every configuration')
   parser.add_argument('--one', default='', help='measure only this file at --batch and print JSON')
-  parser.add_argument('--profile', default='', help='with --one: folder for a trace of three further steps')
-  parser.add_argument('--out', default='', help='file for the report, which is printed in any case')
+  parser.add_argument(
+    '--profile', type=path_argument, default='', help='with --one: folder for a trace of three further steps'
+  )
+  parser.add_argument('--out', type=path_argument, default='', help='file for the report, which is printed in any case')
   args = parser.parse_args()
   if args.one:
     config = load(args.one, args.set)

@@ -14,6 +14,7 @@ from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sources import records
 from vdm_jax.data.sources.contract import Clip
 from vdm_jax.data.sources.stored_clips import StoredClips
+from vdm_jax.runtime import progress
 from vdm_jax.runtime.atomic_files import atomic_write, write_text
 from vdm_jax.runtime.resumable import Work
 from vdm_jax.video import transforms
@@ -102,6 +103,7 @@ def _write_shard(
     writer = ArrayRecordWriter(str(temporary), 'group_size:1')  # one record per chunk, so that only one is read
     try:
       for clip in chosen:
+        progress.note(f'clip {clip + 1} of {len(clips)}')
         try:
           record = records.encode(_windows(clips, clip, size), clips.names[clip], clips.split_of(clip))
         except (ValueError, OSError, MemoryError) as error:
@@ -124,14 +126,14 @@ def _windows(clips: StoredClips, index: int, size: tuple[int, int] | None) -> It
 
 
 def _fingerprint(clips: StoredClips) -> str:
-  """Return a hash of every clip's name, split, caption and label, and of the size and time of its file."""
+  """Return a hash of every clip's name, split, caption and label, and of the size and time of its files."""
   digest = hashlib.sha256()
   for index, name in enumerate(clips.names):
-    try:
-      stat = os.stat(os.path.join(clips.path, name))
-      state = [stat.st_size, stat.st_mtime_ns]
-    except OSError:
-      state = []  # not a file, or a missing one, which will be quarantined
+    path = os.path.join(clips.path, name)
+    if os.path.isfile(path):
+      state = [os.stat(path).st_size, os.stat(path).st_mtime_ns]
+    else:  # a folder of images, a clip among others in a file, or a missing one, which will be quarantined
+      state = clips.file_hash(index, blocks=0)
     line = [name, clips.split_of(index), *clips.description(index), state]
     digest.update(json.dumps(line).encode())
   return digest.hexdigest()

@@ -12,6 +12,10 @@ from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sources.catalog import locate, open_stored
 from vdm_jax.data.sources.contract import PROVIDED
 from vdm_jax.data.sources.stored_clips import StoredClips, skip_in_clip_frames
+from vdm_jax.inputs.caption_lengths import cut_report
+from vdm_jax.inputs.captions import variants, vocabulary
+from vdm_jax.inputs.captions import words as caption_words
+from vdm_jax.runtime import progress
 from vdm_jax.video import transforms
 from vdm_jax.video.contact_sheets import contact_sheet
 from vdm_jax.video.reading import VideoInfo
@@ -41,6 +45,8 @@ class Inspection:
   windows: Counter = dataclasses.field(default_factory=Counter)  # by split
   usable: list[int] = dataclasses.field(default_factory=list)
   decoded: bool = True
+  text_length: int = 32
+  remarks: Sequence[str] = ()
   problem: str | None = None
 
   def report(self) -> str:
@@ -58,6 +64,7 @@ class Inspection:
       *_histogram('frames per second, 0 if unknown', [info.frame_rate for info in self.infos]),
       *_histogram('height x width', ['x'.join(map(str, info.resolution)) for info in self.infos]),
       *self._captions(),
+      *(f'note: {remark}' for remark in self.remarks),
       f'labels: {len(self.labels)} classes, {_range(self.labels.values())} clips each'
       if self.labels
       else 'labels: none',
@@ -71,7 +78,9 @@ class Inspection:
     return '\n'.join(lines)
 
   def _conclusion(self) -> str:
-    return 'training can start' if self.problem is None else f'training cannot start: {self.problem}'
+    if self.problem is not None:
+      return f'training cannot start: {self.problem}'
+    return 'training can start' if self.splits['test'] else 'training can start, without a held-out loss'
 
   def _span(self) -> str:
     if self.target_frame_rate:
@@ -79,21 +88,24 @@ class Inspection:
     return f'{transforms.window_span(self.num_frames, self.frame_skip)} frames'
 
   def _captions(self) -> list[str]:
-    words = [len(caption.split()) for caption in self.captions if caption]
+    distinct = set(filter(None, self.captions))
+    words = [len(caption_words(caption)) for caption in self.captions if caption]
     if not words:
       return ['captions: none']
-    vocabulary = {word for caption in self.captions for word in caption.lower().split()}
-    different = len(set(filter(None, self.captions)))
     return [
-      f'captions: {len(words)} of {len(self.captions)} clips have one, {different} distinct captions, '
-      f'{_range(words)} words each, {np.mean(words):.1f} on average, {len(vocabulary)} distinct words',
+      f'captions: {len(words)} of {len(self.captions)} clips have one, {len(distinct)} distinct captions, '
+      f'{_range(words)} words each, {np.mean(words):.1f} on average, {len(vocabulary(distinct))} distinct words',
       *(f'  {count} {_by(origin)}' for origin, count in self.origins.items() if set(self.origins) != {PROVIDED}),
+      *([cut] if (cut := cut_report(words, self.text_length, 'words')) else []),
+      *_variants(distinct),
     ]
 
 
 def inspect(
   path: str,
   *,
+  follow_links: bool = False,
+  text_length: int = 32,
   num_frames: int = 16,
   frame_skip: int = 1,
   frame_rate: float = 0.0,
@@ -105,6 +117,8 @@ def inspect(
 
   Args:
     path: as for `catalog.open_stored`.
+    follow_links: `data.follow_links`.
+    text_length: `data.text_length`; longer captions are counted.
     num_frames: `data.num_frames` of the planned training.
     frame_skip: `data.frame_skip`, or the largest one.
     frame_rate: frames per second of clips without a frame rate.
@@ -119,16 +133,20 @@ def inspect(
     ValueError: `path` is KIND:PATH with an unknown kind.
   """
   name, located = locate(path)
-  found = Inspection(name, located, num_frames, frame_skip, target_frame_rate, decoded=decode)
+  found = Inspection(name, located, num_frames, frame_skip, target_frame_rate, decoded=decode, text_length=text_length)
   try:
     # One frame, so that data without a frame rate can be inspected too.
-    _, clips = open_stored(path, 'train', num_frames=1, frame_rate=frame_rate, train_on_all=True)
+    opening = {'num_frames': 1, 'train_on_all': True, 'follow_links': follow_links}
+    _, clips = open_stored(path, 'train', frame_rate=frame_rate, **opening)
   except (ValueError, OSError) as error:
     found.problem = str(error)
     return found, None
+  found.remarks = clips.remarks
   quarantine = Quarantine(located, clips.total, 1.0)
-  for index in range(len(clips)):
-    _inspect_clip(clips, index, found, quarantine)
+  with progress.phase('opening clips'):
+    for index in range(len(clips)):
+      progress.note(f'clip {index + 1} of {len(clips)}')
+      _inspect_clip(clips, index, found, quarantine)
   found.problem = _problem(found, quarantine, max_bad_share)
   return found, _sheet(clips, found.usable)
 
@@ -170,7 +188,7 @@ def _problem(found: Inspection, quarantine: Quarantine, max_bad_share: float) ->
   if unknown and found.num_frames > 1:
     return f'{len(unknown)} clips have no frame rate; pass --frame_rate, and set data.frame_rate in training.'
   for split in ('train', 'test'):
-    if not found.windows[split]:
+    if not found.windows[split] and (split == 'train' or found.splits[split]):
       return f'no clip of the {split} split can be used; add usable clips.'
   bad = len(quarantine.reasons)
   if bad > max_bad_share * sum(found.splits.values()):
@@ -207,6 +225,15 @@ def _range(values: Collection[int]) -> str:
   """Return '2 to 5', or '5' if all values are equal."""
   least, most = min(values), max(values)
   return f'{least}' if least == most else f'{least} to {most}'
+
+
+def _variants(captions: Collection[str]) -> list[str]:
+  """Return a line on words that captions write in several ways, which are one word of the vocabulary."""
+  found = variants(captions)
+  if not found:
+    return []
+  shown = [f'{word} ({" ".join(forms)})' for word, forms in list(found.items())[:BINS]]
+  return [f'words written in several ways: {len(found)}, each one word of the vocabulary: {", ".join(shown)}']
 
 
 def _by(origin: str) -> str:

@@ -2,11 +2,12 @@
 
 The stream is one global sequence of elements, each a pure function of the seed and its index. Step k takes elements
 k * batch_size to (k + 1) * batch_size - 1, of which a host makes the rows that its devices hold. So a run resumes from
-its step number alone, on any number of hosts and workers.
+its step number alone, on any number of hosts and workers; one whose batch size changes shifts them all by an offset.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fractions
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from vdm_jax.data import mixture
 from vdm_jax.data.delivery import deliver
 from vdm_jax.data.mixture import Mixture
 from vdm_jax.data.sources import catalog
-from vdm_jax.data.sources.contract import Clips
+from vdm_jax.data.sources.contract import Clips, EmptySplit
 from vdm_jax.types import Batch, Conditioning
 from vdm_jax.video import transforms
 
@@ -45,6 +46,7 @@ def build(
   seed: int,
   split: str = 'train',
   start: int = 0,
+  offset: int = 0,
   rows: Sequence[int] | None = None,
   quarantine: str | Path | None = None,
 ) -> Iterator[Batch]:
@@ -60,7 +62,8 @@ def build(
   rate: one random frame of a clip, repeated, with a frame interval of 0 (Snap Video, section 3.3). If `images` are
   configured, they are taken from there, each once in an epoch. With num_frames=1 the frame interval is 0 as well.
 
-  The train stream is shuffled again in every epoch; the test stream keeps the order of the source and is never flipped.
+  The train stream is shuffled again in every epoch, of which a batch holds several if there are few clips; the test
+  stream keeps the order of the source and is never flipped.
   Each data set of a mixture is shuffled and repeated separately, and has its share of every part of the stream. Clips
   that cannot be used are replaced by others.
 
@@ -71,6 +74,8 @@ def build(
     seed: of the order and of everything random about the clips.
     split: 'train' or 'test'.
     start: first step.
+    offset: added to the number of every element, for runs whose batch size has changed; with the first step's it must
+      not be negative.
     rows: rows of each global batch that this host makes, increasing; None: all.
     quarantine: folder in which unusable clips are listed in `quarantine.jsonl`; None: nowhere.
 
@@ -80,7 +85,9 @@ def build(
   """
   if start < 0:
     raise ValueError(f'start={start} is negative; the first step is 0.')
-  batches = _dataset(config, encode, seed=seed, split=split, rows=rows, quarantine=quarantine)
+  if start * config.batch_size + offset < 0:
+    raise ValueError(f'offset={offset} leads before the first element of the stream: give a later start.')
+  batches = _dataset(config, encode, seed=seed, split=split, rows=rows, quarantine=quarantine, offset=offset)
   return deliver(batches, start, config.num_workers)
 
 
@@ -90,11 +97,15 @@ def held_out(
   *,
   seed: int,
   num_batches: int,
+  split: str = 'test',
   rows: Sequence[int] | None = None,
   quarantine: str | Path | None = None,
 ) -> list[Batch]:
-  """Return the first `num_batches` batches of the test split, as `build` makes them; the same ones on every call."""
-  batches = _dataset(config, encode, seed=seed, split='test', rows=rows, quarantine=quarantine)
+  """Return the first `num_batches` batches of the test split, as `build` makes them; the same ones on every call.
+
+  Raises as `build` does, and EmptySplit if no clip is held out.
+  """
+  batches = _dataset(config, encode, seed=seed, split=split, rows=rows, quarantine=quarantine)
   return [batches[k] for k in range(num_batches)]
 
 
@@ -105,10 +116,16 @@ def trained_on(config: Any, *, seed: int, count: int) -> list[int]:
 
 
 def check(config: Any, *, seed: int) -> None:
-  """Raise what `build` would raise for either split, within a few seconds."""
-  for split in ('train', 'test'):
-    encode = None if config.text == 'none' else _no_text
-    _dataset(config, encode, seed=seed, split=split)
+  """Raise what `build` would raise for either split, within a few seconds. The test split may have no clips."""
+  encode = None if config.text == 'none' else _no_text
+  _dataset(config, encode, seed=seed, split='train')
+  with contextlib.suppress(EmptySplit):
+    _dataset(config, encode, seed=seed, split='test')
+
+
+def num_clips(config: Any, *, seed: int) -> int:
+  """Return the number of clips that are trained on. Raises as `build` does."""
+  return len(catalog.build(config, 'train', seed))
 
 
 def _no_text(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -123,6 +140,7 @@ def _dataset(
   split: str,
   rows: Sequence[int] | None = None,
   quarantine: str | Path | None = None,
+  offset: int = 0,
 ) -> grain.MapDataset:
   """Return the batches of one host by random access: element k is step k."""
   _check(config, encode, rows)
@@ -155,8 +173,8 @@ def _dataset(
       clips = clips.map(_mark_taken)
     read = functools.partial(_read_marked, read=read)
   elements = clips.random_map(read)
-  if rows is not None:
-    elements = _Rows(elements, config.batch_size, rows)
+  if rows is not None or offset:
+    elements = _Rows(elements, config.batch_size, range(config.batch_size) if rows is None else rows, offset)
   collate = functools.partial(_collate, encode=encode, labels=config.labels)
   return elements.batch(config.batch_size if rows is None else len(rows), drop_remainder=True, batch_fn=collate)
 
@@ -193,18 +211,18 @@ def _derive(seed: int, number: int) -> int:
 
 
 class _Rows(grain.MapDataset):
-  """The elements at `rows` of every `batch_size` consecutive elements."""
+  """The elements at `rows` of every `batch_size` consecutive elements, all `offset` further."""
 
-  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
+  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int], offset: int):
     super().__init__(parent)
-    self._batch_size, self._rows = batch_size, tuple(rows)
+    self._batch_size, self._rows, self._offset = batch_size, tuple(rows), offset
 
   def __len__(self) -> int:
     return len(self.parents[0]) // self._batch_size * len(self._rows)
 
   def __getitem__(self, place: int) -> _Element:
     step, which = divmod(place, len(self._rows))
-    return self.parents[0][step * self._batch_size + self._rows[which]]
+    return self.parents[0][step * self._batch_size + self._rows[which] + self._offset]
 
 
 def _check(config: Any, encode: Encode | None, rows: Sequence[int] | None) -> None:

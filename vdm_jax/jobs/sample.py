@@ -15,6 +15,7 @@ from vdm_jax.generation.long_sample import sample_long
 from vdm_jax.generation.request import Request
 from vdm_jax.generation.short_sample import sample_short
 from vdm_jax.runs import Run
+from vdm_jax.runtime import progress
 
 
 def sample(config: ConfigDict, run: Run, out: str | None, request: Request) -> int:
@@ -41,12 +42,20 @@ def sample(config: ConfigDict, run: Run, out: str | None, request: Request) -> i
       raise InvalidInput(
         f'--{flag} has no effect: this model was trained without {scalar} in model.scalars. Omit --{flag}.'
       )
-  check_page(out)
+  for seed in request.seeds or (config.seed,):
+    if not -(2**31) <= seed < 2**32:  # JAX would drop the other bits
+      raise InvalidInput(f'the seed {seed} has more than 32 bits: give one below {2**32}.')
+  if request.fit != 'cover' and not (request.init_video or request.low_resolution):
+    raise InvalidInput(
+      f'--fit={request.fit} has no effect without a file of --init_video or --low_resolution: omit it.'
+    )
+  check_page(out, request.count)
   started = time.perf_counter()
-  if request.is_long(config.model.num_frames):
-    page = sample_long(config, run, out, request, measure_drift=drift)
-  else:
-    page = sample_short(config, run, out, request)
+  with progress.phase(f'sampling {request.count} {"video" if request.count == 1 else "videos"}'):
+    if request.is_long(config.model.num_frames):
+      page = sample_long(config, run, out, request, measure_drift=drift)
+    else:
+      page = sample_short(config, run, out, request)
   videos = '1 video' if request.count == 1 else f'{request.count} videos'
   print(f'{videos} in {time.perf_counter() - started:.1f} s: {page}', file=sys.stderr)
   return 0

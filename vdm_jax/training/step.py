@@ -139,7 +139,7 @@ def make_heldout_loss(
   >>> from vdm_jax.training.example import tiny_step
   >>> model, _, training, mesh, _, batch = tiny_step()
   >>> loss = make_heldout_loss(model, training, [jax.device_get(batch)], mesh)
-  >>> loss(model.init(jax.random.key(0)))['heldout/loss'] > 0
+  >>> loss(jax.jit(model.init)(jax.random.key(0)))['heldout/loss'] > 0
   True
   """
   batches = [partitioning.put_batch(batch, mesh) for batch in batches]
@@ -191,7 +191,7 @@ def make_gradient(model: Model, training: Any, mesh: Mesh) -> Callable[..., tupl
 
   >>> from vdm_jax.training.example import tiny_step
   >>> model, _, training, mesh, _, batch = tiny_step()
-  >>> params = model.init(jax.random.key(0))
+  >>> params = jax.jit(model.init)(jax.random.key(0))
   >>> with jax.set_mesh(mesh):
   ...   loss, aux, gradients = make_gradient(model, training, mesh)(params, batch, jax.random.key(1))
   >>> aux['per_example'].shape, jax.tree.structure(gradients) == jax.tree.structure(params)

@@ -187,6 +187,15 @@ def test_invalid_answers_are_refused(study, tmp_path, capsys, change, message):
   assert error_of(capsys, 'score', study, file).startswith(f'error: {file} {message}')
 
 
+def test_answers_to_other_videos_are_refused(study, tmp_path, capsys):
+  """Their number, prompts and seed are the same, and so are the names of all files."""
+  ours, theirs = fill(tmp_path / 'ours', PROMPTS, b'mine'), fill(tmp_path / 'theirs', PROMPTS[::-1], b'theirs')
+  assert user_study.main(['make', str(ours), str(theirs), f'--out={tmp_path / "made"}', '--seed=7']) == 0
+  capsys.readouterr()
+  (file,) = vote(tmp_path / 'made', tmp_path, lambda left, right: 0, voters=[1])
+  assert 'has answers to another study' in error_of(capsys, 'score', study, file)
+
+
 def test_a_voter_counts_once(study, tmp_path, capsys):
   (file,) = vote(study, tmp_path, lambda left, right: 0, voters=[2])
   assert 'voter 2 answered the same question' in error_of(capsys, 'score', study, file, file)

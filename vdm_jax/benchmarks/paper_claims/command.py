@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from vdm_jax.benchmarks import timing
 from vdm_jax.benchmarks.paper_claims import (
@@ -30,6 +29,7 @@ from vdm_jax.benchmarks.paper_claims import (
 )
 from vdm_jax.benchmarks.paper_claims.claim import Claim
 from vdm_jax.errors import InvalidInput
+from vdm_jax.inputs.paths import file_argument
 
 # Shipped models for claims about sampling.
 MODELS = ('digits', 'digits_fit')
@@ -45,7 +45,7 @@ def claims() -> dict[str, Claim]:
 def main(argv: Sequence[str] | None = None) -> None:
   known = claims()
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--out', type=Path, help='folder for trained models and results')
+  parser.add_argument('--out', type=file_argument, help='folder for trained models and results')
   parser.add_argument('--claims', default=','.join(known), help='comma-separated names; all by default')
   parser.add_argument('--seeds', type=int, default=5, help='number of seeds, at least 2')
   parser.add_argument('--list', action='store_true', help='print all claims with their costs, and exit')

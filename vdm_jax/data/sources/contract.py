@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from vdm_jax.inputs.text_files import UnreadableText
 from vdm_jax.video.reading import VideoInfo
 
 SPLITS = ('train', 'test')
@@ -24,6 +25,10 @@ PROVIDED = 'provided'  # origin of a caption that came with its clip
 
 class OutsideError(ValueError):
   """A file of a data set is a link that leads out of its folder: never read, and never only skipped."""
+
+
+class EmptySplit(ValueError):
+  """A data set has no clips of one of its splits, such as a single clip, of which none is held out."""
 
 
 class Clip(NamedTuple):
@@ -49,7 +54,7 @@ class Clips(Protocol):
 
   @property
   def vocabulary(self) -> tuple[str, ...]:
-    """All words that captions can contain, in lower case, sorted."""
+    """All words that captions can contain, sorted; see `inputs.captions`."""
 
   def __len__(self) -> int: ...
 
@@ -71,13 +76,14 @@ class Source(Protocol):
 
   Attributes:
     path: `data.path`, as it was passed, for messages.
-    names: unique names of the clips of both splits. The name of a clip that is a file is its path below `path`; an
-      interrupted conversion then notices that the file changed.
+    names: unique names of the clips of both splits. The name of a clip that is a file or a folder is its path below
+      `path`: conversions and evaluations then notice that it was replaced. Otherwise they look at all files of `path`.
     num_classes: number of labels; None if clips have none.
     class_names: names of the labels 0, 1, ...; None if only their numbers are known.
     without_frame_rate: name of a clip that is known, without opening it, to have no frame rate; None if there is none.
     single_frame: whether every clip is one frame, so that the data are images.
     captions_file: where `python -m vdm_jax.data caption` stores captions; None if there is no place for them.
+    remarks: what was left out although it looks as if it belongs to the data, one sentence each, for reports.
   """
 
   path: str
@@ -87,6 +93,7 @@ class Source(Protocol):
   without_frame_rate: str | None = None
   single_frame: bool = False
   captions_file: pathlib.Path | None = None
+  remarks: Sequence[str] = ()
 
   @classmethod
   def recognizes(cls, path: pathlib.Path) -> bool:
@@ -146,10 +153,11 @@ def caption_if_readable(source: Source, clip: int) -> str:
 
   Raises:
     OutsideError: the caption is a link that leads out of the data set.
+    UnreadableText: it is in another encoding, as all others may be.
   """
   try:
     return source.caption(clip)
-  except OutsideError:
+  except (OutsideError, UnreadableText):
     raise
   except (ValueError, OSError):
     return ''

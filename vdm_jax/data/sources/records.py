@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from vdm_jax.data.sources.contract import Clip, Source, clip_path
+from vdm_jax.video import display
 from vdm_jax.video.opening import MAX_BYTES, check_bytes, open_image
 from vdm_jax.video.reading import VideoInfo
 
@@ -116,7 +117,8 @@ def decode_image(content: bytes, where: str) -> np.ndarray:
   """Return a PNG or JPEG as uint8 `[h w 1 or 3]`. Raises ValueError if it cannot be decoded or is too large."""
   try:
     with open_image(where, content) as image:
-      pixels = np.asarray(image if image.mode in ('L', 'RGB') else image.convert('RGB'))
+      gray = image.mode == 'L' and not image.has_transparency_data
+      pixels = np.asarray(image) if gray else display.image_pixels(image)
   except Exception as error:  # a damaged image raises almost any exception
     raise ValueError(f'{where} cannot be decoded as an image ({type(error).__name__}).') from error
   return pixels if pixels.ndim == 3 else pixels[..., None]

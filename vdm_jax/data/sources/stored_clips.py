@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
 
-from vdm_jax.data.sources.contract import Clip, Source, caption_if_readable, clip_path
+from vdm_jax.data.sources.contract import Clip, EmptySplit, Source, caption_if_readable, clip_path
+from vdm_jax.inputs import captions
+from vdm_jax.runtime.hashing import BLOCKS, quick_hash
 from vdm_jax.video import transforms
 from vdm_jax.video.opening import MAX_BYTES, check_bytes
 from vdm_jax.video.reading import VideoInfo
@@ -49,7 +52,8 @@ class StoredClips:
     train_on_all: add the test split to the train split.
 
   Raises:
-    ValueError: the split has no clips, or a frame rate is needed and unknown.
+    EmptySplit: the split has no clips.
+    ValueError: a frame rate is needed and unknown.
   """
 
   def __init__(
@@ -73,6 +77,7 @@ class StoredClips:
     self.names = [source.names[clip] for clip in self._numbers]
     self._num_frames, self._frame_skips = num_frames, (min_frame_skip, max_frame_skip)
     self._frame_rate, self._target_frame_rate = frame_rate, target_frame_rate
+    self._shared_hashes: dict[tuple[bool, int], str] = {}  # of all files together, by the arguments of `file_hash`
     if num_frames > 1 and source.single_frame:
       raise ValueError(
         f'data.path={self.path!r} holds images, which are clips of one frame, but data.num_frames={num_frames}; set '
@@ -84,7 +89,7 @@ class StoredClips:
         f'data.frame_rate=0, but {where} has no frame rate; set it to the frames per second of the clips.'
       )
     if not self.names:
-      raise ValueError(
+      raise EmptySplit(
         f'data.path={self.path!r} has {_count(self.total, "clip")}, so none is left for the {split} split; add clips, '
         'or use the other split alone.'
       )
@@ -118,9 +123,14 @@ class StoredClips:
     return self.source.class_names
 
   @property
+  def remarks(self) -> Sequence[str]:
+    """What the data set leaves out, as `Source.remarks`."""
+    return self.source.remarks
+
+  @property
   def vocabulary(self) -> tuple[str, ...]:
-    """All words of the captions of both splits, in lower case, sorted."""
-    return tuple(sorted({word for caption in self.captions for word in caption.lower().split()}))
+    """All words of the captions of both splits, sorted; see `inputs.captions`."""
+    return captions.vocabulary(self.captions)
 
   @property
   def captions(self) -> tuple[str, ...]:
@@ -131,9 +141,10 @@ class StoredClips:
     """Return the info of a clip without decoding its frames.
 
     Raises:
-      ValueError or OSError: the clip is too short or too slow for a window, or cannot be opened.
+      ValueError or OSError: the clip is too short or too slow for a window, or it or its caption cannot be read.
     """
     clip, skips = self._numbers[index], sorted(set(self._frame_skips))
+    self.source.caption(clip)
     return [self._usable(clip, self._num_frames, skip)[0] for skip in skips][-1]
 
   def info(self, index: int) -> VideoInfo:
@@ -161,6 +172,15 @@ class StoredClips:
   def label(self, index: int) -> int | None:
     """Return the class number of a clip, None if clips have none."""
     return self.source.label(self._numbers[index])
+
+  def file_hash(self, index: int, *, times: bool = True, blocks: int = BLOCKS) -> str:
+    """Return a `quick_hash` of the file or folder of a clip; of all the data where clips share files, as in shards."""
+    path = os.path.join(self.path, self.names[index])
+    if os.path.exists(path):
+      return quick_hash(path, times=times, blocks=blocks)
+    if (times, blocks) not in self._shared_hashes:
+      self._shared_hashes[times, blocks] = quick_hash(self.path, times=times, blocks=blocks)
+    return self._shared_hashes[times, blocks]
 
   def split_of(self, index: int) -> str:
     """Return 'train' or 'test': the split of a clip without `train_on_all`."""

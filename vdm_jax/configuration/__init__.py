@@ -2,6 +2,7 @@
 
 An experiment in `configs/` starts from `default()` and changes what differs; the command line overrides single keys. A
 key that is not listed here is an error. Sizes and text are set once, under `data`; the `model` section refers to them.
+`changes` beside this file says of every key whether a run may change it when it resumes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,26 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm_jax import models
-from vdm_jax.names import RENAMED_SETTINGS, closest
+from vdm_jax.configuration.changes import Change, Difference, change_of, differences
+from vdm_jax.inputs import captions
+from vdm_jax.names import FORMER_DEFAULTS, RENAMED_SETTINGS, closest
 from vdm_jax.networks import contract
+
+__all__ = [
+  'Change',
+  'Difference',
+  'change_of',
+  'complete',
+  'default',
+  'differences',
+  'from_dict',
+  'network_changed',
+  'read',
+  'resolve',
+  'to_dict',
+  'unknown_key',
+  'validate',
+]
 
 # Tables of the section `training` with arbitrary keys; `training.schedules.bind_options` validates them.
 OPEN = ('optimizer_options', 'schedule_options')
@@ -47,10 +66,12 @@ def _lock(config: ConfigDict) -> ConfigDict:
 
 def _data() -> dict[str, Any]:
   return {
-    'name': 'digits',  # digits (shipped), a mixture, or stored clips: folder, array, records, tfds, pictures
+    # digits (shipped), a mixture, or stored clips: folder, array, records, tfds, pictures, webdataset, parquet
+    'name': 'digits',
     'path': '',  # folder of the clips, or the .npy file of array; '' for digits and mixture
     'mixture': (),  # mixture: ('folder:PATH=WEIGHT', 'tfds:PATH@FRAMERATE=WEIGHT', ...); only ratios of weights matter
     'images': (),  # like mixture: data sets of appended images and of images as videos; (): the clips themselves
+    'follow_links': False,  # folder, pictures: links may lead out of the folder, and linked folders are followed
     'frame_rate': 0.0,  # frames per second of clips without a frame rate (all but video files); 0: unknown
     'train_on_all': False,  # train on the test split too, so that no clip is held out. VDM on UCF101
     'max_bad_share': 0.05,  # fraction of unusable clips above which training stops; below, others replace them
@@ -66,12 +87,15 @@ def _data() -> dict[str, Any]:
     'image_rate': 0.0,  # fraction of examples that are images: one frame repeated, frame interval 0. Snap: 0.5
     'pad_rows': 0,  # rows of `height`, at the top and at the bottom each, that repeat the edge; excluded from the loss
     'flip': False,  # random left-right flips
-    'text': 'none',  # none, words (trainable vectors) or a frozen encoder: bert-large, t5-11b, ...
+    # none, words (trainable vectors) or a frozen encoder: bert, clip, t5 or umt5 of any size, or a published model such
+    # as bert-large or t5-11b, whose sizes are checked
+    'text': 'none',
     'text_path': '',  # frozen encoders: folder of the files
     'text_dtype': 'float32',  # frozen encoders: compute dtype, float32 or bfloat16
     'text_cache': '',  # frozen encoders: folder of embeddings from `python -m vdm_jax.text embed`; '': none
     'text_length': 32,  # tokens per caption
     'vocabulary': (),  # words: the known words; (): all words of the captions
+    'word_rule': '',  # words: unicode, or whitespace as before it existed; '': that of the resumed run, or unicode
     'labels': False,  # condition the network on class labels
     'num_workers': 0,  # worker processes that prepare batches; 0: threads of this process
     # digits: harder modes, and the frames of a clip, from which random windows of num_frames are taken; 0: as many as a
@@ -101,6 +125,7 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'text_cache',
     'text_length',
     'vocabulary',
+    'word_rule',
   )
   references = {name: data.get_ref(name) for name in shared}
   own = {
@@ -143,8 +168,10 @@ def _training() -> dict[str, Any]:
     'optimizer': 'adam',  # adam, lamb, an optimizer of optax (adafactor, lion, muon, ...), or custom (an argument)
     'optimizer_options': {},  # further arguments of the optimizer by name, such as {'momentum': 0.9} for sgd
     'learning_rate': 3e-4,  # the highest, after the warm-up
-    'schedule': 'constant',  # constant, cosine (to zero at num_steps), one of optax.schedules, or custom (an argument)
-    'schedule_options': {},  # arguments of a schedule of optax, such as {'transition_steps': 10_000, 'decay_rate': 0.5}
+    # constant, cosine or linear (to 0 at num_steps), inverse_sqrt, warmup_stable_decay, one of optax.schedules, or
+    # custom (an argument)
+    'schedule': 'constant',
+    'schedule_options': {},  # arguments of the schedule, such as {'decay_steps': 10_000} of warmup_stable_decay
     'warmup_steps': 1_000,
     'beta1': 0.9,  # adam, lamb
     'beta2': 0.99,  # adam, lamb
@@ -158,6 +185,13 @@ def _training() -> dict[str, Any]:
     'self_condition_rate': 0.0,  # share of examples with self-conditioning. Snap: 0.9
     'accumulation_steps': 1,  # micro-batches per step
     'first_stage': '',  # second stage: workdir of the trained first stage, whose weights initialize it
+    # Which run that was: recorded when training starts, checked when both stages are sampled.
+    'first_stage_identity': {
+      'weights': '',  # hash of its weights; emptied on the command line, any first stage is accepted
+      'run_id': '',  # of its env.json, which stays the same when it is trained further
+      'step': 0,  # of its checkpoint
+      'path': '',  # path to it from the workdir
+    },
     'accept_mismatch': False,  # initialize afresh the tensors that do not fit the first stage's
   }
 
@@ -178,7 +212,7 @@ def _sampling() -> dict[str, Any]:
     'langevin_delta': 0.0,  # size of a Langevin correction after each step; 0: none. VDM: 0.1
     'guidance_weight': 0.0,  # w of VDM Eq. 6; 0: off. The paper's tables print 1 + w
     'guidance_low': 0.0,  # oscillating guidance: the low weight
-    'guidance_start': 0,  # oscillating guidance: steps before the weight alternates; 0: constant weight
+    'guidance_start': 0.0,  # oscillating guidance: share of the steps before it alternates; 0: constant weight
     'threshold': 'clip',  # of x_hat: clip, dynamic or none
     'percentile': 99.5,  # dynamic threshold
     'conditioning': 'reconstruction',  # on given frames: reconstruction, replacement or redraw
@@ -190,7 +224,9 @@ def _sampling() -> dict[str, Any]:
 
 
 def resolve(config: ConfigDict, vocabulary: tuple[str, ...]) -> ConfigDict:
-  """Set `data.vocabulary`, if it is empty and `data.text` is 'words', to the words of the dataset."""
+  """Set `data.vocabulary` and `data.word_rule`, if they are empty and `data.text` is 'words'."""
+  if config.data.text == 'words' and not config.data.word_rule:
+    config.data.word_rule = config.model.word_rule = captions.UNICODE
   if config.data.text == 'words' and not config.data.vocabulary:
     config.data.vocabulary = config.model.vocabulary = tuple(vocabulary)
   return config
@@ -256,11 +292,12 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
 def complete(values: Mapping[str, Any]) -> dict[str, Any]:
   """Return a run's configuration with current keys, from the plain dicts that an earlier version may have written.
 
-  Renamed keys (`names.RENAMED_SETTINGS`) get their current names, and keys that did not exist yet their defaults.
+  Renamed keys (`names.RENAMED_SETTINGS`) get their current names, and keys that did not exist yet their defaults
+  (`names.FORMER_DEFAULTS`).
   """
-  values = _renamed(values)
+  values = _with_shares(_renamed(values))
   network = values.get('model', {}).get('network')
-  return _fill(values, to_dict(default(network))) if network in models.NETWORKS else values
+  return _fill(_fill(values, FORMER_DEFAULTS), to_dict(default(network))) if network in models.NETWORKS else values
 
 
 def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,6 +307,15 @@ def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     (section, old), (target, new) = former.split('.'), current.split('.')
     if old in _section(values, section) and new not in _section(values, target):
       values.setdefault(target, {})[new] = values[section].pop(old)
+  return values
+
+
+def _with_shares(values: dict[str, Any]) -> dict[str, Any]:
+  """The same with `sampling.guidance_start` as a share of the steps; version 0.2 stored their number, an integer."""
+  sampling = _section(values, 'sampling')
+  start, num_steps = sampling.get('guidance_start'), sampling.get('num_steps')
+  if type(start) is int and type(num_steps) is int and num_steps > 0:
+    values['sampling'] = {**sampling, 'guidance_start': min(start / num_steps, 1.0)}
   return values
 
 

@@ -1,0 +1,7 @@
+"""Crop."""
+
+from vdm_jax.video.display import Crop
+
+
+def read_crop(path, stream):
+  return Crop()
