@@ -260,3 +260,27 @@ def test_given_frames_enter_the_network_without_noise():
 def test_given_frames_need_a_model_that_was_trained_on_them():
   with pytest.raises(ValueError, match="conditioning='given_frames'.*model.frame_logsnr='shared'"):
     make_stages(MODEL, settings(conditioning='given_frames'))
+
+
+def test_a_smaller_video_may_have_a_weight_of_its_own():
+  """Alone, its weight is that of the formula; beside frames, equal weights change nothing, and a larger one fits it."""
+  low = np.asarray(downsample(FRAMES, 2))
+  alone = Observed(FRAMES, np.zeros(8, bool), low, np.ones(8, bool))
+  one = draw(alone, reconstruction_weight=4.0)
+  np.testing.assert_allclose(draw(alone, reconstruction_weight=1.0, low_resolution_weight=4.0), one, atol=1e-4)
+  both = Observed(FRAMES, SEEN, low, np.ones(8, bool))
+  weights = {'reconstruction_weight': 1.0, 'num_steps': 24}
+  same = draw(both, low_resolution_weight=1.0, **weights)
+  np.testing.assert_array_equal(same, draw(both, **weights))
+  more = draw(both, low_resolution_weight=4.0, **weights)
+  misfit, less = (np.square(np.asarray(downsample(x, 2)) - low).mean() for x in (same, more))
+  assert less < 0.5 * misfit
+
+
+REFUSED = [{'low_resolution_weight': -1.0}, {'low_resolution_weight': 1.0, 'conditioning': 'redraw'}]
+
+
+@pytest.mark.parametrize('changes', REFUSED)
+def test_an_idle_or_negative_weight_of_the_smaller_video_is_refused(changes):
+  with pytest.raises(ValueError, match='sampling.low_resolution_weight='):
+    conditional.check(settings(**changes))

@@ -217,6 +217,7 @@ def _sampling() -> dict[str, Any]:
     'percentile': 99.5,  # dynamic threshold
     'conditioning': 'reconstruction',  # on given frames: reconstruction, replacement or redraw
     'reconstruction_weight': 10.0,  # w_r of VDM Eqs. 7 and 8. VDM: 50 and 9 for prediction, not published for text
+    'low_resolution_weight': 0.0,  # w_r of Eq. 8 where a smaller video is given too; 0: reconstruction_weight
     'noise_aug_level': 0.1,  # second stage: noise on its low-resolution input, from 0 (none) to 1 (pure noise)
     'fps': 8,  # frame rate to condition on, and of the files written
     'original_size': (),  # height and width in pixels to condition on; (): those of the model's videos

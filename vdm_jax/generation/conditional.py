@@ -62,11 +62,16 @@ def check(config: Mapping[str, Any], *, low_resolution: bool = False) -> None:
     low_resolution: whether a low-resolution video is to be observed.
   """
   method = choose('sampling.conditioning', config['conditioning'], METHODS)
-  weight, gamma = config['reconstruction_weight'], config['gamma']
+  weight, low_weight, gamma = (config[key] for key in ('reconstruction_weight', 'low_resolution_weight', 'gamma'))
   if method == 'reconstruction' and not weight > 0:
     raise ValueError(
       f"sampling.reconstruction_weight={weight} leaves conditioning='reconstruction' without guidance: give a positive "
       "weight (VDM uses 9 and 50), or conditioning='replacement'."
+    )
+  if low_weight < 0 or (low_weight and method != 'reconstruction'):
+    raise ValueError(
+      f'sampling.low_resolution_weight={low_weight} with conditioning={method!r}: it is the weight of a smaller video '
+      "under conditioning='reconstruction'; set it to 0 for that of given frames, or to a positive number."
     )
   if method == 'replacement' and gamma:
     raise ValueError(
@@ -116,7 +121,8 @@ def guide(
     pad_rows: number of padding rows at the top and at the bottom of a frame, which are not compared.
   """
   if config['conditioning'] == 'reconstruction':
-    measure, wanted = _measurement(observed, pad_rows)
+    ratio = config['low_resolution_weight'] / config['reconstruction_weight'] or 1.0
+    measure, wanted = _measurement(observed, pad_rows, ratio)
     denoiser = sampling.reconstruction(denoiser, process, measure, wanted, config['reconstruction_weight'])
   if config['conditioning'] == 'given_frames':
     denoiser = sampling.given_frames(denoiser, process, observed.frames, observed.seen)
@@ -135,8 +141,11 @@ def hold(step: Step, process: GaussianProcess, observed: Observed, config: Mappi
   return step
 
 
-def _measurement(observed: Observed, pad_rows: int) -> tuple[Callable[[Array], Array], Array]:
-  """Return the measurement of x `[b n]` and its observed value: observed frames, then those of low resolution."""
+def _measurement(observed: Observed, pad_rows: int, ratio: float = 1.0) -> tuple[Callable[[Array], Array], Array]:
+  """Return the measurement of x `[b n]` and its observed value: observed frames, then those of low resolution.
+
+  The latter are multiplied by the root of `ratio`, and so the weight of their squared error by `ratio`.
+  """
 
   def flat(x: Array, seen: Array) -> Array:
     return jnp.where(_against_frames(seen), x, 0.0).reshape(x.shape[0], -1)
@@ -146,13 +155,13 @@ def _measurement(observed: Observed, pad_rows: int) -> tuple[Callable[[Array], A
 
   if observed.low is None:
     return lambda x: flat(rows(x), observed.seen), flat(rows(observed.frames), observed.seen)
-  factor = rows(observed.frames).shape[2] // observed.low.shape[2]
+  factor, scale = rows(observed.frames).shape[2] // observed.low.shape[2], ratio**0.5
 
   def measure(x: Array) -> Array:
     x = rows(x)
-    return jnp.concatenate([flat(x, observed.seen), flat(downsample(x, factor), observed.low_seen)], axis=1)
+    return jnp.concatenate([flat(x, observed.seen), scale * flat(downsample(x, factor), observed.low_seen)], axis=1)
 
-  wanted = [flat(rows(observed.frames), observed.seen), flat(observed.low, observed.low_seen)]
+  wanted = [flat(rows(observed.frames), observed.seen), scale * flat(observed.low, observed.low_seen)]
   return measure, jnp.concatenate(wanted, axis=1)
 
 
