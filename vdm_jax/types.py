@@ -1,7 +1,7 @@
 """The types that all packages share: arrays, conditions, and the functions a model is made of.
 
 A video is `[b t h w c]`, float32 in [-1, 1]: batch, frames, height, width, channels. The only time variable is
-`logsnr = log(alpha^2 / sigma^2)`, of shape `[b]`.
+`logsnr = log(alpha^2 / sigma^2)`, of shape `[b]`, or `[b t]` where the frames of a video have levels of their own.
 """
 
 from __future__ import annotations

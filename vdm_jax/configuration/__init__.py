@@ -140,12 +140,17 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'process': 'variance_preserving',  # or input_scaled
     'parameterization': 'eps',  # eps, v, x, edm or snap
     'sigma_in': 1.0,  # input_scaled: divisor of the signal
+    'image_sigma_in': 0.0,  # that of appended images with levels of their own; 0: the video's. Snap Table 3 (iv): 1
     'sigma_data': 1.0,  # edm, snap: standard deviation of the data
+    'noise_input': 'logsnr',  # what tells the network the noise level: logsnr, or sigma (EDM's and Snap's c_noise)
     'logsnr': 'cosine',  # distribution of training noise levels: cosine or lognormal
     'logsnr_min': -20.0,  # cosine: range, also that of the cosine sampling grid
     'logsnr_max': 20.0,
     'logsnr_shift': 0.0,  # cosine: added to every training level; negative values train on more noise
     'downsampling': 'area',  # second stage: how training makes its low-resolution input: area or bicubic (as clips)
+    # levels of an example's frames: shared, images (each appended image has its own), independent (so has each frame;
+    # diffusion forcing) or given (some frames of the video without noise)
+    'frame_logsnr': 'shared',
     'upsampling': 1,  # second stage: spatial upsampling factor of its low-resolution input; 1: no such input
     'lognormal_mean': -1.2,  # lognormal: mean and standard deviation of log sigma
     'lognormal_std': 1.2,
@@ -220,6 +225,7 @@ def _sampling() -> dict[str, Any]:
     'percentile': 99.5,  # dynamic threshold
     'conditioning': 'reconstruction',  # on given frames: reconstruction, replacement or redraw
     'reconstruction_weight': 10.0,  # w_r of VDM Eqs. 7 and 8. VDM: 50 and 9 for prediction, not published for text
+    'low_resolution_weight': 0.0,  # w_r of Eq. 8 where a smaller video is given too; 0: reconstruction_weight
     'noise_aug_level': 0.1,  # second stage: noise on its low-resolution input, from 0 (none) to 1 (pure noise)
     'fps': OF_DATA,  # frame rate to condition on, and of the files written; -1: that of the clips trained on
     'original_size': (),  # height and width in pixels to condition on; (): those of the model's videos
