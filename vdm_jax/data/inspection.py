@@ -90,7 +90,7 @@ class Inspection:
       f'labels: {len(self.labels)} classes, {_range(self.labels.values())} clips each'
       if self.labels
       else 'labels: none',
-      *self._values(),
+      *(self.statistics.lines() if self.statistics else ()),
       *(f'{note}: {len(names)} clips, such as {names[0]}; {ADVICE[note]}' for note, names in self._notes()),
       f'windows of {self.num_frames} frames with a skip of {self.frame_skip} ({self._span()}): '
       f'{self.windows["train"]:,} train, {self.windows["test"]:,} test',
@@ -105,20 +105,6 @@ class Inspection:
     if self.problem is not None:
       return f'training cannot start: {self.problem}'
     return 'training can start' if self.splits['test'] else 'training can start, without a held-out loss'
-
-  def _values(self) -> list[str]:
-    """Return the values of each channel and the settings that normalize them, for data that are not pictures."""
-    if (found := self.statistics) is None or found.count is None:
-      return []
-    lines = [f'values of the train split, {len(found.count)} channels:']
-    columns = zip(found.low, found.high, found.mean, found.deviation, strict=True)
-    for channel, (low, high, mean, deviation) in enumerate(columns):
-      lines.append(f'  {channel}: {low:.6g} to {high:.6g}, mean {mean:.6g}, standard deviation {deviation:.6g}')
-    lines.append(f'train with --config.data.channels={len(found.count)} and one of')
-    for kind in ('range', 'standard'):
-      values = str(found.values(kind)).replace(' ', '')
-      lines.append(f'  --config.data.normalization={kind} "--config.data.normalization_values={values}"')
-    return lines
 
   def _notes(self) -> list[tuple[str, list[str]]]:
     return [(note, self.notes[note]) for note in ADVICE if note in self.notes]

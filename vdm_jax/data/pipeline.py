@@ -65,9 +65,8 @@ def build(
   configured, they are taken from there, each once in an epoch. With num_frames=1 the frame interval is 0 as well.
 
   The train stream is shuffled again in every epoch, of which a batch holds several if there are few clips; the test
-  stream keeps the order of the source and is never flipped.
-  Each data set of a mixture is shuffled and repeated separately, and has its share of every part of the stream. Clips
-  that cannot be used are replaced by others.
+  stream keeps the order of the source and is never flipped. Each data set of a mixture is shuffled and repeated
+  separately, with its share of every part of the stream. Clips that cannot be used are replaced by others.
 
   Args:
     config: section `data` of a configuration.
