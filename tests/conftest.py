@@ -6,8 +6,10 @@ by a test inherit all of it.
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -42,9 +44,33 @@ def _threads_per_worker() -> int:
 for _name, _value in _DEFAULTS.items():
   os.environ.setdefault(_name, _value)
 if 'PYTEST_XDIST_WORKER' in os.environ:
-  # Each xdist worker takes its share of the cores: XLA reads NPROC, numpy and scikit-learn the others.
+  # Each xdist worker takes its share of the cores: XLA reads NPROC, numpy the others.
   for _name in ('NPROC', 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
     os.environ.setdefault(_name, str(_threads_per_worker()))
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    '--share', metavar='K/N', help='run only one of N shares of the tests, chosen by name; K counts from 0'
+  )
+
+
+def pytest_collection_modifyitems(config, items):
+  """Keeps the tests of the share that `--share` names; all shares together are all tests, each once."""
+  if (text := config.getoption('--share')) is None:
+    return
+  share, shares = map(int, text.split('/'))
+  if not 0 <= share < shares:
+    raise pytest.UsageError(f'--share={text} is not a valid share: K of K/N counts from 0 to N - 1.')
+  kept = [item for item in items if zlib.crc32(item.nodeid.encode()) % shares == share]
+  config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+  items[:] = kept
+
+
+def pytest_collection_finish():
+  """Tracing makes many objects that live as long as their programs; looking for cycles among them took a tenth."""
+  gc.freeze()
+  gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.hookimpl(optionalhook=True)

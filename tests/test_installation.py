@@ -70,6 +70,11 @@ def test_experiments_are_found_by_name_from_an_empty_directory(installed, tmp_pa
   assert done.returncode == 2, done.stderr
   problems = [line for line in done.stdout.splitlines() if line.startswith('problem: ')]
   assert "data.path='data/captioned_videos'" in problems[0] and 'data.text=bert-large' in problems[1]
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_installation_compiles_ahead_of_time(installed, tmp_path):
   done = run(installed, tmp_path, '--mode=compile', '--config=digits_long', '--topology=here')
   assert done.returncode == 0, done.stderr
   assert json.loads(done.stdout)['parameters'] == 926_532

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import av
@@ -17,7 +15,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from helpers.process_group import REPOSITORY, virtual
+from helpers.commands import REPOSITORY, vdm
+from helpers.process_group import virtual
 from PIL import Image
 
 import vdm_jax
@@ -40,21 +39,6 @@ TOY = {
   'training.heldout_every': '6',
   'sampling.num_steps': '3',
 }
-
-HANGS = 240  # seconds; a cold machine under load takes less than half
-
-
-def vdm(*arguments: str, env: Mapping[str, str] = os.environ, patience: float = HANGS) -> subprocess.CompletedProcess:
-  """Runs the command; one that hangs fails the test with the stacks of its threads."""
-  command = [sys.executable, '-X', 'faulthandler', '-m', 'vdm_jax.main', *arguments]
-  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
-  with subprocess.Popen(command, cwd=REPOSITORY, env=env, **pipes) as process:
-    try:
-      out, err = process.communicate(timeout=patience)
-    except subprocess.TimeoutExpired:
-      process.send_signal(signal.SIGABRT)
-      pytest.fail(f'{command} did not end within {patience} s:\n{process.communicate()[1]}')
-  return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def toy(workdir: Path, **overrides: str) -> list[str]:
@@ -113,23 +97,25 @@ def test_sampling_writes_videos_and_warns_of_unknown_words(run, tmp_path):
   done = vdm(
     '--mode=sample',
     f'--workdir={run}',
-    '--prompt=a 3 moving ../left',
+    '--prompt=a 3 moving ../sideways',
     f'--prompt_file={prompts}',
     '--num_videos=2',
     f'--out={tmp_path / "out"}',
     '--config.sampling.num_steps=4',
+    '--checkpoint=8',
+    '--weights=raw',
     '--seed=1',
   )
   assert done.returncode == 0, done.stderr
   (warning,) = [line for line in done.stderr.splitlines() if line.startswith('warning: ')]
-  assert all(part in warning for part in ("'a 3 moving ../left'", "'../left'", '8 9 a down left moving right up'))
-  stems = ['0000-a-3-moving-left', '0001-a-3-moving-left', '0002-a-5-moving-up', '0003-a-5-moving-up']
+  assert all(part in warning for part in ("'a 3 moving ../sideways'", "'sideways'", '8 9 a down left moving right up'))
+  stems = ['0000-a-3-moving-sideways', '0001-a-3-moving-sideways', '0002-a-5-moving-up', '0003-a-5-moving-up']
   assert sorted(file.name for file in (tmp_path / 'out').iterdir()) == sorted(
-    [f'{stem}.{kind}' for stem in stems for kind in ('mp4', 'gif')]
-    + ['contact_sheet.png', 'index.html', 'videos.jsonl']
+    [f'{stem}.{kind}' for stem in stems for kind in ('mp4', 'gif', 'npy')]
+    + ['contact_sheet.png', 'index.html', 'samples.json', 'videos.jsonl']
   )
   page = (tmp_path / 'out/index.html').read_text()
-  assert f'Sampled from {run}, step 12 of 12 (EMA), with seed 1.' in page
+  assert f'Sampled from {run}, step 8 of 12 (raw weights), with seed 1.' in page
   assert all(f'src="./{stem}.mp4"' in page for stem in stems)
 
 
@@ -146,6 +132,7 @@ def test_class_labels_condition_as_text_does(tmp_path):
   assert message.startswith('error: label 40 ') and '39' in message
 
 
+@pytest.mark.slow
 def test_four_devices_train_and_sample_as_one_does(run, tmp_path):
   done = vdm(*toy(tmp_path, mesh__fsdp='2'), env=virtual(4))
   assert done.returncode == 0, done.stderr
@@ -161,6 +148,8 @@ def test_evaluation_writes_its_record(run):
   assert done.returncode == 0, done.stderr
   record = json.loads((run / 'evaluation/digits.json').read_text())
   assert record == json.loads(done.stdout)
+  (stage,) = record['stages']
+  assert (stage['run'], stage['step'], stage['weights']) == (str(run), 12, 'ema') and record['model'] == 'EMA'
   assert record['num_videos'] == 120 and record['step'] == 12 and record['sampling']['num_steps'] == 3
   assert record['real']['digit'] > 0.95 and record['real']['direction'] == 1.0
   assert record['digit'] < 0.5, 'twelve steps are not enough to learn anything'
@@ -227,19 +216,13 @@ INVALID = [
   ([*SAMPLE, '--out=NEW', '--pretrained=digits'], ['--workdir', '--pretrained']),
   ([*SAMPLE, '--out=NEW', '--config=digits'], ['--config ', '--mode=sample']),
   ([*SAMPLE, '--out=NEW', '--fps=12'], ['--fps', 'model.scalars']),
+  ([*SAMPLE, '--out=NEW', '--checkpoint=7'], ['RUN/checkpoints', 'step 7', '8, 12']),
+  ([*SAMPLE, '--out=NEW', '--checkpoint=last'], ['--checkpoint=last']),
+  ([*SAMPLE, '--out=NEW', '--weights=emma'], ['weights', "'emma'", "Did you mean 'ema'?"]),
+  (['--mode=sample', '--pretrained=digits', '--out=NEW', '--weights=raw'], ['ema weights alone', 'workdir']),
+  (['TOY', '--checkpoint=8'], ['--checkpoint=8', '--mode=train']),
   ([*SAMPLE, '--coordinator=a:1', '--num_processes=1', '--process_id=0'], ['--mode=sample']),
 ]
-# Runs each command in a fork of one process that has imported everything.
-FORKS = """
-import json, os, sys
-from vdm_jax import main
-for number, arguments in enumerate(json.loads(sys.argv[1])):
-  if not os.fork():
-    os.dup2(os.open(f'{sys.argv[2]}/{number}', os.O_WRONLY | os.O_CREAT), 2)
-    sys.argv = ['vdm_jax', *arguments]
-    main.run()
-  print(os.waitstatus_to_exitcode(os.wait()[1]))
-"""
 
 
 @pytest.fixture(scope='module')
@@ -250,21 +233,14 @@ def rejections(run, tmp_path_factory) -> list[tuple[int, str, Path]]:
   for number, (arguments, _) in enumerate(INVALID):
     texts = [text.replace('RUN', str(run)).replace('NEW', str(folder / f'new{number}')) for text in arguments]
     commands.append([flag for text in texts for flag in (toy(folder / f'new{number}') if text == 'TOY' else [text])])
-  done = subprocess.run(
-    [sys.executable, '-c', FORKS, json.dumps(commands), str(folder)],
-    cwd=REPOSITORY,
-    stdout=subprocess.PIPE,
-    text=True,
-    timeout=HANGS,
-  )
-  statuses = done.stdout.split()
-  return [(int(status), (folder / str(n)).read_text(), folder / f'new{n}') for n, status in enumerate(statuses)]
+  done = [vdm(*arguments) for arguments in commands]
+  return [(command.returncode, command.stderr, folder / f'new{n}') for n, command in enumerate(done)]
 
 
 @pytest.mark.parametrize('number', range(len(INVALID)), ids=[' '.join(arguments)[:50] for arguments, _ in INVALID])
-def test_invalid_input_is_rejected_before_any_work(rejections, number):
+def test_invalid_input_is_rejected_before_any_work(rejections, run, number):
   status, text, new = rejections[number]
-  named = [part.replace('NEW', str(new)) for part in INVALID[number][1]]
+  named = [part.replace('NEW', str(new)).replace('RUN', str(run)) for part in INVALID[number][1]]
   assert status == 2 and text.startswith('error: ') and 'Traceback' not in text, text
   assert all(part in text for part in named), text
   assert not list(new.glob('*')), 'something is written before the checks'

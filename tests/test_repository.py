@@ -43,7 +43,7 @@ ASKED_FOR = (
 ASKED_FOR += ('ml_collections',)
 
 # Import name -> name on the package index, where they differ.
-INDEX_NAMES = {'PIL': 'pillow', 'sklearn': 'scikit-learn', 'absl': 'absl-py', 'orbax': 'orbax-checkpoint'}
+INDEX_NAMES = {'PIL': 'pillow', 'absl': 'absl-py', 'orbax': 'orbax-checkpoint'}
 # Packages that are installed with a declared one.
 COME_WITH = {'jaxlib': 'jax', 'etils': 'orbax-checkpoint', 'ml_dtypes': 'jax', 'packaging': 'pytest'}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -53,6 +54,60 @@ def test_a_workdir_is_loaded_with_its_ema(trained):
   model, params = run.load()
   assert model.video_shape == (2, 8, 8, 1) and run.step == 12
   assert_same(params, ema)
+
+
+@pytest.fixture(scope='module')
+def checkpointed(trained, tmp_path_factory):
+  """The run with checkpoints of steps 12 and 20; at 20 the parameters are 3 higher."""
+  workdir, ema = trained
+  copy = shutil.copytree(workdir, tmp_path_factory.mktemp('checkpointed') / 'run')
+  later = {'params': jax.tree.map(lambda x: x + 2, ema), 'ema': jax.tree.map(lambda x: x + 3, ema)}
+  with Checkpointer(copy, 2) as checkpointer:
+    checkpointer.save(20, later)
+  return copy, ema
+
+
+@pytest.mark.parametrize(
+  ('checkpoint', 'weights', 'above'),
+  [(12, None, 0), (20, 'ema', 3), (None, None, 3), (12, 'raw', -1), (None, 'raw', 2)],
+)
+def test_any_checkpoint_and_kind_of_weights(checkpointed, checkpoint, weights, above, tmp_path):
+  workdir, ema = checkpointed
+  run = Run(workdir, checkpoint=checkpoint, weights=weights)
+  expected = jax.tree.map(lambda x: x + above, ema)
+  close = functools.partial(np.testing.assert_allclose, atol=1e-6)
+  jax.tree.map(close, run.load()[1], expected)
+  assert run.step == (checkpoint or 20) and run.weights == (weights or 'ema')
+  vdm_jax.export_weights(workdir, tmp_path / 'file', checkpoint=checkpoint, weights=weights)
+  jax.tree.map(close, vdm_jax.load(tmp_path / 'file')[1], expected)
+  assert Run(tmp_path / 'file').identity | {'hash': ''} == run.identity | {'hash': ''}
+  assert Run(tmp_path / 'file').original_hash == run.original_hash == run.identity['hash']
+
+
+def test_identities_are_those_of_the_parameters(checkpointed, tmp_path):
+  workdir, _ = checkpointed
+  choices = [{}, {'checkpoint': 12}, {'weights': 'raw'}]
+  found = [Run(workdir, **choice).identity for choice in choices]
+  assert found[0] == Run(workdir, checkpoint=20, weights='ema').identity
+  assert found[0] == Run(shutil.copytree(workdir, tmp_path / 'copy')).identity
+  assert len({json.dumps(one) for one in found}) == 3
+
+
+def test_checkpoints_that_are_not_there_are_refused(checkpointed, tmp_path):
+  workdir, _ = checkpointed
+  with pytest.raises(FileNotFoundError, match='no checkpoint of step 7: it has 12, 20'):
+    _ = Run(workdir, checkpoint=7).step
+  with pytest.raises(ValueError, match="weights='mean' is unknown: choose one of ema, raw"):
+    Run(workdir, weights='mean')
+  vdm_jax.export_weights(workdir, tmp_path / 'raw', weights='raw')
+  with pytest.raises(ValueError, match='raw holds the raw weights alone, not the ema ones'):
+    vdm_jax.load(tmp_path / 'raw', weights='ema')
+  with pytest.raises(FileNotFoundError, match='raw has no checkpoint of step 12: .* step 20 alone'):
+    vdm_jax.load(tmp_path / 'raw', checkpoint=12)
+  copy = shutil.copytree(workdir, tmp_path / 'copy')
+  (copy / 'checkpoints/12/manifest.json').write_text('{')
+  with pytest.raises(ValueError, match='checkpoints/12 is damaged: .* Other steps: 20'):
+    _ = Run(copy, checkpoint=12).step
 
 
 def test_exported_weights_are_the_same_model_in_one_file(trained, tmp_path):

@@ -19,16 +19,18 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 import vdm_jax.runtime.loading  # noqa: F401, isort: skip (shows "loading" while the imports below last)
-from vdm_jax import __version__, configuration, data, jobs, pretrained, runtime, training
+from vdm_jax import __version__, checkpoints, configuration, data, jobs, pretrained, runtime, training
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.jobs import arguments, command
 from vdm_jax.names import choose
 from vdm_jax.runs import Run
 from vdm_jax.runtime import progress, shutdown, signals
 from vdm_jax.text.prompts import read_prompts
+from vdm_jax.video import FITS
 
 # Where a mode gets its configuration from.
 EXPERIMENT, RUN = '--config', "the run's config.json"
+EVALUATED_AT_A_TIME = 32
 # What a mode works on: nothing else, the folder of a run, or any trained model.
 NOTHING, WORKDIR, MODEL = '', '--workdir', '--workdir or --pretrained'
 
@@ -55,42 +57,68 @@ MODES = {
 _MODE = command.define_choice(
   'mode', 'train', MODES, '; '.join(f'{name}: {mode.about}' for name, mode in MODES.items()) + '.'
 )
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: configuration, metrics, checkpoints, samples.')
+_WORKDIR = command.define_path('workdir', 'Folder of the run: configuration, metrics, checkpoints, samples.')
 _PRETRAINED = flags.DEFINE_string('pretrained', None, 'sample, evaluate: use a model of the package instead of a run.')
+_CHECKPOINT = flags.DEFINE_integer(
+  'checkpoint', None, 'sample, evaluate: step of the checkpoint to use; default: the newest good one.', lower_bound=0
+)
+_WEIGHTS = command.define_choice(
+  'weights',
+  None,
+  checkpoints.WEIGHTS,
+  'sample, evaluate: averaged (ema, the default) or last updated (raw) parameters.',
+)
 _COORDINATOR = flags.DEFINE_string('coordinator', None, "Address of process 0, host:port, or 'auto' to detect it.")
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes, with --coordinator.')
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Index of this process, from 0, with --coordinator.')
 _SEED = flags.DEFINE_integer('seed', None, 'Seed of training or of sampling; default: that of the configuration.')
 _PROMPT = flags.DEFINE_multi_string('prompt', [], 'sample: a prompt; may be repeated.')
-_PROMPT_FILE = flags.DEFINE_string('prompt_file', None, 'sample, evaluate: text file with one prompt per line.')
+_PROMPT_FILE = command.define_path('prompt_file', 'sample, evaluate: text file with one prompt per line.')
 _LABEL = flags.DEFINE_multi_integer('label', [], 'sample: a class; may be repeated.')
 _NUM_VIDEOS = flags.DEFINE_integer('num_videos', 4, 'sample: videos per prompt or label.', lower_bound=1)
+_FIRST_VIDEO = flags.DEFINE_integer(
+  'first_video', 0, 'sample: number of the first video. Video N of a larger request is made again with its number.', 0
+)
+_SEEDS = flags.DEFINE_string('seeds', None, 'sample: make one video of each seed per prompt or label, as 1,5,9.')
+_FORMAT = flags.DEFINE_string('format', 'mp4,gif,npy', 'sample: formats of the videos: some of mp4, gif, webm, npy.')
 _FPS = flags.DEFINE_string('fps', None, 'sample: frames per second to condition on, or "image".')
 _ORIGINAL_SIZE = flags.DEFINE_string('original_size', None, 'sample: footage size to condition on, HxW, as 720x1280.')
 _NUM_FRAMES = flags.DEFINE_integer('num_frames', None, 'sample: frames per video; any number.')
-_INIT_VIDEO = flags.DEFINE_string(
-  'init_video', None, 'sample: video file to continue or interpolate, or "test" to continue clips of the test split.'
+_INIT_VIDEO = command.define_path(
+  'init_video', 'sample: video file to continue or interpolate, or "test" to continue clips of the test split.'
 )
 _INIT_FRAMES = flags.DEFINE_integer('init_frames', None, 'sample: number of frames of --init_video to use.')
 _INTERPOLATE = flags.DEFINE_integer('interpolate', None, 'sample: factor by which to raise the frame rate.')
-_LOW_RESOLUTION = flags.DEFINE_string('low_resolution', None, 'sample: video file, or run, whose videos to upsample.')
+_LOW_RESOLUTION = command.define_path('low_resolution', 'sample: video file, or run, whose videos to upsample.')
+_FIT = command.define_choice(
+  'fit', 'cover', FITS, 'sample: what to do with frames of a file that do not have the size or the rate of the model.'
+)
 _FRAME_RATES = flags.DEFINE_string('frame_rates', None, 'sample: hierarchy of frame rates, lowest first, as 2,8,24.')
 _OVERLAP = flags.DEFINE_integer('overlap', None, 'sample: frames that a window shares with the previous one.')
 _OVERFIT = flags.DEFINE_bool('overfit', False, 'doctor: also measure the clips and overfit eight of them; minutes.')
 _ALLOW_CHANGE = flags.DEFINE_bool(
   'allow_change', False, 'train, doctor, preflight: continue a run although settings such as the learning rate differ.'
 )
-_OUT = flags.DEFINE_string('out', None, 'sample: folder for the videos; evaluate: for the record, default: the run.')
+_OUT = command.define_path('out', 'sample: folder for the videos; evaluate: for the record, default: the run.')
 _PROTOCOL = command.define_choice('protocol', 'digits', jobs.PROTOCOLS, 'evaluate: the protocol.')
 _SWEEP = command.define_choice('sweep', None, sorted(jobs.SWEEPS), 'evaluate: measure several values of a setting.')
 _REAL_VS_REAL = flags.DEFINE_bool(
   'real_vs_real', False, 'evaluate: measure real clips instead of samples, the best value a model can reach.'
 )
-_FEATURES = flags.DEFINE_string(
-  'features', None, 'evaluate: folder of the feature networks, or "random" for untrained ones, to test a command.'
+_FEATURES = command.define_path(
+  'features', 'evaluate: folder of the feature networks, or "random" for untrained ones, to test a command.'
 )
 _LIMIT = flags.DEFINE_integer('limit', None, 'evaluate: maximum number of samples and reference clips.', lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'evaluate: samples generated at a time.', lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size',
+  None,
+  f'sample, evaluate: videos made at a time; default: {EVALUATED_AT_A_TIME} to evaluate; to sample 1 on a CPU, 8 on '
+  'accelerators.',
+  lower_bound=1,
+)
+_VIDEOS = command.define_path(
+  'videos', 'evaluate: folder of existing videos to measure, of any model; no run is needed.'
+)
 _TOPOLOGY = flags.DEFINE_string(
   'topology', None, 'compile: devices to compile for: v4:4x4x8, v5e:4x4, gpu:NODESxDEVICESxGB, or here.'
 )
@@ -116,8 +144,14 @@ def main(opened: Run | None, argv: Sequence[str]) -> int:
 
 def _run(config: ConfigDict, opened: Run | None) -> int:
   mode = _MODE.value
+  arguments.expand_paths(config)
   if _SEED.value is not None:
     config.seed = _SEED.value
+  for flag in (_CHECKPOINT, _WEIGHTS):
+    if flag.value is not None and MODES[mode].needs != MODEL:
+      raise InvalidInput(
+        f'--{flag.name}={flag.value} has no effect on --mode={mode}: use it with sample and evaluate, or omit it.'
+      )
   if _OVERFIT.value and mode != 'doctor':
     raise InvalidInput(f'--overfit has no effect on --mode={mode}: use --mode=doctor, or omit it.')
   if _ALLOW_CHANGE.value and mode not in ('train', 'doctor', 'preflight'):
@@ -131,8 +165,9 @@ def _run(config: ConfigDict, opened: Run | None) -> int:
   if mode == 'sample':
     return jobs.sample(config, opened, _OUT.value, _request())
   if mode == 'evaluate':
-    options = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE, _OUT)
-    return jobs.evaluate(config, opened, jobs.EvalOptions(*(flag.value for flag in options)))
+    options = (_PROTOCOL, _SWEEP, _REAL_VS_REAL, _FEATURES, _PROMPT_FILE, _LIMIT, _BATCH_SIZE, _OUT, _VIDEOS)
+    options = jobs.EvalOptions(*(flag.value for flag in options))
+    return jobs.evaluate(config, opened, options._replace(batch_size=options.batch_size or EVALUATED_AT_A_TIME))
   if mode == 'replay':
     return jobs.replay(config, opened)
   workdir = _run_name(mode, _WORKDIR.value, _PRETRAINED.value)
@@ -154,11 +189,15 @@ def _run_name(mode: str, workdir: str | None, name: str | None) -> str:
   if workdir is None:
     shipped = f', or --pretrained={"|".join(pretrained.names())}' if MODES[mode].needs == MODEL else ''
     raise InvalidInput(f'--workdir is missing: name the folder of the run, such as --workdir=runs/digits{shipped}.')
-  return workdir
+  return arguments.read_path('--workdir', workdir)
 
 
 def _request() -> jobs.Request:
   """The videos that the flags ask for."""
+  seeds = arguments.read_seeds(_SEEDS.value)
+  for flag in ('seed', 'num_videos', 'first_video') if seeds else ():
+    if flags.FLAGS[flag].present:
+      raise InvalidInput(f'--seeds and --{flag} are both given: --seeds alone says which videos are made.')
   return jobs.Request(
     prompts=[*_PROMPT.value, *read_prompts(_PROMPT_FILE.value)],
     labels=_LABEL.value,
@@ -172,6 +211,11 @@ def _request() -> jobs.Request:
     low_resolution=_LOW_RESOLUTION.value,
     frame_rates=arguments.read_frame_rates(_FRAME_RATES.value),
     overlap=_OVERLAP.value,
+    fit=_FIT.value,
+    first_video=_FIRST_VIDEO.value,
+    seeds=seeds,
+    batch_size=_BATCH_SIZE.value,
+    formats=arguments.read_formats(_FORMAT.value),
   )
 
 
@@ -186,8 +230,30 @@ def _define_config(mode: str, argv: Sequence[str]) -> Run | None:
       f'--config cannot be used with --mode={mode}, which reads the configuration of the run: omit it. '
       'Single keys can be changed: --config.sampling.num_steps=50.'
     )
-  run = Run(_run_name(mode, command.peek(argv, 'workdir'), command.peek(argv, 'pretrained')))
+  if mode == 'evaluate' and _has_no_run(argv):
+    command.define_values(configuration.default(), 'The data to compare the videos to: --config.data.key=value.', argv)
+    return None
+  run = _open(mode, argv)
   command.define_values(configuration.from_dict(run.config), 'Overrides of the configuration of the run.', argv)
+  return run
+
+
+def _has_no_run(argv: Sequence[str]) -> bool:
+  """Whether existing videos are measured without the configuration of a run."""
+  named = (command.peek(argv, name) for name in ('workdir', 'pretrained'))
+  return command.peek(argv, 'videos') is not None and all(name is None for name in named)
+
+
+def _open(mode: str, argv: Sequence[str]) -> Run:
+  """The run of the flags. Raises InvalidInput, ValueError or FileNotFoundError if its checkpoint cannot be used."""
+  name = _run_name(mode, command.peek(argv, 'workdir'), command.peek(argv, 'pretrained'))
+  step, weights = command.peek(argv, 'checkpoint'), command.peek(argv, 'weights')
+  if MODES[mode].needs != MODEL or (step is None and weights is None):
+    return Run(name)
+  if step is not None and not step.isdecimal():
+    raise InvalidInput(f'--checkpoint={step} is not a step: give the number of a checkpoint, such as 10000.')
+  run = Run(name, checkpoint=None if step is None else int(step), weights=weights)
+  _ = run.config, run.step, run.weights  # raise before any work
   return run
 
 

@@ -1,4 +1,4 @@
-"""A run's EMA parameters in one safetensors file, with the configuration and step of the run as metadata."""
+"""A run's parameters in one safetensors file, with the configuration and step of the run as metadata."""
 
 from __future__ import annotations
 
@@ -22,10 +22,18 @@ class Metadata(NamedTuple):
 
   config: dict[str, Any]  # plain dicts and lists, current keys
   step: int  # training steps taken
+  weights: str = 'ema'  # which parameters: ema or raw
+  hash: str = ''  # of the checkpoint that they come from; '': unknown, as in files of older versions
+  run_id: str = ''  # of the run, as in its env.json; '': unknown
 
 
 def write(
-  path: str | os.PathLike, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any], step: int, dtype: str
+  path: str | os.PathLike,
+  tensors: Mapping[str, np.ndarray],
+  config: Mapping[str, Any],
+  step: int,
+  dtype: str,
+  origin: Mapping[str, str] | None = None,
 ) -> None:
   """Write parameters to a file, which appears complete or not at all.
 
@@ -35,6 +43,7 @@ def write(
     config: the configuration of the run.
     step: training steps taken.
     dtype: type to round to, one of DTYPES.
+    origin: `weights`, `hash` and `run_id` of the `Metadata`, if they are known.
 
   Raises:
     ValueError: `dtype` is unknown or cannot represent a value.
@@ -46,8 +55,9 @@ def write(
   overflown = [name for name, value in rounded.items() if not np.isfinite(value).all()]
   if overflown:
     raise ValueError(f'{overflown[0]} has values that are not finite in {dtype}: store the weights as float32.')
+  metadata = {'config': json.dumps(dict(config)), 'step': str(step), **(origin or {})}
   with atomic_write(path) as temporary:
-    safetensors.numpy.save_file(rounded, temporary, {'config': json.dumps(dict(config)), 'step': str(step)})
+    safetensors.numpy.save_file(rounded, temporary, metadata)
     temporary.chmod(0o644)  # save_file creates files that only their owner may read
 
 
@@ -72,4 +82,5 @@ def read_metadata(path: str | os.PathLike) -> Metadata:
     raise ValueError(
       f'{path} has no configuration in its metadata: only files written by export_weights can be loaded.'
     )
-  return Metadata(configuration.complete(json.loads(metadata['config'])), int(metadata['step']))
+  origin = {name: metadata[name] for name in ('weights', 'hash', 'run_id') if name in metadata}
+  return Metadata(configuration.complete(json.loads(metadata['config'])), int(metadata['step']), **origin)

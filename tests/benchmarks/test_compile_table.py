@@ -51,7 +51,7 @@ def test_the_papers_hardware_has_the_papers_number_of_chips():
 
 
 def test_rows_are_compiled_once_and_failed_ones_again_on_request(tmp_path, monkeypatch):
-  rows = [Row('ucf101', 'v4:2x2x1', ('a.b=1',), PAPER), Row('bair', 'v4:2x2x1', (), PAPER)]
+  rows = [Row('ucf101', 'v4:2x2x1', ('data.batch_size=8',), PAPER), Row('bair', 'v4:2x2x1', (), PAPER)]
   calls = []
 
   def compile_row(row):
@@ -67,11 +67,16 @@ def test_rows_are_compiled_once_and_failed_ones_again_on_request(tmp_path, monke
   compile_table.fill(path, rows, 'failed')
   assert calls == ['ucf101', 'bair', 'bair']
   stored = json.loads(path.read_text())
-  assert stored['ucf101 v4:2x2x1 a.b=1']['command'] == (
+  assert stored['ucf101 v4:2x2x1 data.batch_size=8']['command'] == (
     'JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1 '
-    'python -m vdm_jax.main --mode=compile --config=configs/ucf101.py --topology=v4:2x2x1 --config.a.b=1'
+    'python -m vdm_jax.main --mode=compile --config=configs/ucf101.py --topology=v4:2x2x1 --config.data.batch_size=8'
   )
   assert [path.name for path in tmp_path.iterdir()] == ['compile.json']
+  stored['bair v4:2x2x1']['settings'] = 'of a configuration that has changed since'
+  del stored['ucf101 v4:2x2x1 data.batch_size=8']['settings']  # as in files of older versions
+  path.write_text(json.dumps(stored))
+  compile_table.fill(path, rows, '')
+  assert calls == ['ucf101', 'bair', 'bair', 'bair']
 
 
 def test_tables_show_the_reports_of_the_rows():

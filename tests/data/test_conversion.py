@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.clip_files import make_clip
 from helpers.messages import raises
+from PIL import Image
 
 from vdm_jax import data
 from vdm_jax.data import __main__ as command
@@ -56,6 +57,26 @@ def test_an_interrupted_conversion_resumes_to_the_same_bytes(tmp_path, source, s
   assert again == [f'clips-{i:05d}-of-00004.array_record: {2 if i < 3 else 1} clips' for i in range(done, 4)]
   assert contents(tmp_path / 'out') == whole
   assert convert(source, tmp_path / 'out', log=pytest.fail) == tmp_path / 'out', 'nothing is left to do'
+
+
+@pytest.mark.parametrize('kind', ['array', 'images'])
+def test_clips_replaced_in_place_are_other_data(tmp_path, kind):
+  """Neither the clips of one file nor the images of a folder have a name and a time of their own."""
+
+  def write(seed):
+    video = np.random.default_rng(seed).integers(0, 256, (3, 4, 16, 16, 3)).astype(np.uint8)
+    if kind == 'array':
+      np.save(tmp_path / 'data.npy', video)
+      return data.StoredClips(data.Array(tmp_path / 'data.npy'), 'train', num_frames=1, train_on_all=True)
+    for number, frame in enumerate(video.reshape(-1, 16, 16, 3)):
+      file = tmp_path / f'data/clip{number // 4}/{number % 4}.png'
+      file.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(frame).save(file)
+    return open_source(tmp_path / 'data')
+
+  convert(write(0), tmp_path / 'out')
+  with raises(ValueError, 'differs in clips'):
+    convert(write(1), tmp_path / 'out')
 
 
 def test_a_crash_within_a_shard_leaves_no_partial_files(tmp_path, source, monkeypatch):

@@ -555,8 +555,8 @@ def test_examples_have_no_padding_and_the_smallest_skip(folder):
 
 
 def test_import_stays_light():
-  """Reading a configuration or sampling must not wait for scikit-learn or FFmpeg."""
-  code = "import sys, vdm_jax.data; print([m for m in ('sklearn', 'scipy', 'av', 'flax') if m in sys.modules])"
+  """Reading a configuration or sampling must not wait for SciPy or FFmpeg."""
+  code = "import sys, vdm_jax.data; print([m for m in ('scipy', 'av', 'flax') if m in sys.modules])"
   shown = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
   assert shown.strip() == '[]'
 

@@ -3,85 +3,25 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import shutil
 from unittest import mock
 
 import numpy as np
 import pytest
-from helpers.tiny_runs import make_run
+from helpers.tiny_runs import FVD, MEASURED, OPTIONS, SMALL_PROTOCOL, WEIGHTS, Networks, compiled_once, make_run
 
 from vdm_jax import configuration, data, generation, jobs
 from vdm_jax.errors import InvalidInput
-from vdm_jax.evaluation import PROTOCOLS, EvalOptions, Figure, Metric, Protocol, clip_subsets, feature_files, sweeps
+from vdm_jax.evaluation import PROTOCOLS, Figure, clip_subsets, feature_files, sweeps
 from vdm_jax.evaluation.conditions import make_conditions
-from vdm_jax.evaluation.features import Extractor, Features
 from vdm_jax.evaluation.resumable_arrays import fill
 from vdm_jax.runs import Run
-
-RUN = {
-  'data.num_frames': 4,
-  'data.channels': 3,
-  'data.digits.bounce': False,
-  'data.digits.clip_frames': 8,
-  'model.scalars': (),
-  'sampling.num_steps': 2,
-  'sampling.conditioning': 'replacement',
-}
-FVD, SCORE = Metric('fvd', 'frechet', 'i3d', 'logits'), Metric('is', 'inception', 'i3d', 'logits')
-SMALL = Protocol(
-  name='small',
-  source='a test',
-  task='unconditional',
-  metrics=(FVD, SCORE, Metric('fid', 'frechet', 'inception', frames='each')),
-  references=('train', 'test'),
-  height=16,
-  width=16,
-  num_frames=4,
-  num_samples=21,
-  num_references=26,
-  training_clips=26,
-)
-OPTIONS = EvalOptions(protocol='small', features='random', batch_size=8)
-WEIGHTS = 'random:0 of a test'
-
-
-class Networks:
-  """Replaces `vdm_jax.evaluation.features`: computes a few means of pixels, and records the clips it gets."""
-
-  def __init__(self):
-    self.seen: list[np.ndarray] = []
-    self.stop: int | None = None  # number of the call that raises KeyboardInterrupt
-
-  def load(self, name, path, **options):
-    def apply(videos: np.ndarray) -> Features:
-      if len(self.seen) == self.stop:
-        raise KeyboardInterrupt
-      self.seen.append(videos)
-      n, t = videos.shape[:2]
-      cells = videos.reshape(n, t, 2, 8, 2, 8, 3).mean((3, 5)).reshape(n, t, 12)[..., :3].astype(np.float32) / 64
-      rows = cells if name == 'inception' else cells.reshape(n, -1)[:, -5:]
-      return Features(rows, rows)
-
-    return Extractor(name, WEIGHTS, 1, None, apply)
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  return make_run(tmp_path_factory.mktemp('run') / 'run', RUN)
-
-
-@functools.cache
-def compiled_once():
-  """A `make_generator` that compiles each sampler once."""
-  make, made = generation.make_generator, {}
-
-  def make_generator(model, sampling, **options):
-    key = json.dumps([model.config, sampling, str(options)], sort_keys=True)
-    return made[key] if key in made else made.setdefault(key, make(model, sampling, **options))
-
-  return make_generator
+  return make_run(tmp_path_factory.mktemp('run') / 'run', MEASURED)
 
 
 @pytest.fixture
@@ -92,7 +32,7 @@ def networks(monkeypatch):
   return fakes
 
 
-def evaluate(workdir, protocol=SMALL, *, changes=None, **options):
+def evaluate(workdir, protocol=SMALL_PROTOCOL, *, changes=None, **options):
   config = configuration.read(workdir / 'config.json')
   config.update_from_flattened_dict(changes or {})
   with mock.patch.dict(PROTOCOLS, {protocol.name: protocol}):
@@ -127,7 +67,7 @@ def test_a_killed_measurement_resumes_to_the_same_record_bit_for_bit(run, networ
 
 def test_predictions_begin_with_frames_of_the_reference_and_real_clips_are_closer(run, networks, tmp_path):
   workdir = shutil.copytree(run, tmp_path / 'run')
-  predict = SMALL._replace(
+  predict = SMALL_PROTOCOL._replace(
     name='predict',
     task='prediction',
     given_frames=2,
@@ -156,7 +96,7 @@ def test_predictions_begin_with_frames_of_the_reference_and_real_clips_are_close
 def test_a_sweep_measures_each_value_with_one_reference_and_writes_a_table(run, networks, tmp_path):
   workdir = shutil.copytree(run, tmp_path / 'run')
   published = (Figure('fvd', 'test', 5.0, None, 'a table', (('sampling.num_steps', 3), ('data.frame_skip', 1))),)
-  swept = SMALL._replace(
+  swept = SMALL_PROTOCOL._replace(
     name='swept',
     metrics=(FVD,),
     references=('test',),
@@ -189,6 +129,7 @@ def test_a_sweep_measures_each_value_with_one_reference_and_writes_a_table(run, 
     ({'task': 'captions'}, {}, "--protocol=small .* data.text='none'"),
     ({}, {'prompt_file': 'prompts.txt'}, '--prompt_file .* --protocol=small'),
     ({'num_references': 2**21}, {}, '--protocol=small needs 2097152 clips, .* 1048576.*--limit=1048576'),
+    ({}, {'limit': 1}, '--limit=1 .* fvd, which needs 2 '),
     ({}, {'sweep': 'guidance'}, '--sweep=guidance .* unconditional'),
     ({}, {'sweep': 'steps'}, '--sweep=steps .* --protocol=small'),
     ({}, {'sweep': 'steps', 'real_vs_real': True}, '--sweep and --real_vs_real'),
@@ -201,7 +142,7 @@ def test_a_sweep_measures_each_value_with_one_reference_and_writes_a_table(run, 
 )
 def test_invalid_requests_are_refused_before_anything_is_sampled(run, networks, changes, options, message):
   config = configuration.read(run / 'config.json')
-  small = mock.patch.dict(PROTOCOLS, {'small': SMALL._replace(**changes)})
+  small = mock.patch.dict(PROTOCOLS, {'small': SMALL_PROTOCOL._replace(**changes)})
   with small, pytest.raises((InvalidInput, ValueError), match=message):
     jobs.evaluate(config, Run(run), OPTIONS._replace(**options))
   assert networks.seen == [] and not (run / 'evaluation/small').exists()
@@ -231,30 +172,30 @@ def clips(split='test'):
 def test_subsets_with_and_without_replacement():
   source, config = clips()
   few = type('Few', (), {'__len__': lambda self: 40, '__getattr__': lambda self, name: getattr(source, name)})()
-  once = clip_subsets.choose_clips(SMALL, few, 40, seed=(0, 0))
+  once = clip_subsets.choose_clips(SMALL_PROTOCOL, few, 40, seed=(0, 0))
   assert sorted(once.indices) == list(range(40)) and list(once.indices) != list(range(40))
-  again = clip_subsets.choose_clips(SMALL._replace(replacement=True), few, 40, seed=(0, 0))
+  again = clip_subsets.choose_clips(SMALL_PROTOCOL._replace(replacement=True), few, 40, seed=(0, 0))
   assert len(set(again.indices)) < 40
   with pytest.raises(InvalidInput, match='needs 41 clips, .* has 40'):
-    clip_subsets.choose_clips(SMALL, few, 41, seed=(0, 0))
+    clip_subsets.choose_clips(SMALL_PROTOCOL, few, 41, seed=(0, 0))
   cond = make_conditions(
-    SMALL._replace(task='prediction', replacement=True), config, again, 40, seed=0, prompt_file=None
+    SMALL_PROTOCOL._replace(task='prediction', replacement=True), config, again, 40, seed=0, prompt_file=None
   )
   assert list(cond.given.indices) != list(again.indices), 'given frames are of other clips'
-  same = make_conditions(SMALL._replace(task='prediction'), config, once, 60, seed=0, prompt_file=None)
+  same = make_conditions(SMALL_PROTOCOL._replace(task='prediction'), config, once, 60, seed=0, prompt_file=None)
   np.testing.assert_array_equal(same.given.videos([3, 43]), once.videos([3, 3]))
   assert list(same.group) == [*range(40), *range(20)]
-  real = clip_subsets.choose_real_samples(SMALL, few, 15, 100, seed=0)
-  reference = clip_subsets.choose_clips(SMALL, few, 15, seed=(0, 0))
+  real = clip_subsets.choose_real_samples(SMALL_PROTOCOL, few, 15, 100, seed=0)
+  reference = clip_subsets.choose_clips(SMALL_PROTOCOL, few, 15, seed=(0, 0))
   assert len(real.indices) == 25 and not set(real.indices) & set(reference.indices)
 
 
 def test_windows_are_random_or_the_first():
   source, _ = clips()
-  first = clip_subsets.choose_clips(SMALL._replace(window='first'), source, 6, seed=(0, 0))
+  first = clip_subsets.choose_clips(SMALL_PROTOCOL._replace(window='first'), source, 6, seed=(0, 0))
   shown = [source.window(int(clip), None).video for clip in first.indices]
   np.testing.assert_array_equal(first.videos(range(6)), shown)
-  drawn = clip_subsets.choose_clips(SMALL, source, 6, seed=(0, 0))
+  drawn = clip_subsets.choose_clips(SMALL_PROTOCOL, source, 6, seed=(0, 0))
   np.testing.assert_array_equal(drawn.videos([4]), drawn.videos(range(6))[4:5])
   assert (drawn.videos(range(6)) != np.stack(shown)).any()
 
@@ -297,16 +238,21 @@ def test_prompts_that_are_not_shipped_are_read_from_a_file(tmp_path):
 def test_sweeps_change_what_the_papers_vary_and_reset_settings_without_effect():
   config = configuration.default()
   config.data.text = 'words'
-  config.sampling.update(step='ancestral', gamma=0.3, guidance_low=1.0, guidance_start=64)
+  config.sampling.update(
+    step='ancestral', gamma=0.3, langevin_delta=0.1, threshold='dynamic', guidance_low=1.0, guidance_start=0.25
+  )
   snap = PROTOCOLS['snap-internal-50k']
   guidance = sweeps.points(snap, 'guidance', config)
   assert [point.value for point in guidance] == [0, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16]  # Snap Fig. 5
-  assert guidance[3].changes['guidance_weight'] == 1.5 and guidance[3].changes['num_steps'] == 40
+  plain = {'gamma': 0.0, 'churn': 0.0, 'churn_noise': 1.0, 'churn_min': 0.0, 'churn_max': 0.0, 'langevin_delta': 0.0}
+  plain |= {'guidance_low': 0.0, 'guidance_start': 0.0, 'threshold': 'clip'}  # not the remedies for what Fig. 5 shows
+  assert guidance[3].changes == plain | {'guidance_weight': 1.5, 'step': 'heun', 'num_steps': 40}
   assert [point.value for point in sweeps.points(PROTOCOLS['vdm-t2v-4096'], 'guidance', config)] == [0, 1, 4]
   steps = sweeps.points(snap, 'steps', config)
   assert {point.series for point in steps} == {'ddim', 'heun', 'ancestral'}
-  assert next(p.changes for p in steps if p.series == 'heun') == {'step': 'heun', 'gamma': 0.0, 'num_steps': 8}
-  assert next(p.changes for p in steps if p.series == 'ancestral') == {'step': 'ancestral', 'num_steps': 8}
+  for name in ('heun', 'ancestral', 'ddim'):
+    found = [point.changes for point in steps if point.series == name]
+    assert found == [plain | {'step': name, 'num_steps': n} for n in (8, 16, 32, 64, 128, 256)], 'one setting varies'
   first, *_ = sweeps.points(PROTOCOLS['digits'], 'steps', config)
   assert first.changes == {'step': 'ancestral', 'num_steps': 8}
 

@@ -14,6 +14,7 @@ from vdm_jax.text.frozen import load_params
 
 TINY_BERT = ENCODERS['bert-large']._replace(sizes={'hidden_size': 16})
 TINY_CLIP = ENCODERS['clip-vit-large-patch14']._replace(sizes={'hidden_size': 16})
+UMT5 = ENCODERS['umt5']
 TINY_T5 = ENCODERS['t5-11b']._replace(sizes={'d_model': 16})
 
 

@@ -1,7 +1,8 @@
-"""Runs of tiny untrained models, and the sample command in this process, with each sampler compiled once."""
+"""Runs of tiny untrained models, and their sampling and measuring in this process, with each sampler compiled once."""
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import jax
 import numpy as np
 from helpers.tiny_networks import draw
 
-from vdm_jax import checkpoints, configuration, jobs, models
+from vdm_jax import checkpoints, configuration, generation, jobs, models
+from vdm_jax.evaluation import EvalOptions, Metric, Protocol
+from vdm_jax.evaluation.features import Extractor, Features
 from vdm_jax.generation import long_video
 from vdm_jax.runs import Run
 
@@ -64,9 +67,10 @@ def make_run(workdir: Path, changes: dict[str, Any] | None = None, *, weights: b
 
 
 def command(workdir: Path, out: Path, *, changes: dict[str, Any] | None = None, **request: Any) -> None:
-  """Runs `--mode=sample`, after its flags are read."""
+  """Runs `--mode=sample`, after its flags are read; two videos at a time."""
   config = configuration.read(workdir / 'config.json')
   config.update_from_flattened_dict(changes or {})
+  request = {'batch_size': 2} | request
   request = {name: str(value) if isinstance(value, Path) else value for name, value in request.items()}
   assert jobs.sample(config, Run(workdir), str(out), jobs.Request(**request)) == 0
 
@@ -100,3 +104,62 @@ class Samplers:
 
 
 SAMPLERS = Samplers()
+
+# A run to measure, and a small protocol.
+MEASURED = {
+  'data.num_frames': 4,
+  'data.channels': 3,
+  'data.digits.bounce': False,
+  'data.digits.clip_frames': 8,
+  'model.scalars': (),
+  'sampling.num_steps': 2,
+  'sampling.conditioning': 'replacement',
+}
+FVD, SCORE = Metric('fvd', 'frechet', 'i3d', 'logits'), Metric('is', 'inception', 'i3d', 'logits')
+SMALL_PROTOCOL = Protocol(
+  name='small',
+  source='a test',
+  task='unconditional',
+  metrics=(FVD, SCORE, Metric('fid', 'frechet', 'inception', frames='each')),
+  references=('train', 'test'),
+  height=16,
+  width=16,
+  num_frames=4,
+  num_samples=21,
+  num_references=26,
+  training_clips=26,
+)
+OPTIONS = EvalOptions(protocol='small', features='random', batch_size=8)
+WEIGHTS = 'random:0 of a test'
+
+
+class Networks:
+  """Replaces `vdm_jax.evaluation.features`: computes a few means of pixels, and records the clips it gets."""
+
+  def __init__(self):
+    self.seen: list[np.ndarray] = []
+    self.stop: int | None = None  # number of the call that raises KeyboardInterrupt
+
+  def load(self, name, path, **options):
+    def apply(videos: np.ndarray) -> Features:
+      if len(self.seen) == self.stop:
+        raise KeyboardInterrupt
+      self.seen.append(videos)
+      n, t = videos.shape[:2]
+      cells = videos.reshape(n, t, 2, 8, 2, 8, 3).mean((3, 5)).reshape(n, t, 12)[..., :3].astype(np.float32) / 64
+      rows = cells if name == 'inception' else cells.reshape(n, -1)[:, -5:]
+      return Features(rows, rows)
+
+    return Extractor(name, WEIGHTS, 1, None, apply)
+
+
+@functools.cache
+def compiled_once():
+  """A `make_generator` that compiles each sampler once."""
+  make, made = generation.make_generator, {}
+
+  def make_generator(model, sampling, **options):
+    key = json.dumps([model.config, sampling, str(options)], sort_keys=True)
+    return made[key] if key in made else made.setdefault(key, make(model, sampling, **options))
+
+  return make_generator

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import vdm
 from PIL import Image
-from test_main import rows, vdm
+from test_main import rows
 
-from vdm_jax import checkpoints
+from vdm_jax import checkpoints, first_stages
+from vdm_jax.runs import Run
 
 TOY = {
   'model.patch_width': '16',
@@ -54,6 +56,9 @@ def test_the_second_stage_starts_from_the_first(stages):
   assert f'weights of {first}: ' in said
   assert 'resampled: position_embedding; extended by zeros: patch/kernel; fresh: condition/augmentation_logsnr' in said
   assert rows(second)[-1]['train/loss'] > 0
+  recorded = Run(second).config['training']['first_stage_identity']
+  assert recorded == first_stages.identify(Run(first), second) and recorded['path'] == '../first'
+  assert recorded['step'] == 4 and recorded['run_id'] == json.loads((first / 'env.json').read_text())['run_id']
   assert (second / 'samples/step_00000004.png').exists()
 
 
@@ -62,13 +67,21 @@ def test_sampling_the_second_stage_samples_both(stages, tmp_path):
   sample = ('--mode=sample', f'--workdir={second}', '--prompt=a 3 moving left', '--num_videos=2')
   done = vdm(*sample, f'--out={tmp_path / "video"}', '--fps=12', '--original_size=32x32')
   assert done.returncode == 0, done.stderr
-  assert {file.suffix for file in (tmp_path / 'video').iterdir()} == {'.mp4', '.gif', '.png', '.html', '.jsonl'}
+  assert {file.suffix for file in (tmp_path / 'video').iterdir()} == {
+    '.mp4',
+    '.gif',
+    '.npy',
+    '.png',
+    '.html',
+    '.json',
+    '.jsonl',
+  }
   done = vdm(*sample, f'--out={tmp_path / "image"}', '--fps=image')
   assert done.returncode == 0, done.stderr
   names = sorted(file.name for file in (tmp_path / 'image').iterdir())
-  images = ['0000-a-3-moving-left.png', '0001-a-3-moving-left.png']
-  assert names == [*images, 'contact_sheet.png', 'index.html', 'videos.jsonl']
-  with Image.open(tmp_path / 'image' / names[0]) as image:
+  images = [f'000{i}-a-3-moving-left.{kind}' for i in range(2) for kind in ('npy', 'png')]
+  assert names == [*images, 'contact_sheet.png', 'index.html', 'samples.json', 'videos.jsonl']
+  with Image.open(tmp_path / 'image' / names[1]) as image:
     assert image.size == (128, 128)
 
 
@@ -134,3 +147,4 @@ def test_a_second_stage_resumes_without_its_first(stages):
   _, second, _ = stages  # its record has the new path from here on, so this test is the last
   done = train('digits_fit_upsampler', second, '--config.training.first_stage=runs/gone')
   assert done.returncode == 0 and 'training.num_steps=4' in done.stderr, done.stderr
+  assert Run(second).config['training']['first_stage_identity']['step'] == 4, 'what it was trained from stays recorded'

@@ -129,6 +129,7 @@ def losses(sizes, num_devices):
   return found, current.params
 
 
+@pytest.mark.slow
 def test_it_is_sharded_over_four_devices():
   done = subprocess.run([sys.executable, '-c', LOSSES], env=virtual(4), capture_output=True, text=True, timeout=240)
   assert done.returncode == 0, done.stdout + done.stderr

@@ -6,7 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.closed_forms import GAUSSIAN, MIXTURE, PROCESSES, Gaussian, JointGaussian, Mixture, even_normals, exact
+from helpers.closed_forms import (
+  GAUSSIAN,
+  MIXTURE,
+  PROCESSES,
+  Gaussian,
+  JointGaussian,
+  Mixture,
+  even_normals,
+  exact,
+  optimized,
+)
 
 from vdm_jax.diffusion import cosine_grid, expand_dims_like, karras_grid
 from vdm_jax.rng import fold_in
@@ -65,7 +75,7 @@ def test_every_step_reaches_the_data(name, process_name):
   """Mean and standard deviation of a Gaussian within 2 %, of a mixture its modes' weights and its quantiles too."""
   process, grid, noise = PROCESSES[process_name], long_grid(name, process_name), even_normals(32768)
   z = float(process.sigma(grid[0])) * np.stack([noise, noise[::-1]], 1)
-  run = jax.jit(lambda z, rng: sample(exact(COLUMNS, process), LAW_STEPS[name](process), grid, z, rng, None))
+  run = optimized(lambda z, rng: sample(exact(COLUMNS, process), LAW_STEPS[name](process), grid, z, rng, None))
   single, mixed = np.asarray(run(z, RNG), np.float64).T
   assert abs(single.mean() - 0.3) < 0.02 * 0.5
   assert abs(single.std() / 0.5 - 1) < 0.02

@@ -119,6 +119,21 @@ def write_t5(tmp_path, golden_t5):
 
 
 @pytest.fixture
+def write_umt5(tmp_path):
+  """Returns `write(weights=None, **config)`, which writes a folder and returns its path."""
+
+  def write(weights=None, **config) -> str:
+    folder, golden = tmp_path / 'umt5', load('umt5.npz')
+    folder.mkdir(exist_ok=True)
+    (folder / 'config.json').write_text(json.dumps(json.loads(str(golden['config'])) | config))
+    sentence_pieces().save(str(folder / 'tokenizer.json'))
+    save_file(below(golden, 'weights/') if weights is None else weights, folder / 'model.safetensors')
+    return str(folder)
+
+  return write
+
+
+@pytest.fixture
 def write_clip(tmp_path, golden_clip):
   """Returns `write(kind='quick_gelu', weights=None, **config)`, which writes a folder and returns its path."""
 

@@ -73,11 +73,16 @@ def crash():
   raise Crash
 
 
+def steps_and_slow_ones(*steps):
+  """All steps; the others than these are slow."""
+  return [at if at in steps else pytest.param(at, marks=pytest.mark.slow) for at in range(STEPS)]
+
+
 def terminate():
   os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize('at', range(STEPS))
+@pytest.mark.parametrize('at', steps_and_slow_ones(1, 2, 6))
 def test_stopped_by_a_signal_at_any_step_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, at):
   """The step is finished and saved, also within a logging window; before the first, nothing is compiled for it."""
   early = call(tmp_path, settings(), functools.partial(stopping, at=at, how=terminate))
@@ -90,7 +95,7 @@ def test_stopped_by_a_signal_at_any_step_and_resumed_equals_uninterrupted(uninte
   assert rows_of(tmp_path) == rows
 
 
-@pytest.mark.parametrize('at', range(STEPS))
+@pytest.mark.parametrize('at', steps_and_slow_ones(0, 3))
 def test_crashed_at_any_step_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, at):
   """At most `checkpoint_every` steps are repeated, with the same data and draws."""
   seen = []

@@ -9,6 +9,7 @@ import pytest
 from helpers.standin import make_config
 
 from vdm_jax.configuration import changes
+from vdm_jax.runs import Run
 from vdm_jax.training import run_folder
 
 
@@ -105,7 +106,21 @@ def test_checkpoints_without_a_configuration_are_refused(tmp_path):
 def test_the_environment_names_versions_devices_and_commit(tmp_path):
   run_folder.write_environment(tmp_path)
   environment = json.loads((tmp_path / 'env.json').read_text())
+  assert len(environment['run_id']) == 16
   assert re.match(r'\d+\.\d+', environment['versions']['jax'])
   assert environment['devices']['platform'] == 'cpu'
   assert environment['git_commit'] is None or re.fullmatch('[0-9a-f]{40}', environment['git_commit'])
   assert [path.name for path in tmp_path.iterdir()] == ['env.json']
+
+
+def test_a_run_keeps_its_identity_until_it_is_begun_anew(tmp_path):
+  identities = []
+  for step in (None, 7, None):
+    for _ in range(2):
+      run_folder.write_environment(tmp_path)
+      identities.append(Run(tmp_path).run_id)
+    if step:
+      (tmp_path / 'checkpoints').rename(tmp_path / 'moved')
+    else:
+      (tmp_path / 'checkpoints/7').mkdir(parents=True)
+  assert identities[1] == identities[2] == identities[3] and len(set(identities)) == 4

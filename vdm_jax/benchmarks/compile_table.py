@@ -3,8 +3,8 @@
     python -m vdm_jax.benchmarks.compile_table
     python -m vdm_jax.benchmarks.compile_table --markdown
 
-Rows that the file has are not compiled again. A failed row keeps its reason; `--again=failed` tries it again. Each row
-is compiled in its own process, and the file is complete after each.
+Rows that the file has are not compiled again, unless their configuration has changed since. A failed row keeps its
+reason; `--again=failed` tries it again. Each row is compiled in its own process, and the file is complete after each.
 
 At full effort the compiler spends hours on the machine code of a U-Net's convolutions. These rows, and some of large
 FITs, are compiled with the least effort: the passes over the whole program are the same, and the peak memory found is
@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vdm_jax.benchmarks.train_step import load
+from vdm_jax.inputs.paths import file_argument
 from vdm_jax.runtime.atomic_files import write_text
+from vdm_jax.runtime.resumable import digest
 from vdm_jax.tools.compilation import report
 
 # The compiler's least effort to make the compiled program fast.
@@ -45,16 +47,24 @@ class Row(NamedTuple):
     return ' '.join([self.config, self.topology, *self.overrides])
 
   @property
+  def file(self) -> str:
+    config, _, variant = self.config.partition(':')
+    return f'configs/{config}.py' + (f':{variant}' if variant else '')
+
+  @property
+  def settings(self) -> str:
+    """A hash of the configuration, which changes with the file in configs/."""
+    return digest(load(self.file, self.overrides).to_dict())
+
+  @property
   def environment(self) -> dict[str, str]:
     return _LEAST_EFFORT if self.least_effort or not self.config.startswith('snap_fit') else {}
 
   @property
   def command(self) -> str:
     changes = ''.join(f' --config.{change}' for change in self.overrides)
-    config, _, variant = self.config.partition(':')
-    file = f'configs/{config}.py' + (f':{variant}' if variant else '')
-    settings = ''.join(f'{name}={value} ' for name, value in self.environment.items())
-    return f'{settings}python -m vdm_jax.main --mode=compile --config={file} --topology={self.topology}{changes}'
+    variables = ''.join(f'{name}={value} ' for name, value in self.environment.items())
+    return f'{variables}python -m vdm_jax.main --mode=compile --config={self.file} --topology={self.topology}{changes}'
 
 
 # The groups, as the file spells them, and their titles.
@@ -139,10 +149,11 @@ def fill(path: Path, rows: Sequence[Row], again: str) -> None:
   """
   known = _read(path)
   for row in rows:
-    entry = known.get(row.name)
-    if entry is None or again == 'all' or (again == 'failed' and 'failed' in entry):
+    entry, settings = known.get(row.name), row.settings
+    changed = entry is not None and entry.get('settings', settings) != settings  # older entries do not have it
+    if entry is None or changed or again == 'all' or (again == 'failed' and 'failed' in entry):
       print(f'{row.name} ...', file=sys.stderr, flush=True)
-      known[row.name] = {'why': row.group, 'command': row.command, **_compile(row)}
+      known[row.name] = {'why': row.group, 'command': row.command, 'settings': settings, **_compile(row)}
       write_text(path, json.dumps(known, indent=1) + '\n')
 
 
@@ -204,7 +215,7 @@ def _cells(entry: dict[str, Any]) -> list[str]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--out', type=Path, default=RESULTS, help='file with the rows')
+  parser.add_argument('--out', type=file_argument, default=RESULTS, help='file with the rows')
   parser.add_argument(
     '--again', choices=('failed', 'all'), default='', help='rows to compile although the file has them'
   )
@@ -216,8 +227,7 @@ def main() -> None:
   parser.add_argument('--no_sampling', action='store_true', help='with --one: leave out the sampling step')
   args = parser.parse_args()
   if args.one:
-    file, _, variant = args.one.partition(':')
-    config = load(f'configs/{file}.py' + (f':{variant}' if variant else ''), args.set)
+    config = load(Row(args.one, args.topology).file, args.set)
     print(json.dumps(report(config, args.topology, sampling=not args.no_sampling, suggest=False)))
     return
   if not args.markdown:

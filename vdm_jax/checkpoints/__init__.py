@@ -8,17 +8,21 @@ Hand-written on top of Orbax: the manifest, since Orbax does not detect a flippe
 handling of failed saves, since Orbax raises on the first one.
 """
 
-from vdm_jax.checkpoints.integrity import CHECKPOINTS, newest_good_step, steps
+from vdm_jax.checkpoints.integrity import CHECKPOINTS, check_step, content_hash, newest_good_step, steps
 from vdm_jax.checkpoints.manager import Checkpointer
-from vdm_jax.checkpoints.restore import check_shapes, named, restore_ema, tensor_name
+from vdm_jax.checkpoints.restore import WEIGHTS, check_shapes, named, restore_ema, restore_weights, tensor_name
 
 __all__ = [
   'CHECKPOINTS',
+  'WEIGHTS',
   'Checkpointer',
   'check_shapes',
+  'check_step',
+  'content_hash',
   'named',
   'newest_good_step',
   'restore_ema',
+  'restore_weights',
   'steps',
   'tensor_name',
 ]

@@ -19,12 +19,21 @@ class Change(enum.Enum):
 # Every key, or a section's name and a dot for all its keys. A key of `model` that repeats one of `data` follows it.
 FREE = (
   *('sampling.', 'mesh.'),
-  *('data.path', 'data.text_path', 'data.text_dtype', 'data.text_cache', 'data.num_workers', 'data.max_bad_share'),
+  *(
+    'data.path',
+    'data.follow_links',
+    'data.shown_channels',
+    'data.text_path',
+    'data.text_dtype',
+    'data.text_cache',
+    'data.num_workers',
+    'data.max_bad_share',
+  ),
   *('model.remat', 'model.dtype', 'model.attention'),
   *('training.num_steps', 'training.log_every', 'training.checkpoint_every', 'training.preview_every'),
   *('training.heldout_every', 'training.keep_checkpoints', 'training.stall_seconds', 'training.tensorboard'),
   *('training.accumulation_steps', 'training.spike_factor'),
-  *('training.first_stage', 'training.accept_mismatch'),  # only read by a new run
+  *('training.first_stage', 'training.first_stage_identity.', 'training.accept_mismatch'),  # only read by a new run
 )
 ALLOWED = (
   'seed',
@@ -32,17 +41,18 @@ ALLOWED = (
   *('data.frame_rate', 'data.target_frame_rate', 'data.frame_skip', 'data.frame_skip_max', 'data.image_rate'),
   *('data.flip', 'data.digits.'),
   *('model.dropout', 'model.logsnr', 'model.logsnr_min', 'model.logsnr_max', 'model.logsnr_shift'),
-  *('model.lognormal_mean', 'model.lognormal_std'),
+  *('model.lognormal_mean', 'model.lognormal_std', 'model.frame_logsnr', 'model.image_sigma_in'),
   *('training.learning_rate', 'training.schedule', 'training.schedule_options', 'training.warmup_steps'),
   *('training.optimizer_options', 'training.beta1', 'training.beta2', 'training.weight_decay', 'training.clip_norm'),
   *('training.ema_decay', 'training.ema_half_life', 'training.ema_warmup'),
   *('training.condition_drop_rate', 'training.self_condition_rate'),
 )
 REFUSED = (
-  *('data.num_frames', 'data.height', 'data.width', 'data.channels', 'data.pad_rows'),
-  *('data.text', 'data.text_length', 'data.vocabulary', 'data.labels'),
+  *('data.num_frames', 'data.height', 'data.width', 'data.channels', 'data.pad_rows', 'data.resize'),
+  *('data.normalization', 'data.normalization_values', 'data.missing_values'),
+  *('data.text', 'data.text_length', 'data.vocabulary', 'data.word_rule', 'data.labels'),
   *('model.network', 'model.process', 'model.parameterization', 'model.sigma_in', 'model.sigma_data'),
-  'model.upsampling',
+  *('model.upsampling', 'model.downsampling', 'model.noise_input'),
   'training.optimizer',  # its state is part of every checkpoint
 )
 

@@ -8,8 +8,10 @@ from vdm_jax.data.conversion import convert
 from vdm_jax.data.example_clips import ExampleClips, examples
 from vdm_jax.data.pipeline import build, check, held_out, num_clips, trained_on
 from vdm_jax.data.quarantine import TooManyBadClips
+from vdm_jax.data.sources.archives.parquet import Parquet
+from vdm_jax.data.sources.archives.webdataset import WebDataset
 from vdm_jax.data.sources.array import Array
-from vdm_jax.data.sources.catalog import captions, locate, num_classes, vocabulary
+from vdm_jax.data.sources.catalog import Overview, captions, locate, num_classes, overview, vocabulary
 from vdm_jax.data.sources.contract import Clip, Clips, EmptySplit, Source
 from vdm_jax.data.sources.digits import Digits
 from vdm_jax.data.sources.folder import Folder
@@ -26,12 +28,15 @@ __all__ = [
   'EmptySplit',
   'ExampleClips',
   'Folder',
+  'Parquet',
+  'Overview',
   'Pictures',
   'Records',
   'Source',
   'StoredClips',
   'Tfds',
   'TooManyBadClips',
+  'WebDataset',
   'build',
   'captions',
   'check',
@@ -41,6 +46,7 @@ __all__ = [
   'locate',
   'num_classes',
   'num_clips',
+  'overview',
   'trained_on',
   'vocabulary',
 ]

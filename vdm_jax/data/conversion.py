@@ -105,7 +105,8 @@ def _write_shard(
       for clip in chosen:
         progress.note(f'clip {clip + 1} of {len(clips)}')
         try:
-          record = records.encode(_windows(clips, clip, size), clips.names[clip], clips.split_of(clip))
+          windows = _windows(clips, clip, size)
+          record = records.encode(windows, clips.names[clip], clips.split_of(clip), clips.times(clip))
         except (ValueError, OSError, MemoryError) as error:
           quarantine.add(clips.names[clip], error)
           continue
@@ -122,18 +123,23 @@ def _windows(clips: StoredClips, index: int, size: tuple[int, int] | None) -> It
   length = clips.check(index).num_frames
   for start in range(0, length, FRAMES_AT_ONCE):
     clip = clips.window(index, start, min(FRAMES_AT_ONCE, length - start))
+    if clip.video.dtype != 'uint8' or clip.video.shape[-1] not in (1, 3):
+      raise ValueError(
+        f'{os.path.join(clips.path, clips.names[index])}: contains {clip.video.dtype} with {clip.video.shape[-1]} '
+        'channels, but shards hold pictures (uint8 with 1 or 3 channels); train on the arrays themselves.'
+      )
     yield clip if size is None else clip._replace(video=transforms.resize_and_crop(clip.video, *size))
 
 
 def _fingerprint(clips: StoredClips) -> str:
-  """Return a hash of every clip's name, split, caption and label, and of the size and time of its file."""
+  """Return a hash of every clip's name, split, caption and label, and of the size and time of its files."""
   digest = hashlib.sha256()
   for index, name in enumerate(clips.names):
-    try:
-      stat = os.stat(os.path.join(clips.path, name))
-      state = [stat.st_size, stat.st_mtime_ns]
-    except OSError:
-      state = []  # not a file, or a missing one, which will be quarantined
+    path = os.path.join(clips.path, name)
+    if os.path.isfile(path):
+      state = [os.stat(path).st_size, os.stat(path).st_mtime_ns]
+    else:  # a folder of images, a clip among others in a file, or a missing one, which will be quarantined
+      state = clips.file_hash(index, blocks=0)
     line = [name, clips.split_of(index), *clips.description(index), state]
     digest.update(json.dumps(line).encode())
   return digest.hexdigest()

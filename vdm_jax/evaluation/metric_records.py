@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,19 @@ SHARED = ('protocol', 'weights', 'counts', 'num_videos', 'references')
 
 
 def write_record(record: Mapping[str, Any], folder: Path, name: str) -> None:
-  """Write a record to `NAME.json`. An existing record with other content is kept under another name."""
+  """Write a record to `NAME.json`.
+
+  An existing record with other content, as of another run or checkpoint, is first moved to `NAME_DIGEST.json`, and the
+  table and the plot beside it to the same name; the new names are printed.
+  """
   text = json.dumps(record, indent=2)
   path = folder / f'{name}.json'
   if path.exists() and (before := path.read_text()) != text + '\n':
-    write_text(folder / f'{name}_{digest(before)}.json', before)
+    kept = f'{name}_{digest(before)}'
+    for suffix in ('.csv', '.png', '.json'):  # the record last, so that an interruption leaves it in place
+      if (old := folder / f'{name}{suffix}').exists():
+        os.replace(old, folder / f'{kept}{suffix}')
+    print(f'the record that {path} held before is now {folder / kept}.json', file=sys.stderr)
   write_text(path, text + '\n')
 
 

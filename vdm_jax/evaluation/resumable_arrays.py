@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from vdm_jax import runtime
 from vdm_jax.errors import InvalidInput
 from vdm_jax.runtime.resumable import Work, digest
 
@@ -28,14 +29,18 @@ class Batches(NamedTuple):
   def read(self, name: str) -> Iterator[np.ndarray]:
     """Yield the array `name` of each batch, in order, from disk."""
     for number in range(self.count):
-      path = self.folder / _file(number)
-      try:
-        with np.load(path) as arrays:
-          yield arrays[name]
-      except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InvalidInput(
-          f'{path} cannot be read ({error}): delete it, and the same command computes it again.'
-        ) from error
+      yield self.batch(number, name)
+
+  def batch(self, number: int, name: str) -> np.ndarray:
+    """Return the array `name` of one batch. Raises InvalidInput if its file cannot be read."""
+    path = self.folder / _file(number)
+    try:
+      with np.load(path) as arrays:
+        return arrays[name]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+      raise InvalidInput(
+        f'{path} cannot be read ({error}): delete it, and the same command computes it again.'
+      ) from error
 
 
 def fill(
@@ -53,8 +58,12 @@ def fill(
     clips: number of clips in all batches.
     make: number of a batch -> its arrays, a pure function of `job` and the number.
     batch_size: clips per batch; the last batch may be smaller.
+
+  Raises:
+    InvalidInput: the jobs of the processes differ, as when one of them sees a newer checkpoint.
   """
   job = json.loads(json.dumps(job))
+  _check_agreement(name, job)
   work = Work(folder / f'{name}-{digest(job)}', job)
   count = -(-clips // batch_size)
   process, processes = jax.process_index(), jax.process_count()
@@ -72,6 +81,16 @@ def fill(
   if processes > 1:
     multihost_utils.sync_global_devices(work.folder.name)
   return Batches(work.folder, count)
+
+
+def _check_agreement(name: str, job: Mapping[str, Any]) -> None:
+  found = runtime.exchange(f'job {name}', {key: digest(value) for key, value in job.items()})
+  differ = {key: number for number, other in enumerate(found) for key in other if other[key] != found[0].get(key)}
+  if differ:
+    raise InvalidInput(
+      f'processes {", ".join(map(str, sorted({0, *differ.values()})))} would measure different things, which differ in '
+      f'{", ".join(differ)}: give all the same code, configuration and files, and the same --checkpoint=STEP.'
+    )
 
 
 def _file(number: int) -> str:

@@ -6,6 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vdm_jax.errors import ExitStatus, InvalidInput
+from vdm_jax.jobs import arguments
 from vdm_jax.runs import Run
 from vdm_jax.tools import doctor
 
@@ -19,6 +20,8 @@ def examine(config: ConfigDict, workdir: str | None, *, overfit: bool, allow_cha
     overfit: also measure the clips and overfit the network on eight of them.
     allow_change: value of --allow_change.
   """
+  if workdir:
+    arguments.adopt(config, Run(workdir))
   text = doctor.report(config, workdir, allow_change=allow_change, live=overfit)
   if jax.process_index() == 0:
     print(text, flush=True)

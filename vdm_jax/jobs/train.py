@@ -12,18 +12,31 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vdm_jax import checkpoints, configuration, data, diffusion, generation, models, partitioning, runtime, training
-from vdm_jax.data import quarantine
+from vdm_jax import (
+  checkpoints,
+  configuration,
+  data,
+  diffusion,
+  first_stages,
+  generation,
+  models,
+  partitioning,
+  runtime,
+  training,
+)
+from vdm_jax.configuration import frames_per_second
+from vdm_jax.data import normalization, quarantine
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.generation.outputs import write_preview
+from vdm_jax.jobs import arguments
 from vdm_jax.models import Model
 from vdm_jax.runs import Run
 from vdm_jax.runtime import progress
+from vdm_jax.text import truncation
 from vdm_jax.tools import doctor
 from vdm_jax.tools.compilation import ideal_step_seconds
 from vdm_jax.training import run_folder
 from vdm_jax.types import Batch, Params
-from vdm_jax.video import to_float
 
 HELDOUT_BATCHES = 8
 PREVIEW_VIDEOS = 10
@@ -43,17 +56,20 @@ def train(config: ConfigDict, workdir: str, *, allow_change: bool = False) -> in
   Raises:
     InvalidInput: the doctor finds problems, one message each.
   """
+  arguments.adopt(config, Run(workdir))
   first = Run(config.training.first_stage)  # read only if there is one
   if found := doctor.problems(config, workdir, first, allow_change=allow_change):
     raise InvalidInput(*found)
   run_folder.prepare(workdir)
   given = config.data.vocabulary or run_folder.vocabulary(workdir)
   progress.note('reading captions')
-  configuration.resolve(config, doctor.words(config, workdir))
+  overview = data.overview(config.data)
+  configuration.resolve(config, doctor.words(config, workdir), overview.frame_rate)
   if given:  # otherwise the captions have just given it
     _report_unknown_words(config)
   mesh = partitioning.make_mesh(config.mesh)
   model = models.build(config.model)
+  _report_data(config, model, overview)
   rows = partitioning.batch_rows(mesh, config.data.batch_size)
   own = {'seed': config.seed, 'rows': rows, 'quarantine': workdir}
 
@@ -70,6 +86,7 @@ def train(config: ConfigDict, workdir: str, *, allow_change: bool = False) -> in
     heldout[0] if heldout else data.held_out(config.data, model.encode, num_batches=1, split='train', **own)[0]
   )
   is_new = not checkpoints.steps(workdir)
+  _record_first_stage(config, first, workdir, is_new)
   starting_point = training.starting_point(config, model, mesh, first) if first.name and is_new else None
   progress.note('building the sampler')
   preview = _previews(model, config, workdir, mesh, 'test' if heldout else 'train')
@@ -93,6 +110,15 @@ def train(config: ConfigDict, workdir: str, *, allow_change: bool = False) -> in
   if not every or config.training.num_steps % every:  # otherwise the last preview was of the last step
     preview(state.ema, int(state.step))
   return 0
+
+
+def _record_first_stage(config: ConfigDict, first: Run, workdir: str, is_new: bool) -> None:
+  """Note in the configuration which run a second stage starts from; a run that resumes keeps its note."""
+  if is_new:
+    recorded = first_stages.identify(first, workdir) if first.name else {}
+  else:
+    recorded = Run(workdir).config['training']['first_stage_identity']
+  config.training.first_stage_identity.update(recorded)
 
 
 def _held_out(config: ConfigDict, model: Model, own: Mapping[str, Any]) -> list[Batch]:
@@ -122,6 +148,13 @@ def _report_unknown_words(config: ConfigDict) -> None:
     )
 
 
+def _report_data(config: ConfigDict, model: Model, overview: data.Overview) -> None:
+  """Print what the data leave out and how many captions are cut, once instead of a warning for each."""
+  truncation.mute()
+  for remark in doctor.remarks(config, model.encode, overview) if jax.process_index() == 0 else ():
+    print(f'warning: {remark}', file=sys.stderr)
+
+
 def _report_unusable(workdir: str) -> None:
   """Print how many clips are known to be unusable, if there are any."""
   number = quarantine.count(workdir)
@@ -132,19 +165,21 @@ def _report_unusable(workdir: str) -> None:
 
 def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh, split: str) -> Callable[[Params, int], None]:
   """A function of (EMA parameters, step) that samples videos for fixed captions or labels of a split."""
+  normalize = normalization.of_config(config.data)
   clips = data.examples(config.data, split, seed=config.seed, count=PREVIEW_VIDEOS)
   prompts = [clip.caption for clip in clips] if model.encode else None
   labels = [clip.label for clip in clips] if config.data.labels else None
   low = None
   if model.upsampling > 1:  # of the held-out clips, so that previews show the errors of this stage alone
-    videos = to_float(np.stack([clip.video for clip in clips]))
-    low = np.asarray(diffusion.downsample(videos, model.upsampling))
+    videos = normalize.apply(np.stack([clip.video for clip in clips]))
+    low = np.asarray(diffusion.downsample(videos, model.upsampling, model.config['downsampling']))
   generate = generation.make_generator(model, config.sampling, batch_size=len(clips), mesh=mesh)
   titles = prompts or [f'class {label}' for label in labels or ()] or [''] * len(clips)
 
   def preview(ema: Params, step: int) -> None:
     videos = generate(ema, prompts=prompts, labels=labels, count=len(clips), seed=config.seed, low_resolution=low)
     if jax.process_index() == 0:
-      write_preview(videos, titles, Path(workdir) / 'samples' / f'step_{step:08d}', config.sampling.fps)
+      pictures, stem = normalize.pictures(videos), Path(workdir) / 'samples' / f'step_{step:08d}'
+      write_preview(pictures, titles, stem, frames_per_second(config.sampling))
 
   return preview

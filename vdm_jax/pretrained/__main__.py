@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 
 import vdm_jax
-from vdm_jax import checkpoints, pretrained, weights
+from vdm_jax import checkpoints, first_stages, pretrained, weights
 from vdm_jax.errors import ExitStatus
+from vdm_jax.inputs.paths import path_argument
 from vdm_jax.runs import Run
 from vdm_jax.runtime.atomic_files import write_text
 from vdm_jax.runtime.hashing import sha256
 
 DTYPE = 'float16'
-DATA = 'UCI optical recognition of handwritten digits, as scikit-learn ships them (CC BY 4.0)'
+DATA = 'UCI optical recognition of handwritten digits, test set (CC BY 4.0)'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,10 +67,12 @@ def publish(run: Run, name: str, *, limits: str, first_stage: str = '') -> None:
   if config['training']['first_stage'] and not first_stage:
     raise ValueError(f'{run.name} is a second stage: name its shipped first stage, --first_stage=pretrained:NAME.')
   config['training']['first_stage'] = first_stage
+  if first_stage:
+    config['training']['first_stage_identity'] = first_stages.identify(Run(first_stage), '.') | {'path': ''}
   _, params = run.load()
   tensors = {key: np.asarray(value) for key, value in checkpoints.named(params).items()}
   file = pretrained.FOLDER / f'{name}{pretrained.SUFFIX}'
-  weights.write(file, tensors, config, run.step, DTYPE)
+  weights.write(file, tensors, config, run.step, DTYPE, run.origin)
   environment = json.loads((run.path / 'env.json').read_text(encoding='utf-8'))
   _write(
     name,
@@ -101,6 +104,8 @@ def add_scores(name: str, path: str) -> None:
   if record.get('run') != pretrained.PREFIX + name:
     raise ValueError(f'{path} was measured on {record.get("run")!r}, not on {pretrained.PREFIX + name}.')
   card = pretrained.card(name)
+  if record.get('stages') and record['stages'][-1]['hash'] != card['sha256']:
+    raise ValueError(f'{path} was measured with other weights than {name} has now: measure it again.')
   card.setdefault('scores', {})[record['protocol']] = record
   _write(name, card)
 
@@ -113,10 +118,17 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog='python -m vdm_jax.pretrained', description=__doc__.splitlines()[0])
   parser.add_argument('--name', required=True, help='name of the model, such as digits')
   what = parser.add_mutually_exclusive_group()
-  what.add_argument('--workdir', default='', help='folder of the run to publish')
-  what.add_argument('--scores', default='', help='record of an evaluation of the shipped weights, to add to the card')
+  what.add_argument('--workdir', type=path_argument, default='', help='folder of the run to publish')
+  what.add_argument(
+    '--scores',
+    type=path_argument,
+    default='',
+    help='record of an evaluation of the shipped weights, to add to the card',
+  )
   parser.add_argument('--limits', default='', help='a sentence for the card on what the model cannot do')
-  parser.add_argument('--first_stage', default='', help='first stage of a second stage, such as pretrained:digits_fit')
+  parser.add_argument(
+    '--first_stage', type=path_argument, default='', help='first stage of a second stage, such as pretrained:digits_fit'
+  )
   return parser
 
 

@@ -1,11 +1,13 @@
 """Text functions: `encode(captions) -> (tokens, mask)`, chosen by name.
 
 `none` is no text function. `words` gives int32 word ids [n l], which the network embeds and trains. A frozen encoder
-(`encoders.ENCODERS`: `bert-large`, `t5-11b`, ...) gives float32 embeddings [n l c] of the width c that `width` returns;
-they may come from a cache, which `python -m vdm_jax.text embed` fills.
+(`encoders.ENCODERS`: `bert`, `clip`, `t5` and `umt5` of any size, and published models such as `bert-large` and
+`t5-11b`) gives float32 embeddings [n l c] of the width c that `width` returns; they may come from a cache, which
+`python -m vdm_jax.text embed` fills.
 
 The mask is bool [n l], False on padding. It is True at least once for every caption, the empty one included, so that
-attention over a caption never divides by zero. Every text function can be pickled and called from several threads.
+attention over a caption never divides by zero. Every text function can be pickled and called from several threads;
+`count(caption)` returns the number of its tokens, also of those that are cut.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from vdm_jax.inputs.captions import UNICODE
 from vdm_jax.names import choose
 from vdm_jax.text import cache as embeddings
 from vdm_jax.text.encoders import ENCODERS, encoder_folder
@@ -21,22 +24,49 @@ from vdm_jax.text.encoders.contract import Encoder
 from vdm_jax.text.frozen import FrozenEncoder
 from vdm_jax.text.words import Words
 
-__all__ = ['Encode', 'Words', 'build', 'check', 'encoder', 'width']
+__all__ = ['Encode', 'Words', 'build', 'check', 'encoder', 'is_frozen', 'width']
 
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
 
-def width(name: str) -> int | None:
-  """Return the embedding width of text function `name`, or None if it gives no embeddings. Loads nothing.
+def is_frozen(name: str) -> bool:
+  """Return whether text function `name` is a frozen encoder, which gives embeddings.
 
   Raises:
     ValueError: an unknown name.
 
+  >>> is_frozen('bert'), is_frozen('words')
+  (True, False)
+  """
+  choose('data.text', name, ('none', 'words', *ENCODERS))
+  return name in ENCODERS
+
+
+def width(name: str, path: str = '', cache: str = '') -> int | None:
+  """Return the embedding width of text function `name`, or None if it gives no embeddings. Loads no weights.
+
+  Args:
+    name: `none`, `words` or a frozen encoder (data.text).
+    path: folder of the encoder (data.text_path), whose config.json has the width of `bert`, `clip`, `t5` and `umt5`.
+    cache: folder of embeddings (data.text_cache), which has it too.
+
+  Raises:
+    FileNotFoundError: the width is only in the encoder's files, and they are not there.
+    ValueError: an unknown name, or an invalid configuration or cache.
+
   >>> width('t5-11b'), width('words')
   (1024, None)
   """
-  choose('data.text', name, ('none', 'words', *ENCODERS))
-  return ENCODERS[name].width if name in ENCODERS else None
+  if not is_frozen(name):
+    return None
+  published = ENCODERS[name]
+  if published.width is not None:
+    return published.width
+  if cache and not encoder_folder.has_config(path):
+    return embeddings.read_record(cache).width
+  if not encoder_folder.has_config(path):
+    raise FileNotFoundError(encoder_folder.missing(path, published))
+  return getattr(encoder_folder.read_config(path, published), published.architecture.width_field)
 
 
 def check(
@@ -56,7 +86,7 @@ def check(
   Raises:
     ValueError: an unknown name.
   """
-  if width(name) is None:
+  if not is_frozen(name):
     return [_no_embeddings(name, cache)] if cache else []
   if cache:
     return embeddings.problems(cache, ENCODERS[name], captions, path=path, length=length, dtype=dtype)
@@ -69,6 +99,7 @@ def build(
   path: str = '',
   length: int,
   vocabulary: Sequence[str] = (),
+  word_rule: str = '',
   dtype: str = 'float32',
   cache: str = '',
 ) -> Encode | None:
@@ -77,8 +108,9 @@ def build(
   Args:
     name: `none`, `words` or a frozen encoder (data.text).
     path: folder with the files of a frozen encoder (data.text_path).
-    length: tokens per caption, l (data.text_length). Shorter captions are padded; longer ones are cut, with a warning.
+    length: tokens per caption, l (data.text_length). Shorter captions are padded, longer ones are cut.
     vocabulary: the known words, for `words` (data.vocabulary).
+    word_rule: how `words` splits captions, a rule of `inputs.captions` (data.word_rule); '': the current one.
     dtype: type of a frozen encoder's matrix products (data.text_dtype).
     cache: folder of embeddings to read instead of computing them (data.text_cache).
 
@@ -91,13 +123,13 @@ def build(
   >>> tokens.tolist(), mask.tolist()
   ([[3, 2, 0]], [[True, True, False]])
   """
-  if width(name) is not None:
+  if is_frozen(name):
     if cache:
       return embeddings.CachedText(cache, ENCODERS[name], path=path, length=length, dtype=dtype)
     return encoder(ENCODERS[name], path, length, dtype)
   if cache:
     raise ValueError(_no_embeddings(name, cache))
-  return Words(tuple(vocabulary), length) if name == 'words' else None
+  return Words(tuple(vocabulary), length, word_rule or UNICODE) if name == 'words' else None
 
 
 def encoder(

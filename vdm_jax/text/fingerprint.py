@@ -43,7 +43,12 @@ def fingerprint(path: str, encoder: Encoder) -> Fingerprint:
 
 def _hash_weights(path: str, encoder: Encoder) -> str:
   architecture, config = encoder.architecture, encoder_folder.read_config(path, encoder)
-  digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+  values = {
+    field.name: getattr(config, field.name)
+    for field in dataclasses.fields(config)
+    if not field.metadata.get('newer') or getattr(config, field.name) != field.default
+  }
+  digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
   with open_weights(path, architecture.canonical_name) as entries:
     for name in sorted(encoder_folder.tensor_shapes(config, architecture)):
       digest.update(f'{name} {entries[name].kind()} '.encode())
@@ -53,7 +58,8 @@ def _hash_weights(path: str, encoder: Encoder) -> str:
 
 def _hash_tokenizer(path: str, encoder: Encoder) -> str:
   digest = hashlib.sha256()
-  for name in sorted({*encoder.architecture.tokenizer_files, *_TOKENIZER_SETTINGS}):
+  files = {file for alternative in encoder.architecture.tokenizer_files for file in alternative.split(' + ')}
+  for name in sorted({*files, *_TOKENIZER_SETTINGS}):
     if (file := Path(path) / name).is_file():
       with file.open('rb') as stream:
         digest.update(f'{name} '.encode() + hashlib.file_digest(stream, 'sha256').digest())

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import secrets
 import socket
 import subprocess
 import tempfile
@@ -192,12 +193,17 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def write_environment(workdir: Path) -> None:
-  """Write `workdir/env.json`: versions, devices, processes, and the git commit of the code if there is one."""
+  """Write `workdir/env.json`: versions, devices, processes, and the git commit of the code if there is one.
+
+  Its `run_id` is drawn when a run begins, and stays when it resumes.
+  """
+  run_id = (checkpoints.steps(workdir) and Run(workdir).run_id) or secrets.token_hex(8)
   packages = ('vdm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
   devices = jax.devices()
   write_json(
     workdir / 'env.json',
     {
+      'run_id': run_id,
       'python': platform.python_version(),
       'platform': platform.platform(),
       'versions': {name: _version(name) for name in packages},

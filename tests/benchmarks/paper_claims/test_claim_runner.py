@@ -87,6 +87,16 @@ def test_a_run_is_trained_once_to_each_measured_step(tmp_path, monkeypatch):
   del stored['asked']['run']['training']['clip_norm']
   early.write_text(json.dumps(stored))
   runner.rows(make(None, arms), tmp_path, range(2))
+  manifest = tmp_path / 'runs/digits_seed_0/checkpoints/2000/manifest.json'
+  manifest.write_text(json.dumps({'files': {'of': 'a run trained anew'}}))
+  row = tmp_path / 'toy' / 'more, seed 0.json'
+  row.write_text(json.dumps(json.loads(row.read_text()) | {'weights': 'of the run before'}))
+  with pytest.raises(ValueError, match='more, seed 0.json was measured before .*digits_seed_0 was trained anew'):
+    runner.rows(make(None, arms), tmp_path, range(1))
+  row.unlink()
+  measure.calls.clear()
+  runner.rows(make(measure, arms), tmp_path, range(1))
+  assert len(measure.calls) == 1
   (tmp_path / 'toy' / 'less, seed 1.json').unlink()
   with pytest.raises(ValueError, match='digits_seed_1 is at step 2000, past the step to measure, 5'):
     runner.rows(make(measure, arms), tmp_path, range(2))

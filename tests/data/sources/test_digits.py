@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import itertools
 import pickle
 import re
@@ -9,7 +10,17 @@ import pytest
 from helpers.messages import raises
 
 from vdm_jax.data import Digits
-from vdm_jax.data.sources.digits import COLORS, DIRECTIONS, MOTIONS, TRAVEL, Phrase, glyphs, parse_caption, withheld
+from vdm_jax.data.sources.digits import (
+  COLORS,
+  DIRECTIONS,
+  HANDWRITING,
+  MOTIONS,
+  TRAVEL,
+  Phrase,
+  glyphs,
+  parse_caption,
+  withheld,
+)
 
 FLAGS = ('random_start', 'bounce', 'colors')
 MODES = [
@@ -156,6 +167,16 @@ def test_a_clip_is_a_function_of_seed_split_and_index(mode):
     assert source[i].caption == copy[i].caption
   videos = [digits(split, seed, **mode)[i].video for split in ('train', 'test') for seed in (3, 4) for i in (0, 1)]
   assert len({video.tobytes() for video in videos}) == len(videos)
+
+
+def test_the_embedded_handwriting_is_the_published_set():
+  """Counts of digits and a checksum of what scikit-learn's `load_digits` returns, computed with its version 1.9."""
+  with np.load(HANDWRITING) as data:
+    images, digits = data['images'], data['digits']
+  assert np.bincount(digits).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+  assert images.shape == (1797, 8, 8) and images.max() == 16
+  checksum = hashlib.sha256(images.tobytes() + digits.tobytes()).hexdigest()
+  assert checksum == '87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826'
 
 
 def test_train_and_test_share_no_glyph():

@@ -8,10 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from vdm_jax.evaluation.features import convolutional
-from vdm_jax.evaluation.features.published_files import layer_matching
-from vdm_jax.evaluation.features.published_files.stored_tensors import Stored, open_npz
-from vdm_jax.evaluation.features.published_files.torch_file import open_torch
+from vdm_jax.evaluation.features import convolutional, layer_matching
+from vdm_jax.tensor_files.stored_tensors import Stored, open_npz
+from vdm_jax.tensor_files.torch_file import open_torch
 
 
 def stored(array: np.ndarray) -> Stored:

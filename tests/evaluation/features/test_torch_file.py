@@ -15,9 +15,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vdm_jax.evaluation.features.published_files import opcodes
-from vdm_jax.evaluation.features.published_files.stored_tensors import open_npz
-from vdm_jax.evaluation.features.published_files.torch_file import open_torch
+from vdm_jax.tensor_files import opcodes
+from vdm_jax.tensor_files.stored_tensors import open_npz
+from vdm_jax.tensor_files.torch_file import open_torch
 
 FIXTURES = Path(__file__).parent / 'fixtures'
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from helpers.text_encoders import TINY_BERT, forward, listed_parameters, paramet
 
 from vdm_jax.text.encoders import encoder_folder
 from vdm_jax.text.encoders.bert import BERT, BertConfig
+from vdm_jax.text.encoders.transformer_layers import ACTIVATIONS
 from vdm_jax.text.frozen import FrozenEncoder
 
 CAPTIONS = ['a nine moving left', '', 'six and nine', 'A NINE moving left', 'zebra']
@@ -61,6 +64,41 @@ def test_tokenizer_json_equals_vocab_txt(bert):
   np.testing.assert_array_equal(FrozenEncoder(TINY_BERT, bert.path, 12)(CAPTIONS)[0], expected)
 
 
+def test_tokenizer_json_decides_about_case(bert):
+  """A folder of a cased model may have no other file that says so."""
+  vocabulary = Path(bert.path) / 'vocab.txt'
+  tokenizer = transformers.BertTokenizer(str(vocabulary), do_lower_case=False)
+  tokenizer.backend_tokenizer.save(str(vocabulary.with_name('tokenizer.json')))
+  assert FrozenEncoder(TINY_BERT, bert.path, 12).ids('A NINE moving left') == [2, 1, 1, 8, 9, 10, 3]
+
+
+@pytest.mark.parametrize(
+  ('name', 'expected'),
+  [
+    ('gelu', lambda x: x * 0.5 * (1 + math.erf(x / math.sqrt(2)))),
+    ('gelu_new', lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
+    ('quick_gelu', lambda x: x / (1 + math.exp(-1.702 * x))),
+    ('relu', lambda x: max(x, 0)),
+    ('silu', lambda x: x / (1 + math.exp(-x))),
+  ],
+)
+def test_activations_are_their_formulas(name, expected):
+  x = np.linspace(-5, 5, 41, dtype=np.float32)
+  np.testing.assert_allclose(ACTIVATIONS[name](x), [expected(float(value)) for value in x], atol=2e-6)
+
+
+def test_the_activation_of_the_folder_is_used(write_bert, golden):
+  """With weights as they are, another activation gives other embeddings; a missing one is that of the first models."""
+  tokens, mask = golden['tokens'], golden['mask']
+  before = forward(write_bert(), TINY_BERT, tokens, mask)
+  assert np.abs(forward(write_bert(hidden_act='relu'), TINY_BERT, tokens, mask) - before).max() > 0.1
+  file = Path(write_bert()) / 'config.json'
+  values = json.loads(file.read_text())
+  del values['hidden_act'], values['layer_norm_eps']
+  file.write_text(json.dumps(values))
+  np.testing.assert_array_equal(forward(str(file.parent), TINY_BERT, tokens, mask), before)
+
+
 @pytest.mark.parametrize('length', [2, 21])
 def test_invalid_lengths_are_rejected(write_bert, length):
   with pytest.raises(ValueError, match=rf'^data\.text_length={length} must be from 3 to 20 for data\.text=bert-large$'):
@@ -93,7 +131,11 @@ def test_bert_large_has_the_published_number_of_parameters():
   ('change', 'message'),
   [
     ({'model_type': 'roberta'}, "model_type='roberta' is not supported, only 'bert'; use bert-large-uncased"),
-    ({'hidden_act': 'gelu_new'}, "hidden_act='gelu_new' is not supported, only 'gelu'; use bert-large-uncased"),
+    ({'hidden_act': 'gelu_10'}, f"hidden_act='gelu_10' is not supported, only {', '.join(ACTIVATIONS)}"),
+    (
+      {'position_embedding_type': 'relative_key'},
+      "position_embedding_type='relative_key' is not supported, only 'absolute'; use bert-large-uncased",
+    ),
     ({'is_decoder': True}, 'is_decoder=True is not supported, only False; use bert-large-uncased'),
     ({'num_hidden_layers': 0}, 'num_hidden_layers=0 is not a positive number; download it again'),
     ({'vocab_size': '40'}, "vocab_size='40' is not a positive number; download it again"),

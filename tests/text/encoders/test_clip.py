@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from helpers.text_encoders import TINY_CLIP, forward, listed_parameters, parameters
 from safetensors.numpy import load_file, save_file
 
 from vdm_jax import text
 from vdm_jax.text.encoders import ENCODERS, encoder_folder
 from vdm_jax.text.encoders.clip import CLIP, ClipConfig, end_positions, projector
+from vdm_jax.text.encoders.transformer_layers import ACTIVATIONS
 from vdm_jax.text.frozen import FrozenEncoder
 
 KINDS = ('quick_gelu', 'gelu')
@@ -132,6 +134,27 @@ def test_defaults_are_those_of_the_smallest_model(write_clip):
   assert config == ClipConfig(hidden_size=16, num_attention_heads=4)
 
 
+def test_the_second_section_of_the_published_files_takes_precedence(write_clip):
+  """As transformers reads them: CLIPConfig(text_config={}, text_config_dict={'hidden_act': 'gelu'})."""
+  file = Path(write_clip()) / 'config.json'
+  second = {'hidden_act': 'gelu', 'num_attention_heads': 4}
+  file.write_text(json.dumps({'text_config': {'hidden_size': 16, 'hidden_act': 'relu'}, 'text_config_dict': second}))
+  config = encoder_folder.read_config(str(file.parent), TINY_CLIP)
+  assert config == ClipConfig(hidden_size=16, num_attention_heads=4, hidden_act='gelu')
+
+
+def test_vocabulary_and_merges_equal_tokenizer_json(write_clip):
+  path = write_clip()
+  expected = FrozenEncoder(TINY_CLIP, path, 12).ids('a Nine left six')
+  file = Path(path) / 'tokenizer.json'
+  tokenizers.Tokenizer.from_file(str(file)).model.save(path)
+  file.unlink()
+  assert FrozenEncoder(TINY_CLIP, path, 12).ids('a Nine left six') == expected
+  (Path(path) / 'merges.txt').unlink()
+  (problem,) = encoder_folder.problems(path, TINY_CLIP)
+  assert f'data.text_path={path!r} lacks tokenizer.json or vocab.json + merges.txt. ' in problem
+
+
 def test_published_models_are_told_apart_by_their_sizes(write_clip):
   path = write_clip()
   assert encoder_folder.problems(path, ENCODERS['clip-vit-base-patch32']) == [
@@ -147,7 +170,7 @@ def test_published_models_are_told_apart_by_their_sizes(write_clip):
       {'model_type': 'siglip_text_model'},
       "model_type='siglip_text_model' is not supported, only 'clip_text_model'; use clip-vit-large-patch14",
     ),
-    ({'hidden_act': 'relu'}, "hidden_act='relu' is not supported, only 'quick_gelu' and 'gelu'"),
+    ({'hidden_act': 'gelu_10'}, f"hidden_act='gelu_10' is not supported, only {', '.join(ACTIVATIONS)}"),
     ({'num_hidden_layers': 0}, 'num_hidden_layers=0 is not a positive number; download it again'),
     ({'num_attention_heads': 3}, 'hidden_size=16 is not a multiple of 3 heads'),
   ],
@@ -160,7 +183,7 @@ def test_other_architectures_are_rejected(write_clip, change, message):
 def test_missing_files_are_listed_with_their_source(tmp_path):
   (tmp_path / 'config.json').write_text('{}')
   (problem,) = text.check('clip-vit-base-patch32', str(tmp_path))
-  assert f"data.text_path='{tmp_path}' lacks model.safetensors, tokenizer.json. " in problem
+  assert f"data.text_path='{tmp_path}' lacks model.safetensors, tokenizer.json or vocab.json + merges.txt. " in problem
   assert 'Download them from openai/clip-vit-base-patch32 on the Hugging Face hub' in problem
   assert (
     'transformers.CLIPTextModelWithProjection.from_pretrained("openai/clip-vit-base-patch32").save_pretrained("FOLDER")'

@@ -59,8 +59,9 @@ def vote(study, folder, prefers, voters=range(1, 6)):
 def test_voters_who_always_prefer_a_method_give_it_all_votes(study, tmp_path, capsys):
   files = vote(study, tmp_path, lambda left, right: int(right.startswith(b'ours')))
   out = tmp_path / 'record.json'
-  assert user_study.main(['score', str(study), *map(str, files), f'--out={out}']) == 0
+  assert user_study.main(['score', str(study), *map(str, files), f'--out={out}', '--published=pyoco']) == 0
   said = capsys.readouterr()
+  assert said.out.splitlines()[-1] == '| Snap Video over pyoco (Table 10) | 63.3 | 64.9 | 57.1 | 63.9 |'
   assert said.err == ''
   assert said.out.splitlines()[2] == '| share of votes | 100.0 | 100.0 | 100.0 | 100.0 |'
   record = json.loads(out.read_text())
@@ -185,6 +186,15 @@ def test_invalid_answers_are_refused(study, tmp_path, capsys, change, message):
   (file,) = vote(study, tmp_path, lambda left, right: 0, voters=[1])
   file.write_text(change if isinstance(change, str) else json.dumps(json.loads(file.read_text()) | change))
   assert error_of(capsys, 'score', study, file).startswith(f'error: {file} {message}')
+
+
+def test_answers_to_other_videos_are_refused(study, tmp_path, capsys):
+  """Their number, prompts and seed are the same, and so are the names of all files."""
+  ours, theirs = fill(tmp_path / 'ours', PROMPTS, b'mine'), fill(tmp_path / 'theirs', PROMPTS[::-1], b'theirs')
+  assert user_study.main(['make', str(ours), str(theirs), f'--out={tmp_path / "made"}', '--seed=7']) == 0
+  capsys.readouterr()
+  (file,) = vote(tmp_path / 'made', tmp_path, lambda left, right: 0, voters=[1])
+  assert 'has answers to another study' in error_of(capsys, 'score', study, file)
 
 
 def test_a_voter_counts_once(study, tmp_path, capsys):

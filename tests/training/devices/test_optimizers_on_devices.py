@@ -58,7 +58,7 @@ SHARDED = ['label_embedding', 'leave/bias', 'leave/kernel']
   ('name', 'split'),
   [
     # The factored moments of the kernels are whole on every device.
-    ('adafactor', ['1/0/v/label_embedding', '1/0/v/leave/bias']),
+    pytest.param('adafactor', ['1/0/v/label_embedding', '1/0/v/leave/bias'], marks=pytest.mark.slow),
     ('custom', [f'1/0/{moment}/{leaf}' for moment in ('mu', 'nu') for leaf in SHARDED]),
     pytest.param('lion', [f'1/0/mu/{leaf}' for leaf in SHARDED], marks=pytest.mark.slow),
     # Each of its two optimizers has the parameters of the other masked.

@@ -15,8 +15,12 @@ from ml_collections import ConfigDict
 from vdm_jax import checkpoints, configuration, jobs, pretrained
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Claim, Row, Rows
 from vdm_jax.benchmarks.paper_claims.intervals import paired, verdict
+from vdm_jax.generation.stages import CODE
 from vdm_jax.runtime.atomic_files import write_text
+from vdm_jax.runtime.hashing import code_hash
 from vdm_jax.runtime.resumable import differences
+
+REMOVE = 'remove the file to measure again'
 
 
 def rows(claim: Claim, out: Path, seeds: Sequence[int]) -> Rows:
@@ -112,6 +116,7 @@ def _row(claim: Claim, name: str, arm: Arm, out: Path, seed: int) -> Row:
   """Return the stored result of an arm and seed, or train, measure and store it."""
   path = out / claim.name / f'{name}, seed {seed}.json'
   shipped = isinstance(arm.run, str)
+  workdir = arm.run if shipped else out / 'runs' / f'{arm.run.name}_seed_{seed}'
   config = None if shipped else arm.run.config()
   if config is not None:
     config.seed = seed
@@ -120,6 +125,7 @@ def _row(claim: Claim, name: str, arm: Arm, out: Path, seed: int) -> Row:
     'run': _shipped(arm.run) if shipped else configuration.to_dict(config),
     'settings': dict(arm.settings),
     'seed': seed,
+    'code': code_hash(*CODE, 'evaluation', 'benchmarks/paper_claims'),
   }
   requested = json.loads(json.dumps(requested))
   if path.exists():
@@ -127,16 +133,26 @@ def _row(claim: Claim, name: str, arm: Arm, out: Path, seed: int) -> Row:
     if not shipped:  # settings that are newer than the result had their defaults
       stored['asked']['run'] = configuration.complete(stored['asked']['run'])
     if differs := differences(json.loads(json.dumps(stored['asked'])), requested):
-      raise ValueError(f'{path} was measured with another {", ".join(differs)}: use another --out.')
+      raise ValueError(f'{path} was measured with another {", ".join(differs)}: use another --out, or {REMOVE}.')
+    if not shipped and stored.get('weights') and _weights(workdir, config) not in (None, stored['weights']):
+      raise ValueError(f'{path} was measured before {workdir} was trained anew: {REMOVE}.')
     return stored['row']
-  workdir = arm.run if shipped else out / 'runs' / f'{arm.run.name}_seed_{seed}'
   if not shipped:
     train(config, workdir)
   row = claim.measure(str(workdir), seed, arm.settings)
-  write_text(path, json.dumps({'asked': requested, 'row': row}, indent=1) + '\n')
+  weights = None if shipped else _weights(workdir, config)
+  write_text(path, json.dumps({'asked': requested, 'weights': weights, 'row': row}, indent=1) + '\n')
   scores = ', '.join(f'{title} {row[key]:.3f}' for key, title in claim.scores.items())
   print(f'{claim.name}, {name}, seed {seed}: {scores}', file=sys.stderr, flush=True)
   return row
+
+
+def _weights(workdir: Path, config: ConfigDict) -> str | None:
+  """The hash of the checkpoint to measure; None if it was deleted."""
+  try:
+    return checkpoints.content_hash(workdir, config.training.num_steps)
+  except FileNotFoundError:
+    return None
 
 
 def _shipped(run: str) -> dict[str, str]:

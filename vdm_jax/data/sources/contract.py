@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from vdm_jax.inputs.text_files import UnreadableText
 from vdm_jax.video.reading import VideoInfo
 
 SPLITS = ('train', 'test')
@@ -33,7 +34,7 @@ class EmptySplit(ValueError):
 class Clip(NamedTuple):
   """Evenly spaced frames and their description."""
 
-  video: np.ndarray  # uint8 [t h w c]
+  video: np.ndarray  # uint8 [t h w c], or other numbers if data.normalization says so
   caption: str  # '' when the clip has none
   label: int | None  # class number, None when the clip has none
   frame_rate: float  # frames per second of `video`; 0 (unknown) only for a single frame
@@ -53,7 +54,7 @@ class Clips(Protocol):
 
   @property
   def vocabulary(self) -> tuple[str, ...]:
-    """All words that captions can contain, in lower case, sorted."""
+    """All words that captions can contain, sorted; see `inputs.captions`."""
 
   def __len__(self) -> int: ...
 
@@ -75,13 +76,14 @@ class Source(Protocol):
 
   Attributes:
     path: `data.path`, as it was passed, for messages.
-    names: unique names of the clips of both splits. The name of a clip that is a file is its path below `path`; an
-      interrupted conversion then notices that the file changed.
+    names: unique names of the clips of both splits. The name of a clip that is a file or a folder is its path below
+      `path`: conversions and evaluations then notice that it was replaced. Otherwise they look at all files of `path`.
     num_classes: number of labels; None if clips have none.
     class_names: names of the labels 0, 1, ...; None if only their numbers are known.
     without_frame_rate: name of a clip that is known, without opening it, to have no frame rate; None if there is none.
     single_frame: whether every clip is one frame, so that the data are images.
     captions_file: where `python -m vdm_jax.data caption` stores captions; None if there is no place for them.
+    remarks: what was left out although it looks as if it belongs to the data, one sentence each, for reports.
   """
 
   path: str
@@ -91,6 +93,7 @@ class Source(Protocol):
   without_frame_rate: str | None = None
   single_frame: bool = False
   captions_file: pathlib.Path | None = None
+  remarks: Sequence[str] = ()
 
   @classmethod
   def recognizes(cls, path: pathlib.Path) -> bool:
@@ -107,7 +110,24 @@ class Source(Protocol):
 
   @abc.abstractmethod
   def frames(self, clip: int, numbers: Sequence[int]) -> np.ndarray:
-    """Return the frames of these numbers, which increase: uint8 `[t h w c]` with 1 or 3 channels. Raises as `info`."""
+    """Return the frames of these numbers, which increase: `[t h w c]`. Raises as `info`.
+
+    Pictures are uint8 with 1 or 3 channels; data of other types or channels need `data.normalization`.
+    """
+
+  def times(self, clip: int) -> np.ndarray | None:
+    """Return the time of each frame after the first one in seconds, float64 `[t]`; None at a constant frame rate.
+
+    Raises as `info`.
+    """
+    return None
+
+  def notes(self, clip: int) -> Sequence[str]:
+    """Return what is unusual about the pictures of a clip, such as 'interlaced', which `inspect` counts.
+
+    Some of it may be known only after frames have been read. Raises as `info`.
+    """
+    return ()
 
   def caption(self, clip: int) -> str:
     """Return the caption of a clip, '' if it has none.
@@ -150,10 +170,11 @@ def caption_if_readable(source: Source, clip: int) -> str:
 
   Raises:
     OutsideError: the caption is a link that leads out of the data set.
+    UnreadableText: it is in another encoding, as all others may be.
   """
   try:
     return source.caption(clip)
-  except OutsideError:
+  except (OutsideError, UnreadableText):
     raise
   except (ValueError, OSError):
     return ''

@@ -1,4 +1,4 @@
-"""Captioned moving digits: real handwriting (UCI digits, shipped with scikit-learn), nothing to download.
+"""Captioned moving digits: real handwriting (UCI's optical digits, in `uci_digits.npz`), nothing to download.
 
 The plain mode shows one digit that crosses the middle of the frame, so that the caption explains most of the pixels
 and a small model learns it on a CPU in minutes. Each flag of `Digits` makes it harder.
@@ -11,6 +11,7 @@ import functools
 import itertools
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,9 @@ COLORS = {
 }
 FRAME_RATE = 8.0
 HELD_OUT_EVERY = 6  # every sixth glyph of each digit belongs to the test split
+# 1,797 images of 8x8 pixels by 43 writers: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine
+# Learning Repository, 1998, test set; CC BY 4.0.
+HANDWRITING = Path(__file__).with_name('uci_digits.npz')
 MIN_SIDE = 16  # pixels; glyphs of half that size keep the 8x8 pixels of the handwriting
 MIN_BOUNCE_FRAMES = 4  # with fewer, one of the two directions of a bounce might not be visible
 TRAVEL = (0.4, 0.8)  # the two random speeds: fraction of the free distance covered in one clip
@@ -95,16 +99,15 @@ def glyphs(split: str) -> tuple[np.ndarray, np.ndarray]:
 
   The splits have no image in common: every sixth image of each digit is held out, independently of any seed.
   """
-  from sklearn.datasets import load_digits  # imported here: it takes seconds
-
-  data = load_digits()
-  rank = np.zeros(len(data.target), np.int64)  # number of earlier images of the same digit
+  with np.load(HANDWRITING) as data:
+    images, digits = data['images'], data['digits'].astype(np.int64)  # ink from 0 to 16
+  rank = np.zeros(len(digits), np.int64)  # number of earlier images of the same digit
   for digit in range(10):
-    members = data.target == digit
+    members = digits == digit
     rank[members] = np.arange(members.sum())
   held_out = rank % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
   chosen = held_out if split == 'test' else ~held_out
-  return np.round(data.images[chosen] * (255 / 16)).astype(np.uint8), data.target[chosen]
+  return np.round(images[chosen] * (255 / 16)).astype(np.uint8), digits[chosen]
 
 
 @functools.cache

@@ -11,14 +11,13 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.evaluation.features import c3d, i3d, inception
+from vdm_jax.evaluation.features import c3d, i3d, inception, layer_matching
 from vdm_jax.evaluation.features.contract import FeatureNetwork, Network
 from vdm_jax.evaluation.features.inference_layers import parameter_shapes, random_params
-from vdm_jax.evaluation.features.published_files import layer_matching
-from vdm_jax.evaluation.features.published_files.stored_tensors import open_npz
-from vdm_jax.evaluation.features.published_files.torch_file import open_torch
 from vdm_jax.evaluation.features.resizing import Rule, bilinear
 from vdm_jax.runtime.hashing import sha256
+from vdm_jax.tensor_files.stored_tensors import open_npz
+from vdm_jax.tensor_files.torch_file import open_torch
 from vdm_jax.types import Array, Params
 
 Shapes = Mapping[tuple[str, ...], Sequence[int]]

@@ -1,6 +1,6 @@
 """Layers of the convolutional feature networks, in float32.
 
-There are no batch norms: at inference one is a factor and an offset, which `published_files.layer_matching` folds
+There are no batch norms: at inference one is a factor and an offset, which `layer_matching` folds
 into the kernel and bias before it.
 """
 

@@ -5,19 +5,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vdm_jax.text.encoders.contract import LAYERS, TOKENIZER, Architecture, Encoder, Tensor, by_name
-from vdm_jax.text.encoders.transformer_layers import LayerNorm, attend, precision
+from vdm_jax.text.encoders.contract import (
+  LAYERS,
+  TOKENIZER,
+  Architecture,
+  Encoder,
+  Tensor,
+  by_name,
+  newer_field,
+  read_fast_tokenizer,
+)
+from vdm_jax.text.encoders.transformer_layers import ACTIVATIONS, LayerNorm, attend, check_activation, precision
 from vdm_jax.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-  """The keys of config.json that the module needs."""
+  """The keys of config.json that the module needs. The first files have no `layer_norm_eps`."""
 
   vocab_size: int
   hidden_size: int
@@ -26,9 +36,11 @@ class BertConfig:
   intermediate_size: int
   max_position_embeddings: int
   type_vocab_size: int
-  layer_norm_eps: float
+  layer_norm_eps: float = 1e-12
+  hidden_act: str = newer_field('gelu')
 
   def __post_init__(self):
+    check_activation('hidden_act', self.hidden_act)
     if self.hidden_size % self.num_attention_heads:
       raise ValueError(f'hidden_size={self.hidden_size} is not a multiple of {self.num_attention_heads} heads')
 
@@ -54,7 +66,7 @@ class BertLayer(nn.Module):
     )
     attended = attend(query, key, value, mask, scale=1 / math.sqrt(query.shape[-1]))
     x = norm(name='attention_norm')(x + dense(config.hidden_size, name='attention_output')(attended))
-    y = nn.gelu(dense(config.intermediate_size, name='up')(x), approximate=False)
+    y = ACTIVATIONS[config.hidden_act](dense(config.intermediate_size, name='up')(x))
     return norm(name='down_norm')(x + dense(config.hidden_size, name='down')(y)), None
 
 
@@ -139,6 +151,8 @@ def _canonical_name(name: str) -> str:
 
 
 def _read_tokenizer(path: str) -> Any:
+  if (Path(path) / TOKENIZER).is_file():  # it alone says whether captions are lower-cased and stripped of accents
+    return read_fast_tokenizer(path)
   import transformers  # takes seconds
 
   return transformers.BertTokenizer.from_pretrained(path, local_files_only=True)
@@ -150,7 +164,7 @@ BERT = Architecture(
   config=BertConfig,
   width_field='hidden_size',
   length_field='max_position_embeddings',
-  required={'hidden_act': 'gelu', 'position_embedding_type': 'absolute', 'is_decoder': False},
+  required={'position_embedding_type': 'absolute', 'is_decoder': False},
   network=BertEncoder,
   tensors=_tensors,
   canonical_name=_canonical_name,
@@ -160,4 +174,7 @@ BERT = Architecture(
   empty_caption=('[CLS]', '[SEP]'),
 )
 
-ENCODERS = by_name(Encoder('bert-large', BERT, 'google-bert/bert-large-uncased', {'hidden_size': 1024}))
+ENCODERS = by_name(
+  Encoder('bert', BERT, 'google-bert/bert-base-uncased'),
+  Encoder('bert-large', BERT, 'google-bert/bert-large-uncased', {'hidden_size': 1024}),
+)

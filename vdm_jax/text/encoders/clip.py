@@ -10,14 +10,23 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.text.encoders.contract import LAYERS, Architecture, Encoder, Tensor, by_name
-from vdm_jax.text.encoders.transformer_layers import LayerNorm, attend, precision
+from vdm_jax.text.encoders.contract import (
+  LAYERS,
+  TOKENIZER,
+  Architecture,
+  Encoder,
+  Tensor,
+  by_name,
+  read_fast_tokenizer,
+)
+from vdm_jax.text.encoders.transformer_layers import ACTIVATIONS, LayerNorm, attend, check_activation, precision
 from vdm_jax.text.encoders.weight_files import open_weights
 from vdm_jax.types import Array
 
@@ -50,8 +59,7 @@ class ClipConfig:
   def __post_init__(self):
     if self.hidden_size % self.num_attention_heads:
       raise ValueError(f'hidden_size={self.hidden_size} is not a multiple of {self.num_attention_heads} heads')
-    if self.hidden_act not in ('quick_gelu', 'gelu'):
-      raise ValueError(f"hidden_act={self.hidden_act!r} is not supported, only 'quick_gelu' and 'gelu'")
+    check_activation('hidden_act', self.hidden_act)
 
   @property
   def ends_with_largest_id(self) -> bool:
@@ -85,8 +93,7 @@ class ClipLayer(nn.Module):
     attended = attend(query, key, value, mask, scale=1 / math.sqrt(query.shape[-1]), bias=bias)
     x = x + dense(config.hidden_size, name='attention_output')(attended)
 
-    up = dense(config.intermediate_size, name='up')(norm(name='up_norm')(x))
-    up = up * nn.sigmoid(1.702 * up) if config.hidden_act == 'quick_gelu' else nn.gelu(up, approximate=False)
+    up = ACTIVATIONS[config.hidden_act](dense(config.intermediate_size, name='up')(norm(name='up_norm')(x)))
     return x + dense(config.hidden_size, name='down')(up), None
 
 
@@ -218,17 +225,27 @@ def _canonical_name(name: str) -> str:
   return name.removeprefix('text_model.')
 
 
+def _read_tokenizer(path: str) -> Any:
+  if (Path(path) / TOKENIZER).is_file():
+    return read_fast_tokenizer(path)
+  import transformers  # takes seconds
+
+  return transformers.CLIPTokenizer.from_pretrained(path, local_files_only=True)
+
+
 CLIP = Architecture(
   model_type='clip_text_model',
   title='CLIP',
   config=ClipConfig,
-  config_section='text_config',
+  config_sections=('text_config', 'text_config_dict'),
   width_field='hidden_size',
   length_field='max_position_embeddings',
   network=ClipEncoder,
   tensors=_tensors,
   canonical_name=_canonical_name,
+  tokenizer_files=(TOKENIZER, 'vocab.json + merges.txt'),
   tokenizer_model='BPE',
+  read_tokenizer=_read_tokenizer,
   empty_caption=('<|startoftext|>', '<|endoftext|>'),
   download=(
     'Download them from {repository} on the Hugging Face hub into one folder (where it has no model.safetensors, and '
@@ -243,6 +260,7 @@ def _published(name: str, hidden_size: int, intermediate_size: int) -> Encoder:
 
 
 ENCODERS = by_name(
+  Encoder('clip', CLIP, 'openai/clip-vit-base-patch32'),
   _published('clip-vit-base-patch32', hidden_size=512, intermediate_size=2048),
   _published('clip-vit-large-patch14', hidden_size=768, intermediate_size=3072),
 )

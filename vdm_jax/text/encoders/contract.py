@@ -1,8 +1,9 @@
 """The contract of a frozen text encoder: what its file provides.
 
 An encoder is one file in this folder and one entry in the table `ENCODERS` of `encoders/__init__.py`. The file defines
-an `Architecture` (module, configuration, weights by name, tokenizer) and one `Encoder` per published model. The text
-functions, the embedding cache, the doctor and `python -m vdm_jax.text embed` need nothing else.
+an `Architecture` (module, configuration, weights by name, tokenizer), one `Encoder` for folders of any size, and one
+per published model whose sizes are checked. The text functions, the embedding cache, the doctor and `python -m
+vdm_jax.text embed` need nothing else.
 `docs/extending/text_encoder.md` builds one step by step.
 
 Weights, configuration and tokenizer come from a folder in Hugging Face's format. Reading one needs no PyTorch, and
@@ -11,6 +12,7 @@ nothing in it is ever executed.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +50,11 @@ class Tensor(NamedTuple):
     return ('layers', *axes) if self.stacked else axes
 
 
+def newer_field(default: Any) -> Any:
+  """Return a field of a configuration that fingerprints leave out at its default, so that earlier caches stay valid."""
+  return dataclasses.field(default=default, metadata={'newer': True})
+
+
 def read_fast_tokenizer(path: str) -> Any:
   """Return the tokenizer that the folder's `tokenizer.json` describes."""
   import transformers  # takes seconds
@@ -72,26 +79,34 @@ class Architecture(NamedTuple):
   empty_caption: tuple[str, ...]  # tokens of the empty caption; the last one ends every caption
   length_field: str | None = None  # the field that holds the maximum length in tokens; None: unlimited
   required: Mapping[str, Any] = {}  # further keys of config.json and the only supported value of each
-  config_section: str = ''  # key of config.json that holds the encoder's part, where the file has several networks
+  # keys of config.json that hold the encoder's part, where the file has several networks; a later one takes precedence
+  config_sections: tuple[str, ...] = ()
   canonical_name: Callable[[str], str] = str  # maps every spelling of a tensor's name to the one in `tensors`
-  tokenizer_files: tuple[str, ...] = (TOKENIZER,)  # alternatives: one of them must be in the folder
+  tokenizer_files: tuple[str, ...] = (TOKENIZER,)  # alternatives, 'a + b' if both are needed
   tokenizer_model: str | None = None  # the type of the model in tokenizer.json; None: not checked
   read_tokenizer: Callable[[str], Any] = read_fast_tokenizer
   download: str = 'Download them from {repository} on the Hugging Face hub into one folder'
 
 
 class Encoder(NamedTuple):
-  """A published model of an architecture."""
+  """A published model of an architecture, or any model of it."""
 
   name: str  # the value of data.text
   architecture: Architecture
-  repository: str  # on the Hugging Face hub
-  sizes: Mapping[str, int]  # fields of the configuration that identify the model, the embedding width among them
+  repository: str  # on the Hugging Face hub: of the model, or of an example
+  # fields of the configuration that identify the model, the embedding width among them; {}: any, as config.json says
+  sizes: Mapping[str, int] = {}
 
   @property
-  def width(self) -> int:
-    """The embedding width, c."""
-    return self.sizes[self.architecture.width_field]
+  def width(self) -> int | None:
+    """The embedding width, c; None if only the folder has it."""
+    return self.sizes.get(self.architecture.width_field)
+
+  @property
+  def model(self) -> str:
+    """What to look for, for error messages."""
+    model = self.repository.split('/')[-1]
+    return model if self.sizes else f'a {self.architecture.title}, such as {model}'
 
 
 def by_name(*encoders: Encoder) -> dict[str, Encoder]:

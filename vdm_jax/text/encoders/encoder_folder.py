@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vdm_jax.text.encoders.contract import TOKENIZER, Architecture, Encoder
-from vdm_jax.text.encoders.weight_files import FLOATS, INDEX, WEIGHTS, open_weights, read_json
+from vdm_jax.text.encoders.weight_files import FLOATS, WEIGHTS, main_file, open_weights, read_json
 
 CONFIG = 'config.json'
 
@@ -22,15 +22,20 @@ def missing(path: str, encoder: Encoder) -> str | None:
   """Return a message that lists the missing files and where to get them, or None if all are there."""
   architecture = encoder.architecture
   tokenizers = ' or '.join(architecture.tokenizer_files)
-  needed = {WEIGHTS: (WEIGHTS, INDEX), CONFIG: (CONFIG,), tokenizers: architecture.tokenizer_files}
   lacking = [
-    what for what, files in needed.items() if not path or not any((Path(path) / file).is_file() for file in files)
+    what
+    for what, lacks in (
+      (WEIGHTS, not path or main_file(path) is None),
+      (CONFIG, not has_config(path)),
+      (tokenizers, not path or not any(tokenizer_files(path, architecture))),
+    )
+    if lacks
   ]
   if not lacking:
     return None
   where = f'data.text_path={path!r} lacks {", ".join(lacking)}' if path else 'data.text_path is empty'
   return (
-    f'data.text={encoder.name} needs a folder with {WEIGHTS}, {CONFIG} and {tokenizers} of {_model(encoder)}, but '
+    f'data.text={encoder.name} needs a folder with {WEIGHTS}, {CONFIG} and {tokenizers} of {encoder.model}, but '
     f'{where}. {architecture.download.format(repository=encoder.repository)} and pass '
     '--config.data.text_path=FOLDER, or train word embeddings, which need no files: --config.data.text=words'
   )
@@ -80,15 +85,16 @@ def read_config(path: str, encoder: Encoder) -> Any:
   """
   file, architecture = Path(path) / CONFIG, encoder.architecture
   values = read_json(file, 'the configuration of a model')
-  if isinstance(section := values.get(architecture.config_section), dict):
-    values = section
+  sections = [values[name] for name in architecture.config_sections if isinstance(values.get(name), dict)]
+  if sections:
+    values = {key: value for section in sections for key, value in section.items()}
   fields = dataclasses.fields(architecture.config)
   for field in fields:
     if field.name not in values and field.default is dataclasses.MISSING:
       raise ValueError(f'{file} lacks {field.name!r}, which every {architecture.title} has; download it again')
   for name, value in {'model_type': architecture.model_type, **architecture.required}.items():
     if values.get(name, value) != value:
-      raise ValueError(f'{file}: {name}={values[name]!r} is not supported, only {value!r}; use {_model(encoder)}')
+      raise ValueError(f'{file}: {name}={values[name]!r} is not supported, only {value!r}; use {encoder.model}')
   given = {field.name: values[field.name] for field in fields if field.name in values}
   for field in fields:
     value = given.get(field.name, field.default)
@@ -105,8 +111,17 @@ def tensor_shapes(config: Any, architecture: Architecture) -> dict[str, tuple[in
   return {name: tensor.shape for tensor in architecture.tensors(config) for name in tensor.names}
 
 
-def _model(encoder: Encoder) -> str:
-  return encoder.repository.split('/')[-1]
+def has_config(path: str) -> bool:
+  """Return whether there is a configuration in a folder; '' is no folder."""
+  return bool(path) and (Path(path) / CONFIG).is_file()
+
+
+def tokenizer_files(path: str, architecture: Architecture) -> list[str]:
+  """Return the names of the files of the first alternative of `Architecture.tokenizer_files` that is in the folder."""
+  for files in (alternative.split(' + ') for alternative in architecture.tokenizer_files):
+    if all((Path(path) / file).is_file() for file in files):
+      return files
+  return []
 
 
 def _wrong_sizes(path: str, config: Any, encoder: Encoder) -> Iterator[str]:
@@ -125,7 +140,7 @@ def _wrong_tokenizer(path: str, encoder: Encoder) -> Iterator[str]:
 
 
 def _wrong_tensors(path: str, config: Any, architecture: Architecture) -> Iterator[str]:
-  where = Path(path) / (WEIGHTS if (Path(path) / WEIGHTS).is_file() else INDEX)
+  where = main_file(path)
   with open_weights(path, architecture.canonical_name) as weights:
     for name, shape in tensor_shapes(config, architecture).items():
       if name not in weights:

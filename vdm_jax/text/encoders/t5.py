@@ -1,4 +1,8 @@
-"""T5's encoder (Raffel et al. 2020). Snap Video conditions on T5-11B's last hidden states (Menapace et al. 2024)."""
+"""T5's encoder (Raffel et al. 2020) and UMT5's (Chung et al. 2023).
+
+Snap Video conditions on T5-11B's last hidden states (Menapace et al. 2024). UMT5 differs from T5 v1.1 in its languages,
+and in that every layer has its own biases of relative positions; T5's layers share those of the first one.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.text.encoders.contract import LAYERS, TOKENIZER, Architecture, Encoder, Tensor, by_name
-from vdm_jax.text.encoders.transformer_layers import attend, precision
+from vdm_jax.text.encoders.contract import LAYERS, TOKENIZER, Architecture, Encoder, Tensor, by_name, newer_field
+from vdm_jax.text.encoders.transformer_layers import ACTIVATIONS, attend, check_activation, precision
 from vdm_jax.types import Array
 
 
@@ -33,10 +37,17 @@ class T5Config:
   layer_norm_epsilon: float
   relative_attention_max_distance: int = 128
   feed_forward_proj: str = 'relu'
+  dense_act_fn: str = newer_field('')  # in some files; feed_forward_proj decides
+
+  shares_biases = True  # whether the layers have the same biases of relative positions
 
   def __post_init__(self):
-    if self.feed_forward_proj not in ('relu', 'gated-gelu'):
-      raise ValueError(f"feed_forward_proj={self.feed_forward_proj!r} is not supported, only 'relu' and 'gated-gelu'")
+    check_activation('feed_forward_proj', str(self.feed_forward_proj).removeprefix('gated-'))
+    if self.dense_act_fn not in ('', self.activation):
+      raise ValueError(
+        f'dense_act_fn={self.dense_act_fn!r} contradicts feed_forward_proj={self.feed_forward_proj!r}; download '
+        'it again'
+      )
     buckets, farthest = self.relative_attention_num_buckets, self.relative_attention_max_distance
     if buckets % 4 or farthest <= buckets // 4:
       raise ValueError(
@@ -46,8 +57,22 @@ class T5Config:
 
   @property
   def gated(self) -> bool:
-    """Whether the MLP multiplies its hidden units by a GELU gate, as T5 v1.1 does."""
-    return self.feed_forward_proj == 'gated-gelu'
+    """Whether the MLP multiplies its hidden units by a gate, as T5 v1.1 does."""
+    return self.feed_forward_proj.startswith('gated-')
+
+  @property
+  def activation(self) -> str:
+    """The activation of the MLP or its gate, a key of ACTIVATIONS; T5 v1.1's 'gated-gelu' is the approximation."""
+    return 'gelu_new' if self.feed_forward_proj == 'gated-gelu' else self.feed_forward_proj.removeprefix('gated-')
+
+
+@dataclasses.dataclass(frozen=True)
+class UMT5Config(T5Config):
+  """The keys of config.json of a UMT5."""
+
+  feed_forward_proj: str = 'gated-gelu'
+
+  shares_biases = False
 
 
 # ---- the module ------------------------------------------------------------------------------------------------------
@@ -61,8 +86,13 @@ class T5Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, mask: Array, bias: Array) -> tuple[Array, None]:
-    """x float32 [b l c], mask bool [b l], bias [h l l] -> (float32 [b l c], None), the signature of nn.scan."""
+    """x float32 [b l c], mask bool [b l], bias -> (float32 [b l c], None), the signature of nn.scan.
+
+    `bias` is float32 [h l l], or the buckets of relative positions, int32 [l l], if each layer has its own biases.
+    """
     config = self.config
+    if not config.shares_biases:
+      bias = relative_biases(config, bias)
     dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype, precision=precision(self.dtype))
     norm = functools.partial(_RMSNorm, epsilon=config.layer_norm_epsilon, dtype=self.dtype)
 
@@ -76,7 +106,8 @@ class T5Layer(nn.Module):
 
     y = norm(name='up_norm')(x)
     up = dense(config.d_ff, name='up')(y)
-    up = up * nn.gelu(dense(config.d_ff, name='gate')(y), approximate=True) if config.gated else nn.relu(up)
+    activation = ACTIVATIONS[config.activation]
+    up = up * activation(dense(config.d_ff, name='gate')(y)) if config.gated else activation(up)
     return x + dense(config.d_model, name='down')(up), None
 
 
@@ -90,13 +121,13 @@ class T5Encoder(nn.Module):
   def __call__(self, tokens: Array, mask: Array) -> Array:
     """tokens int32 [b l], mask bool [b l], True at least once per row -> float32 [b l c], zero off the mask."""
     config = self.config
-    buckets = relative_buckets(
+    bias = relative_buckets(
       tokens.shape[1],
       buckets=config.relative_attention_num_buckets,
       max_distance=config.relative_attention_max_distance,
     )
-    bias = nn.Embed(config.relative_attention_num_buckets, config.num_heads, name='relative')(buckets)
-    bias = jnp.moveaxis(bias.astype(jnp.float32), -1, 0)
+    if config.shares_biases:
+      bias = relative_biases(config, bias)
     x = nn.Embed(config.vocab_size, config.d_model, name='word')(tokens).astype(jnp.float32)
     layers = nn.scan(
       T5Layer,
@@ -108,6 +139,12 @@ class T5Encoder(nn.Module):
     x, _ = layers(config, self.dtype, name='layers')(x, mask, bias)
     x = _RMSNorm(epsilon=config.layer_norm_epsilon, dtype=jnp.float32, name='norm')(x)
     return jnp.where(mask[..., None], x, 0)
+
+
+def relative_biases(config: T5Config, buckets: Array) -> Array:
+  """Return the biases float32 [h l l] of the buckets int32 [l l], from a table of the module that calls it."""
+  table = nn.Embed(config.relative_attention_num_buckets, config.num_heads, name='relative')
+  return jnp.moveaxis(table(buckets).astype(jnp.float32), -1, 0)
 
 
 class _RMSNorm(nn.Module):
@@ -156,13 +193,14 @@ def _tensors(config: T5Config) -> list[Tensor]:
     names = [f'encoder.block.{i}.layer.{name}' for i in range(config.num_layers)]
     return Tensor(f'{LAYERS}{parameter}', names, shape, axes)
 
-  relative = 'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
+  relative = 'SelfAttention.relative_attention_bias.weight'
+  biases = (config.relative_attention_num_buckets, config.num_heads), (None, 'heads')
   ups = {'gate': 'wi_0', 'up': 'wi_1'} if config.gated else {'up': 'wi'}
   return [
     Tensor('word/embedding', ['shared.weight'], (config.vocab_size, width), (None, 'embed')),
-    Tensor(
-      'relative/embedding', [relative], (config.relative_attention_num_buckets, config.num_heads), (None, 'heads')
-    ),
+    Tensor('relative/embedding', [f'encoder.block.0.layer.0.{relative}'], *biases)
+    if config.shares_biases
+    else in_every_layer('relative/embedding', f'0.{relative}', *biases),
     in_every_layer('attention_norm/scale', '0.layer_norm.weight', (width,), ('embed',)),
     *(
       in_every_layer(f'{linear}/kernel', f'0.SelfAttention.{name}.weight', (heads, width), ('heads', 'embed'))
@@ -183,6 +221,14 @@ def _canonical_name(name: str) -> str:
   return 'shared.weight' if name == 'encoder.embed_tokens.weight' else name  # one table under two names
 
 
+def _download(kind: str, tokenizer: str) -> str:
+  return (
+    f'Where PyTorch is installed, transformers.{kind}EncoderModel.from_pretrained("{{repository}}", dtype="bfloat16")'
+    f'.save_pretrained("FOLDER") writes the first two; download {TOKENIZER}, which all {kind} models share, from '
+    f'{tokenizer} on the Hugging Face hub into the same folder'
+  )
+
+
 T5 = Architecture(
   model_type='t5',
   title='T5',
@@ -194,12 +240,9 @@ T5 = Architecture(
   canonical_name=_canonical_name,
   tokenizer_model='Unigram',
   empty_caption=('</s>',),
-  download=(
-    'Where PyTorch is installed, transformers.T5EncoderModel.from_pretrained("{repository}", dtype="bfloat16")'
-    f'.save_pretrained("FOLDER") writes the first two; download {TOKENIZER}, which all T5 models share, from '
-    'google-t5/t5-base on the Hugging Face hub into the same folder'
-  ),
+  download=_download('T5', 'google-t5/t5-base'),
 )
+UMT5 = T5._replace(model_type='umt5', title='UMT5', config=UMT5Config, download=_download('UMT5', 'google/umt5-small'))
 
 
 def _published(name: str, owner: str, d_model: int, d_ff: int) -> Encoder:
@@ -207,6 +250,8 @@ def _published(name: str, owner: str, d_model: int, d_ff: int) -> Encoder:
 
 
 ENCODERS = by_name(
+  Encoder('t5', T5, 'google-t5/t5-small'),
+  Encoder('umt5', UMT5, 'google/umt5-small'),
   _published('t5-base', 'google-t5', d_model=768, d_ff=3072),
   _published('t5-large', 'google-t5', d_model=1024, d_ff=4096),
   _published('t5-11b', 'google-t5', d_model=1024, d_ff=65536),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +11,26 @@ import jax
 import jax.numpy as jnp
 
 from vdm_jax.types import Array
+
+# Hugging Face's names of activations, as published encoders have them in config.json.
+_TANH_GELU = functools.partial(nn.gelu, approximate=True)
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+  'gelu': functools.partial(nn.gelu, approximate=False),
+  'gelu_python': functools.partial(nn.gelu, approximate=False),
+  'gelu_new': _TANH_GELU,
+  'gelu_fast': _TANH_GELU,
+  'gelu_pytorch_tanh': _TANH_GELU,
+  'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
+  'relu': nn.relu,
+  'silu': nn.silu,
+  'swish': nn.silu,
+}
+
+
+def check_activation(setting: str, name: Any) -> None:
+  """Raise ValueError unless `name`, the value of `setting` in config.json, is one of ACTIVATIONS."""
+  if name not in ACTIVATIONS:
+    raise ValueError(f'{setting}={name!r} is not supported, only {", ".join(ACTIVATIONS)}')
 
 
 def precision(dtype: Any) -> jax.lax.Precision | None:

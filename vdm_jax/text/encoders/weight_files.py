@@ -1,4 +1,7 @@
-"""The weight files of an encoder's folder, read tensor by tensor: one safetensors file, or several with an index."""
+"""The weight files of an encoder's folder, read tensor by tensor: one file, or several with an index.
+
+Files of safetensors are preferred. Those of PyTorch are read without PyTorch, and nothing in them is executed.
+"""
 
 from __future__ import annotations
 
@@ -12,32 +15,25 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from vdm_jax.tensor_files.stored_tensors import Stored
+from vdm_jax.tensor_files.torch_file import open_torch
 from vdm_jax.text.encoders.contract import Tensor
 
 WEIGHTS = 'model.safetensors'
-INDEX = 'model.safetensors.index.json'  # replaces WEIGHTS: maps tensors to the files that hold them
+# A folder's weights are in the first of these files that it has. An index maps tensors to the files that hold them.
+MAIN_FILES = (WEIGHTS, f'{WEIGHTS}.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json')
 
 # The supported types of tensors, and the type that each is loaded in.
 FLOATS = {'F64': np.float32, 'F32': np.float32, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16}
+_KINDS = {np.dtype(kind): name for name, kind in {**FLOATS, 'F64': np.float64}.items()}
 
 
 class Entry(NamedTuple):
   """A tensor of an open file."""
 
-  file: Any
-  name: str
-
-  def shape(self) -> tuple[int, ...]:
-    """Return its shape, from the header."""
-    return tuple(self.file.get_slice(self.name).get_shape())
-
-  def kind(self) -> str:
-    """Return its type as safetensors spells it ('F32', ...), from the header."""
-    return self.file.get_slice(self.name).get_dtype()
-
-  def read(self) -> np.ndarray:
-    """Return its values in the type of the file."""
-    return self.file.get_tensor(self.name)
+  shape: Callable[[], tuple[int, ...]]  # from the header
+  kind: Callable[[], str]  # its type as safetensors spells it ('F32', ...), from the header
+  read: Callable[[], np.ndarray]  # its values in the type of the file
 
 
 @contextlib.contextmanager
@@ -50,13 +46,34 @@ def open_weights(path: str, canonical_name: Callable[[str], str]) -> Iterator[di
   entries = {}
   with contextlib.ExitStack() as stack:
     for file in _weight_files(Path(path)):
-      try:
-        opened = stack.enter_context(safetensors.safe_open(file, framework='numpy'))
-      except safetensors.SafetensorError as error:
-        raise ValueError(f'{file} is not a complete safetensors file ({error}); download it again') from error
-      names = opened.keys()  # safe_open is not a mapping
-      entries |= {canonical_name(name): Entry(opened, name) for name in names}
+      opened = _open_safetensors(file, stack) if file.suffix == '.safetensors' else _open_torch(file)
+      entries |= {canonical_name(name): entry for name, entry in opened.items()}
     yield entries
+
+
+def _open_safetensors(file: Path, stack: contextlib.ExitStack) -> dict[str, Entry]:
+  try:
+    opened = stack.enter_context(safetensors.safe_open(file, framework='numpy'))
+  except safetensors.SafetensorError as error:
+    raise ValueError(f'{file} is not a complete safetensors file ({error}); download it again') from error
+
+  def entry(name: str) -> Entry:
+    return Entry(
+      shape=lambda: tuple(opened.get_slice(name).get_shape()),
+      kind=lambda: opened.get_slice(name).get_dtype(),
+      read=lambda: opened.get_tensor(name),
+    )
+
+  names = opened.keys()  # safe_open is not a mapping
+  return {name: entry(name) for name in names}
+
+
+def _open_torch(file: Path) -> dict[str, Entry]:
+  def entry(stored: Stored) -> Entry:
+    kind = _KINDS.get(stored.kind, str(stored.kind))
+    return Entry(shape=lambda: stored.shape, kind=lambda: kind, read=stored.read)
+
+  return {name: entry(stored) for name, stored in open_torch(file).items()}
 
 
 def read_arrays(
@@ -95,10 +112,17 @@ def _kept_type(entries: Sequence[Entry], widest: Any) -> np.dtype:
   return min(common, np.dtype(widest), key=lambda kind: kind.itemsize)
 
 
+def main_file(path: str) -> Path | None:
+  """Return the file of weights in a folder, or the index of several; None if there is neither."""
+  return next((file for name in MAIN_FILES if (file := Path(path) / name).is_file()), None)
+
+
 def _weight_files(folder: Path) -> list[Path]:
-  if (folder / WEIGHTS).is_file():
-    return [folder / WEIGHTS]
-  index = folder / INDEX
+  index = main_file(str(folder))
+  if index is None:
+    raise ValueError(f'{folder} has none of {", ".join(MAIN_FILES)}; download one of them')
+  if index.suffix != '.json':
+    return [index]
   table = read_json(index, 'an index of weight files').get('weight_map')
   if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
     raise ValueError(f'{index} has no valid weight_map from tensors to files; download it again')

@@ -1,5 +1,6 @@
 """Checks before training: settings, machine and clips, and overfitting on eight clips."""
 
+from vdm_jax.tools.doctor.captions import remarks
 from vdm_jax.tools.doctor.checks import (
   attempt,
   check_workdir,
@@ -20,6 +21,7 @@ __all__ = [
   'overfit',
   'parameters',
   'problems',
+  'remarks',
   'report',
   'unknown_words',
   'words',

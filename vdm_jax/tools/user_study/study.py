@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vdm_jax.data.sources import metadata
+from vdm_jax.inputs.captions import clean
+from vdm_jax.inputs.text_files import read_text
 from vdm_jax.runtime.atomic_files import write_text
 from vdm_jax.tools.user_study import ballot_page, ballots
 from vdm_jax.tools.user_study.ballots import QUESTIONS, VOTES, Vote
@@ -60,7 +63,7 @@ def make(folders: Sequence[str], out: str, *, names: Sequence[str], votes: int =
     files.append({letter: f'videos/{number:04d}{letter}{path.suffix.lower()}' for letter, path in sources.items()})
     for letter, path in sources.items():
       shutil.copyfile(path, target / 'page' / files[-1][letter])
-  study = f'{rng.integers(1 << 62):016x}'
+  study = _identify(pairs, seed, votes)
   content = {
     'format': FORMAT,
     'study': study,
@@ -191,9 +194,18 @@ def read_answers(file: str, key: Mapping[str, Any]) -> list[Vote]:
   return votes
 
 
+def _identify(pairs: Sequence[tuple[Sample, Sample]], seed: int, votes: int) -> str:
+  """A hash of the videos, their prompts and the order in which they are shown: answers to other ones do not count."""
+  digest = hashlib.sha256(json.dumps([seed, votes, [[one.prompt for one in both] for both in pairs]]).encode())
+  for both in pairs:
+    for one in both:
+      digest.update(hashlib.sha256(one.path.read_bytes()).digest())
+  return digest.hexdigest()[:16]
+
+
 def _prompt_beside(path: Path) -> str:
   file = path.with_suffix('.txt')
-  return ' '.join(file.read_text(encoding='utf-8', errors='replace').split()) if file.is_file() else ''
+  return clean(read_text(file)) if file.is_file() else ''
 
 
 def _unmatched(folder: str, sample: Sample, other: str) -> str:

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from vdm_jax.evaluation.features.published_files import opcodes
-from vdm_jax.evaluation.features.published_files.stored_tensors import Stored, open_archive, read_member
+from vdm_jax.tensor_files import opcodes
+from vdm_jax.tensor_files.stored_tensors import Stored, open_archive, read_member
 
 KINDS = {
   'FloatStorage': '<f4',

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from vdm_jax.evaluation.features.published_files.stored_tensors import Stored
+from vdm_jax.tensor_files.stored_tensors import Stored
 
 _ROLES = {
   'scale': ('weight', 'gamma', 'scale'),
