@@ -12,6 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax.configuration import frames_per_second
+from vdm_jax.data import normalization
+from vdm_jax.data.normalization import Normalization
 from vdm_jax.errors import InvalidInput
 from vdm_jax.generation.gallery import describe, write_gallery
 from vdm_jax.generation.outputs import (
@@ -20,7 +22,7 @@ from vdm_jax.generation.outputs import (
   file_stem,
   progress_bar,
   writable_folder,
-  write_video,
+  write_sample,
 )
 from vdm_jax.generation.request import Request
 from vdm_jax.generation.sampler import default_batch_size
@@ -38,6 +40,9 @@ def sample_short(config: ConfigDict, run: Run, out: str, request: Request) -> Pa
   Videos are written as they are made, so memory does not grow with their number. The page and the list beside it show
   the videos of this request alone; files that an earlier one left in `out` are removed if they are unchanged.
 
+  Data that are not pictures are also written as .npy in their own units; pictures show the channels
+  `data.shown_channels`.
+
   Args:
     config: the configuration of the run, with the changes of the command line.
     run: the run.
@@ -50,6 +55,7 @@ def sample_short(config: ConfigDict, run: Run, out: str, request: Request) -> Pa
   Raises:
     InvalidInput: the model cannot make these videos, or they are not finite.
   """
+  normalize = _normalization(config)
   rate, size = request.frame_rate or frames_per_second(config.sampling), request.batch_size or default_batch_size()
   check_unused(out, JOB, 'a long video')
   batches, shown, outside = _batches(request, config.seed, size), [], 0.0
@@ -71,9 +77,10 @@ def sample_short(config: ConfigDict, run: Run, out: str, request: Request) -> Pa
           report=lambda done: bar.update(done / len(stages)),
         )
         for stem, video in zip(batch.stems, videos, strict=True):
-          written.add(write_video(video, folder / stem, rate, request.formats))
-        shown += [to_uint8(video) for video in videos[: max(0, MAX_ROWS - len(shown))]]
-        outside = max(outside, float(np.mean(np.abs(videos) > 1.25)))
+          written.add(write_sample(video, folder / stem, rate, request.formats, normalize))
+        shown += [to_uint8(normalize.pictures(video)) for video in videos[: max(0, MAX_ROWS - len(shown))]]
+        if normalize.is_pixels:
+          outside = max(outside, float(np.mean(np.abs(videos) > 1.25)))
   except (ValueError, FloatingPointError) as error:
     raise InvalidInput(str(error)) from error
   _warn_of_saturation(outside, config.sampling.guidance_weight)
@@ -116,3 +123,11 @@ def _warn_of_saturation(outside: float, weight: float) -> None:
       f'or reduce sampling.guidance_weight={weight:g}.',
       stacklevel=3,
     )
+
+
+def _normalization(config: ConfigDict) -> Normalization:
+  try:
+    normalization.check_sampling(config)
+    return normalization.of_config(config.data)
+  except ValueError as error:
+    raise InvalidInput(str(error)) from error

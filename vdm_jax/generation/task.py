@@ -47,6 +47,11 @@ class Task(NamedTuple):
 
 def make_task(config: ConfigDict, request: Request) -> Task:
   """Return the task of a request for long or conditional videos. Raises InvalidInput before anything is loaded."""
+  if config.data.normalization != 'pixels':
+    raise InvalidInput(
+      f'data.normalization={config.data.normalization!r}: long and conditional videos of data that are not pictures '
+      'are made in Python, with vdm_jax.generation.make_long_generator; the command samples videos of the model alone.'
+    )
   _check_flags(config, request)
   prompts, labels, titles = request.expanded()
   requested = {'prompts': prompts, 'labels': labels, 'titles': titles}
