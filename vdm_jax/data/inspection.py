@@ -12,7 +12,6 @@ from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sources.catalog import locate, open_stored
 from vdm_jax.data.sources.contract import PROVIDED
 from vdm_jax.data.sources.stored_clips import StoredClips, skip_in_clip_frames
-from vdm_jax.data.sources.windows import TimedWindows
 from vdm_jax.inputs.caption_lengths import cut_report
 from vdm_jax.inputs.captions import variants, vocabulary
 from vdm_jax.inputs.captions import words as caption_words
@@ -21,6 +20,7 @@ from vdm_jax.video import frame_index, transforms
 from vdm_jax.video.contact_sheets import contact_sheet
 from vdm_jax.video.deinterlacing import is_combed
 from vdm_jax.video.reading import VideoInfo
+from vdm_jax.video.timed_windows import TimedWindows
 
 COMBED = 'not marked as interlaced, but looking so'
 # What is unusual about pictures, and what is made of it. `ffmpeg` is the command line of FFmpeg.

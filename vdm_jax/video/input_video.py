@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vdm_jax.names import choose
-from vdm_jax.video.reading import probe, read_frames, read_video
+from vdm_jax.video.reading import frame_times, probe, read_frames, read_video
+from vdm_jax.video.timed_windows import TimedWindows, frames_from_start
 from vdm_jax.video.transforms import frame_numbers, resize_and_crop, resize_and_pad, squash, to_channels, to_uint8
 
 ACCEPTED = (
@@ -194,6 +195,9 @@ def _fit(video: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
 
 def _pick(path: str, measured: Measured, frame_rate: float | None, num_frames: int | None) -> list[int]:
   """Return the numbers of the frames to read."""
+  times = None if frame_rate is None or path.lower().endswith('.npy') else frame_times(path)
+  if times is not None:
+    return _pick_by_times(path, times, frame_rate, num_frames)
   ratio = 1.0 if None in (frame_rate, measured.frame_rate) else measured.frame_rate / frame_rate
   skip = 1.0 if abs(ratio - 1) <= _tolerance(path) else ratio
   available = max(1, math.ceil((measured.num_frames - 0.5) / skip))
@@ -209,6 +213,24 @@ def _pick(path: str, measured: Measured, frame_rate: float | None, num_frames: i
     raise ValueError(
       f'{path}: the file has {measured.frame_rate:.4g} frames per second, but {frame_rate:g} are needed, which would '
       f'repeat frames: request {measured.frame_rate:.4g}, or give a faster video.'
+    )
+  return numbers
+
+
+def _pick_by_times(path: str, times: np.ndarray, frame_rate: float, num_frames: int | None) -> list[int]:
+  """Return the numbers of the frames to read from a file whose frame rate varies."""
+  available = frames_from_start(times, 1 / frame_rate)
+  if num_frames is not None and num_frames > available:
+    raise TooFewFrames(
+      f'{num_frames} frames are needed, but {path} has only {available} at {frame_rate:g} per second: ask for at most '
+      'that many, or give a longer video.'
+    )
+  windows = TimedWindows(times, num_frames or available, 1 / frame_rate)
+  if (numbers := windows.at(0)) is None:
+    raise ValueError(
+      f'{path}: its frame rate varies, and frames are too far apart for {frame_rate:g} per second, which would repeat '
+      f'some: request a lower rate, or convert the file, for example with `ffmpeg -i {shlex.quote(path)} -vf '
+      f'fps={frame_rate:g} OUT.mp4`.'
     )
   return numbers
 

@@ -24,8 +24,8 @@ class TimedWindows:
 
   def __init__(self, times: np.ndarray, num_frames: int, interval: float):
     self._times, self._num_frames, self._interval = times, num_frames, interval
-    last = times[-1] + (times[-1] - times[-2]) / 2  # the last frame is shown for a while
-    self._room = int(np.searchsorted(times + (num_frames - 1) * interval, last - _EPSILON))  # starts that end in time
+    ends = times + (num_frames - 1) * interval
+    self._room = int(np.searchsorted(ends, _end(times)))  # number of the starts that end in time
 
   @property
   def description(self) -> str:
@@ -75,6 +75,20 @@ class TimedWindows:
     before, after = wanted - self._times[later - 1], self._times[later] - wanted
     picked = np.where(before < after - _EPSILON, later - 1, later)
     return picked, np.minimum(np.abs(before), np.abs(after)) <= self._interval / 2 + _EPSILON
+
+
+def frames_from_start(times: np.ndarray, interval: float) -> int:
+  """Return the number of frames that the longest window from the first frame has, if none is missing in between.
+
+  >>> frames_from_start(np.array([0.0, 0.1, 0.2, 0.5]), 0.2)
+  4
+  """
+  return int(np.ceil(_end(times) / interval))
+
+
+def _end(times: np.ndarray) -> float:
+  """Return the time until which the last frame is the nearest one: half of the last step after it."""
+  return float(times[-1] + (times[-1] - times[-2]) / 2 - _EPSILON)
 
 
 def mean_frame_rate(times: np.ndarray | None, numbers: Sequence[int], frame_rate: float) -> float:
