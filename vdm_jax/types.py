@@ -1,7 +1,7 @@
 """The types that all packages share: arrays, conditions, and the functions a model is made of.
 
 A video is `[b t h w c]`, float32 in [-1, 1]: batch, frames, height, width, channels. The only time variable is
-`logsnr = log(alpha^2 / sigma^2)`, of shape `[b]`.
+`logsnr = log(alpha^2 / sigma^2)`, of shape `[b]`, or `[b t]` where the frames of a video have levels of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Memory = Any  # state of a sampling step, a pytree of arrays with leading axis b
 class Conditioning(NamedTuple):
   """Conditions of a video. Every field may be None; the leading axis is the batch.
 
-  `n` is 1 for the video plus 1 for each appended independent image of joint training (VDM section 3.2); the last
+  `n` is 1 for the video plus 1 for each appended independent image of joint training (VDM section 4.3.1); the last
   `n - 1` frames of `x` are those images.
   """
 
@@ -45,6 +45,7 @@ class Batch(NamedTuple):
 
   x: Array  # float32 [b t+n-1 h w c] in [-1, 1]
   cond: Conditioning
+  mask: Array | None = None  # float32 like x, 0 where a value is missing and not in the loss; None: all are there
 
 
 class Network(Protocol):

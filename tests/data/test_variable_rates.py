@@ -123,7 +123,7 @@ def test_an_input_video_is_picked_by_its_times(clips):
   assert len(read_input_video(clips / 'a.mp4', channels=3, frame_rate=5.0, num_frames=7).video) == 7
   with pytest.raises(TooFewFrames, match=r'^17 .*a\.mp4 has only 16 at 5'):
     read_input_video(clips / 'a.mp4', channels=3, frame_rate=5.0, num_frames=17)
-  with raises(ValueError, clips / 'a.mp4', '25 per second', 'ffmpeg'):
+  with raises(ValueError, clips / 'a.mp4', '25 are needed', 'repeat'):
     read_input_video(clips / 'a.mp4', channels=3, frame_rate=25.0)
   assert len(read_input_video(clips / 'a.mp4', channels=3).video) == len(TIMES)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
+from vdm_jax.data.normalization import Statistics, check_frames, of_range
 from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sources.catalog import locate, open_stored
 from vdm_jax.data.sources.contract import PROVIDED
@@ -21,7 +22,9 @@ from vdm_jax.video.contact_sheets import contact_sheet
 from vdm_jax.video.deinterlacing import is_combed
 from vdm_jax.video.reading import VideoInfo
 from vdm_jax.video.timed_windows import TimedWindows
+from vdm_jax.video.transforms import to_uint8
 
+FRAMES_AT_ONCE = 64
 COMBED = 'not marked as interlaced, but looking so'
 # What is unusual about pictures, and what is made of it. `ffmpeg` is the command line of FFmpeg.
 ADVICE = {
@@ -65,6 +68,7 @@ class Inspection:
   decoded: bool = True
   text_length: int = 32
   remarks: Sequence[str] = ()
+  statistics: Statistics | None = None  # of the training clips, if they are not pictures
   problem: str | None = None
 
   def report(self) -> str:
@@ -86,6 +90,7 @@ class Inspection:
       f'labels: {len(self.labels)} classes, {_range(self.labels.values())} clips each'
       if self.labels
       else 'labels: none',
+      *(self.statistics.lines() if self.statistics else ()),
       *(f'{note}: {len(names)} clips, such as {names[0]}; {ADVICE[note]}' for note, names in self._notes()),
       f'windows of {self.num_frames} frames with a skip of {self.frame_skip} ({self._span()}): '
       f'{self.windows["train"]:,} train, {self.windows["test"]:,} test',
@@ -170,7 +175,36 @@ def inspect(
       progress.note(f'clip {index + 1} of {len(clips)}')
       _inspect_clip(clips, index, found, quarantine)
   found.problem = _problem(found, quarantine, max_bad_share)
-  return found, _sheet(clips, found.usable)
+  if not found.usable or not decode or _is_pictures(clips, found.usable[0]):
+    return found, _sheet(clips, found.usable, lambda video: video)
+  try:
+    found.statistics = _measure(clips, found.usable)
+    normalize = of_range(found.statistics)
+  except (ValueError, OSError) as error:
+    found.problem = found.problem or str(error)
+    return found, None
+  return found, _sheet(clips, found.usable, lambda video: to_uint8(normalize.pictures(normalize.apply(video))))
+
+
+def _is_pictures(clips: StoredClips, index: int) -> bool:
+  try:
+    video = clips.window(index, 0, 1).video
+  except (ValueError, OSError):
+    return True
+  return video.dtype == np.uint8 and video.shape[-1] in (1, 3)
+
+
+def _measure(clips: StoredClips, usable: Sequence[int]) -> Statistics:
+  """Return the statistics of all frames of the usable clips of the train split."""
+  found = Statistics()
+  for index in usable:
+    if clips.split_of(index) == 'train':
+      length = clips.info(index).num_frames
+      for start in range(0, length, FRAMES_AT_ONCE):
+        video = clips.window(index, start, min(FRAMES_AT_ONCE, length - start)).video
+        check_frames(video, f'{clips.path}/{clips.names[index]}', 'missing')
+        found.add(video)
+  return found
 
 
 def _inspect_clip(clips: StoredClips, index: int, found: Inspection, quarantine: Quarantine) -> None:
@@ -227,7 +261,7 @@ def _decode(clips: StoredClips, index: int, windows: Sequence[tuple[int, int]], 
   for start, length in windows:
     room = clips.info(index).num_frames - start
     video = clips.window(index, start, min(max(length, WATCHED), room)).video
-    combed = combed or is_combed(video)
+    combed = combed or (video.dtype == np.uint8 and is_combed(video))
   found.infos[-1] = found.infos[-1]._replace(resolution=video.shape[1:3])
   if combed and frame_index.INTERLACED not in clips.notes(index):
     _note(found, clips.names[index], [COMBED])
@@ -254,7 +288,7 @@ def _problem(found: Inspection, quarantine: Quarantine, max_bad_share: float) ->
   return None
 
 
-def _sheet(clips: StoredClips, usable: Sequence[int]) -> np.ndarray | None:
+def _sheet(clips: StoredClips, usable: Sequence[int], shown: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
   """Return a contact sheet of usable clips, evenly spread over the data set."""
   if not usable:
     return None
@@ -266,7 +300,7 @@ def _sheet(clips: StoredClips, usable: Sequence[int]) -> np.ndarray | None:
       frames = [clips.window(index, int(i), 1).video for i in np.linspace(0, length - 1, min(length, SHEET_FRAMES))]
     except (ValueError, OSError):  # if clips were only opened
       continue
-    video = np.concatenate(frames)
+    video = shown(np.concatenate(frames))
     width = max(1, round(SHEET_HEIGHT * video.shape[2] / video.shape[1]))
     large = video.shape[1] > SHEET_HEIGHT
     videos.append(transforms.resize_and_crop(video, SHEET_HEIGHT, width) if large else video)
