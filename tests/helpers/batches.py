@@ -35,6 +35,7 @@ def configure(**changes):
       'normalization': 'pixels',
       'normalization_values': (),
       'missing_values': False,
+      'shown_channels': (),
       'flip': False,
       'text': 'words',
       'labels': True,
