@@ -327,10 +327,9 @@ def _check_noise(config: Mapping[str, Any]) -> None:
 def _check_upsampling(config: Mapping[str, Any], network: VideoNetwork) -> None:
   factor, height, width = (config[name] for name in ('upsampling', 'height', 'width'))
   if factor < 1 or height % factor or width % factor:
-    raise ValueError(
-      f'model.upsampling={factor}, but frames are {height}x{width}: choose a number that divides both, or 1 for a '
-      'model without low-resolution input.'
-    )
+    raise ValueError(f'model.upsampling={factor}, but frames are {height}x{width}: choose a divisor of both, or 1.')
+  if factor == 1 and config.get('downsampling', 'area') != 'area':
+    raise ValueError("model.downsampling has no effect without model.upsampling: set it to 'area'.")
   if factor > 1 and config['pad_rows']:
     raise ValueError(f'data.pad_rows={config["pad_rows"]} in a second stage: its low-resolution input has no padding.')
   if (factor > 1) != ('augmentation_logsnr' in network.scalars):

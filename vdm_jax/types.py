@@ -21,7 +21,7 @@ Memory = Any  # state of a sampling step, a pytree of arrays with leading axis b
 class Conditioning(NamedTuple):
   """Conditions of a video. Every field may be None; the leading axis is the batch.
 
-  `n` is 1 for the video plus 1 for each appended independent image of joint training (VDM section 3.2); the last
+  `n` is 1 for the video plus 1 for each appended independent image of joint training (VDM section 4.3.1); the last
   `n - 1` frames of `x` are those images.
   """
 
@@ -45,6 +45,7 @@ class Batch(NamedTuple):
 
   x: Array  # float32 [b t+n-1 h w c] in [-1, 1]
   cond: Conditioning
+  mask: Array | None = None  # float32 like x, 0 where a value is missing and not in the loss; None: all are there
 
 
 class Network(Protocol):

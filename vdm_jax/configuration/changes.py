@@ -22,6 +22,7 @@ FREE = (
   *(
     'data.path',
     'data.follow_links',
+    'data.shown_channels',
     'data.text_path',
     'data.text_dtype',
     'data.text_cache',
@@ -47,10 +48,11 @@ ALLOWED = (
   *('training.condition_drop_rate', 'training.self_condition_rate'),
 )
 REFUSED = (
-  *('data.num_frames', 'data.height', 'data.width', 'data.channels', 'data.pad_rows'),
+  *('data.num_frames', 'data.height', 'data.width', 'data.channels', 'data.pad_rows', 'data.resize'),
+  *('data.normalization', 'data.normalization_values', 'data.missing_values'),
   *('data.text', 'data.text_length', 'data.vocabulary', 'data.word_rule', 'data.labels'),
   *('model.network', 'model.process', 'model.parameterization', 'model.sigma_in', 'model.sigma_data'),
-  *('model.upsampling', 'model.noise_input'),
+  *('model.upsampling', 'model.downsampling', 'model.noise_input'),
   'training.optimizer',  # its state is part of every checkpoint
 )
 

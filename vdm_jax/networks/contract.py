@@ -40,7 +40,7 @@ class VideoNetwork(nn.Module):
     takes_low_resolution: whether `cond.low_resolution` is read, so that the network can be a second stage. As a field
       it is set to whether `model.upsampling` is above 1.
     takes_images: whether x may end in independent images that take no part in the video (joint training, VDM section
-      3.2).
+      4.3.1).
     takes_frame_logsnr: whether logsnr may be `[b t]`, a noise level per frame.
     self_conditioning: whether the network returns a carry that its next evaluation reads (latent self-conditioning,
       Snap section 3.4). It then needs `training.self_condition_rate`.

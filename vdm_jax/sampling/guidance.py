@@ -48,7 +48,7 @@ def classifier_free(denoiser: Denoiser, null: Callable[[Any], Any], weight: Weig
 
 
 def oscillating(logsnrs: Array, high: float, low: float, start: int) -> Weight:
-  """Return a guidance weight that alternates along a grid (Imagen Video section 3.5, used in Snap section 3.6).
+  """Return a guidance weight that alternates along a grid (Imagen Video section 2.6.2, used in Snap section 3.6).
 
   The first `start` levels have weight `high`, the next `low`, then `high`, and so on. The weight is a function of the
   noise level: Heun's second evaluation uses the weight of the next level, and a level raised by churn that of the

@@ -255,7 +255,15 @@ def _loss(
   dropout_rng: Array | None,
 ) -> tuple[Array, dict[str, Array]]:
   """Return the mean loss of examples at given noise levels, `[b]` or `[b f]`, with one key each."""
-  cond = batch.cond if model.upsampling == 1 else with_low_resolution(batch, model.upsampling, keys)
+  cond = (
+    batch.cond
+    if model.upsampling == 1
+    else with_low_resolution(batch, model.upsampling, keys, model.config['downsampling'])
+  )
+  weight = _weight(model, logsnr)
+  if batch.mask is not None:
+    inside = weight
+    weight = (lambda logsnr: inside(logsnr) * batch.mask) if callable(inside) else inside * batch.mask
   return denoising_loss(
     model.network(params, dropout_rng=dropout_rng),
     batch.x,
@@ -265,11 +273,11 @@ def _loss(
     parameterization=model.parameterization,
     logsnr=logsnr,
     self_condition_rate=training.self_condition_rate,
-    weight=_weight(model, logsnr),
+    weight=weight,
   )
 
 
-def with_low_resolution(batch: Batch, factor: int, keys: Array) -> Conditioning:
+def with_low_resolution(batch: Batch, factor: int, keys: Array, method: str = 'area') -> Conditioning:
   """Return the conditions of a second stage: the batch's own videos at low resolution, with noise.
 
   The noise level is drawn for each example, with uniform time on the cosine schedule.
@@ -278,10 +286,12 @@ def with_low_resolution(batch: Batch, factor: int, keys: Array) -> Conditioning:
     batch: clips at full resolution.
     factor: pixels per side made of each low-resolution pixel.
     keys: [b], those of `denoising_loss`.
+    method: as in `downsample`.
   """
   time = jax.vmap(jax.random.uniform)(fold_in(keys, ExampleStream.AUGMENTATION_LEVEL))
   logsnr = cosine_logsnr(time)
-  low = augment(downsample(batch.x, factor), factor, logsnr, fold_in(keys, ExampleStream.AUGMENTATION_NOISE))
+  low = downsample(batch.x, factor, method)
+  low = augment(low, factor, logsnr, fold_in(keys, ExampleStream.AUGMENTATION_NOISE))
   return batch.cond._replace(low_resolution=low, augmentation_logsnr=logsnr)
 
 

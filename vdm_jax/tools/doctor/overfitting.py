@@ -108,7 +108,7 @@ def measure(config: ConfigDict, batch: Batch) -> tuple[list[Fault], str]:
   """Return the faults of clips and settings that are found without training, and a line on the clips."""
   videos = np.asarray(batch.x)[:, : config.data.num_frames]
   found = [
-    symptoms.wrong_range(videos),
+    symptoms.wrong_range(videos) if config.data.normalization in ('pixels', 'range') else None,
     symptoms.wrong_axes(videos),
     symptoms.wrong_sigma_data(videos, config.model),
     symptoms.frozen_ema(config.training, state.ema_decay(config.training)),
@@ -146,7 +146,11 @@ def loss_of(model: Model, network: Network, batch: Batch) -> float:
   def mean_loss(batch: Batch) -> Array:
     def one(rng: Array) -> Array:
       keys = jax.random.split(rng, len(batch.x))
-      cond = batch.cond if model.upsampling == 1 else with_low_resolution(batch, model.upsampling, keys)
+      cond = (
+        batch.cond
+        if model.upsampling == 1
+        else with_low_resolution(batch, model.upsampling, keys, model.config['downsampling'])
+      )
       return denoising_loss(
         network,
         batch.x,
