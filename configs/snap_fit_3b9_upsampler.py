@@ -7,9 +7,10 @@ Parameters 3,911,269,424 (3,909,956,656 without the token of the low-resolution 
 Work       28.5 TFLOP per evaluation of a video, 111 per training video with self-conditioning
 Hardware   the paper's: A100s, number not stated
 Data       as in snap_fit_500m.py, at 288x512 or more
-Start      the weights of runs/snap_fit_3b9: all are copied except positions and the new rows of the patch projection
-Noise      the network is conditioned on log-SNR: a given sigma of x / sigma_in + sigma eps corresponds to 8 times the
-           sigma of the first stage
+Start      the weights of runs/snap_fit_3b9: latents go to the groups at their place, axial positions start from the
+           means of its table, the new rows of the patch projection are zero, and all others are copied
+Noise      the network is told the log-SNR, as in snap_fit_3b9.py: a given sigma of x / sigma_in + sigma eps
+           corresponds to 8 times the sigma of the first stage
 Not stated low-resolution input: the clip resized as for the first stage (bicubic), bilinearly upsampled; its noise:
            Imagen's augmentation, with a uniform level in training and 0.1 in sampling (searched by
            `--protocol=snap-internal-288x512 --sweep=augmentation`, off the paper's test sets); share of images in a

@@ -116,8 +116,8 @@ _BATCH_SIZE = flags.DEFINE_integer(
   'accelerators.',
   lower_bound=1,
 )
-_VIDEOS = flags.DEFINE_string(
-  'videos', None, 'evaluate: folder of existing videos to measure, of any model; no run is needed.'
+_VIDEOS = command.define_path(
+  'videos', 'evaluate: folder of existing videos to measure, of any model; no run is needed.'
 )
 _TOPOLOGY = flags.DEFINE_string(
   'topology', None, 'compile: devices to compile for: v4:4x4x8, v5e:4x4, gpu:NODESxDEVICESxGB, or here.'

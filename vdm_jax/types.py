@@ -1,7 +1,7 @@
 """The types that all packages share: arrays, conditions, and the functions a model is made of.
 
 A video is `[b t h w c]`, float32 in [-1, 1]: batch, frames, height, width, channels. The only time variable is
-`logsnr = log(alpha^2 / sigma^2)`, of shape `[b]`.
+`logsnr = log(alpha^2 / sigma^2)`, of shape `[b]`, or `[b t]` where the frames of a video have levels of their own.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Batch(NamedTuple):
 
   x: Array  # float32 [b t+n-1 h w c] in [-1, 1]
   cond: Conditioning
+  mask: Array | None = None  # float32 like x, 0 where a value is missing and not in the loss; None: all are there
 
 
 class Network(Protocol):

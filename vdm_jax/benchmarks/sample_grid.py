@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from vdm_jax import pretrained
+from vdm_jax.configuration import frames_per_second
 from vdm_jax.generation.stages import open_generator, open_stages
 from vdm_jax.inputs.paths import path_argument
 from vdm_jax.runs import Run
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   run = Run(pretrained.PREFIX + args.model)
   generate = open_generator(open_stages(run.config, run), run.config['sampling'], batch_size=20)
   videos = generate(prompts=prompts(args.model), seed=args.seed)
-  write_gif(args.out, tile(videos, columns=10, frame_size=80), run.config['sampling']['fps'])
+  write_gif(args.out, tile(videos, columns=10, frame_size=80), frames_per_second(run.config['sampling']))
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ from vdm_jax.data.quarantine import TooManyBadClips
 from vdm_jax.data.sources.archives.parquet import Parquet
 from vdm_jax.data.sources.archives.webdataset import WebDataset
 from vdm_jax.data.sources.array import Array
-from vdm_jax.data.sources.catalog import captions, locate, num_classes, overview, vocabulary
+from vdm_jax.data.sources.catalog import Overview, captions, locate, num_classes, overview, vocabulary
 from vdm_jax.data.sources.contract import Clip, Clips, EmptySplit, Source
 from vdm_jax.data.sources.digits import Digits
 from vdm_jax.data.sources.folder import Folder
@@ -29,6 +29,7 @@ __all__ = [
   'ExampleClips',
   'Folder',
   'Parquet',
+  'Overview',
   'Pictures',
   'Records',
   'Source',

@@ -105,7 +105,8 @@ def _write_shard(
       for clip in chosen:
         progress.note(f'clip {clip + 1} of {len(clips)}')
         try:
-          record = records.encode(_windows(clips, clip, size), clips.names[clip], clips.split_of(clip))
+          windows = _windows(clips, clip, size)
+          record = records.encode(windows, clips.names[clip], clips.split_of(clip), clips.times(clip))
         except (ValueError, OSError, MemoryError) as error:
           quarantine.add(clips.names[clip], error)
           continue
@@ -122,6 +123,11 @@ def _windows(clips: StoredClips, index: int, size: tuple[int, int] | None) -> It
   length = clips.check(index).num_frames
   for start in range(0, length, FRAMES_AT_ONCE):
     clip = clips.window(index, start, min(FRAMES_AT_ONCE, length - start))
+    if clip.video.dtype != 'uint8' or clip.video.shape[-1] not in (1, 3):
+      raise ValueError(
+        f'{os.path.join(clips.path, clips.names[index])}: contains {clip.video.dtype} with {clip.video.shape[-1]} '
+        'channels, but shards hold pictures (uint8 with 1 or 3 channels); train on the arrays themselves.'
+      )
     yield clip if size is None else clip._replace(video=transforms.resize_and_crop(clip.video, *size))
 
 

@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
+from vdm_jax.data.normalization import Statistics, check_frames, of_range
 from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sources.catalog import locate, open_stored
 from vdm_jax.data.sources.contract import PROVIDED
 from vdm_jax.data.sources.stored_clips import StoredClips, skip_in_clip_frames
+from vdm_jax.data.sources.windows import TimedWindows
 from vdm_jax.inputs.caption_lengths import cut_report
 from vdm_jax.inputs.captions import variants, vocabulary
 from vdm_jax.inputs.captions import words as caption_words
 from vdm_jax.runtime import progress
-from vdm_jax.video import transforms
+from vdm_jax.video import frame_index, transforms
 from vdm_jax.video.contact_sheets import contact_sheet
+from vdm_jax.video.deinterlacing import is_combed
 from vdm_jax.video.reading import VideoInfo
+from vdm_jax.video.transforms import to_uint8
+
+FRAMES_AT_ONCE = 64
+COMBED = 'not marked as interlaced, but looking so'
+# What is unusual about pictures, and what is made of it. `ffmpeg` is the command line of FFmpeg.
+ADVICE = {
+  frame_index.SEVERAL_STREAMS: 'the one that a player shows is read: the default one, then the largest',
+  frame_index.VARIABLE_RATE: 'set data.target_frame_rate, which picks frames by their times',
+  frame_index.INTERLACED: 'deinterlaced while reading (bwdif)',
+  COMBED: 'read with combs; deinterlace with `ffmpeg -i IN -vf bwdif=deint=all OUT.mp4`',
+  frame_index.TRANSPARENT: 'read on a white background',
+  frame_index.PIXEL_ASPECT: 'read at the width that is shown',
+  frame_index.CROPPED: 'only what is shown is read',
+  frame_index.ROTATED: 'read as stored, turned by the nearest multiple of 90 degrees',
+  **dict.fromkeys(frame_index.HDR, 'read without tone mapping, so colors are dull; tone map with FFmpeg first'),
+}
+WATCHED = 8  # frames at the start of a clip in which combs are looked for
 
 BINS = 8
 BAR = 40  # characters
@@ -40,6 +60,7 @@ class Inspection:
   captions: list[str] = dataclasses.field(default_factory=list)
   origins: Counter = dataclasses.field(default_factory=Counter)  # of the captions, if the source knows them
   labels: Counter = dataclasses.field(default_factory=Counter)
+  notes: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # names of the clips with unusual pictures
   short: list[str] = dataclasses.field(default_factory=list)  # reasons
   corrupt: list[str] = dataclasses.field(default_factory=list)
   windows: Counter = dataclasses.field(default_factory=Counter)  # by split
@@ -47,6 +68,7 @@ class Inspection:
   decoded: bool = True
   text_length: int = 32
   remarks: Sequence[str] = ()
+  statistics: Statistics | None = None  # of the training clips, if they are not pictures
   problem: str | None = None
 
   def report(self) -> str:
@@ -68,6 +90,8 @@ class Inspection:
       f'labels: {len(self.labels)} classes, {_range(self.labels.values())} clips each'
       if self.labels
       else 'labels: none',
+      *(self.statistics.lines() if self.statistics else ()),
+      *(f'{note}: {len(names)} clips, such as {names[0]}; {ADVICE[note]}' for note, names in self._notes()),
       f'windows of {self.num_frames} frames with a skip of {self.frame_skip} ({self._span()}): '
       f'{self.windows["train"]:,} train, {self.windows["test"]:,} test',
       self._conclusion(),
@@ -81,6 +105,9 @@ class Inspection:
     if self.problem is not None:
       return f'training cannot start: {self.problem}'
     return 'training can start' if self.splits['test'] else 'training can start, without a held-out loss'
+
+  def _notes(self) -> list[tuple[str, list[str]]]:
+    return [(note, self.notes[note]) for note in ADVICE if note in self.notes]
 
   def _span(self) -> str:
     if self.target_frame_rate:
@@ -148,7 +175,36 @@ def inspect(
       progress.note(f'clip {index + 1} of {len(clips)}')
       _inspect_clip(clips, index, found, quarantine)
   found.problem = _problem(found, quarantine, max_bad_share)
-  return found, _sheet(clips, found.usable)
+  if not found.usable or not decode or _is_pictures(clips, found.usable[0]):
+    return found, _sheet(clips, found.usable, lambda video: video)
+  try:
+    found.statistics = _measure(clips, found.usable)
+    normalize = of_range(found.statistics)
+  except (ValueError, OSError) as error:
+    found.problem = found.problem or str(error)
+    return found, None
+  return found, _sheet(clips, found.usable, lambda video: to_uint8(normalize.pictures(normalize.apply(video))))
+
+
+def _is_pictures(clips: StoredClips, index: int) -> bool:
+  try:
+    video = clips.window(index, 0, 1).video
+  except (ValueError, OSError):
+    return True
+  return video.dtype == np.uint8 and video.shape[-1] in (1, 3)
+
+
+def _measure(clips: StoredClips, usable: Sequence[int]) -> Statistics:
+  """Return the statistics of all frames of the usable clips of the train split."""
+  found = Statistics()
+  for index in usable:
+    if clips.split_of(index) == 'train':
+      length = clips.info(index).num_frames
+      for start in range(0, length, FRAMES_AT_ONCE):
+        video = clips.window(index, start, min(FRAMES_AT_ONCE, length - start)).video
+        check_frames(video, f'{clips.path}/{clips.names[index]}', 'missing')
+        found.add(video)
+  return found
 
 
 def _inspect_clip(clips: StoredClips, index: int, found: Inspection, quarantine: Quarantine) -> None:
@@ -163,24 +219,57 @@ def _inspect_clip(clips: StoredClips, index: int, found: Inspection, quarantine:
     if label is not None:
       found.labels[label] += 1
     found.infos.append(info)
-    skip = skip_in_clip_frames(found.num_frames, found.frame_skip, info.frame_rate, found.target_frame_rate)
-    span = None if skip is None else transforms.window_span(found.num_frames, skip)
-    if span is None or info.num_frames < span:
-      few = f'{info.num_frames} frames, but {span} are needed'
-      slow = f'{info.frame_rate:g} frames per second, too few for {found.target_frame_rate / found.frame_skip:g}'
-      reason = f'{clips.path}/{clips.names[index]}: {slow if span is None else few}'
+    starts, length, reason = _windows(clips, index, info, found)
+    if reason:
+      reason = f'{clips.path}/{clips.names[index]}: {reason}'
       found.short.append(reason)
       quarantine.add(clips.names[index], ValueError(reason))
       return
     if found.decoded:
-      for start in sorted({0, info.num_frames - span}):
-        clips.window(index, start, span)
+      _decode(clips, index, [(int(start), length(int(start))) for start in sorted({starts[0], starts[-1]})], found)
+    _note(found, clips.names[index], clips.notes(index))
   except (ValueError, OSError) as error:
     found.corrupt.append(str(error))
     quarantine.add(clips.names[index], error)
     return
-  found.windows[split] += info.num_frames - span + 1
+  found.windows[split] += len(starts)
   found.usable.append(index)
+
+
+def _windows(
+  clips: StoredClips, index: int, info: VideoInfo, found: Inspection
+) -> tuple[Sequence[int], Callable[[int], int], str]:
+  """Return the first frames of all windows of a clip, their length from each, and why there are none."""
+  times = clips.times(index)
+  if found.target_frame_rate and times is not None:
+    timed = TimedWindows(times, found.num_frames, found.frame_skip / found.target_frame_rate)
+    starts = timed.starts()
+    reason = '' if len(starts) else f'has no {timed.description}'
+    return starts, lambda start: timed.at(start)[-1] - start + 1, reason
+  skip = skip_in_clip_frames(found.num_frames, found.frame_skip, info.frame_rate, found.target_frame_rate)
+  if skip is None:
+    wanted = found.target_frame_rate / found.frame_skip
+    return (), len, f'{info.frame_rate:g} frames per second, too few for {wanted:g}'
+  span = transforms.window_span(found.num_frames, skip)
+  reason = f'{info.num_frames} frames, but {span} are needed' if info.num_frames < span else ''
+  return range(info.num_frames - span + 1), lambda start: span, reason
+
+
+def _decode(clips: StoredClips, index: int, windows: Sequence[tuple[int, int]], found: Inspection) -> None:
+  """Decode windows, each of consecutive frames from a start, and look for combs in them."""
+  combed = False
+  for start, length in windows:
+    room = clips.info(index).num_frames - start
+    video = clips.window(index, start, min(max(length, WATCHED), room)).video
+    combed = combed or is_combed(video)
+  found.infos[-1] = found.infos[-1]._replace(resolution=video.shape[1:3])
+  if combed and frame_index.INTERLACED not in clips.notes(index):
+    _note(found, clips.names[index], [COMBED])
+
+
+def _note(found: Inspection, name: str, notes: Sequence[str]) -> None:
+  for note in notes:
+    found.notes.setdefault(note, []).append(name)
 
 
 def _problem(found: Inspection, quarantine: Quarantine, max_bad_share: float) -> str | None:
@@ -199,7 +288,7 @@ def _problem(found: Inspection, quarantine: Quarantine, max_bad_share: float) ->
   return None
 
 
-def _sheet(clips: StoredClips, usable: Sequence[int]) -> np.ndarray | None:
+def _sheet(clips: StoredClips, usable: Sequence[int], shown: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
   """Return a contact sheet of usable clips, evenly spread over the data set."""
   if not usable:
     return None
@@ -211,7 +300,7 @@ def _sheet(clips: StoredClips, usable: Sequence[int]) -> np.ndarray | None:
       frames = [clips.window(index, int(i), 1).video for i in np.linspace(0, length - 1, min(length, SHEET_FRAMES))]
     except (ValueError, OSError):  # if clips were only opened
       continue
-    video = np.concatenate(frames)
+    video = shown(np.concatenate(frames))
     width = max(1, round(SHEET_HEIGHT * video.shape[2] / video.shape[1]))
     large = video.shape[1] > SHEET_HEIGHT
     videos.append(transforms.resize_and_crop(video, SHEET_HEIGHT, width) if large else video)

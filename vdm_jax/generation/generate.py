@@ -10,11 +10,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vdm_jax import partitioning
+from vdm_jax.configuration import frames_per_second
 from vdm_jax.generation.cascade import make_corruption
 from vdm_jax.generation.sampler import SampleInParts, default_batch_size, in_parts, make_stages, video_keys
 from vdm_jax.models import Model
 from vdm_jax.rng import VideoStream, fold_in
 from vdm_jax.types import Array, Conditioning, Params
+from vdm_jax.video import check_fps
 
 
 class Generate(Protocol):
@@ -150,10 +152,10 @@ def _make_sampler(
 
 def _make_condition(model: Model, config: Mapping[str, Any]) -> Callable[..., Conditioning]:
   """Return `Model.condition` with the configuration's frame rate and original size as defaults."""
-  if not config['fps'] > 0:
-    raise ValueError(f'sampling.fps={config["fps"]} must be positive: it is the frame rate of the videos.')
+  fps = frames_per_second(config)
+  check_fps(fps, 'sampling.fps')
   pad, (_, height, width, _) = model.config['pad_rows'], model.video_shape
-  defaults = {'frame_rate': config['fps'], 'original_size': config['original_size'] or (height - 2 * pad, width)}
+  defaults = {'frame_rate': fps, 'original_size': config['original_size'] or (height - 2 * pad, width)}
   model.condition(count=1, **defaults)  # raises before any work
 
   def condition(

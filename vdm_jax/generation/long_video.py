@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from vdm_jax import partitioning
+from vdm_jax.configuration import frames_per_second
 from vdm_jax.generation import conditional
 from vdm_jax.generation.cascade import make_corruption
 from vdm_jax.generation.frames import Frames, InMemory, check_given, frame_shape, observe, unpad
@@ -177,7 +178,7 @@ def make_conditions(
     ValueError: as `Model.condition`.
   """
   height, width, _ = frame_shape(model)
-  frame_rate = config['fps'] if frame_rate is None else frame_rate
+  frame_rate = frames_per_second(config) if frame_rate is None else frame_rate
   original_size = original_size or config['original_size'] or (height, width)
 
   @functools.cache

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax import data, generation, models
+from vdm_jax.configuration import frames_per_second
 from vdm_jax.errors import InvalidInput
 from vdm_jax.generation import Plan
 from vdm_jax.generation.request import Request
@@ -46,6 +47,11 @@ class Task(NamedTuple):
 
 def make_task(config: ConfigDict, request: Request) -> Task:
   """Return the task of a request for long or conditional videos. Raises InvalidInput before anything is loaded."""
+  if config.data.normalization != 'pixels':
+    raise InvalidInput(
+      f'data.normalization={config.data.normalization!r}: long and conditional videos of data that are not pictures '
+      'are made in Python, with vdm_jax.generation.make_long_generator; the command samples videos of the model alone.'
+    )
   _check_flags(config, request)
   prompts, labels, titles = request.expanded()
   requested = {'prompts': prompts, 'labels': labels, 'titles': titles}
@@ -68,7 +74,7 @@ def _make_task(config: ConfigDict, request: Request, requested: dict[str, Any]) 
     return _continue_test_clips(config, request)
   if request.init_video:
     return _continue_file(config, request, requested)
-  return Task(_extend(config, request, 0), request.frame_rate or config.sampling.fps, **requested)
+  return Task(_extend(config, request, 0), request.frame_rate or frames_per_second(config.sampling), **requested)
 
 
 def _check_flags(config: ConfigDict, request: Request) -> None:
@@ -88,9 +94,6 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
       'this model makes single images (data.num_frames=1), of which no longer videos can be made: omit --num_frames, '
       '--init_video, --low_resolution and --frame_rates.'
     )
-  of_run = request.low_resolution is not None and Run(request.low_resolution).exists
-  if request.fit != 'cover' and (request.init_video == TEST_SPLIT or of_run):
-    raise InvalidInput(f'--fit={request.fit} has no effect on videos that are not files: omit it.')
   if request.seeds and request.init_video == TEST_SPLIT:
     raise InvalidInput('--seeds and --init_video=test are both given: choose the clips with --first_video.')
   if request.num_frames is not None and request.num_frames < 1:
@@ -121,8 +124,8 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
     )
   if request.frame_rate == math.inf:
     raise InvalidInput('--fps=image asks for a single image, which cannot be combined with flags for longer videos.')
-  if not config.sampling.fps > 0:
-    raise InvalidInput(f'sampling.fps={config.sampling.fps} is not a valid frame rate: give a positive number.')
+  if not frames_per_second(config.sampling) > 0:
+    raise InvalidInput(f'sampling.fps={config.sampling.fps:g} is not a valid frame rate: give a positive number.')
   if request.low_resolution and config.model.upsampling > 1:
     raise InvalidInput(
       '--low_resolution cannot be used with a second stage, which samples its own first stage: name a run of a model '
@@ -172,6 +175,7 @@ def _continue_file(config: ConfigDict, request: Request, requested: dict[str, An
 
 def _continue_test_clips(config: ConfigDict, request: Request) -> Task:
   """Continue clips of the test split with their own captions: video i continues clip i."""
+  _check_fit(request)
   first, count = request.first_video, request.repeats
   try:
     clips = data.examples(
@@ -186,7 +190,7 @@ def _continue_test_clips(config: ConfigDict, request: Request) -> Task:
   prompts = [clip.caption for clip in clips] if config.data.text != 'none' else None
   labels = [clip.label for clip in clips] if config.data.labels else None
   titles = [clip.caption for clip in clips]
-  rate = clips[0].frame_rate or config.sampling.fps
+  rate = clips[0].frame_rate or frames_per_second(config.sampling)
   if request.frame_rate not in (None, rate):
     raise ValueError(f'--fps={request.frame_rate:g}, but the test split has {rate:g} frames per second: omit --fps.')
   frames = np.stack([clip.video for clip in clips])
@@ -199,6 +203,7 @@ def _upsample(config: ConfigDict, request: Request, requested: dict[str, Any]) -
   overlap = 1 if request.overlap is None else request.overlap
   given = low_run = low_plan = None
   if (run := Run(path)).exists:
+    _check_fit(request)
     low_run, model = run, run.config['model']
     if model['upsampling'] > 1:
       raise ValueError(f'--low_resolution={path} is a second stage: name a run that samples from noise alone.')
@@ -210,7 +215,7 @@ def _upsample(config: ConfigDict, request: Request, requested: dict[str, Any]) -
     count = math.ceil(request.num_frames / factor) if request.num_frames else model['num_frames']
     low_plan = generation.extension(count, model['num_frames'], overlap=max(1, model['num_frames'] // 2))
     size = (model['height'] - 2 * model['pad_rows'], model['width'])
-    rate = request.frame_rate or config.sampling.fps
+    rate = request.frame_rate or frames_per_second(config.sampling)
   elif Path(path).is_dir():
     raise ValueError(f'--low_resolution={path} has no config.json: name the folder of a training run, or a file.')
   else:
@@ -247,7 +252,7 @@ def _frame_rate(config: ConfigDict, request: Request, given: Measured, factor: i
   conditional = 'frame_interval' in models.scalars(config.model)
   if conditional and request.frame_rate is None and given.frame_rate is not None:
     return given.frame_rate * factor
-  rate = request.frame_rate or config.sampling.fps
+  rate = request.frame_rate or frames_per_second(config.sampling)
   if given.frame_rate is not None and (request.fit == 'none' or given.frame_rate < rate / factor):
     flag = '--fps' if conditional else '--config.sampling.fps'
     check_frame_rate(given, rate / factor, path, remedy=f'give {flag}={given.frame_rate * factor:.4g}')
@@ -261,6 +266,12 @@ def _smaller_size(size: tuple[int, int], wanted: tuple[int, int], fit: str) -> t
   if fit == 'none' or not parts:
     return size
   return next((part for part in parts if part[0] <= size[0] and part[1] <= size[1]), parts[-1])
+
+
+def _check_fit(request: Request) -> None:
+  """Raise ValueError for --fit, if the frames to start from are not those of a file."""
+  if request.fit != 'cover':
+    raise ValueError(f'--fit={request.fit} has no effect on frames that do not come from a file: omit it.')
 
 
 def _say(path: str, given: InputVideo) -> str | None:

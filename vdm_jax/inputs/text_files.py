@@ -34,7 +34,7 @@ def read_text(path: str | os.PathLike) -> str:
     OSError: the file cannot be opened.
     UnreadableText: it is neither UTF-8 nor has a byte-order mark, or it contains a NUL character.
   """
-  return _LINE_END.sub('\n', _decode(path, Path(path).read_bytes()))
+  return decode(path, Path(path).read_bytes())
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[str]:
@@ -52,37 +52,49 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
           raise _contains_nul(path, number)
         yield line.removesuffix('\n')
     except UnicodeError:  # of a part of the file; this raises with its place in the whole
-      _decode(path, Path(path).read_bytes())
+      decode(path, Path(path).read_bytes())
       raise
+
+
+def decode(where: str | os.PathLike, content: bytes) -> str:
+  r"""Return the text of the content of a file, with every line end as '\n'.
+
+  Args:
+    where: the file, for messages.
+    content: its bytes.
+
+  Raises:
+    UnreadableText: as `read_text` does.
+
+  >>> decode('a.txt', b'\xef\xbb\xbfa dog\r\n')
+  'a dog\n'
+  """
+  encoding = _encoding(content)
+  try:
+    text = content.decode(encoding)
+  except UnicodeDecodeError as error:
+    line = error.object[: error.start].count(b'\n') + 1  # the object is the content without a mark of UTF-8
+    wrong = f'byte 0x{error.object[error.start]:02X} at position {error.start}'
+    if encoding == 'utf-8':
+      fix = 'Save it as UTF-8; if it comes from Windows, `iconv -f WINDOWS-1252 -t UTF-8 FILE` may convert it'
+    else:
+      fix = f'Its byte-order mark says {_name(encoding)}; save it again as UTF-8'
+    raise UnreadableText(f'{where}, line {line}: {wrong} is not valid {_name(encoding)}. {fix}.') from error
+  if '\0' in text:
+    raise _contains_nul(where, text[: text.index('\0')].count('\n') + 1)
+  return _LINE_END.sub('\n', text)
 
 
 def _encoding(start: bytes) -> str:
   return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), 'utf-8')
 
 
-def _decode(path: str | os.PathLike, content: bytes) -> str:
-  encoding = _encoding(content)
-  try:
-    text = content.decode(encoding)
-  except UnicodeDecodeError as error:
-    line = content[: error.start].count(b'\n') + 1
-    wrong = f'byte 0x{content[error.start]:02X} at position {error.start}'
-    if encoding == 'utf-8':
-      fix = 'Save it as UTF-8; if it comes from Windows, `iconv -f WINDOWS-1252 -t UTF-8 FILE` may convert it'
-    else:
-      fix = f'Its byte-order mark says {encoding.removesuffix("-sig").upper()}; save it again as UTF-8'
-    raise UnreadableText(f'{path}, line {line}: {wrong} is not valid {_name(encoding)}. {fix}.') from error
-  if '\0' in text:
-    raise _contains_nul(path, text[: text.index('\0')].count('\n') + 1)
-  return text
-
-
 def _name(encoding: str) -> str:
   return encoding.removesuffix('-sig').upper()
 
 
-def _contains_nul(path: str | os.PathLike, line: int) -> UnreadableText:
+def _contains_nul(where: str | os.PathLike, line: int) -> UnreadableText:
   return UnreadableText(
-    f'{path}, line {line}: contains a NUL character, so this is not a UTF-8 text file (perhaps UTF-16 without a '
+    f'{where}, line {line}: contains a NUL character, so this is not a UTF-8 text file (perhaps UTF-16 without a '
     'byte-order mark). Save it as UTF-8.'
   )

@@ -8,6 +8,7 @@ import re
 
 from ml_collections import ConfigDict
 
+from vdm_jax.configuration import OF_DATA
 from vdm_jax.errors import InvalidInput
 from vdm_jax.generation.outputs import check_formats
 from vdm_jax.inputs.paths import NotLocal, local_path
@@ -123,6 +124,8 @@ def adopt(config: ConfigDict, run: Run) -> None:
   with contextlib.suppress(ValueError, OSError):  # the doctor reports a damaged workdir
     if run.exists and not config.data.word_rule:
       config.data.word_rule = config.model.word_rule = run.config['data']['word_rule']
+    if run.exists and config.sampling.fps == OF_DATA:
+      config.sampling.fps = run.config['sampling']['fps']
 
 
 def _list(setting: str, entries: tuple) -> tuple:

@@ -24,7 +24,8 @@ from vdm_jax import (
   runtime,
   training,
 )
-from vdm_jax.data import quarantine
+from vdm_jax.configuration import frames_per_second
+from vdm_jax.data import normalization, quarantine
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.generation.outputs import write_preview
 from vdm_jax.jobs import arguments
@@ -36,7 +37,6 @@ from vdm_jax.tools import doctor
 from vdm_jax.tools.compilation import ideal_step_seconds
 from vdm_jax.training import run_folder
 from vdm_jax.types import Batch, Params
-from vdm_jax.video import to_float
 
 HELDOUT_BATCHES = 8
 PREVIEW_VIDEOS = 10
@@ -63,12 +63,13 @@ def train(config: ConfigDict, workdir: str, *, allow_change: bool = False) -> in
   run_folder.prepare(workdir)
   given = config.data.vocabulary or run_folder.vocabulary(workdir)
   progress.note('reading captions')
-  configuration.resolve(config, doctor.words(config, workdir))
+  overview = data.overview(config.data)
+  configuration.resolve(config, doctor.words(config, workdir), overview.frame_rate)
   if given:  # otherwise the captions have just given it
     _report_unknown_words(config)
   mesh = partitioning.make_mesh(config.mesh)
   model = models.build(config.model)
-  _report_data(config, model)
+  _report_data(config, model, overview)
   rows = partitioning.batch_rows(mesh, config.data.batch_size)
   own = {'seed': config.seed, 'rows': rows, 'quarantine': workdir}
 
@@ -147,10 +148,10 @@ def _report_unknown_words(config: ConfigDict) -> None:
     )
 
 
-def _report_data(config: ConfigDict, model: Model) -> None:
+def _report_data(config: ConfigDict, model: Model, overview: data.Overview) -> None:
   """Print what the data leave out and how many captions are cut, once instead of a warning for each."""
   truncation.mute()
-  for remark in doctor.remarks(config, model.encode) if jax.process_index() == 0 else ():
+  for remark in doctor.remarks(config, model.encode, overview) if jax.process_index() == 0 else ():
     print(f'warning: {remark}', file=sys.stderr)
 
 
@@ -164,12 +165,13 @@ def _report_unusable(workdir: str) -> None:
 
 def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh, split: str) -> Callable[[Params, int], None]:
   """A function of (EMA parameters, step) that samples videos for fixed captions or labels of a split."""
+  normalize = normalization.of_config(config.data)
   clips = data.examples(config.data, split, seed=config.seed, count=PREVIEW_VIDEOS)
   prompts = [clip.caption for clip in clips] if model.encode else None
   labels = [clip.label for clip in clips] if config.data.labels else None
   low = None
   if model.upsampling > 1:  # of the held-out clips, so that previews show the errors of this stage alone
-    videos = to_float(np.stack([clip.video for clip in clips]))
+    videos = normalize.apply(np.stack([clip.video for clip in clips]))
     low = np.asarray(diffusion.downsample(videos, model.upsampling, model.config['downsampling']))
   generate = generation.make_generator(model, config.sampling, batch_size=len(clips), mesh=mesh)
   titles = prompts or [f'class {label}' for label in labels or ()] or [''] * len(clips)
@@ -177,6 +179,7 @@ def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh, split:
   def preview(ema: Params, step: int) -> None:
     videos = generate(ema, prompts=prompts, labels=labels, count=len(clips), seed=config.seed, low_resolution=low)
     if jax.process_index() == 0:
-      write_preview(videos, titles, Path(workdir) / 'samples' / f'step_{step:08d}', config.sampling.fps)
+      pictures, stem = normalize.pictures(videos), Path(workdir) / 'samples' / f'step_{step:08d}'
+      write_preview(pictures, titles, stem, frames_per_second(config.sampling))
 
   return preview

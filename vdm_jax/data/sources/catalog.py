@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ class Overview(NamedTuple):
 
   remarks: tuple[str, ...]  # what was left out, as `Source.remarks`
   captions: tuple[str, ...]  # without the empty ones
+  frame_rate: float  # frames per second of the training clips as they are trained on, their median; 0 if unknown
 
 
 def stored(source: type[Source]) -> Kind:
@@ -163,7 +165,8 @@ def overview(config: Any, count: int = 4096) -> Overview:
 
   Raises as `build` does, and UnreadableText.
   """
-  parts = [part for clips in _all(config) for part in (clips.parts if isinstance(clips, Mixture) else (clips,))]
+  opened = _all(config)
+  parts = [part for clips in opened for part in (clips.parts if isinstance(clips, Mixture) else (clips,))]
   captions = []
   for part in parts:
     if hasattr(part, 'description'):  # others, such as digits, list what captions they may draw
@@ -172,7 +175,27 @@ def overview(config: Any, count: int = 4096) -> Overview:
     elif listed := getattr(part, 'captions', ()):
       captions += listed[:: -(-len(listed) // count)]
   remarks = tuple(remark for part in parts for remark in getattr(part, 'remarks', ()))
-  return Overview(remarks, tuple(filter(None, captions)))
+  return Overview(remarks, tuple(filter(None, captions)), _frame_rate(config, opened[0]))
+
+
+def _frame_rate(config: Any, clips: Clips, count: int = 64) -> float:
+  """Return the median frame rate of clips, as `Overview` has it, measured on some of them."""
+  if config.num_frames == 1:
+    return 0.0
+  chosen = clips.first(count) if isinstance(clips, Mixture) else range(0, len(clips), -(-len(clips) // count))
+  rates = [rate for clip in chosen if (rate := _rate_of(clips, clip))]
+  rate = (config.target_frame_rate or statistics.median_low(rates)) if rates else 0.0
+  return round(rate / config.frame_skip, 3)
+
+
+def _rate_of(clips: Clips, clip: int) -> float:
+  if isinstance(clips, Mixture):
+    which, numbers = clips.part_of(clip)
+    return _rate_of(clips.parts[which], clip - numbers.start)
+  try:
+    return clips.info(clip).frame_rate if hasattr(clips, 'info') else clips.read(clip, None, 1).frame_rate
+  except (ValueError, OSError):  # a clip that cannot be used
+    return 0.0
 
 
 def num_classes(config: Any) -> int:
@@ -284,13 +307,10 @@ def _open(
   quarantine: str | Path | None,
 ) -> Substituting:
   """Open one stored data set, whose unusable clips are replaced."""
-  clips = StoredClips(
-    open_source(source, path, _follows_links(config)),
-    split,
-    frame_rate=frame_rate,
-    train_on_all=config.train_on_all,
-    **windows,
-  )
+  numbers = 'missing' if config.missing_values else 'finite'
+  expected = 'pixels' if config.normalization == 'pixels' else numbers
+  windows = windows | {'frame_rate': frame_rate, 'train_on_all': config.train_on_all, 'expected': expected}
+  clips = StoredClips(open_source(source, path, _follows_links(config)), split, **windows)
   return Substituting(clips, seed, Quarantine(clips.path, clips.total, config.max_bad_share, quarantine))
 
 

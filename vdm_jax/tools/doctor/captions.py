@@ -8,11 +8,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax import data
+from vdm_jax.data import normalization
 from vdm_jax.inputs import caption_lengths
 from vdm_jax.inputs.captions import words as caption_words
 from vdm_jax.text import Encode
 from vdm_jax.tools.doctor.symptoms import Fault
-from vdm_jax.video import to_float
 
 COUNT = 512  # clips that are read
 SIGNIFICANCE = 0.01  # p value of shuffled captions below which captions match
@@ -26,21 +26,20 @@ DIRECTIONS = 64  # principal components kept of a view
 def examine(config: ConfigDict) -> tuple[Fault | None, str]:
   """Return `shuffled_captions` of the training clips of a configuration, which are read one at a time."""
   clips = data.ExampleClips(config.data, 'train', seed=config.seed)
-  videos, captions = [], []
+  videos, captions, normalize = [], [], normalization.of_config(config.data)
   for index in clips.first(COUNT):
     clip = clips[index]
-    videos.append(_shrunk(to_float(clip.video)))
+    videos.append(_shrunk(np.nan_to_num(normalize.apply(clip.video))))
     captions.append(clip.caption or '')
   return shuffled_captions(np.stack(videos), captions)
 
 
-def remarks(config: ConfigDict, encode: Encode | None) -> list[str]:
+def remarks(config: ConfigDict, encode: Encode | None, found: data.Overview) -> list[str]:
   """Return what a user should know of the data although they can be trained on, one text each.
 
   That is what the data sets leave out, and how many captions are longer than `data.text_length`. Embeddings from a
   cache are as long as they were made, so their captions are not counted; `vdm_jax.text embed` did.
   """
-  found = data.overview(config.data)
   if encode is None or config.data.text_cache:
     return list(found.remarks)
   lengths = [encode.count(caption) for caption in found.captions]
