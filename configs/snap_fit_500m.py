@@ -9,8 +9,8 @@ Hardware   the paper's: A100s, number not stated
 Data       a folder of captioned clips (the paper's 238,000 hours are not public), and T5-11B's encoder in data/t5-11b
 Not stated clipping norm: 1; text length: 77; distribution of frame rates: every 1st to 6th frame, uniformly; position
            and content of the 4 padded rows: 2 above and 2 below, repeating the edge, without loss; guidance: 8,
-           alternating with 1 after 64 of 256 levels; thresholding percentile: 99.5; original size to condition on in
-           sampling: 720x1280; training of this model: that of the 3.9B model in Table 9
+           alternating with 1 after a quarter of the levels; thresholding percentile: 99.5; original size to condition
+           on in sampling: 720x1280; training of this model: that of the 3.9B model in Table 9
 
 Half of every batch are images, as videos of one repeated frame at an infinite frame rate (section 3.3).
 """
@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
     parameterization='snap',
     sigma_data=1.0,
     logsnr='lognormal',
+    noise_input='sigma',
     patch_size=(1, 4, 4),
     group_size=(16, 5, 4),
     patch_width=768,
@@ -77,7 +78,7 @@ def get_config() -> ConfigDict:
     step='heun',
     guidance_weight=8.0,
     guidance_low=1.0,
-    guidance_start=64,
+    guidance_start=0.25,
     threshold='dynamic',
     percentile=99.5,
     fps=24,

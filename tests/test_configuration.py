@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from helpers.messages import raises
 from helpers.tiny_networks import WORDS, make_config
 
 from vdm_jax import configuration, models
 from vdm_jax.names import RENAMED_SETTINGS
+from vdm_jax.runs import Run
 
 
 def values():
@@ -195,6 +197,17 @@ def test_former_keys_of_a_run_are_read_under_their_current_names():
   assert json.loads(json.dumps(old)) == before, 'the argument is not changed'
 
 
+def test_the_number_of_steps_before_guidance_oscillates_is_read_as_a_share_of_them():
+  old = values()
+  old['sampling'].update(num_steps=256, guidance_start=64)  # an integer, as version 0.2 stored it
+  assert configuration.from_dict(old).sampling.guidance_start == 0.25
+  old['sampling'].update(num_steps=40, guidance_start=100)  # never reached: constant
+  assert configuration.from_dict(old).sampling.guidance_start == 1.0
+  now = configuration.default()
+  now.sampling.guidance_start = 1  # a share, which the configuration stores as a float
+  assert configuration.from_dict(json.loads(json.dumps(now.to_dict()))).sampling.guidance_start == 1.0
+
+
 def test_a_run_with_both_names_of_a_key_is_rejected():
   former, current = next(iter(RENAMED_SETTINGS.items()))
   section, key = former.split('.')
@@ -213,3 +226,45 @@ def test_keys_that_a_run_lacks_have_their_defaults(tmp_path):
   assert configuration.complete({'model': {'network': 'of another library'}}) == {
     'model': {'network': 'of another library'}
   }
+
+
+def test_the_elements_of_tuples_have_their_types():
+  """`--config.model.channel_multipliers=abc` arrives as ('abc',)."""
+  for network, key, value, wrong in (
+    ('unet3d', 'model.channel_multipliers', ('abc',), 'whole numbers'),
+    ('fit', 'model.patch_size', (1, '4', 4), 'whole numbers'),
+    ('fit', 'sampling.original_size', (720, 12.5), 'whole numbers'),
+    ('unet3d', 'sampling.original_size', (720, True), 'whole numbers'),
+    ('unet3d', 'data.vocabulary', ('a', 3), 'strings'),
+    ('unet3d', 'data.mixture', (None,), 'strings'),
+    ('fit', 'model.scalars', (1,), 'strings'),
+  ):
+    config = configuration.default(network)
+    section, name = key.split('.')
+    config[section][name] = value
+    with raises(ValueError, f'config.{key}={value!r}', wrong):
+      configuration.validate(config)
+
+
+def test_runs_made_before_the_rule_of_words_keep_their_words():
+  old = values()
+  old['data'] |= {'text': 'words', 'vocabulary': ['cars', 'cars,'], 'text_length': 3}
+  old['model'] |= {'text': 'words', 'vocabulary': ['cars', 'cars,'], 'text_length': 3}
+  for section in ('data', 'model'):
+    old[section].pop('word_rule')
+  config = configuration.from_dict(old)
+  assert config.data.word_rule == config.model.word_rule == 'whitespace'
+  assert models.build(config.model).encode(['Cars, cars cars.'])[0].tolist() == [[3, 2, 1]]
+  new = configuration.resolve(make_config(data__text='words'), WORDS)
+  assert new.data.word_rule == new.model.word_rule == 'unicode'
+  assert configuration.complete(configuration.to_dict(new))['data']['word_rule'] == 'unicode'
+
+
+def test_the_shipped_models_keep_their_words():
+  config = Run('pretrained:digits').config
+  assert config['model']['word_rule'] == 'whitespace'
+  encode = models.build(config['model']).encode
+  words = config['model']['vocabulary']
+  expected = [[2 + words.index(word) for word in ['a', '3', 'moving', 'left']]]
+  assert encode(['A 3 moving left'])[0][:, :4].tolist() == expected
+  assert encode.unknown_words('a 3, moving') == ('3,',)

@@ -15,10 +15,10 @@ PACKAGE = REPOSITORY / 'vdm_jax'
 
 # A package or module may import itself, everything in the layers below its own, and what SIDEWAYS allows.
 LAYERS = (
-  {'types', 'errors', 'names', 'rng', 'partitioning', 'pages', 'plots', 'runtime', 'tensor_files'},
+  {'types', 'errors', 'names', 'rng', 'partitioning', 'pages', 'plots', 'runtime', 'inputs', 'tensor_files'},
   {'diffusion', 'networks', 'video'},
   {'data', 'text', 'sampling'},
-  {'models', 'configuration', 'checkpoints', 'weights', 'pretrained', 'runs', 'first_stages', 'configs'},
+  {'models', 'conditions', 'configuration', 'checkpoints', 'weights', 'pretrained', 'runs', 'first_stages', 'configs'},
   {'training', 'generation', 'evaluation'},
   {'jobs', 'tools', 'benchmarks', 'main', '__main__', '__init__'},
 )
@@ -27,6 +27,8 @@ SIDEWAYS = {
   'rng': {'types'},
   'partitioning': {'types', 'names'},
   'runtime': {'errors'},
+  'inputs': {'names'},
+  'models': {'conditions'},
   'configuration': {'models'},
   'weights': {'configuration'},
   'runs': {'models', 'configuration', 'checkpoints', 'weights', 'pretrained'},

@@ -62,7 +62,7 @@ def test_a_model_matches_its_card(name):
 def test_the_digits_model_follows_its_prompts():
   run = vdm_jax.Run('pretrained:digits')
   model, params = run.load()
-  generate = generation.make_generator(model, {**run.config['sampling'], 'num_steps': 16})
+  generate = generation.make_generator(model, {**run.config['sampling'], 'num_steps': 16}, batch_size=32)
   prompts = [f'a {digit} moving {direction}' for digit in range(10) for direction in ('left', 'down')]
   scores = evaluation.score(np.asarray(generate(params, prompts=prompts, seed=0)), prompts)
   assert scores['digit'] >= 0.9 and scores['direction'] >= 0.9
@@ -133,6 +133,10 @@ def test_a_run_is_published_and_its_scores_added_to_the_card(run, tmp_path, monk
   assert card['limits'] == 'It was not trained.'
   assert publisher.main(['--name=tiny', f'--scores={scores}', '--limits=It reads 0.50.']) == 0
   assert pretrained.card('tiny') == card | {'limits': 'It reads 0.50.'}
+  record = {'run': 'pretrained:tiny', 'protocol': 'digits', 'stages': [{'hash': 'of other weights of this name'}]}
+  scores.write_text(json.dumps(record))
+  assert publisher.main(['--name=tiny', f'--scores={scores}']) == ExitStatus.INVALID_INPUT
+  assert f'{scores} was measured with other weights than tiny has now' in capsys.readouterr().err
   scores.write_text(json.dumps({'run': 'runs/other', 'protocol': 'digits'}))
   assert publisher.main(['--name=tiny', f'--scores={scores}']) == ExitStatus.INVALID_INPUT
   assert f"{scores} was measured on 'runs/other', not on pretrained:tiny." in capsys.readouterr().err

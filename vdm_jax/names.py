@@ -15,6 +15,8 @@ RENAMED_SETTINGS = {
   'data.still_rate': 'data.image_rate',
   'sampling.augmentation': 'sampling.noise_aug_level',
 }
+# Settings that did not exist in older runs, whose behavior is not the default of today.
+FORMER_DEFAULTS = {'data': {'word_rule': 'whitespace'}, 'model': {'word_rule': 'whitespace'}}
 # Leaves of the training state, as stored in older checkpoints: name now -> old name.
 RENAMED_STATE = {'grad_norm_ema': 'usual_gradient_norm'}
 

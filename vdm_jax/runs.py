@@ -185,25 +185,34 @@ class Run:
 
 
 def load(
-  path: str | os.PathLike, mesh: Mesh | None = None, model: models.Model | None = None, **choice: Any
+  path: str | os.PathLike,
+  mesh: Mesh | None = None,
+  model: models.Model | None = None,
+  *,
+  checkpoint: int | None = None,
+  weights: str | None = None,
 ) -> tuple[models.Model, Params]:
   """Return the model and parameters of a workdir, of a file written by `export_weights`, or of `pretrained:NAME`.
 
-  Arguments and exceptions are those of `Run.load`, and `checkpoint` and `weights` those of `Run`.
+  Arguments and exceptions are those of `Run` and `Run.load`.
 
   >>> model, params = load('pretrained:digits')
   >>> model.video_shape
   (8, 16, 16, 1)
   """
-  return Run(path, **choice).load(mesh, model)
+  return Run(path, checkpoint=checkpoint, weights=weights).load(mesh, model)
 
 
-def export_weights(workdir: str | os.PathLike, path: str | os.PathLike, dtype: str = 'float32', **choice: Any) -> None:
-  """Write the parameters of a run to a safetensors file; see `Run.export_weights`.
-
-  By default these are the newest averaged ones; `checkpoint` and `weights` are those of `Run`.
-  """
-  Run(workdir, **choice).export_weights(path, dtype)
+def export_weights(
+  workdir: str | os.PathLike,
+  path: str | os.PathLike,
+  dtype: str = 'float32',
+  *,
+  checkpoint: int | None = None,
+  weights: str | None = None,
+) -> None:
+  """Write the parameters of a run to a safetensors file; arguments are those of `Run` and `Run.export_weights`."""
+  Run(workdir, checkpoint=checkpoint, weights=weights).export_weights(path, dtype)
 
 
 def _read_weights(path: Path, abstract: Params) -> Params:

@@ -22,6 +22,12 @@ SECTIONS = {
 }
 
 
+# How each key may change when a run resumes.
+RESUMING = {
+  configuration.Change.FREE: 'free',
+  configuration.Change.ALLOWED: '`--allow_change`',
+  configuration.Change.REFUSED: 'new run',
+}
 # Keys whose line in the code has no comment.
 WITHOUT_COMMENT = {
   'seed': 'of the initial weights, the order of the data and all noise; `--seed` sets it',
@@ -112,10 +118,11 @@ def flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def table(values: Mapping[str, Any], known: Mapping[str, str], prefix: str) -> str:
-  rows = ['| Key | Default | Meaning |', '|---|---|---|']
+  rows = ['| Key | Default | Meaning | To change it in a run |', '|---|---|---|---|']
   for key, value in flat(values, prefix):
     meaning = known.get(key, '').replace('|', chr(92) + '|')
-    rows.append(f'| `{key}` | {show(value)} | {meaning} |')
+    change = RESUMING[configuration.change_of(f'{prefix}{key}')]
+    rows.append(f'| `{key}` | {show(value)} | {meaning} | {change} |')
   return '\n'.join(rows)
 
 

@@ -32,6 +32,7 @@ if 'google.colab' in sys.modules:
 
 # %%
 import base64
+import hashlib
 import html
 import itertools
 import json
@@ -119,8 +120,8 @@ size = {'cpu': SMALL}.get(device, LARGE)
 # %% [markdown]
 # ## Clips
 #
-# The zip file is unpacked. Without one, 96 clips are drawn (two shapes, three colors, four directions), captioned and
-# zipped.
+# The zip file is unpacked into a folder of its own, and so are the converted clips and the run: clips of two zip files
+# never mix. Without one, 96 clips are drawn (two shapes, three colors, four directions), captioned and zipped.
 
 # %%
 SHAPES, COLORS = ('square', 'disc'), {'red': (230, 60, 50), 'green': (60, 200, 80), 'blue': (70, 90, 240)}
@@ -140,24 +141,28 @@ def draw_clip(shape, color, direction, rng, side=32, frames=12):
   return clip
 
 
-if not zip_file:
-  rng, zip_file = np.random.default_rng(0), 'drawn.zip'
+zip_file = zip_file or 'drawn.zip'
+if zip_file == 'drawn.zip' and not Path(zip_file).exists():
+  rng = np.random.default_rng(0)
   with zipfile.ZipFile(zip_file, 'w') as archive, tempfile.TemporaryDirectory() as folder:
     for number, words in enumerate(list(itertools.product(SHAPES, COLORS, DIRECTIONS)) * 4):
       file = Path(folder) / f'{number:03d}.mp4'
       write_mp4(file, draw_clip(*words, rng), 8)
       archive.write(file, file.name)
       archive.writestr(f'{number:03d}.txt', 'a {1} {0} moving {2}'.format(*words))
+with open(zip_file, 'rb') as file:
+  name = f'{Path(zip_file).stem}-{hashlib.file_digest(file, "sha256").hexdigest()[:8]}'
+clips, workdir = f'clips/{name}', f'runs/{name}'
 with zipfile.ZipFile(zip_file) as archive:
-  archive.extractall('clips')
+  archive.extractall(clips)
 
 # %% [markdown]
 # ## Inspection
 #
-# The same as `python -m vdm_jax.data inspect clips`: every clip is opened, and its first and last window are decoded.
+# The same as `python -m vdm_jax.data inspect FOLDER`: every clip is opened, and its first and last window are decoded.
 
 # %%
-found, sheet = inspect('clips', num_frames=size['frames'])
+found, sheet = inspect(clips, num_frames=size['frames'])
 print(found.report())
 if found.problem:
   raise SystemExit(found.problem)
@@ -173,8 +178,8 @@ plt.show()
 # is faster than on the files, and the same to the bit.
 
 # %%
-converted = f'clips_{size["side"]}'
-_, source = open_stored('clips', 'train', num_frames=1, train_on_all=True)
+converted = f'converted/{name}-{size["side"]}'
+_, source = open_stored(clips, 'train', num_frames=1, train_on_all=True)
 data.convert(source, converted, size=(size['side'], size['side']))
 
 # %% [markdown]
@@ -216,12 +221,12 @@ config.sampling.update(num_steps=32, guidance_weight=1.0 if words else 0.0)
 # %% [markdown]
 # ## Training
 #
-# The stop button saves a checkpoint; running the cell again resumes. Checkpoints and `metrics.jsonl` are in
-# `runs/mine`; on Colab, copy the folder to a drive to keep it.
+# The stop button saves a checkpoint; running the cell again resumes. Checkpoints and `metrics.jsonl` are in a folder of
+# `runs`; on Colab, copy it to a drive to keep it.
 
 # %%
-status = jobs.train(config, 'runs/mine')
-rows = [json.loads(line) for line in Path('runs/mine/metrics.jsonl').read_text().splitlines()]
+status = jobs.train(config, workdir)
+rows = [json.loads(line) for line in (Path(workdir) / 'metrics.jsonl').read_text().splitlines()]
 figure, axis = plt.subplots(figsize=(6, 2.6), dpi=64)
 for name in ('train/loss', 'heldout/loss'):
   axis.semilogy(*zip(*((row['step'], row[name]) for row in rows if name in row), strict=True), label=name)
@@ -238,7 +243,7 @@ plt.show()
 # @title Prompt
 prompt = ''  # @param {type:"string"}
 
-model, params = vdm_jax.load('runs/mine')
+model, params = vdm_jax.load(workdir)
 generate = generation.make_generator(model, config.sampling)
 if words:
   known = sorted(set(filter(None, found.captions)))
@@ -248,5 +253,5 @@ else:
   show(generate(params, count=12, seed=0), [''] * 12)
 
 # %% [markdown]
-# The command line also generates long videos, interpolates and upsamples:
-# `python -m vdm_jax.main --mode=sample --workdir=runs/mine --out=out`.
+# The command line also generates long videos, interpolates and upsamples; in place of NAME give the folder that `runs`
+# holds: `python -m vdm_jax.main --mode=sample --workdir=runs/NAME --out=out`.

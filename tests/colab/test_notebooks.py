@@ -272,13 +272,13 @@ def test_the_code_for_sampling_runs(notebook_environment, least_compiler_effort,
 def test_the_code_before_training_runs(notebook_environment):
   defined = run('train_your_own', SIZES['train_your_own'], stop='## Training')
   assert len(defined['words']) == 96 and defined['config'].data.text_length == 5
-  assert doctor.problems(defined['config'], 'runs/mine') == []
+  assert doctor.problems(defined['config'], defined['workdir']) == []
 
 
 @pytest.mark.slow
 def test_the_code_for_training_runs(notebook_environment, least_compiler_effort):
   defined = run('train_your_own', SIZES['train_your_own'])
-  assert defined['status'] == 0 and vdm_jax.Run('runs/mine').step == 2
+  assert defined['status'] == 0 and vdm_jax.Run(defined['workdir']).step == 2
   check_shown(notebook_environment, [12])
 
 

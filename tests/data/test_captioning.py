@@ -80,6 +80,7 @@ def test_missing_captions_are_added_and_none_is_replaced(clips, capsys):
   assert [source.caption(i) for i in range(6)] == ['written by hand', *(expected(i, 6) for i in range(1, 6))]
   assert [source.caption_origin(i) for i in range(6)] == ['provided', *['describer:describe'] * 5]
   lines = [json.loads(line) for line in (clips / 'captions.jsonl').read_text().splitlines()]
+  assert len(lines[0].pop('file_hash')) == 64
   assert lines[0] == {'file_name': '1.npy', 'text': expected(1, 6), 'text_origin': 'describer:describe'}
   assert {file.name: file.read_bytes() for file in clips.iterdir() if file.name != 'captions.jsonl'} == before
   (clips / '2.txt').write_text('corrected')
@@ -88,6 +89,11 @@ def test_missing_captions_are_added_and_none_is_replaced(clips, capsys):
     0,
     f'{clips}: 0 captions made by describer:numbers, 0 clips left without a caption\n',
   )
+  np.save(clips / '3.npy', make_clip(5, num_frames=9))  # another clip under an old name
+  made = run(capsys, clips, '--captioner=describer:describe', '--max_frames=6')[1]
+  assert made == f'{clips}: 1 captions made by describer:describe, 0 clips left without a caption\n'
+  replaced = data.StoredClips(data.Folder(clips), 'train', num_frames=1, train_on_all=True)
+  assert [replaced.caption(i) for i in (1, 3, 5)] == [expected(1, 6), expected(5, 6), expected(5, 6)]
   command.main(['inspect', str(clips), '--num_frames=1', '--sheet='])
   shown = capsys.readouterr().out
   assert '\n  2 provided with the clips\n  4 by describer:describe\nlabels: none' in shown

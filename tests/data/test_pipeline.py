@@ -334,6 +334,19 @@ def test_seeds_and_splits_differ():
     assert (left.x != right.x).any(axis=(1, 2, 3, 4)).all()
 
 
+@pytest.mark.parametrize('size', [2, 5, 9])
+def test_batches_of_another_size_continue_the_stream(folder, size):
+  """Three batches of 4, then batches of another size from the twelfth example on, whichever rows a host makes."""
+  config = configure(name='folder', path=folder, labels=False, batch_size=4)
+  expected = np.concatenate([clip_numbers(batch)[:, 0] for batch in take(build(config), 12)])[12 : 12 + 2 * size]
+  config.batch_size = size
+  offset = 12 - 3 * size
+  found = np.concatenate([clip_numbers(batch)[:, 0] for batch in take(build(config, start=3, offset=offset), 2)])
+  np.testing.assert_array_equal(found, expected)
+  (own,) = take(build(config, start=3, offset=offset, rows=(1,)), 1)
+  assert clip_numbers(own)[:, 0].tolist() == [expected[1]]
+
+
 def test_the_held_out_set_is_the_start_of_the_test_stream(folder):
   config = configure(name='folder', path=folder, labels=False, flip=True)
   first, again = (data.held_out(config, Letters(), seed=0, num_batches=2) for _ in range(2))

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm_jax.diffusion import cosine_grid, cosine_logsnr, cosine_sampler, input_scaled, karras_grid, lognormal_sampler
+from vdm_jax.diffusion import (
+  cosine_grid,
+  cosine_levels,
+  cosine_logsnr,
+  cosine_sampler,
+  input_scaled,
+  karras_grid,
+  lognormal_sampler,
+)
 
 # The constants of the cosine schedule cut to [-20, 20]: lambda(u) = -2 log tan(A u + B).
 A, B = 1.570705527, 4.53999297e-5
@@ -113,6 +121,14 @@ def test_cosine_grid_is_the_schedule_from_noise_to_data():
   np.testing.assert_allclose(cosine_grid(2, logsnr_min=-9.0, logsnr_max=12.0), [-9, 12], rtol=1e-6)
 
 
+def test_cosine_levels_are_the_authors_times_of_evaluation():
+  """u = 1, (N - 1) / N, ..., 1 / N; one level is pure noise."""
+  np.testing.assert_allclose(cosine_levels(8), cosine_64(np.arange(8, 0, -1) / 8), rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(cosine_levels(1, logsnr_min=-9.0, logsnr_max=12.0), [-9], rtol=1e-6)
+  with pytest.raises(ValueError, match='^num_levels=0 '):
+    cosine_levels(0)
+
+
 @pytest.mark.parametrize('sigma_in', [1.0, 4.0, 32.0])
 @pytest.mark.parametrize('rho', [7.0, 1.0])
 def test_karras_grid_is_its_formula(sigma_in, rho):
@@ -173,6 +189,7 @@ def test_karras_grid_refuses_an_invalid_range(sigma_min, sigma_max, rho, sigma_i
   [
     lambda **ends: cosine_logsnr(0.5, **ends),
     lambda **ends: cosine_grid(8, **ends),
+    lambda **ends: cosine_levels(8, **ends),
     lambda **ends: cosine_sampler(**ends),  # when it is made, not at its first draw
   ],
 )

@@ -129,6 +129,7 @@ def test_a_sweep_measures_each_value_with_one_reference_and_writes_a_table(run, 
     ({'task': 'captions'}, {}, "--protocol=small .* data.text='none'"),
     ({}, {'prompt_file': 'prompts.txt'}, '--prompt_file .* --protocol=small'),
     ({'num_references': 2**21}, {}, '--protocol=small needs 2097152 clips, .* 1048576.*--limit=1048576'),
+    ({}, {'limit': 1}, '--limit=1 .* fvd, which needs 2 '),
     ({}, {'sweep': 'guidance'}, '--sweep=guidance .* unconditional'),
     ({}, {'sweep': 'steps'}, '--sweep=steps .* --protocol=small'),
     ({}, {'sweep': 'steps', 'real_vs_real': True}, '--sweep and --real_vs_real'),
@@ -237,16 +238,21 @@ def test_prompts_that_are_not_shipped_are_read_from_a_file(tmp_path):
 def test_sweeps_change_what_the_papers_vary_and_reset_settings_without_effect():
   config = configuration.default()
   config.data.text = 'words'
-  config.sampling.update(step='ancestral', gamma=0.3, guidance_low=1.0, guidance_start=64)
+  config.sampling.update(
+    step='ancestral', gamma=0.3, langevin_delta=0.1, threshold='dynamic', guidance_low=1.0, guidance_start=0.25
+  )
   snap = PROTOCOLS['snap-internal-50k']
   guidance = sweeps.points(snap, 'guidance', config)
   assert [point.value for point in guidance] == [0, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16]  # Snap Fig. 5
-  assert guidance[3].changes['guidance_weight'] == 1.5 and guidance[3].changes['num_steps'] == 40
+  plain = {'gamma': 0.0, 'churn': 0.0, 'churn_noise': 1.0, 'churn_min': 0.0, 'churn_max': 0.0, 'langevin_delta': 0.0}
+  plain |= {'guidance_low': 0.0, 'guidance_start': 0.0, 'threshold': 'clip'}  # not the remedies for what Fig. 5 shows
+  assert guidance[3].changes == plain | {'guidance_weight': 1.5, 'step': 'heun', 'num_steps': 40}
   assert [point.value for point in sweeps.points(PROTOCOLS['vdm-t2v-4096'], 'guidance', config)] == [0, 1, 4]
   steps = sweeps.points(snap, 'steps', config)
   assert {point.series for point in steps} == {'ddim', 'heun', 'ancestral'}
-  assert next(p.changes for p in steps if p.series == 'heun') == {'step': 'heun', 'gamma': 0.0, 'num_steps': 8}
-  assert next(p.changes for p in steps if p.series == 'ancestral') == {'step': 'ancestral', 'num_steps': 8}
+  for name in ('heun', 'ancestral', 'ddim'):
+    found = [point.changes for point in steps if point.series == name]
+    assert found == [plain | {'step': name, 'num_steps': n} for n in (8, 16, 32, 64, 128, 256)], 'one setting varies'
   first, *_ = sweeps.points(PROTOCOLS['digits'], 'steps', config)
   assert first.changes == {'step': 'ancestral', 'num_steps': 8}
 

@@ -33,7 +33,7 @@ HOSTILE = [
   '\u202eright to left',
   '<' * 5000,
 ]
-RUN = SimpleNamespace(name='runs/<b>', step=3)
+RUN = SimpleNamespace(name='runs/<b>', step=3, weights='ema')
 VIDEO = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1)).astype(np.uint8)
 
 
@@ -56,7 +56,7 @@ def test_prompts_are_escaped(hostile):
   page.check_inert()
   readable = ['a\ufffdb\ufffd[31mc\ufffd' if '\x00' in prompt else prompt for prompt in HOSTILE]
   assert page.texts['h2'] == readable
-  assert [video['aria-label'] for video in page.all('video')] == [f'{n}: {p}' for n, p in enumerate(readable, 1)]
+  assert [video['aria-label'] for video in page.all('video')] == [f'{n}: {p}' for n, p in enumerate(readable)]
   assert RUN.name in page.texts['td'] and page.texts['p'][0].startswith(f'Sampled from {RUN.name}, step 3 of ')
   assert page.texts['h1'] == page.texts['title'] == ['12 videos']
 
@@ -89,19 +89,28 @@ def test_images_and_pictures_beside_the_videos(tmp_path):
     write_png(tmp_path / name, VIDEO[0])
   page = Page(gallery(tmp_path, ['', ''], frame_rate=float('inf')))
   assert page.files() == {'0000.png', '0001.png', 'plan.png', 'drift.png'}
-  assert [image['alt'][:7] for image in page.all('img')] == ['video 1', 'video 2', 'The pla', 'Drift a']
+  assert [image['alt'][:7] for image in page.all('img')] == ['video 0', 'video 1', 'The pla', 'Drift a']
   assert not page.all('video') and all('hidden' in button for button in page.all('button'))
   assert [line.split()[0] for line in page.texts['h2']] == ['The', 'Drift'], 'no heading without a prompt'
 
 
 def test_another_page_is_not_replaced(tmp_path):
-  check_page(tmp_path / 'absent')
+  check_page(tmp_path / 'absent', 1)
   (tmp_path / 'index.html').write_text('<html>my site</html>')
   with pytest.raises(InvalidInput, match=f'^{re.escape(str(tmp_path))}/index.html .* --out'):
-    check_page(tmp_path)
+    check_page(tmp_path, 1)
   (tmp_path / 'index.html').unlink()
   gallery(tmp_path, ['a'])
-  check_page(tmp_path)
+  check_page(tmp_path, 1)
+
+
+def test_further_pages_of_another_site_are_left_alone(tmp_path):
+  (tmp_path / 'index_2.html').write_text('<html>my site</html>')
+  check_page(tmp_path, 200)
+  gallery(tmp_path, ['a'])
+  assert (tmp_path / 'index_2.html').read_text() == '<html>my site</html>'
+  with pytest.raises(InvalidInput, match='index_2.html'):
+    check_page(tmp_path, 201)
 
 
 def test_urls_of_odd_file_names_are_quoted():
@@ -150,7 +159,7 @@ def test_a_browser_shows_the_videos_and_runs_nothing_of_a_prompt(browser, tmp_pa
   seen, console = browser(gallery(tmp_path / 'out', prompts), tmp_path / 'profile')
   assert console == []
   assert seen.texts['title'] == ['12 videos'] and seen.texts['h2'] == prompts
-  assert [video['aria-label'] for video in seen.all('video')] == [f'{n}: {p}' for n, p in enumerate(prompts, 1)]
+  assert [video['aria-label'] for video in seen.all('video')] == [f'{n}: {p}' for n, p in enumerate(prompts)]
   (button,) = seen.all('button')
   assert 'hidden' not in button and seen.texts['button'] == ['Pause all'], 'the script of the page has not run'
 
@@ -162,8 +171,8 @@ def test_in_a_browser_the_gif_takes_the_place_of_a_video_that_cannot_be_decoded(
   broken.write_bytes(b'no video')
   seen, console = browser(path, tmp_path / 'profile')
   assert console == []
-  assert [video['aria-label'] for video in seen.all('video')] == ['2: b']
-  assert [image['alt'] for image in seen.all('img')] == ['1: a "3"']
+  assert [video['aria-label'] for video in seen.all('video')] == ['1: b']
+  assert [image['alt'] for image in seen.all('img')] == ['0: a "3"']
   assert seen.all('img')[0]['src'].endswith(f'{broken.stem}.gif')
 
 

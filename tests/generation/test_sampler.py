@@ -101,7 +101,7 @@ def test_the_sampler_is_the_algebra_by_hand(grid):
 
 
 def test_an_oscillating_weight_alternates_after_its_start():
-  config = settings(step='ddim', guidance_weight=3.0, guidance_low=0.5, guidance_start=1)
+  config = settings(step='ddim', guidance_weight=3.0, guidance_low=0.5, guidance_start=0.25)
   expected = by_hand(config, diffusion.variance_preserving(), [3.0, 0.5, 3.0, 0.5])
   np.testing.assert_allclose(draw_videos(config), expected, atol=2e-3)
 
@@ -176,8 +176,17 @@ def test_videos_without_a_threshold_may_leave_the_range():
 def test_weights_are_numbers_unless_they_oscillate():
   grid = model().grid('cosine', 4, sigma_min=0.1, sigma_max=1.0, rho=7.0)
   assert guidance_weight(grid, settings(guidance_weight=2.0)) == 2.0
-  weight = guidance_weight(grid, settings(guidance_weight=2.0, guidance_low=0.0, guidance_start=2))
+  weight = guidance_weight(grid, settings(guidance_weight=2.0, guidance_low=0.0, guidance_start=0.5))
   np.testing.assert_array_equal(weight(grid), [2.0, 2.0, 0.0, 2.0])
+
+
+def test_oscillating_guidance_keeps_its_form_with_fewer_steps():
+  """A quarter of the levels is before the oscillation: 64 of 256 in Snap's first stage, 2 of 8, and never none."""
+  for num_steps, high in ((256, 64), (8, 2), (4, 1), (2, 1)):
+    config = settings(num_steps=num_steps, guidance_weight=8.0, guidance_low=1.0, guidance_start=0.25)
+    grid = np.arange(num_steps, dtype=np.float32)
+    expected = [8.0] * high + [(1.0, 8.0)[i % 2] for i in range(num_steps - high)]
+    np.testing.assert_array_equal(guidance_weight(grid, config)(grid), expected)
 
 
 @pytest.mark.parametrize(
@@ -193,8 +202,10 @@ def test_weights_are_numbers_unless_they_oscillate():
     ({'step': 'heun', 'churn_min': 0.1}, 'sampling.churn_noise=1.0, churn_min=0.1, churn_max=0.0 .*sampling.churn'),
     ({'step': 'heun', 'churn': 0.1, 'churn_min': 2.0, 'churn_max': 1.0}, 'sampling.churn_min=2.0, churn_max=1.0'),
     ({'guidance_low': 1.0}, 'sampling.guidance_low=1.0 .*sampling.guidance_start'),
+    ({'guidance_start': 64.0}, r'sampling.guidance_start=64.0 must be in \[0, 1\]'),
     ({'gamma': 2.0}, 'gamma=2.0 '),
-    ({'num_steps': 1}, 'num_points=1 '),
+    ({'num_steps': 0}, 'num_levels=0 .*sampling.num_steps'),
+    ({'num_steps': 1, 'grid': 'karras'}, 'num_points=1 .*sampling.num_steps'),
   ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, message):

@@ -6,6 +6,7 @@ The estimates are plain arithmetic in z, alpha and sigma, so that they serve num
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
@@ -14,12 +15,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
+from packaging.version import Version
 
 from vdm_jax import sampling
 from vdm_jax.diffusion import GaussianProcess, expand_dims_like, input_scaled, variance_preserving
 from vdm_jax.types import Array, Denoiser, Step
 
 PROCESSES = {'preserving': variance_preserving(), 'scaled-1': input_scaled(1.0), 'scaled-4': input_scaled(4.0)}
+
+# The tests' environment compiles without optimization, which suits programs that run once; these options undo it.
+_OPTIMIZED = {'xla_backend_optimization_level': 3}
+if Version(importlib.metadata.version('jaxlib')) < Version('0.11'):
+  _OPTIMIZED['xla_cpu_use_fusion_emitters'] = True
+
+
+def optimized(function: Callable) -> Callable:
+  """Return `jax.jit(function)`, optimized: for programs that run for longer than they take to compile."""
+  return jax.jit(function, compiler_options=_OPTIMIZED)
 
 
 class Gaussian(NamedTuple):

@@ -45,7 +45,7 @@ class GaussianVideos(NamedTuple):
 
   def grid(self, name: str, num_points: int, **options: float):
     if name == 'cosine':
-      return diffusion.cosine_grid(num_points)
+      return diffusion.cosine_levels(num_points)
     return diffusion.karras_grid(num_points, sigma_in=4.0, **options)
 
   def noise_level(self, sigma: float) -> float:

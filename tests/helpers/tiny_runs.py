@@ -67,9 +67,10 @@ def make_run(workdir: Path, changes: dict[str, Any] | None = None, *, weights: b
 
 
 def command(workdir: Path, out: Path, *, changes: dict[str, Any] | None = None, **request: Any) -> None:
-  """Runs `--mode=sample`, after its flags are read."""
+  """Runs `--mode=sample`, after its flags are read; two videos at a time."""
   config = configuration.read(workdir / 'config.json')
   config.update_from_flattened_dict(changes or {})
+  request = {'batch_size': 2} | request
   request = {name: str(value) if isinstance(value, Path) else value for name, value in request.items()}
   assert jobs.sample(config, Run(workdir), str(out), jobs.Request(**request)) == 0
 

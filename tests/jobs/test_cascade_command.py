@@ -67,13 +67,21 @@ def test_sampling_the_second_stage_samples_both(stages, tmp_path):
   sample = ('--mode=sample', f'--workdir={second}', '--prompt=a 3 moving left', '--num_videos=2')
   done = vdm(*sample, f'--out={tmp_path / "video"}', '--fps=12', '--original_size=32x32')
   assert done.returncode == 0, done.stderr
-  assert {file.suffix for file in (tmp_path / 'video').iterdir()} == {'.mp4', '.gif', '.png', '.html', '.jsonl'}
+  assert {file.suffix for file in (tmp_path / 'video').iterdir()} == {
+    '.mp4',
+    '.gif',
+    '.npy',
+    '.png',
+    '.html',
+    '.json',
+    '.jsonl',
+  }
   done = vdm(*sample, f'--out={tmp_path / "image"}', '--fps=image')
   assert done.returncode == 0, done.stderr
   names = sorted(file.name for file in (tmp_path / 'image').iterdir())
-  images = ['0000-a-3-moving-left.png', '0001-a-3-moving-left.png']
-  assert names == [*images, 'contact_sheet.png', 'index.html', 'videos.jsonl']
-  with Image.open(tmp_path / 'image' / names[0]) as image:
+  images = [f'000{i}-a-3-moving-left.{kind}' for i in range(2) for kind in ('npy', 'png')]
+  assert names == [*images, 'contact_sheet.png', 'index.html', 'samples.json', 'videos.jsonl']
+  with Image.open(tmp_path / 'image' / names[1]) as image:
     assert image.size == (128, 128)
 
 

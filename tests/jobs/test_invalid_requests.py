@@ -37,6 +37,7 @@ def folder(tmp_path_factory) -> Path:
   np.save(folder / 'low.npy', CLIP[:5, :8, :8])
   np.save(folder / 'odd.npy', CLIP[:5, :5, :8])
   write_gif(folder / 'ten.gif', CLIP[:5], fps=10)
+  write_gif(folder / 'slow.gif', CLIP[:5], fps=4)
   return folder
 
 
@@ -55,6 +56,9 @@ INVALID = [
   ('base', {'frame_rates': (2.0, 8.0)}, '--frame_rates --num_frames'),
   ('base', {'interpolate': 3}, '--interpolate=3 --init_video --frame_rates'),
   ('base', {'init_frames': 3}, '--init_frames=3 --init_video'),
+  ('base', {'fit': 'none', 'init_video': 'test', 'init_frames': 3}, '--fit=none'),
+  ('base', {'fit': 'none', 'low_resolution': 'FOLDER/small'}, '--fit=none'),
+  ('base', {'seeds': (1, 2), 'init_video': 'test', 'init_frames': 3}, '--seeds --init_video=test --first_video'),
   # Numbers.
   ('base', {'init_frames': 0, 'init_video': 'FOLDER/clip.npy'}, '--init_frames=0'),
   ('base', {'init_frames': 0}, '--init_frames=0 --init_video'),
@@ -85,20 +89,26 @@ INVALID = [
   ('base', {'init_video': 'FOLDER/one.npy', 'interpolate': 2}, '1 two'),
   ('base', {'init_video': 'test', 'init_frames': 33, 'num_frames': 40}, '--init_video=test --init_frames=33 32 33'),
   ('base', {'init_video': 'test', 'init_frames': 3, 'frame_rate': 4.0}, '--fps=4 8'),
-  ('base', {'init_video': 'FOLDER/low.npy', 'num_frames': 20}, 'FOLDER/low.npy 8x8 16x16'),
+  ('base', {'init_video': 'FOLDER/low.npy', 'num_frames': 20, 'fit': 'none'}, 'FOLDER/low.npy 8x8 16x16'),
   ('base', {'init_video': 'FOLDER/none.mp4', 'num_frames': 20}, 'FOLDER/none.mp4'),
+  ('untold', {'init_video': 'FOLDER/slow.gif', 'num_frames': 20}, 'FOLDER/slow.gif 4 8 --config.sampling.fps=4'),
   (
     'untold',
-    {'init_video': 'FOLDER/ten.gif', 'num_frames': 20},
+    {'init_video': 'FOLDER/ten.gif', 'init_frames': 5, 'num_frames': 20},
+    '--init_frames=5 FOLDER/ten.gif 4 8',
+  ),
+  (
+    'untold',
+    {'init_video': 'FOLDER/ten.gif', 'num_frames': 20, 'fit': 'none'},
     'FOLDER/ten.gif 10 8 --config.sampling.fps=10 fps=8',
   ),
   (
     'base',
-    {'init_video': 'FOLDER/ten.gif', 'frame_rate': 8.0, 'interpolate': 2},
+    {'init_video': 'FOLDER/ten.gif', 'frame_rate': 8.0, 'interpolate': 2, 'fit': 'none'},
     'FOLDER/ten.gif 10 4 --fps=20 fps=4',
   ),
-  ('base', {'low_resolution': 'FOLDER/clip.npy'}, '--low_resolution=FOLDER/clip.npy 16x16 8x8 4x4 2x2'),
-  ('base', {'low_resolution': 'FOLDER/odd.npy'}, '--low_resolution=FOLDER/odd.npy 5x8 16x16 8x8'),
+  ('base', {'low_resolution': 'FOLDER/clip.npy', 'fit': 'none'}, '--low_resolution=FOLDER/clip.npy 16x16 8x8 4x4 2x2'),
+  ('base', {'low_resolution': 'FOLDER/odd.npy', 'fit': 'none'}, '--low_resolution=FOLDER/odd.npy 5x8 16x16 8x8'),
   ('small', {'low_resolution': 'FOLDER/base'}, '--low_resolution=FOLDER/base 16x16 8x8 4x4 2x2 1x1'),
   ('base', {'low_resolution': 'FOLDER/second'}, '--low_resolution=FOLDER/second'),
   ('base', {'low_resolution': 'FOLDER/rgb'}, '--low_resolution=FOLDER/rgb channels=3 1'),
@@ -223,7 +233,7 @@ def test_the_videos_of_another_command_are_left_alone(folder, tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
   refused('seed', changes={'seed': 1})
-  refused('workdir', run='other')
+  refused('weights', run='other')
   refused('plan', num_frames=13)
   refused('sampling', changes={'sampling.num_steps': 5})
   refused('frame_rate', frame_rate=4.0)

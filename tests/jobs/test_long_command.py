@@ -21,15 +21,16 @@ from vdm_jax import data, jobs
 from vdm_jax.errors import InvalidInput
 from vdm_jax.generation import extension, hierarchy, interpolation, long_video, super_resolution
 from vdm_jax.runs import Run
-from vdm_jax.video import probe, read_video, write_gif
+from vdm_jax.video import probe, read_video, transforms, write_gif, write_mp4
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory) -> Path:
-  """A folder of runs: `base` of 16x16, `small` of 8x8, and `second`, which makes the videos of `base` larger."""
+  """Runs: `base` and `untold` of 16x16, `small` of 8x8, and `second`, which makes the videos of `base` larger."""
   folder = tmp_path_factory.mktemp('runs')
   make_run(folder / 'base')
   make_run(folder / 'small', SMALL)
+  make_run(folder / 'untold', {'model.scalars': ()})
   make_run(folder / 'second', SECOND | {'training.first_stage': str(folder / 'base')})
   return folder
 
@@ -167,6 +168,35 @@ def test_prediction_from_a_video_takes_its_frames_and_its_rate(runs, tmp_path):
   np.testing.assert_array_equal(made[:, :5], [CLIP[:5]] * 2)  # all of them, in a window of the model
   assert made.shape[1] == BLOCK and probe(tmp_path / 'out/0000.mp4').frame_rate == pytest.approx(10)
   assert json.loads((tmp_path / 'out/job.json').read_text())['frame_rate'] == pytest.approx(10)
+
+
+def test_a_users_clip_is_cut_and_its_frames_are_picked_as_in_training(runs, tmp_path, capsys):
+  """A portrait clip of 24 frames per second, for square videos of 8."""
+  clip = np.random.default_rng(1).integers(0, 256, (16, 6, 4, 1)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
+  write_mp4(tmp_path / 'mine.mp4', clip, fps=24)
+  asked = {'init_video': tmp_path / 'mine.mp4'}
+  command(runs / 'untold', tmp_path / 'out', init_frames=5, num_frames=12, **asked)
+  picked = read_video(tmp_path / 'mine.mp4')[[0, 3, 6, 9, 12]]
+  middle = (0, 8, 32, 40)  # 32 of 48 rows
+  scaled = [Image.fromarray(frame).resize((16, 16), Image.Resampling.BICUBIC, box=middle) for frame in picked]
+  (made,) = videos(tmp_path / 'out')
+  assert levels(made[:5], transforms.to_channels(np.stack(scaled), 1)) <= 1
+  said = capsys.readouterr().err
+  assert 'mine.mp4: frames of 48x32 scaled to cover 16x16; 5 of 16 frames picked, at 8 of its 24 per second.' in said
+  assert 'scaled to cover' in (tmp_path / 'out/index.html').read_text()
+  command(runs / 'untold', tmp_path / 'low', low_resolution=tmp_path / 'mine.mp4')
+  assert videos(tmp_path / 'low').shape == (1, 6, 16, 16, 1)
+  assert 'scaled to cover 8x8' in capsys.readouterr().err
+  command(runs / 'untold', tmp_path / 'between', interpolate=2, init_frames=3, **asked)
+  assert videos(tmp_path / 'between').shape == (1, 5, 16, 16, 1)  # 4 per second, every sixth frame
+  np.testing.assert_array_equal(videos(tmp_path / 'between')[0, ::2][:2], videos(tmp_path / 'out')[0, [0, 2]])
+
+
+def test_a_sampled_video_is_continued_from_its_exact_frames(runs, tmp_path):
+  command(runs / 'base', tmp_path / 'short')
+  exact = tmp_path / 'short/0000.npy'
+  command(runs / 'base', tmp_path / 'longer', init_video=exact, num_frames=12)
+  np.testing.assert_array_equal(videos(tmp_path / 'longer')[:, :BLOCK], videos(tmp_path / 'short'))
 
 
 def test_test_clips_are_continued_under_their_own_names(runs, tmp_path):
@@ -331,6 +361,8 @@ def test_a_run_trained_anew_in_place_is_another(runs, extended, cascaded, tmp_pa
   }
   for name, (out, asked) in commands.items():
     assert windows_made(tmp_path / name, tmp_path / out, **asked) == 0, 'copies of the runs are the same runs'
+  with pytest.raises(InvalidInput, match=f'--out={tmp_path / "extended"} holds a long video'):
+    command(tmp_path / 'base', tmp_path / 'extended', repeats=2)
   before = videos(tmp_path / 'extended')
   shutil.rmtree(tmp_path / 'base')
   make_run(tmp_path / 'base', seed=1)
@@ -379,7 +411,7 @@ def windows_done(out: Path) -> int:
 @pytest.mark.slow
 def test_killed_in_the_middle_the_same_command_leaves_the_same_bytes(runs, tmp_path):
   out, whole = tmp_path / 'out', tmp_path / 'whole'
-  total = len(extension(72, BLOCK, overlap=6).windows)
+  total = 2 * len(extension(72, BLOCK, overlap=6).windows)  # one video at a time
   asked = ['--num_frames=72', '--overlap=6', '--num_videos=2', '--seed=3']
   workdir = f'--workdir={runs / "base"}'
   arguments = [sys.executable, '-m', 'vdm_jax.main', '--mode=sample', workdir, f'--out={out}', *asked]
@@ -395,8 +427,8 @@ def test_killed_in_the_middle_the_same_command_leaves_the_same_bytes(runs, tmp_p
   assert not (out / 'contact_sheet.png').exists()
   again = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True)
   assert again.returncode == 0, again.stderr
-  bars = re.findall(r'(\d+)/(\d+) \[', again.stderr)
-  assert bars[0] == (str(made * 3), str(total * 3)), 'it begins with what was made'
-  command(runs / 'base', whole, num_frames=72, overlap=6, repeats=2, changes={'seed': 3})
+  bars = re.findall(r'([\d.]+) of (\d+) windows \[', again.stderr)
+  assert bars[0] == (f'{made}.0', str(total)), 'it begins with what was made'
+  command(runs / 'base', whole, num_frames=72, overlap=6, repeats=2, changes={'seed': 3}, batch_size=1)
   for name in ('0000.npy', '0001.npy', '0000.mp4', '0001.mp4', '0000.gif', 'contact_sheet.png', 'drift.json'):
     assert (out / name).read_bytes() == (whole / name).read_bytes(), name

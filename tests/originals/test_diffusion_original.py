@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from helpers.fidelity import load
 
-from vdm_jax import diffusion, sampling
+from vdm_jax import configuration, diffusion, models, sampling
 from vdm_jax.diffusion import expand_dims_like
 from vdm_jax.sampling import corrections, steps
 
@@ -66,6 +66,11 @@ def draws(monkeypatch):
   return replace
 
 
+@functools.cache
+def cosine_model():
+  return models.build(configuration.default().model)
+
+
 # diffusion_distillation
 
 
@@ -113,15 +118,16 @@ def test_the_losses(kind, agrees, draws):
 @pytest.mark.parametrize('kind', ['v/free', 'v/clipped', 'eps/clipped'])
 @pytest.mark.parametrize('sampler', [*GAMMAS, 'ddim'])
 def test_sampling(kind, sampler, agrees, draws):
-  """Eight evaluations at u = 1, 7/8, ... 1/8; the original's last noise is not used."""
-  g = dpm()
+  """Eight evaluations on the grid of `sampling.num_steps=8`; the original's last noise is not used."""
+  g, grid = dpm(), cosine_model().grid('cosine', 8, sigma_min=0.002, sigma_max=80.0, rho=7.0)
+  agrees(grid, g['grid'], 1e-6, 'Model.grid', DPM, 'log-SNR of 8 evaluations')
   name, clipped = kind.split('/')
   denoiser = diffusion.precondition(network, PROCESS, PREDICT[name])
   denoiser = sampling.clip(denoiser) if clipped == 'clipped' else denoiser
   step = sampling.ddim(PROCESS) if sampler == 'ddim' else sampling.ancestral(PROCESS, GAMMAS[sampler])
   draws(g['noise'][:0:-1], steps)
   with jax.disable_jit():
-    found = sampling.sample(denoiser, step, g['grid'], g['start'], jax.random.key(0), SIGN[DPM])
+    found = sampling.sample(denoiser, step, grid, g['start'], jax.random.key(0), SIGN[DPM])
   what = 'DDIM' if sampler == 'ddim' else f'ancestral, gamma {GAMMAS[sampler]}'
   agrees(found, g[f'{kind}/{sampler}'], 1e-6, what, DPM, f'sample of 8 evaluations, {name}, {clipped}')
 

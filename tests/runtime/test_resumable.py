@@ -28,6 +28,12 @@ def test_counted_pieces_continue_where_they_stopped(tmp_path):
   assert json.loads((tmp_path / 'job.json').read_text()) == json.loads(json.dumps(RECORD))
 
 
+def test_progress_without_a_record_is_that_of_nobody_knows_what(tmp_path):
+  begun(tmp_path).save(7)
+  (tmp_path / 'job.json').unlink()
+  assert Work(tmp_path, RECORD | {'seed': 4}).done == 0
+
+
 def test_pieces_that_are_files_are_complete_or_missing(tmp_path):
   work = begun(tmp_path)
   with work.writing('0.npz') as file:

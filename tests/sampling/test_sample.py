@@ -6,8 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.closed_forms import GAUSSIAN, MIXTURE, PROCESSES, Gaussian, JointGaussian, Mixture, even_normals, exact
-from helpers.compilation import optimized
+from helpers.closed_forms import (
+  GAUSSIAN,
+  MIXTURE,
+  PROCESSES,
+  Gaussian,
+  JointGaussian,
+  Mixture,
+  even_normals,
+  exact,
+  optimized,
+)
 
 from vdm_jax.diffusion import cosine_grid, expand_dims_like, karras_grid
 from vdm_jax.rng import fold_in

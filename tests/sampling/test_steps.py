@@ -14,6 +14,7 @@ from helpers.closed_forms import (
   GAUSSIAN,
   MIXTURE,
   PROCESSES,
+  Gaussian,
   compiled,
   even_normals,
   exact,
@@ -21,7 +22,7 @@ from helpers.closed_forms import (
   states,
 )
 
-from vdm_jax.diffusion import cosine_grid, expand_dims_like, input_scaled, karras_grid
+from vdm_jax.diffusion import cosine_grid, cosine_levels, expand_dims_like, input_scaled, karras_grid
 from vdm_jax.rng import StepStream, fold_in
 from vdm_jax.sampling import (
   advance,
@@ -212,8 +213,8 @@ def errors_of_ode(step, process, data, grids):
 ORDERS = {
   'ddim': (ddim, 1, 0.1),
   'heun': (heun, 2, 0.15),
-  'dpm_solver': (dpm_solver, 2, 0.15),
-  'dpm_solver-published': (lambda process: dpm_solver(process, max_ratio=math.inf), 2, 0.2),
+  'dpm_solver': (dpm_solver, 2, 0.2),
+  'dpm_solver-bounded': (lambda process: dpm_solver(process, max_ratio=1.0), 2, 0.15),
 }
 # The ends of the full cosine grid are far from their limit at any number of steps that float32 can tell apart.
 GRIDS = {
@@ -385,16 +386,30 @@ def test_dpm_solver_holds_a_linear_estimate_at_its_value_in_the_middle_of_the_st
     np.testing.assert_allclose(off, np.broadcast_to(alpha_s * b * (h - 2 + (h + 2) * np.exp(-h)), off.shape), atol=1e-6)
 
 
+@pytest.mark.parametrize('count', [4, 8, 32])
+def test_ddim_on_cosine_levels_has_its_closed_form(count):
+  """For unit normal data the state turns by pi / (2 N) at each of N evaluations: its norm becomes cos(pi / (2 N))^N."""
+  data, process, z = Gaussian(0.0, 1.0), PROCESSES['preserving'], even_normals(8)[:, None].astype(np.float32)
+  for grid, turns in ((cosine_levels(count), count), (cosine_grid(count), count - 1)):
+    x = np.asarray(sample(exact(data, process), ddim(process), grid, z, jax.random.key(0), None))
+    np.testing.assert_allclose(x, np.cos(np.pi / 2 / turns) ** turns * z, rtol=0, atol=5e-4)
+
+
 @pytest.mark.parametrize('data', [GAUSSIAN, MIXTURE], ids=['gaussian', 'mixture'])
-def test_a_bounded_ratio_keeps_dpm_solver_accurate_on_the_full_cosine_grid(data):
-  """Its last step is many times as wide as the one before. The published method is then worse than DDIM."""
-  process, grids = PROCESSES['preserving'], [cosine_grid(n) for n in (8, 16, 32)]
-  published = dpm_solver(process, max_ratio=math.inf)
-  first_order, ours, theirs = (
-    errors_of_ode(step, process, data, grids) for step in (ddim(process), dpm_solver(process), published)
+def test_dpm_solver_is_accurate_on_the_cosine_grid_that_users_run(data):
+  """The last step of a grid with both ends is many times as wide as the one before: there its ratio must be bounded."""
+  process, counts = PROCESSES['preserving'], (8, 16, 32)
+  bounded = dpm_solver(process, max_ratio=1.0)
+  first_order, ours = (
+    errors_of_ode(step, process, data, [cosine_levels(n) for n in counts])
+    for step in (ddim(process), dpm_solver(process))
   )
-  assert (ours < 0.8 * first_order).all() and (ours[-1] < 0.3 * first_order[-1])
-  assert (theirs > 2 * first_order).all()
+  assert (ours < 0.8 * first_order).all() and ours[-1] < 0.3 * first_order[-1]
+  both_ends = [cosine_grid(n) for n in counts]
+  first_order, ours, unbounded = (
+    errors_of_ode(step, process, data, both_ends) for step in (ddim(process), bounded, dpm_solver(process))
+  )
+  assert (ours < 0.8 * first_order).all() and (unbounded > 2 * first_order).all()
 
 
 # langevin_corrected

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from helpers import standin
 from helpers.standin import make_batch, make_config, make_model
 
 from vdm_jax import checkpoints, partitioning
-from vdm_jax.training import optimizer, recorder, state, train
+from vdm_jax.training import loop, optimizer, recorder, state, train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 7
@@ -83,10 +84,10 @@ def terminate():
 
 @pytest.mark.parametrize('at', steps_and_slow_ones(1, 2, 6))
 def test_stopped_by_a_signal_at_any_step_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, at):
-  """The step is finished and saved, also within a logging window."""
+  """The step is finished and saved, also within a logging window; before the first, nothing is compiled for it."""
   early = call(tmp_path, settings(), functools.partial(stopping, at=at, how=terminate))
-  assert int(early.step) == at + 1
-  assert checkpoints.steps(tmp_path)[-1] == at + 1
+  assert int(early.step) == (at + 1 if at else 0)
+  assert checkpoints.steps(tmp_path)[-1:] == ([at + 1] if at else [])
   if at % 2:  # stop twice
     call(tmp_path, settings(), functools.partial(stopping, at=at + 1, how=terminate))
   state, rows = uninterrupted
@@ -233,10 +234,26 @@ def test_a_signal_at_the_last_step_saves_it_before_its_preview(tmp_path):
   assert not (tmp_path / 'b' / 'left_out.json').exists()
 
 
+def test_the_rate_of_every_step_is_right_when_each_is_logged(tmp_path):
+  """Also before a checkpoint or a held-out loss, for which the host waits for all steps in flight."""
+
+  def slow(start):
+    for batch in standin.batches(start):
+      time.sleep(0.03)
+      yield batch
+
+  config = make_config(num_steps=12, log_every=1, heldout_every=4, checkpoint_every=5)
+  rows = []
+  call(tmp_path, config, slow, on_row=rows.append)
+  assert [row['step'] for row in rows] == [*range(1, 13)]
+  for row in rows[1:]:
+    assert 0 < row['time/steps_per_second'] < 1.5 / 0.03, row['step']
+
+
 def test_at_most_two_steps_are_in_flight(tmp_path, monkeypatch):
   waited = []
-  original = jax.block_until_ready
-  monkeypatch.setattr(recorder.jax, 'block_until_ready', lambda x: waited.append(1) or original(x))
+  original = recorder.Recorder._wait
+  monkeypatch.setattr(recorder.Recorder, '_wait', lambda *args: waited.append(1) or original(*args))
   ahead = []
 
   def watched(start):
@@ -340,6 +357,65 @@ def test_a_run_of_another_configuration_is_not_changed(tmp_path):
   with pytest.raises(ValueError, match='training.learning_rate: 0.01 in the workdir, 0.5 now'):
     call(tmp_path, make_config(num_steps=3, learning_rate=0.5))
   assert {f: f.read_bytes() for f in tmp_path.rglob('*') if f.is_file()} == before
+
+
+def test_more_micro_batches_on_resuming_change_only_the_rounding(uninterrupted, tmp_path):
+  """The same examples in the same order, and losses to 1e-5: a run moves to a smaller slice."""
+  call(tmp_path, settings(), functools.partial(stopping, at=3, how=terminate))
+  call(tmp_path, settings(accumulation_steps=4))
+  for row, expected in zip(rows_of(tmp_path), uninterrupted[1], strict=True):
+    assert row.keys() == expected.keys()
+    for key, value in expected.items():
+      assert row[key] == pytest.approx(value, rel=1e-5), key
+  (change,) = [json.loads(line) for line in (tmp_path / 'config_history.jsonl').read_text().splitlines()]
+  assert change == {'step': 4, 'key': 'training.accumulation_steps', 'before': 1, 'after': 4}
+
+
+def test_a_learning_rate_that_is_allowed_to_change_holds_from_the_step_of_resuming(tmp_path):
+  config = make_config(num_steps=4, log_every=1, schedule='constant', warmup_steps=0)
+  call(tmp_path, config, functools.partial(stopping, at=1, how=terminate))
+  config.training.learning_rate = 0.5
+  with pytest.raises(ValueError, match='--allow_change'):
+    call(tmp_path, config)
+  call(tmp_path, config, allow_change=True)
+  assert [row['train/learning_rate'] for row in rows_of(tmp_path)] == pytest.approx([0.01, 0.01, 0.5, 0.5])
+  call(tmp_path, config)
+  assert len((tmp_path / 'config_history.jsonl').read_text().splitlines()) == 1, "it is the run's own by now"
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_run_as_it_is(tmp_path):
+  """The state of an optimizer may depend on its options, which only the checkpoint can tell."""
+  config = make_config(num_steps=3, optimizer='sgd')
+  config.training.update(beta1=0.9, beta2=0.99, weight_decay=0.0)
+  config.training.optimizer_options = {}
+  call(tmp_path, config)
+  before = {f: f.read_bytes() for f in tmp_path.rglob('*.json*')}
+  config.training.optimizer_options = {'momentum': 0.9}
+  with pytest.raises(ValueError, match='does not fit the model'):
+    call(tmp_path, config, allow_change=True)
+  assert {f: f.read_bytes() for f in tmp_path.rglob('*.json*')} == before
+
+
+@pytest.mark.parametrize('what', ['preview', 'heldout'])
+def test_a_signal_during_a_preview_or_a_held_out_loss_saves_at_once(uninterrupted, tmp_path, monkeypatch, what):
+  """Neither is waited for: it comes again on resuming."""
+  config = settings(preview_every=3, checkpoint_every=100)
+  released = threading.Event()
+
+  def stuck(*args):
+    terminate()
+    released.wait(60)
+    return {}
+
+  with monkeypatch.context() as patch:
+    if what == 'heldout':
+      patch.setattr(loop, 'make_heldout_loss', lambda *args: stuck)
+    stopped = call(tmp_path, config, preview=stuck if what == 'preview' else lambda ema, step: None)
+  released.set()
+  assert int(stopped.step) == 3 and checkpoints.steps(tmp_path) == [3]
+  seen = []
+  assert_same(call(tmp_path, config, preview=lambda ema, step: seen.append(step)), uninterrupted[0])
+  assert seen == [3, 6] and rows_of(tmp_path) == uninterrupted[1]
 
 
 def test_a_second_keyboard_interrupt_ends_at_once(tmp_path):

@@ -72,12 +72,8 @@ def row_of_four_steps(monkeypatch, watch):
   monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
   watch.reset()
   for _ in range(4):
-    for kind, seconds in (('data', 1.0), ('device', 2.0), ('pause', 3.0)):
-      since = now[0]
-      now[0] += seconds
-      watch.add(kind, since)
-    now[0] += 0.5
-    watch.step()
+    now[0] += 6.5
+    watch.step(now[0], data=1.0, device=2.0, pause=3.0)
   return watch.row()
 
 
@@ -95,6 +91,21 @@ def test_the_parts_of_the_time_sum_to_the_whole(monkeypatch):
     'time/pause_seconds': 12.0,
     'time/compile_seconds': None,
   }
+
+
+def test_a_step_of_which_the_host_hears_late_takes_its_own_time(monkeypatch):
+  """Three steps of 2 s, of all of which the host hears after 6 s, and a pause of 5 s before a fourth."""
+  now = [100.0]
+  monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
+  watch = metrics_log.Stopwatch(examples_per_device=1.0)
+  now[0] += 6.0
+  for finished in (102.0, 104.0, 106.0):
+    watch.step(finished)
+    assert watch.row()['time/steps_per_second'] == 0.5 and watch.row()['time/step_seconds'] == 2.0
+    watch.start_window()
+  watch.step(113.0, device=1.5, pause=5.0)
+  row = watch.row()
+  assert row['time/step_seconds'] == 2.0 and row['time/pause_seconds'] == 5.0 and row['time/host_seconds'] == 0.5
 
 
 def test_mfu_is_the_ideal_time_over_that_of_a_step_and_compilation_stays_in_the_rows(monkeypatch):

@@ -59,6 +59,21 @@ def test_a_repeated_step_has_the_same_bits(ended):
   assert done.found[0] == 'batch: x'
 
 
+def test_a_run_begun_anew_with_other_settings_leaves_its_own_bundle(ended, tmp_path):
+  """It ends at the same step of the same workdir."""
+  folder, config, model, mesh = ended
+  workdir = tmp_path / 'run'
+  shutil.copytree(folder, workdir / 'nonfinite' / folder.name)
+  changed = config.copy_and_resolve_references()
+  changed.seed = 4
+  with pytest.raises(FloatingPointError):
+    train(model, changed, workdir, mesh=mesh, batches=poisoned)
+  seeds = {
+    path.name: json.loads((path / 'report.json').read_text())['seed'] for path in (workdir / 'nonfinite').iterdir()
+  }
+  assert seeds == {folder.name: 4, f'{folder.name}-0': 3}
+
+
 def test_a_step_repeated_with_changes_has_other_bits(ended, tmp_path):
   folder, config, model, mesh = ended
   changed = config.copy_and_resolve_references()

@@ -8,6 +8,7 @@ import re
 import pytest
 from helpers.standin import make_config
 
+from vdm_jax.configuration import changes
 from vdm_jax.runs import Run
 from vdm_jax.training import run_folder
 
@@ -43,16 +44,50 @@ def test_another_configuration_is_refused_with_the_settings_that_differ(tmp_path
   config.model.width = 32
   with pytest.raises(ValueError) as error:
     run_folder.check_same_run(tmp_path, config)
-  assert (
-    str(error.value).splitlines()[1:-1]
-    == (
-      '  data.batch_size: 8 in the workdir, 16 now\n'
-      '  model.dropout: 0.0 in the workdir, absent now\n'
-      '  model.width: absent in the workdir, 32 now\n'
-      '  training.learning_rate: 0.01 in the workdir, 0.5 now\n'
-      '  training.optimizer: "adam" in the workdir, "lamb" now'
-    ).splitlines()
-  )
+  lines = str(error.value).splitlines()
+  assert lines[1:6] == [  # those that make another model come first
+    '  model.width: absent in the workdir, 32 now',
+    '  training.optimizer: "adam" in the workdir, "lamb" now',
+    '  data.batch_size: 8 in the workdir, 16 now',
+    '  model.dropout: 0.0 in the workdir, absent now',
+    '  training.learning_rate: 0.01 in the workdir, 0.5 now',
+  ]
+  assert 'training.first_stage' in lines[6]
+
+
+def test_settings_of_the_same_model_change_with_the_flag_and_are_recorded(tmp_path):
+  run_folder.write_config(tmp_path, make_config())
+  config = make_config(learning_rate=0.5, log_every=2, num_steps=99)
+  with pytest.raises(ValueError, match='learning_rate: 0.01 in the workdir, 0.5 now\nPass --allow_change'):
+    run_folder.check_same_run(tmp_path, config)
+  changed = run_folder.check_same_run(tmp_path, config, allow_change=True)
+  assert [different.key for different in changed] == [
+    'training.learning_rate',
+    'training.log_every',
+    'training.num_steps',
+  ]
+  for _ in range(2):  # killed after the history and before config.json: the same change comes again
+    run_folder.record_changes(tmp_path, 7, changed)
+  row = {'step': 7, 'key': 'training.learning_rate', 'before': 0.01, 'after': 0.5}
+  assert history(tmp_path)[0] == row and len(history(tmp_path)) == 3
+  with open(tmp_path / 'config_history.jsonl', 'a') as file:
+    file.write('{"step": 9, "ke')  # a full disk
+  with pytest.warns(UserWarning, match='config_history.jsonl, line 4'):
+    run_folder.record_changes(tmp_path, 6, changed[:1])  # the checkpoint of step 7 was damaged
+  assert [row['step'] for row in history(tmp_path)] == [6, 6, 6, 6]
+
+
+def history(workdir):
+  return [json.loads(line) for line in (workdir / 'config_history.jsonl').read_text().splitlines()]
+
+
+def test_batches_of_another_size_go_on_where_those_before_ended(tmp_path):
+  assert run_folder.example_offset(tmp_path, 8) == 0
+  for step, before, after in ((10, 8, 4), (14, 4, 32), (20, 32, 32)):
+    changed = changes.differences({'data': {'batch_size': before}}, {'data': {'batch_size': after}})
+    run_folder.record_changes(tmp_path, step, changed)
+  # 10 steps of 8 and 4 of 4: step 14 begins with example 96, and 14 * 32 = 448.
+  assert 14 * 32 + run_folder.example_offset(tmp_path, 32) == 10 * 8 + 4 * 4
 
 
 def test_a_tuple_equals_its_list_in_json(tmp_path):

@@ -39,6 +39,31 @@ def test_the_learning_rate_is_its_closed_form(schedule, warmup):
   assert schedule == 'constant' or found[STEPS] == 0.0
 
 
+@pytest.mark.parametrize('warmup', [0, 1, 8])
+def test_linear_falls_by_equal_parts_to_zero(warmup):
+  rate = schedules.build(settings(schedule='linear', warmup_steps=warmup, learning_rate=1.0))
+  found = [float(rate(step)) for step in range(warmup, STEPS + 1)]
+  np.testing.assert_allclose(found, [1 - k / (STEPS - warmup) for k in range(STEPS - warmup + 1)], atol=1e-6)
+
+
+@pytest.mark.parametrize('warmup', [0, 1, 8])
+def test_inverse_sqrt_is_that_of_the_transformer(warmup):
+  """Vaswani et al. 2017, Eq. 3, whose steps start at 1: d^-0.5 min(s^-0.5, s w^-1.5), here with its peak at 1."""
+  rate = schedules.build(settings(schedule='inverse_sqrt', warmup_steps=warmup, learning_rate=1.0))
+  w = max(warmup, 1)
+  for s in (1, 2, 7, 8, 9, 32, 10 * STEPS):
+    assert float(rate(s - 1)) == pytest.approx(w**0.5 * min(s**-0.5, s * w**-1.5), rel=1e-6)
+
+
+@pytest.mark.parametrize(('options', 'steps'), [({}, STEPS // 10), ({'decay_steps': 50}, 50)])
+def test_warmup_stable_decay_rises_stays_and_falls(options, steps):
+  rate = schedules.build(settings(schedule='warmup_stable_decay', warmup_steps=4, schedule_options=options))
+  found = np.array([float(rate(step)) for step in range(STEPS + 1)]) / 0.01
+  np.testing.assert_allclose(found[:4], [0.25, 0.5, 0.75, 1.0], rtol=1e-6)
+  np.testing.assert_allclose(found[4 : STEPS - steps + 1], 1.0, rtol=1e-6)
+  np.testing.assert_allclose(found[STEPS - steps :], np.linspace(1, 0, steps + 1), atol=1e-6)
+
+
 def test_the_rates_are_those_of_earlier_versions_bit_for_bit():
   """Runs that those began resume. Their formula, of the step alone."""
   config, steps = settings(schedule='cosine', warmup_steps=30), jnp.arange(STEPS + 1)
@@ -92,6 +117,12 @@ def test_the_warm_up_multiplies_a_schedule_without_its_own():
   [
     ({'schedule': 'cosin'}, None, "training.schedule='cosin' .*'cosine'"),
     ({'schedule': 'cosine', 'warmup_steps': STEPS}, None, 'training.warmup_steps=200 .*training.num_steps=200'),
+    ({'schedule': 'linear', 'schedule_options': {'decay_steps': 1}}, None, 'schedule_options=.* has no effect'),
+    (
+      {'schedule': 'warmup_stable_decay', 'schedule_options': {'decay_steps': 199}},
+      None,
+      "'decay_steps': 199.*1 to 198, .*training.warmup_steps=2",
+    ),
     ({'schedule_options': {'decay_steps': 1}}, None, 'training.schedule_options=.* has no effect'),
     (
       {'schedule': 'linear_schedule', 'schedule_options': {'end_valu': 0.0}},

@@ -6,6 +6,7 @@ import io
 import math
 import shlex
 
+import av
 import numpy as np
 import pytest
 from helpers.messages import raises
@@ -84,12 +85,13 @@ def test_channels_are_converted(tmp_path, kind, stored, wanted):
 def test_another_size_raises_with_a_command_that_resizes(tmp_path):
   path = tmp_path / 'my clip.gif'
   writing.write_gif(path, clip(height=32, width=64), fps=8)
-  command = f'`ffmpeg -i {shlex.quote(str(path))} -vf scale=32:16 OUT.mp4`'
+  covering = 'scale=32:16:force_original_aspect_ratio=increase,crop=32:16'  # stretches nothing
+  command = f'`ffmpeg -i {shlex.quote(str(path))} -vf {covering} OUT.mp4`'
   with raises(ValueError, path, '32x64', '16x32', command, EXACT):
     read_input_video(path, **SIZE, channels=3)
   path = tmp_path / 'a.png'
   writing.write_png(path, clip(height=32)[0])
-  with raises(ValueError, f'`ffmpeg -i {path} -vf scale=32:16 OUT.png`', EXACT):
+  with raises(ValueError, f'`ffmpeg -i {path} -vf {covering} OUT.png`', EXACT):
     read_input_video(path, **SIZE, channels=3)
   path = save(tmp_path / 'a.npy', clip(width=16))
   with raises(ValueError, path, '16x16', '16x32', EXACT):
@@ -214,3 +216,96 @@ def test_frame_rates(name, rate, wanted, agree):
   command = f'`ffmpeg -i {name} -vf fps={wanted:g} OUT.mp4`'
   with raises(ValueError, name, f'{rate:.4g} frames per second', f'{wanted:g}', f'{rate:.4g}', command, '.npy'):
     check_frame_rate(video, wanted, name)
+
+
+# ---- fitting --------------------------------------------------------------------------------------------------------
+
+
+def colors(path, size, rate, *, num_frames=12):
+  """Write frame i as a picture whose left third is 10 i, the middle 100 + i, the right third 250."""
+  height, width = size
+  video = np.full((num_frames, height, width, 1), 250, np.uint8)
+  for number, frame in enumerate(video):
+    frame[:, : width // 3], frame[:, width // 3 : 2 * width // 3] = 10 * number, 100 + number
+  writing.write_mp4(path, video, rate) if str(path).endswith('.mp4') else np.save(path, video)
+  return path
+
+
+def test_frames_are_fitted_as_training_fits_them(tmp_path):
+  path = colors(tmp_path / 'a.npy', (16, 96), 8)
+  stored = np.load(path)
+  read = {fit: read_input_video(path, **SIZE, channels=1, fit=fit) for fit in ('cover', 'contain', 'squash')}
+  # Three times as wide as high, to twice: the middle third stays, with a half of each other one at its sides.
+  np.testing.assert_array_equal(read['cover'].video, stored[:, :, 32:64])
+  contained = read['contain'].video  # scaled by a third, to 5 of 16 rows
+  assert (contained[:, :5] == 0).all() and (contained[:, 10:] == 0).all()
+  assert (contained[:, 5:10, 2:8] == 10 * np.arange(12)[:, None, None, None]).all()
+  squashed = read['squash'].video
+  assert (squashed[:, :, 2:8] == 10 * np.arange(12)[:, None, None, None]).all() and (squashed[:, :, 26:] == 250).all()
+  for fit, words in (('cover', 'scaled to cover'), ('contain', 'black borders'), ('squash', 'stretched')):
+    assert '16x96' in read[fit].fitted and '16x32' in read[fit].fitted and words in read[fit].fitted
+  assert read_input_video(save(tmp_path / 'b.npy', clip()), **SIZE, channels=3, fit='cover').fitted == ''
+
+
+@pytest.mark.parametrize(
+  ('rate', 'wanted', 'picked'),
+  [
+    (24, 8, [0, 3, 6, 9]),
+    (30, 8, [0, 4, 8, 11]),  # 3.75 frames each: 0, 3.75, 7.5, 11.25
+    (12, 8, [0, 2, 3, 5, 6, 8, 9, 11]),
+    (30000 / 1001, 30, [*range(12)]),
+    (24, 24.4, [*range(12)]),
+  ],
+)
+def test_frames_are_picked_by_time(tmp_path, rate, wanted, picked):
+  path = colors(tmp_path / 'a.mp4', (16, 96), rate)
+  found = read_input_video(path, channels=1, frame_rate=wanted)
+  np.testing.assert_allclose(found.video[:, 8, 8, 0], 10 * np.array(picked), atol=2)
+  assert found.frame_rate == wanted
+  assert (f'{len(picked)} of 12 frames' in found.fitted) == (len(picked) < 12)
+  few = read_input_video(path, channels=1, frame_rate=wanted, num_frames=3)
+  np.testing.assert_array_equal(few.video, found.video[:3])
+  with raises(ValueError, f'{len(picked) + 1} frames', path, f'only {len(picked)}'):
+    read_input_video(path, channels=1, frame_rate=wanted, num_frames=len(picked) + 1)
+
+
+def test_frames_of_a_varying_rate_are_picked_by_their_own_times(tmp_path):
+  shown = [0, 1, 2, 3, 4, 5, 10, 11, 12, 20]  # in units of 1/20 s: a pause of 5 and one of 8
+  with av.open(str(tmp_path / 'a.mp4'), 'w') as container:
+    stream = container.add_stream('libx264', rate=20)
+    stream.width, stream.height, stream.pix_fmt = 32, 16, 'yuv420p'
+    for number, time in enumerate(shown):
+      frame = av.VideoFrame.from_ndarray(np.full((16, 32, 3), 20 * number, np.uint8), 'rgb24')
+      frame.pts = time
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  found = read_input_video(tmp_path / 'a.mp4', channels=1, frame_rate=4)
+  # At 0, 1/4, 1/2, 3/4 and 1 s, units 0, 5, 10, 15 and 20: the frames shown at 0, 5, 10, 12 and 20.
+  np.testing.assert_allclose(found.video[:, 8, 8, 0], 20 * np.array([0, 5, 6, 8, 9]), atol=4)
+  with raises(ValueError, 'a.mp4', 'vary', '10'):
+    read_input_video(tmp_path / 'a.mp4', channels=1, frame_rate=10)
+
+
+def test_a_file_slower_than_needed_raises_because_frames_would_be_repeated(tmp_path):
+  path = colors(tmp_path / 'a.mp4', (16, 96), 12)
+  with raises(ValueError, path, '12 frames per second', '24'):
+    read_input_video(path, channels=1, frame_rate=24)
+  assert len(read_input_video(path, channels=1, frame_rate=24, num_frames=1).video) == 1
+
+
+def test_a_large_video_is_read_in_parts_with_the_same_frames(tmp_path, monkeypatch):
+  path = colors(tmp_path / 'a.mp4', (64, 128), 8)
+  whole = read_input_video(path, **SIZE, channels=3, fit='cover', frame_rate=4)
+  monkeypatch.setattr(input_video, '_CHUNK_BYTES', 2 * 3 * 64 * 128)
+  again = read_input_video(path, **SIZE, channels=3, fit='cover', frame_rate=4)
+  np.testing.assert_array_equal(again.video, whole.video)
+  assert whole.video.shape == (6, 16, 32, 3)
+
+
+def test_pictures_and_animations_are_fitted_too(tmp_path):
+  writing.write_png(tmp_path / 'portrait.png', np.full((50, 20, 3), 77, np.uint8))
+  read = read_input_video(tmp_path / 'portrait.png', **SIZE, channels=1, fit='cover', frame_rate=8)
+  assert (read.video == 77).all() and read.video.shape == (1, 16, 32, 1)
+  writing.write_gif(tmp_path / 'a.gif', clip(8, height=20, width=20), fps=20)
+  read = read_input_video(tmp_path / 'a.gif', **SIZE, channels=3, fit='contain', frame_rate=10)
+  assert len(read.video) == 4 and (read.video[:, :, :8] == 0).all() and (read.video[:, :, 24:] == 0).all()

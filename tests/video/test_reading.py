@@ -10,7 +10,7 @@ import pytest
 from helpers.clip_files import numbered
 from helpers.messages import raises
 
-from vdm_jax.video import reading, transforms, writing
+from vdm_jax.video import frame_index, reading, transforms, writing
 
 
 def numbers(video):
@@ -102,7 +102,7 @@ def test_skipping_frames_changes_no_pixel(tmp_path, options):
   for start, num_frames, frame_skip in [(29, 1, 1), (17, 5, 1), (3, 9, 3), (0, 8, 4), (2, 4, 2.5)]:
     window = reading.read_video(tmp_path / 'a.mp4', start=start, num_frames=num_frames, frame_skip=frame_skip)
     np.testing.assert_array_equal(window, whole[transforms.frame_numbers(start, num_frames, frame_skip)])
-  times = reading._index(tmp_path / 'a.mp4').times
+  times = frame_index.index_file(tmp_path / 'a.mp4').times
   with av.open(str(tmp_path / 'a.mp4')) as container:
     decoded = {frame.pts for frame in reading._needed(container, container.streams.video[0], {times[13]})}
   assert times[13] in decoded

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.clip_files import numbered
 from helpers.messages import raises
+from PIL import Image
 
 from vdm_jax.video import reading, writing
 
@@ -174,3 +175,44 @@ def test_equal_videos_give_equal_files(tmp_path):
     writing.write_mp4(tmp_path / 'a.mp4', video, fps=24)
     written.add((tmp_path / 'a.mp4').read_bytes())
   assert len(written) == 1
+
+
+@pytest.mark.parametrize(
+  ('fps', 'kept'), [(50, [*range(12)]), (100, [0, 2, 4, 6, 8, 10]), (120, [0, 2, 5, 7, 10]), (1000, [0])]
+)
+def test_a_gif_of_a_high_frame_rate_keeps_its_speed(tmp_path, fps, kept):
+  """Browsers show frames of one hundredth of a second for ten: such frames are left out."""
+  video = np.full((12, 8, 8, 1), 20, np.uint8) * np.arange(12, dtype=np.uint8)[:, None, None, None]
+  writing.write_gif(tmp_path / 'a.gif', video, fps)
+  np.testing.assert_array_equal(reading.read_video(tmp_path / 'a.gif')[:, 0, 0, 0], 20 * np.array(kept))
+  with Image.open(tmp_path / 'a.gif') as image:
+    assert image.info.get('duration', 20) == 20  # milliseconds
+
+
+def test_webm_is_vp9_with_the_frames_and_the_rate(tmp_path):
+  video = patches(5, size=16, frames=6)
+  writing.write_webm(tmp_path / 'a.webm', video, fps=24)
+  with av.open(str(tmp_path / 'a.webm')) as container:
+    stream = container.streams.video[0]
+    assert (container.format.name, stream.codec_context.name) == ('matroska,webm', 'vp9')
+    assert stream.average_rate == 24
+  read = reading.read_video(tmp_path / 'a.webm')
+  assert read.shape == video.shape and np.abs(read.astype(int) - video).mean() < 6
+
+
+def test_without_an_encoder_of_vp9_the_message_names_other_formats(tmp_path, monkeypatch):
+  def unknown(name, mode):
+    raise av.codec.codec.UnknownCodecError(name)
+
+  monkeypatch.setattr(av, 'Codec', unknown)
+  with raises(ValueError, 'webm', 'VP9', 'mp4'):
+    writing.write_webm(tmp_path / 'a.webm', patches(5, size=4), fps=24)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('fps', [0.001, 1001, 1e9])
+def test_frame_rates_that_files_cannot_have(tmp_path, fps):
+  for write in (writing.write_mp4, writing.write_gif, writing.write_webm):
+    with raises(ValueError, f'fps={fps}', '0.01 to 1000'):
+      write(tmp_path / 'a', numbered(2), fps)
+  writing.check_fps(float('inf'), 'of images')

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vdm_jax.benchmarks.train_step import load
+from vdm_jax.inputs.paths import file_argument
 from vdm_jax.runtime.atomic_files import write_text
 from vdm_jax.runtime.resumable import digest
 from vdm_jax.tools.compilation import report
@@ -214,7 +215,7 @@ def _cells(entry: dict[str, Any]) -> list[str]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--out', type=Path, default=RESULTS, help='file with the rows')
+  parser.add_argument('--out', type=file_argument, default=RESULTS, help='file with the rows')
   parser.add_argument(
     '--again', choices=('failed', 'all'), default='', help='rows to compile although the file has them'
   )

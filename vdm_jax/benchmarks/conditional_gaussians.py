@@ -20,12 +20,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vdm_jax.benchmarks.gaussian_laws import PROCESSES, Law, Problem, problems, sampled, score
+from vdm_jax.inputs.paths import file_argument
 
 DELTA = 0.1  # VDM's Langevin step
 STEPS = (64, 256, 1024)  # points of the grid
@@ -127,7 +127,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--out', type=Path, help='file to write the JSON to')
+  parser.add_argument('--out', type=file_argument, help='file to write the JSON to')
   parser.add_argument('--steps', default=','.join(map(str, STEPS)), help='numbers of grid points, separated by commas')
   parser.add_argument('--step', default='ancestral', choices=('ancestral', 'ddim'))
   parser.add_argument('--gamma', type=float, default=0.0, help='gamma of ancestral steps, in [0, 1]')

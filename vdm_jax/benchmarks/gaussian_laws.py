@@ -88,7 +88,7 @@ def input_scaled(sigma_in: float) -> Process:
 
 # Name -> the process, and its grid as a function of the number of points.
 PROCESSES = {
-  'variance_preserving': (variance_preserving(), diffusion.cosine_grid),
+  'variance_preserving': (variance_preserving(), diffusion.cosine_levels),
   'input_scaled': (
     input_scaled(SIGMA_IN),
     lambda num_points: diffusion.karras_grid(num_points, sigma_min=0.002, sigma_max=80.0, sigma_in=SIGMA_IN),

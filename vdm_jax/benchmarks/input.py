@@ -28,6 +28,7 @@ from PIL import Image
 
 from vdm_jax import configuration, data
 from vdm_jax.benchmarks import timing
+from vdm_jax.inputs.paths import file_argument
 from vdm_jax.video import probe, reading, transforms
 
 IDLE_SECONDS = 0.5
@@ -170,7 +171,7 @@ def bits_per_pixel(files: Sequence[Path]) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--path', type=Path, help='folder of mp4 files; synthetic ones by default')
+  parser.add_argument('--path', type=file_argument, help='folder of mp4 files; synthetic ones by default')
   parser.add_argument('--clips', type=int, default=8, help='number of synthetic files')
   parser.add_argument('--file_frames', type=int, default=96, help='frames per synthetic file')
   parser.add_argument('--crf', type=int, default=23, help='quality of x264: 0 is lossless, 23 the default')
@@ -182,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--batch', type=int, default=8, help='clips per batch')
   parser.add_argument('--batches', type=int, default=4, help='batches per round')
   parser.add_argument('--rounds', type=int, default=5)
-  parser.add_argument('--out', type=Path, help='file for the report, which is printed in any case')
+  parser.add_argument('--out', type=file_argument, help='file for the report, which is printed in any case')
   args = parser.parse_args(argv)
   with tempfile.TemporaryDirectory() as folder:
     if args.path is None:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vdm_jax.benchmarks import timing
+from vdm_jax.inputs.paths import path_argument
 
 
 def peak_resident_set(command: Sequence[str]) -> int:
@@ -39,9 +40,9 @@ def peak_resident_set(command: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--workdir', required=True, help='trained run')
+  parser.add_argument('--workdir', type=path_argument, required=True, help='trained run')
   parser.add_argument('--num_frames', type=int, nargs='+', default=[64, 1024], help='lengths to sample')
-  parser.add_argument('--out', default='', help='file for the report, which is printed in any case')
+  parser.add_argument('--out', type=path_argument, default='', help='file for the report, which is printed in any case')
   args, flags = parser.parse_known_args(argv)
   peaks = {}
   for num_frames in [args.num_frames[0], *args.num_frames]:

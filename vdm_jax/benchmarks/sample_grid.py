@@ -10,7 +10,9 @@ import argparse
 from collections.abc import Sequence
 
 from vdm_jax import pretrained
+from vdm_jax.configuration import frames_per_second
 from vdm_jax.generation.stages import open_generator, open_stages
+from vdm_jax.inputs.paths import path_argument
 from vdm_jax.runs import Run
 from vdm_jax.video import tile, write_gif
 
@@ -31,14 +33,14 @@ def prompts(model: str) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--out', required=True, help='GIF to write')
+  parser.add_argument('--out', type=path_argument, required=True, help='GIF to write')
   parser.add_argument('--model', choices=sorted(ROWS), default='digits')
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args(argv)
   run = Run(pretrained.PREFIX + args.model)
-  generate = open_generator(open_stages(run.config, run), run.config['sampling'])
+  generate = open_generator(open_stages(run.config, run), run.config['sampling'], batch_size=20)
   videos = generate(prompts=prompts(args.model), seed=args.seed)
-  write_gif(args.out, tile(videos, columns=10, frame_size=80), run.config['sampling']['fps'])
+  write_gif(args.out, tile(videos, columns=10, frame_size=80), frames_per_second(run.config['sampling']))
 
 
 if __name__ == '__main__':

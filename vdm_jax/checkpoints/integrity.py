@@ -24,7 +24,11 @@ READ_SECONDS = 3600.0  # timeout for the slowest process to read its share of a 
 
 
 def steps(workdir: str | os.PathLike) -> list[int]:
-  """Return the steps of the finished checkpoints of a workdir, good or not, in increasing order."""
+  """Return the steps of the finished checkpoints of a workdir, good or not, in increasing order.
+
+  >>> steps('a/folder/without/checkpoints')
+  []
+  """
   return sorted(_listed(folder_of(workdir)))
 
 
@@ -39,6 +43,19 @@ def newest_good_step(workdir: str | os.PathLike) -> int:
   Raises:
     FileNotFoundError: the workdir has no checkpoint.
     ValueError: every checkpoint is damaged, or the folder holds something else.
+
+  >>> import tempfile
+  >>> from vdm_jax.checkpoints import Checkpointer
+  >>> workdir = tempfile.mkdtemp()
+  >>> with Checkpointer(workdir, keep=2) as checkpointer:
+  ...   for step in (10, 20):
+  ...     checkpointer.save(step, {'ema': jax.numpy.ones(3)})
+  >>> newest_good_step(workdir)
+  20
+  >>> _ = (folder_of(workdir) / '20' / MANIFEST).write_text('damaged')
+  >>> with warnings.catch_warnings(action='ignore'):
+  ...   newest_good_step(workdir)
+  10
   """
   directory = folder_of(workdir)
   step, _ = newest_good(directory)
@@ -53,6 +70,11 @@ def check_step(workdir: str | os.PathLike, step: int) -> None:
   Raises:
     FileNotFoundError: it has none; the message lists the steps there are.
     ValueError: the checkpoint is damaged.
+
+  >>> check_step('a/folder/without/checkpoints', 20)  # doctest: +ELLIPSIS
+  Traceback (most recent call last):
+  ...
+  FileNotFoundError: ... holds no checkpoint of step 20: it has none: train first, or name another workdir.
   """
   directory, found = folder_of(workdir), steps(workdir)
   if step not in found:
@@ -68,6 +90,18 @@ def content_hash(workdir: str | os.PathLike, step: int) -> str:
 
   The table has the length and CRC-32 of every file, so no weights are read, and a copy of the workdir has the same
   hash.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint of this step.
+
+  >>> import tempfile
+  >>> from vdm_jax.checkpoints import Checkpointer
+  >>> workdir = tempfile.mkdtemp()
+  >>> with Checkpointer(workdir, keep=2) as checkpointer:
+  ...   for step in (10, 20):
+  ...     checkpointer.save(step, {'ema': jax.numpy.full(3, step)})
+  >>> content_hash(workdir, 10) != content_hash(workdir, 20)
+  True
   """
   manifest = json.loads((folder_of(workdir) / str(step) / MANIFEST).read_text())
   return hashlib.sha256(json.dumps(manifest['files'], sort_keys=True).encode()).hexdigest()

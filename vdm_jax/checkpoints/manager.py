@@ -32,6 +32,14 @@ class Checkpointer:
   The state is any pytree of arrays whose root, a NamedTuple or dict, has the key `ema`. A save that fails because of
   the storage raises a warning and leaves no files; MAX_FAILURES consecutive ones raise an error. If a save fails on
   one process, it fails on all. A good checkpoint is deleted only after a newer one is finished.
+
+  >>> import tempfile
+  >>> device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  >>> with Checkpointer(tempfile.mkdtemp(), keep=2) as checkpointer:
+  ...   checkpointer.save(10, {'ema': jax.numpy.arange(3.0)})
+  ...   checkpointer.wait()
+  ...   checkpointer.restore({'ema': jax.ShapeDtypeStruct((3,), jax.numpy.float32, sharding=device)})
+  {'ema': Array([0., 1., 2.], dtype=float32)}
   """
 
   def __init__(self, workdir: str | os.PathLike, keep: int):

@@ -20,7 +20,17 @@ WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # name -> key of the state
 
 
 def restore_ema(workdir: str | os.PathLike, step: int, abstract: Params) -> Params:
-  """Return the EMA parameters of a checkpoint; see `restore_weights`."""
+  """Return the EMA parameters of a checkpoint. Arguments and exceptions are those of `restore_weights`.
+
+  >>> import tempfile
+  >>> from vdm_jax.checkpoints import Checkpointer
+  >>> workdir = tempfile.mkdtemp()
+  >>> with Checkpointer(workdir, keep=1) as checkpointer:
+  ...   checkpointer.save(10, {'ema': {'kernel': jax.numpy.ones(2)}, 'params': {'kernel': jax.numpy.zeros(2)}})
+  >>> device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  >>> restore_ema(workdir, 10, {'kernel': jax.ShapeDtypeStruct((2,), jax.numpy.float32, sharding=device)})
+  {'kernel': Array([1., 1.], dtype=float32)}
+  """
   return restore_weights(workdir, step, abstract, 'ema')
 
 
@@ -35,6 +45,15 @@ def restore_weights(workdir: str | os.PathLike, step: int, abstract: Params, kin
 
   Raises:
     ValueError: shapes differ from those saved.
+
+  >>> import tempfile
+  >>> from vdm_jax.checkpoints import Checkpointer
+  >>> workdir = tempfile.mkdtemp()
+  >>> with Checkpointer(workdir, keep=1) as checkpointer:
+  ...   checkpointer.save(10, {'ema': {'kernel': jax.numpy.ones(2)}, 'params': {'kernel': jax.numpy.zeros(2)}})
+  >>> device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  >>> restore_weights(workdir, 10, {'kernel': jax.ShapeDtypeStruct((2,), jax.numpy.float32, sharding=device)}, 'raw')
+  {'kernel': Array([0., 0.], dtype=float32)}
   """
   key = WEIGHTS[kind]
   return restore(folder_of(workdir) / str(step), {key: abstract})[key]
@@ -78,6 +97,13 @@ def check_shapes(origin: Path, saved: Any, abstract: Any) -> None:
     origin: the checkpoint or file, for the message.
     saved: tree of what was saved. Top-level keys that `abstract` does not have are ignored.
     abstract: tree of what is expected.
+
+  >>> check_shapes(Path('weights'), {'kernel': np.zeros((2, 3))}, {'kernel': np.zeros((2, 4))})  # doctest: +ELLIPSIS
+  Traceback (most recent call last):
+  ...
+  ValueError: checkpoint weights does not fit the model:
+    kernel: float64[2, 3] saved, float64[2, 4] expected
+  ...
   """
   found, wanted = named(saved), named(abstract)
   roots = {name.split('/')[0] for name in wanted}
@@ -108,7 +134,12 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def tensor_name(path: Any) -> str:
-  """Return the name `a/b/c` of a leaf from its path in a tree."""
+  """Return the name `a/b/c` of a leaf from its path in a tree.
+
+  >>> [(path, leaf)] = jax.tree_util.tree_leaves_with_path({'a': {'kernel': 1.0}})
+  >>> tensor_name(path)
+  'a/kernel'
+  """
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 

@@ -6,13 +6,13 @@
 
 from vdm_jax.data.conversion import convert
 from vdm_jax.data.example_clips import ExampleClips, examples
-from vdm_jax.data.pipeline import build, check, held_out, trained_on
+from vdm_jax.data.pipeline import build, check, held_out, num_clips, trained_on
 from vdm_jax.data.quarantine import TooManyBadClips
 from vdm_jax.data.sources.archives.parquet import Parquet
 from vdm_jax.data.sources.archives.webdataset import WebDataset
 from vdm_jax.data.sources.array import Array
-from vdm_jax.data.sources.catalog import captions, locate, num_classes, vocabulary
-from vdm_jax.data.sources.contract import Clip, Clips, Source
+from vdm_jax.data.sources.catalog import Overview, captions, locate, num_classes, overview, vocabulary
+from vdm_jax.data.sources.contract import Clip, Clips, EmptySplit, Source
 from vdm_jax.data.sources.digits import Digits
 from vdm_jax.data.sources.folder import Folder
 from vdm_jax.data.sources.pictures import Pictures
@@ -25,9 +25,11 @@ __all__ = [
   'Clip',
   'Clips',
   'Digits',
+  'EmptySplit',
   'ExampleClips',
   'Folder',
   'Parquet',
+  'Overview',
   'Pictures',
   'Records',
   'Source',
@@ -43,6 +45,8 @@ __all__ = [
   'held_out',
   'locate',
   'num_classes',
+  'num_clips',
+  'overview',
   'trained_on',
   'vocabulary',
 ]

@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+import vdm_jax.runtime.loading  # noqa: F401, isort: skip (shows "loading" while the imports below last)
 from vdm_jax.data import captioning
 from vdm_jax.data.conversion import CLIPS_PER_SHARD, convert
 from vdm_jax.data.inspection import SHOWN, inspect
@@ -25,6 +26,8 @@ from vdm_jax.data.sources.catalog import KINDS, open_stored
 from vdm_jax.data.sources.records import Records
 from vdm_jax.data.sources.stored_clips import StoredClips
 from vdm_jax.errors import ExitStatus
+from vdm_jax.inputs.paths import path_argument
+from vdm_jax.runtime import progress
 from vdm_jax.video.writing import write_png
 
 INCOMPLETE = 1  # exit status of `caption` if clips are left without a caption
@@ -34,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Run the command and return its exit status."""
   args = _parser().parse_args(argv)
   try:
-    return args.run(args)
+    with progress.show(f'{args.run.__name__.strip("_")}'):
+      return args.run(args)
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     return ExitStatus.INVALID_INPUT
@@ -43,10 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _inspect(args: argparse.Namespace) -> int:
   if args.target_frame_rate < 0:
     raise ValueError(f'--target_frame_rate={args.target_frame_rate} must be 0 or more.')
+  if args.text_length < 1:
+    raise ValueError(f'--text_length={args.text_length} must be 1 or more.')
   if args.num_frames < 1 or args.frame_skip < 1:
     raise ValueError(f'--num_frames={args.num_frames} --frame_skip={args.frame_skip}: both must be 1 or more.')
   found, sheet = inspect(
     args.path,
+    follow_links=args.follow_links,
+    text_length=args.text_length,
     num_frames=args.num_frames,
     frame_skip=args.frame_skip,
     frame_rate=args.frame_rate,
@@ -64,7 +72,8 @@ def _inspect(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
   if args.clips_per_shard < 1:
     raise ValueError(f'--clips_per_shard={args.clips_per_shard} must be 1 or more.')
-  _, clips = open_stored(args.source, 'train', num_frames=1, frame_rate=args.frame_rate, train_on_all=True)
+  opening = {'num_frames': 1, 'train_on_all': True, 'follow_links': args.follow_links}
+  _, clips = open_stored(args.source, 'train', frame_rate=args.frame_rate, **opening)
   convert(
     clips,
     args.destination,
@@ -92,7 +101,7 @@ def _missing_frame_rate(clips: StoredClips, destination: str) -> str:
 def _caption(args: argparse.Namespace) -> int:
   if args.max_frames < 1:
     raise ValueError(f'--max_frames={args.max_frames} must be 1 or more.')
-  _, clips = open_stored(args.path, 'train', num_frames=1, train_on_all=True)
+  _, clips = open_stored(args.path, 'train', num_frames=1, train_on_all=True, follow_links=args.follow_links)
   captioner = _function(args.captioner)
   made, failures = captioning.caption(clips, captioner, args.captioner, max_frames=args.max_frames)
   print(f'{args.path}: {made} captions made by {args.captioner}, {len(failures)} clips left without a caption')
@@ -138,27 +147,32 @@ def _parser() -> argparse.ArgumentParser:
   shared = argparse.ArgumentParser(add_help=False)
   shared.add_argument('--frame_rate', type=float, default=0.0, help='frames per second of clips without a frame rate')
   shared.add_argument('--max_bad_share', type=float, default=0.05, help='fraction of the clips that may be unusable')
+  links = argparse.ArgumentParser(add_help=False)
+  links.add_argument('--follow_links', action='store_true', help='data.follow_links: links may lead out of the folder')
   commands = parser.add_subparsers(required=True)
   look = commands.add_parser(
-    'inspect', parents=[shared], help='count clips, draw histograms, and check whether training can start'
+    'inspect', parents=[shared, links], help='count clips, draw histograms, and check whether training can start'
   )
   look.add_argument('path')
   look.add_argument('--num_frames', type=int, default=16, help='data.num_frames of the planned training')
   look.add_argument('--frame_skip', type=int, default=1, help='data.frame_skip, or the largest one')
   look.add_argument('--target_frame_rate', type=float, default=0.0, help='data.target_frame_rate')
-  look.add_argument('--sheet', default='', help='PNG file that a contact sheet is written to')
+  look.add_argument(
+    '--text_length', type=int, default=32, help='data.text_length, longer captions than which are counted'
+  )
+  look.add_argument('--sheet', type=path_argument, default='', help='PNG file that a contact sheet is written to')
   look.add_argument('--quick', action='store_true', help='open the files without decoding them')
   look.set_defaults(run=_inspect)
   write = commands.add_parser(
-    'convert', parents=[shared], help='write ArrayRecord shards; can be interrupted and resumed'
+    'convert', parents=[shared, links], help='write ArrayRecord shards; can be interrupted and resumed'
   )
   write.add_argument('source')
-  write.add_argument('destination', help='new folder, or one where this command was interrupted')
+  write.add_argument('destination', type=path_argument, help='new folder, or one where this command was interrupted')
   write.add_argument('--size', help='HxW that frames are scaled to cover and cropped to; by default pixels are kept')
   write.add_argument('--clips_per_shard', type=int, default=CLIPS_PER_SHARD)
   write.set_defaults(run=_convert)
   describe = commands.add_parser(
-    'caption', help='add missing captions; can be interrupted and resumed, and replaces no caption'
+    'caption', parents=[links], help='add missing captions; can be interrupted and resumed, and replaces no caption'
   )
   describe.add_argument('path')
   describe.add_argument('--captioner', required=True, help='module:function')

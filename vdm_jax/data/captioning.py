@@ -14,7 +14,11 @@ from typing import IO
 import numpy as np
 
 from vdm_jax.data.sources import metadata
+from vdm_jax.data.sources.contract import PROVIDED
 from vdm_jax.data.sources.stored_clips import StoredClips
+from vdm_jax.data.sources.walking import check_inside
+from vdm_jax.inputs.captions import clean
+from vdm_jax.runtime import progress
 
 MAX_FRAMES = 32  # of a clip that the captioner receives
 FAILURES_IN_A_ROW = 10  # after which captioning stops: the captioner itself is broken
@@ -29,7 +33,7 @@ def caption(
   max_frames: int = MAX_FRAMES,
   log: Callable[[str], None] | None = None,
 ) -> tuple[int, dict[str, str]]:
-  """Caption every clip without a caption.
+  """Caption every clip without a caption, or whose file was replaced since a captioner described it.
 
   Each caption is written at once as a line of the source's `captions_file`, so an interrupted run continues where it
   stopped. Clips, text files and metadata are not changed, and their captions take precedence.
@@ -53,10 +57,12 @@ def caption(
     raise ValueError(f'{clips.path}: captions cannot be stored beside this kind of data; use a folder of clips.')
   log = log or (lambda text: print(text, file=sys.stderr))
   made, failures, in_a_row = 0, {}, 0
+  known = metadata.read_generated(clips.source.captions_file.parent.resolve())
   with _journal(clips.source.captions_file) as file:
     for index, name in enumerate(clips.names):
-      if clips.description(index)[0]:
+      if clips.description(index)[0] and not _is_stale(clips, index, known.get(name)):
         continue
+      progress.note(f'clip {index + 1} of {len(clips)}')
       try:
         frames = clips.spread(index, max_frames).video
       except (ValueError, OSError, MemoryError) as error:
@@ -70,7 +76,8 @@ def caption(
         if in_a_row == FAILURES_IN_A_ROW:
           raise ValueError(f'{origin} failed on {in_a_row} clips in a row, last on {failures[name]}') from error
         continue
-      file.write(json.dumps({'file_name': name, 'text': text, 'text_origin': origin}) + '\n')
+      line = {'file_name': name, 'text': text, 'text_origin': origin}
+      file.write(json.dumps(line | {'file_hash': clips.file_hash(index, times=False)}) + '\n')
       file.flush()
       made, in_a_row = made + 1, 0
       if made % LOG_EVERY == 0:
@@ -78,10 +85,20 @@ def caption(
   return made, failures
 
 
+def _is_stale(clips: StoredClips, index: int, known: metadata.GeneratedCaption | None) -> bool:
+  """Whether the caption of a clip was generated for another file of its name."""
+  if known is None or not known.file_hash or clips.caption_origin(index) == PROVIDED:
+    return False
+  try:
+    return clips.file_hash(index, times=False) != known.file_hash
+  except OSError:  # found when the clip is read
+    return False
+
+
 def _checked(text: object) -> str:
   if not isinstance(text, str):
     raise TypeError(f'it returned {type(text).__name__}, but a caption must be a str')
-  if not (caption := ' '.join(text.split())):
+  if not (caption := clean(text)):
     raise ValueError('it returned an empty caption')
   return caption
 
@@ -89,7 +106,7 @@ def _checked(text: object) -> str:
 @contextlib.contextmanager
 def _journal(path: pathlib.Path) -> Iterator[IO[str]]:
   """Open the file of captions to append to, with an exclusive lock; an incomplete last line is removed."""
-  metadata.check_inside(path, path.parent.resolve())
+  check_inside(path, path.parent.resolve())
   with open(path, 'a', encoding='utf-8') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

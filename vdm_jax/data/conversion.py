@@ -14,6 +14,7 @@ from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sources import records
 from vdm_jax.data.sources.contract import Clip
 from vdm_jax.data.sources.stored_clips import StoredClips
+from vdm_jax.runtime import progress
 from vdm_jax.runtime.atomic_files import atomic_write, write_text
 from vdm_jax.runtime.resumable import Work
 from vdm_jax.video import transforms
@@ -102,8 +103,10 @@ def _write_shard(
     writer = ArrayRecordWriter(str(temporary), 'group_size:1')  # one record per chunk, so that only one is read
     try:
       for clip in chosen:
+        progress.note(f'clip {clip + 1} of {len(clips)}')
         try:
-          record = records.encode(_windows(clips, clip, size), clips.names[clip], clips.split_of(clip))
+          windows = _windows(clips, clip, size)
+          record = records.encode(windows, clips.names[clip], clips.split_of(clip), clips.times(clip))
         except (ValueError, OSError, MemoryError) as error:
           quarantine.add(clips.names[clip], error)
           continue

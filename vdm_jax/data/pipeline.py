@@ -2,11 +2,12 @@
 
 The stream is one global sequence of elements, each a pure function of the seed and its index. Step k takes elements
 k * batch_size to (k + 1) * batch_size - 1, of which a host makes the rows that its devices hold. So a run resumes from
-its step number alone, on any number of hosts and workers.
+its step number alone, on any number of hosts and workers; one whose batch size changes shifts them all by an offset.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fractions
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,8 @@ from vdm_jax.data.delivery import deliver
 from vdm_jax.data.mixture import Mixture
 from vdm_jax.data.normalization import Normalization
 from vdm_jax.data.sources import catalog
-from vdm_jax.data.sources.contract import Clips
+from vdm_jax.data.sources.contract import Clips, EmptySplit
+from vdm_jax.names import choose
 from vdm_jax.types import Batch, Conditioning
 from vdm_jax.video import transforms
 
@@ -46,13 +48,14 @@ def build(
   seed: int,
   split: str = 'train',
   start: int = 0,
+  offset: int = 0,
   rows: Sequence[int] | None = None,
   quarantine: str | Path | None = None,
 ) -> Iterator[Batch]:
   """Return the endless batches of this host.
 
   With b rows and n = 1 + num_images, x is float32 `[b t+n-1 h w c]` in [-1, 1]. Its last n - 1 frames are each a random
-  frame of another clip of the same data set, or of `images` if these are configured (joint training, VDM section 3.2).
+  frame of another clip of the same data set, or of `images` if these are configured (joint training, VDM 4.3.1).
   text `[b n l]` or `[b n l c]`, text_mask bool `[b n l]` and label int32 `[b n]` describe the video and each appended
   image. With neither text nor labels, drop bool `[b n]` is False. frame_interval float32 `[b]` in seconds and
   resolution float32 `[b 2]`, the original height and width in pixels, describe the video alone.
@@ -61,9 +64,9 @@ def build(
   rate: one random frame of a clip, repeated, with a frame interval of 0 (Snap Video, section 3.3). If `images` are
   configured, they are taken from there, each once in an epoch. With num_frames=1 the frame interval is 0 as well.
 
-  The train stream is shuffled again in every epoch; the test stream keeps the order of the source and is never flipped.
-  Each data set of a mixture is shuffled and repeated separately, and has its share of every part of the stream. Clips
-  that cannot be used are replaced by others.
+  The train stream is shuffled again in every epoch, of which a batch holds several if there are few clips; the test
+  stream keeps the order of the source and is never flipped. Each data set of a mixture is shuffled and repeated
+  separately, with its share of every part of the stream. Clips that cannot be used are replaced by others.
 
   Args:
     config: section `data` of a configuration.
@@ -72,6 +75,8 @@ def build(
     seed: of the order and of everything random about the clips.
     split: 'train' or 'test'.
     start: first step.
+    offset: added to the number of every element, for runs whose batch size has changed; with the first step's it must
+      not be negative.
     rows: rows of each global batch that this host makes, increasing; None: all.
     quarantine: folder in which unusable clips are listed in `quarantine.jsonl`; None: nowhere.
 
@@ -81,7 +86,9 @@ def build(
   """
   if start < 0:
     raise ValueError(f'start={start} is negative; the first step is 0.')
-  batches = _dataset(config, encode, seed=seed, split=split, rows=rows, quarantine=quarantine)
+  if start * config.batch_size + offset < 0:
+    raise ValueError(f'offset={offset} leads before the first element of the stream: give a later start.')
+  batches = _dataset(config, encode, seed=seed, split=split, rows=rows, quarantine=quarantine, offset=offset)
   return deliver(batches, start, config.num_workers)
 
 
@@ -91,11 +98,15 @@ def held_out(
   *,
   seed: int,
   num_batches: int,
+  split: str = 'test',
   rows: Sequence[int] | None = None,
   quarantine: str | Path | None = None,
 ) -> list[Batch]:
-  """Return the first `num_batches` batches of the test split, as `build` makes them; the same ones on every call."""
-  batches = _dataset(config, encode, seed=seed, split='test', rows=rows, quarantine=quarantine)
+  """Return the first `num_batches` batches of the test split, as `build` makes them; the same ones on every call.
+
+  Raises as `build` does, and EmptySplit if no clip is held out.
+  """
+  batches = _dataset(config, encode, seed=seed, split=split, rows=rows, quarantine=quarantine)
   return [batches[k] for k in range(num_batches)]
 
 
@@ -106,10 +117,16 @@ def trained_on(config: Any, *, seed: int, count: int) -> list[int]:
 
 
 def check(config: Any, *, seed: int) -> None:
-  """Raise what `build` would raise for either split, within a few seconds."""
-  for split in ('train', 'test'):
-    encode = None if config.text == 'none' else _no_text
-    _dataset(config, encode, seed=seed, split=split)
+  """Raise what `build` would raise for either split, within a few seconds. The test split may have no clips."""
+  encode = None if config.text == 'none' else _no_text
+  _dataset(config, encode, seed=seed, split='train')
+  with contextlib.suppress(EmptySplit):
+    _dataset(config, encode, seed=seed, split='test')
+
+
+def num_clips(config: Any, *, seed: int) -> int:
+  """Return the number of clips that are trained on. Raises as `build` does."""
+  return len(catalog.build(config, 'train', seed))
 
 
 def _no_text(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -124,6 +141,7 @@ def _dataset(
   split: str,
   rows: Sequence[int] | None = None,
   quarantine: str | Path | None = None,
+  offset: int = 0,
 ) -> grain.MapDataset:
   """Return the batches of one host by random access: element k is step k."""
   _check(config, encode, rows)
@@ -139,6 +157,7 @@ def _dataset(
     source=source,
     images=images,
     size=(config.num_frames, config.height - 2 * config.pad_rows, config.width, config.channels),
+    resize=choose('data.resize', config.resize, transforms.RESIZES),
     frame_skips=catalog.frame_skips(config),
     num_images=config.num_images,
     pad_rows=config.pad_rows,
@@ -156,8 +175,8 @@ def _dataset(
       clips = clips.map(_mark_taken)
     read = functools.partial(_read_marked, read=read)
   elements = clips.random_map(read)
-  if rows is not None:
-    elements = _Rows(elements, config.batch_size, rows)
+  if rows is not None or offset:
+    elements = _Rows(elements, config.batch_size, range(config.batch_size) if rows is None else rows, offset)
   collate = functools.partial(
     _collate,
     encode=encode,
@@ -200,18 +219,18 @@ def _derive(seed: int, number: int) -> int:
 
 
 class _Rows(grain.MapDataset):
-  """The elements at `rows` of every `batch_size` consecutive elements."""
+  """The elements at `rows` of every `batch_size` consecutive elements, all `offset` further."""
 
-  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
+  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int], offset: int):
     super().__init__(parent)
-    self._batch_size, self._rows = batch_size, tuple(rows)
+    self._batch_size, self._rows, self._offset = batch_size, tuple(rows), offset
 
   def __len__(self) -> int:
     return len(self.parents[0]) // self._batch_size * len(self._rows)
 
   def __getitem__(self, place: int) -> _Element:
     step, which = divmod(place, len(self._rows))
-    return self.parents[0][step * self._batch_size + self._rows[which]]
+    return self.parents[0][step * self._batch_size + self._rows[which] + self._offset]
 
 
 def _check(config: Any, encode: Encode | None, rows: Sequence[int] | None) -> None:
@@ -272,6 +291,7 @@ def _read(
   source: Clips,
   images: Mixture | None,
   size: tuple[int, int, int, int],
+  resize: Callable[[np.ndarray, int, int], np.ndarray],
   frame_skips: tuple[int, int],
   num_images: int,
   pad_rows: int,
@@ -287,7 +307,7 @@ def _read(
   clips += [(source if images is None else images).read(other, rng, 1) for other in chosen]
   videos = []
   for clip in clips:
-    video = transforms.resize_and_crop(clip.video, height, width)
+    video = resize(clip.video, height, width)
     video = transforms.random_flip(video, rng) if flip else video
     videos.append(transforms.to_channels(video, channels))
   if is_image:

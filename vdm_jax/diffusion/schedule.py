@@ -1,7 +1,7 @@
 """Noise schedules: grids of log-SNR for sampling, and distributions of log-SNR for training.
 
-Grids increase in log-SNR (noise first) and include both ends. Samplers of training levels are functions
-`(rng, n) -> logsnr[n]`.
+Grids increase in log-SNR (noise first) and include both ends; `cosine_levels` leaves out the clean one. Samplers of
+training levels are functions `(rng, n) -> logsnr[n]`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,29 @@ def cosine_grid(num_points: int, *, logsnr_min: float = -20.0, logsnr_max: float
   _check_points(num_points)
   a, b = _cosine_angles(logsnr_min, logsnr_max)
   return jnp.asarray(-2.0 * np.log(np.tan(a * np.linspace(1.0, 0.0, num_points) + b)), jnp.float32)
+
+
+def cosine_levels(num_levels: int, *, logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Array:
+  """Return the increasing levels at u = 1, (N - 1) / N, ..., 1 / N, at which VDM's authors evaluate the denoiser.
+
+  This is `cosine_grid(N + 1)` without its clean end u = 0, where x_hat is z and an evaluation is wasted. DDIM with the
+  exact denoiser of unit normal data gives the standard deviation cos(pi / (2 N))^N; of N points with both ends the last
+  adds nothing, so that they give cos(pi / (2 N - 2))^(N - 1).
+
+  Args:
+    num_levels: the number N of levels, 1 or more.
+    logsnr_min, logsnr_max: values of the schedule at u = 1 and u = 0.
+
+  Raises:
+    ValueError: no level, or an invalid range.
+
+  >>> from vdm_jax import diffusion
+  >>> diffusion.cosine_levels(4).round(2) + 0
+  Array([-20.  ,  -1.76,   0.  ,   1.76], dtype=float32)
+  """
+  if num_levels < 1:
+    raise ValueError(f'num_levels={num_levels} must be at least 1: raise sampling.num_steps.')
+  return cosine_grid(num_levels + 1, logsnr_min=logsnr_min, logsnr_max=logsnr_max)[:-1]
 
 
 def karras_grid(
@@ -141,4 +164,6 @@ def _cosine_angles(logsnr_min: float, logsnr_max: float) -> tuple[float, float]:
 
 def _check_points(num_points: int) -> None:
   if num_points < 2:
-    raise ValueError(f'num_points={num_points} must be at least 2: a grid includes both of its ends.')
+    raise ValueError(
+      f'num_points={num_points} must be at least 2, as a grid includes both of its ends: raise sampling.num_steps.'
+    )

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax.data import ExampleClips, TooManyBadClips
+from vdm_jax.data.sources.folder import TEST
 from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation.protocols.contract import Protocol
 
@@ -33,12 +34,17 @@ class ClipSubset(NamedTuple):
 
   def videos(self, positions: Any) -> np.ndarray:
     """Return the videos at some positions in the subset, uint8 [len(positions) t h w c]."""
-    return np.stack([self._video(int(position)) for position in positions])
+    return np.stack([self.clips.window(*self._window(int(position))).video for position in positions])
 
-  def _video(self, position: int) -> np.ndarray:
+  def cuts(self, positions: Any, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Return the same videos at several sizes, each cut from the original frames."""
+    originals = [self.clips.original(*self._window(int(position))).video for position in positions]
+    return [np.stack([self.clips.resize(video, *size) for video in originals]) for size in sizes]
+
+  def _window(self, position: int) -> tuple[int, np.random.Generator | None]:
     clip = int(self.indices[position])
     rng = None if self.seed is None else np.random.default_rng((*self.seed, clip, int(self.windows[position])))
-    return self.clips.window(clip, rng).video
+    return clip, rng
 
   def files(self) -> str:
     """A hash of the files of these clips, which changes if one is replaced or edited."""
@@ -50,22 +56,54 @@ class ClipSubset(NamedTuple):
     return {'clips': len(self.indices), 'which': zlib.crc32(self.indices.astype('<i8').tobytes()), 'seed': self.seed}
 
 
+def measured_data(protocol: Protocol, data: ConfigDict) -> ConfigDict:
+  """Return the section `data` with which real clips are read: at the size, the length and the rate of the protocol.
+
+  Clips are read at `frame_skip` alone, so that clips which are long enough for that are usable; at a frame rate of the
+  protocol, each frame at that rate is read.
+  """
+  data = data.copy_and_resolve_references()
+  data.update(height=protocol.height, width=protocol.width, pad_rows=0, channels=protocol.channels)
+  data.update(num_frames=protocol.num_frames, frame_skip_max=0)
+  if protocol.frame_rate is not None:
+    data.update(target_frame_rate=protocol.frame_rate, frame_skip=1)
+  return data
+
+
 def open_splits(protocol: Protocol, config: ConfigDict, real_vs_real: bool) -> dict[str, ExampleClips]:
   """Return the clips of every split that the protocol reads.
 
+  Data with the folders `test` and `val`, which are one split in training, are measured against `test` alone.
+
   Raises:
-    InvalidInput: the data are missing or damaged.
+    InvalidInput: the data are missing or damaged, or are not the test set that the protocol needs.
   """
-  splits = dict.fromkeys((*protocol.splits, *(['train'] if real_vs_real else [])))
+  splits = dict.fromkeys((*protocol.splits, *([protocol.real_split] if real_vs_real else [])))
+  data = measured_data(protocol, config.data)
   try:
-    return {
-      split: ExampleClips(config.data, split, seed=config.seed, num_frames=protocol.num_frames) for split in splits
-    }
+    found = {split: ExampleClips(data, split, seed=config.seed) for split in splits}
   except (ValueError, OSError) as error:
     raise InvalidInput(
       f'--protocol={protocol.name} compares samples to real clips: {error} Choose other data with '
       '--config.data.path=DIR.'
     ) from error
+  if 'test' in found:
+    _keep_test_set(protocol, found['test'])
+  return found
+
+
+def _keep_test_set(protocol: Protocol, clips: ExampleClips) -> None:
+  folders = {name: count for name, count in clips.folders.items() if name in TEST}
+  if 'test' in folders and len(folders) > 1:
+    clips.keep_folder('test')
+    others = ', '.join(f'{count:,} of {name}' for name, count in folders.items() if name != 'test')
+    warnings.warn(f'the reference is the {folders["test"]:,} clips of the folder test, without {others}', stacklevel=2)
+  elif protocol.test_set and 'test' not in folders:
+    has = f'those of the folder {next(iter(folders))}' if folders else 'clips held out from its training data'
+    raise InvalidInput(
+      f'--protocol={protocol.name} measures against a test set, but these data have {has}: put the clips of the test '
+      'set into a folder test, and name the folder around it with --config.data.path=DIR.'
+    )
 
 
 def choose_references(
@@ -85,9 +123,12 @@ def choose_references(
       count = min(protocol.training_clips, len(clips))
     count = len(clips) if count is None else count
     count = min(count, limit) if limit else count
-    if real_vs_real and split == 'train':  # the other half takes the place of samples
+    count = min(count, len(clips)) if protocol.fewer_references else count
+    if real_vs_real and split == protocol.real_split:  # the other half takes the place of samples
       count = min(count, len(clips) // 2)
-    all_of_them = count == len(clips) and protocol.num_references is None or split not in protocol.references
+    # Of a whole split, clips that cannot be used or are slower than the protocol's frame rate are left out.
+    whole = count == len(clips) and (protocol.num_references is None or protocol.frame_rate is not None)
+    all_of_them = whole or protocol.fewer_references or split not in protocol.references
     found[split] = choose_clips(protocol, clips, count, seed=(seed, REFERENCE), fewer=all_of_them)
     if left_out := clips.unusable:
       names = ', '.join([*list(left_out)[:SHOWN], *(['...'] if len(left_out) > SHOWN else [])])
@@ -100,7 +141,7 @@ def choose_references(
 def choose_real_samples(
   protocol: Protocol, clips: ExampleClips, num_references: int, count: int, *, seed: int
 ) -> ClipSubset:
-  """Return `count` clips of the train split that are not among its references, to measure in place of samples.
+  """Return `count` clips of a split that are not among its references, to measure in place of samples.
 
   They are the last ones of the random order of which the references are the first.
   """

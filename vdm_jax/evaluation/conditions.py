@@ -9,8 +9,10 @@ from ml_collections import ConfigDict
 
 from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation.clip_subsets import GIVEN, ClipSubset, choose_clips
+from vdm_jax.evaluation.metrics.table import METRICS
 from vdm_jax.evaluation.protocols import prompts as prompt_sets
 from vdm_jax.evaluation.protocols.contract import Protocol
+from vdm_jax.evaluation.video_folder import VideoFolder
 from vdm_jax.text.prompts import read_prompts
 
 
@@ -29,6 +31,29 @@ def conditions_of_clips(subset: ClipSubset) -> Conditions:
   count = len(subset.indices)
   captions = [subset.clips.describe(int(clip))[0] for clip in subset.indices]
   return Conditions(count, prompts=captions, group=np.arange(count))
+
+
+def conditions_of_videos(protocol: Protocol, videos: VideoFolder, count: int) -> Conditions:
+  """Return the prompts of the first `count` existing videos.
+
+  Raises:
+    InvalidInput: there are fewer, or prompts are missing that the protocol needs.
+  """
+  if protocol.fewer_references:
+    count = min(count, len(videos))
+  if len(videos) < count:
+    raise InvalidInput(
+      f'--protocol={protocol.name} measures {count} videos, but --videos={videos.path} has {len(videos)}: add videos, '
+      f'or measure fewer with --limit={len(videos)}, which is comparable only to the same limit.'
+    )
+  prompts = videos.prompts[:count]
+  needs_text = any(METRICS[metric.kind].needs_text for metric in protocol.metrics)
+  if needs_text and (missing := prompts.count('')):
+    raise InvalidInput(
+      f'--protocol={protocol.name} needs the prompt of every video, but {missing} of --videos={videos.path} have none: '
+      'add videos.jsonl with file_name and text, or name the videos after their prompts.'
+    )
+  return Conditions(count, prompts=prompts, group=_numbered(prompts))
 
 
 def make_conditions(

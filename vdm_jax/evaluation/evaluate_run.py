@@ -17,6 +17,7 @@ from vdm_jax.evaluation.options import EvalOptions
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.protocols.table import PROTOCOLS
 from vdm_jax.evaluation.sample_protocol import SampleMeasurement, check_options
+from vdm_jax.evaluation.video_folder import VideoFolder
 from vdm_jax.generation.outputs import writable_folder
 from vdm_jax.names import choose
 from vdm_jax.runs import Run
@@ -24,8 +25,8 @@ from vdm_jax.runs import Run
 Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # section `sampling` -> record
 
 
-def evaluate_run(config: ConfigDict, run: Run, options: EvalOptions) -> dict[str, Any]:
-  """Evaluate a run by a protocol, write the record, and return it.
+def evaluate_run(config: ConfigDict, run: Run | None, options: EvalOptions) -> dict[str, Any]:
+  """Evaluate a run, or existing videos, by a protocol, write the record, and return it.
 
   The record is `FOLDER/PROTOCOL.json`, with FOLDER from `options.folder`; for real clips in place of samples
   `PROTOCOL_real.json`. A sweep measures each of its values and writes `PROTOCOL_SWEEP.json`, .csv and .png. A record
@@ -36,7 +37,7 @@ def evaluate_run(config: ConfigDict, run: Run, options: EvalOptions) -> dict[str
 
   Args:
     config: the configuration of the run, perhaps with changes.
-    run: the run to evaluate, opened.
+    run: the run to evaluate, opened; None with `options.videos`, whose `config` has the section `data` alone to say.
     options: what to measure.
 
   Raises:
@@ -59,24 +60,35 @@ def evaluate_run(config: ConfigDict, run: Run, options: EvalOptions) -> dict[str
     check_options(protocol, options)
   if options.sweep and options.real_vs_real:
     raise InvalidInput('--sweep and --real_vs_real are both given, but real clips have no settings: give one of them.')
+  if options.videos is not None:
+    _check_videos(options)
   points = sweeps.points(protocol, options.sweep, config) if options.sweep else []
   folder = writable_folder(options.folder(run))
   measure = _prepare(config, run, protocol, options)
   name = f'{protocol.name}_real' if options.real_vs_real else protocol.name
+  if options.sweep == 'rows':
+    for row in sweeps.left_out(protocol, config):
+      print(f'left out: {row}', file=sys.stderr)
   if options.sweep:
     name, found = f'{name}_{options.sweep}', _measure_points(points, measure, config, options.sweep)
-    record = {'run': run.name} | _sweep_record(found, protocol, options.sweep)
+    record = {'run': run.name} | _sweep_record(found, protocol, options.sweep, config)
   else:
-    record = {'run': run.name} | measure(config.sampling.to_dict())
+    record = ({} if options.videos is not None else {'run': run.name}) | measure(config.sampling.to_dict())
   if jax.process_index() == 0:
     write_record(record, folder, name)
     if options.sweep:
-      skip = config.data.frame_skip
-      sweeps.write_sweep(folder, name, sweep=options.sweep, found=found, protocol=protocol, frame_skip=skip)
+      sweeps.write_sweep(folder, name, sweep=options.sweep, found=found, protocol=protocol, config=config)
   return record
 
 
-def _prepare(config: ConfigDict, run: Run, protocol: Protocol, options: EvalOptions) -> Measure:
+def _check_videos(options: EvalOptions) -> None:
+  VideoFolder(options.videos)  # raises before a folder for the record is made
+  for flag in ('sweep', 'real_vs_real', 'prompt_file'):
+    if getattr(options, flag) not in (None, False):
+      raise InvalidInput(f'--{flag} has no effect with --videos, which are measured as they are: omit it.')
+
+
+def _prepare(config: ConfigDict, run: Run | None, protocol: Protocol, options: EvalOptions) -> Measure:
   if protocol.evaluate is not None:
     return SampleMeasurement(config, run, protocol, options).measure
   return functools.partial(feature_protocol.measure, feature_protocol.prepare(config, run, protocol, options))
@@ -96,7 +108,16 @@ def _measure_points(
   return found
 
 
-def _sweep_record(found: list[tuple[sweeps.Point, dict[str, Any]]], protocol: Protocol, sweep: str) -> dict[str, Any]:
+def _sweep_record(
+  found: list[tuple[sweeps.Point, dict[str, Any]]], protocol: Protocol, sweep: str, config: ConfigDict
+) -> dict[str, Any]:
+  if sweep == 'rows':
+    return {
+      'sweep': 'rows',
+      'rows': [point.series for point, _ in found],
+      'left_out': sweeps.left_out(protocol, config),
+      'records': [record for _, record in found],
+    }
   best, _ = min(found, key=lambda pair: sweeps.objective(pair[1], protocol))
   return {
     'sweep': sweeps.SWEEPS[sweep],

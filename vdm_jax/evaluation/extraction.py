@@ -11,14 +11,18 @@ from vdm_jax.evaluation.metrics.table import METRICS
 from vdm_jax.evaluation.protocols.contract import Metric
 from vdm_jax.types import Array
 
+Size = tuple[int, int] | None
 
-def extract(metrics: tuple[Metric, ...], networks: Mapping[str, Any], videos: np.ndarray) -> dict[str, np.ndarray]:
+
+def extract(
+  metrics: tuple[Metric, ...], networks: Mapping[str, Any], videos: np.ndarray | Mapping[Size, np.ndarray]
+) -> dict[str, np.ndarray]:
   """Return the arrays of all metrics by `Metric.features`. Each network sees each crop once.
 
   Args:
     metrics: of the protocol.
     networks: Extractors by name.
-    videos: uint8 `[n t h w 3]`.
+    videos: uint8 `[n t h w 3]`, of which metrics with a size see the center; or the videos of each size by it.
   """
   found: dict[str, np.ndarray] = {}
   seen: dict[tuple, Any] = {}
@@ -26,15 +30,19 @@ def extract(metrics: tuple[Metric, ...], networks: Mapping[str, Any], videos: np
     if metric.features in found:
       continue
     if metric.network is None:
-      found[metric.features] = np.asarray(METRICS[metric.kind].from_videos(center_crop(videos, metric.size)))
+      found[metric.features] = np.asarray(METRICS[metric.kind].from_videos(_of_size(videos, metric.size)))
       continue
     if (key := (metric.network, metric.size)) not in seen:
-      seen[key] = networks[metric.network].apply(center_crop(videos, metric.size))
+      seen[key] = networks[metric.network].apply(_of_size(videos, metric.size))
     rows = np.asarray(getattr(seen[key], metric.output))
     found[metric.features] = {'mean': lambda rows: rows.mean(1), 'first': lambda rows: rows[:, 0]}.get(
       metric.frames, lambda rows: rows
     )(rows)
   return found
+
+
+def _of_size(videos: np.ndarray | Mapping[Size, np.ndarray], size: Size) -> np.ndarray:
+  return videos[size] if isinstance(videos, Mapping) else center_crop(videos, size)
 
 
 def center_crop(videos: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:

@@ -1,116 +1,68 @@
-"""Protocols with metrics: opens everything they need, turns samples and real clips into arrays, computes the record."""
+"""Protocols with metrics: opens everything they need, and computes the record."""
 
 from __future__ import annotations
 
-import functools
 import sys
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vdm_jax import generation, partitioning, runtime
+from vdm_jax import partitioning, runtime
+from vdm_jax.data import ExampleClips
 from vdm_jax.errors import InvalidInput
-from vdm_jax.evaluation import extraction, figures
+from vdm_jax.evaluation import figures
 from vdm_jax.evaluation.clip_subsets import ClipSubset, choose_real_samples, choose_references, open_splits
-from vdm_jax.evaluation.conditions import Conditions, conditions_of_clips, make_conditions
+from vdm_jax.evaluation.conditions import Conditions, conditions_of_clips, conditions_of_videos, make_conditions
 from vdm_jax.evaluation.feature_files import open_networks, open_text_encoder
 from vdm_jax.evaluation.features import Extractor
-from vdm_jax.evaluation.metrics.motion import motion
+from vdm_jax.evaluation.measurement import Measurement, checksum, reference_arrays, sample_arrays
 from vdm_jax.evaluation.metrics.table import METRICS
 from vdm_jax.evaluation.options import EvalOptions
+from vdm_jax.evaluation.protocols import rows
 from vdm_jax.evaluation.protocols.contract import Protocol
-from vdm_jax.evaluation.resumable_arrays import Arrays, Batches, fill
 from vdm_jax.evaluation.sample_protocol import describe_stages
-from vdm_jax.generation.stages import Stage, identify, make_generator, open_generator, open_stages
+from vdm_jax.evaluation.video_folder import VideoFolder
+from vdm_jax.generation.stages import Stage, open_stages
 from vdm_jax.names import choose
 from vdm_jax.runs import Run
-from vdm_jax.runtime.hashing import code_hash
-from vdm_jax.video import to_float, to_uint8
-
-CHECKSUM = 'checksum'
-# The packages that decide the features of a clip.
-CODE = ('data', 'evaluation', 'video')
-# Keys of the section `data` that determine the pixels of a clip.
-CLIP_SETTINGS = (
-  'name',
-  'path',
-  'mixture',
-  'frame_rate',
-  'target_frame_rate',
-  'frame_skip',
-  'height',
-  'width',
-  'channels',
-  'pad_rows',
-  'train_on_all',
-  'digits',
-)
-
-Sample = Callable[[np.ndarray], np.ndarray]  # consecutive numbers of samples int [b] -> videos uint8 [b t h w c]
 
 
-class Measurement(NamedTuple):
-  """Everything that measuring a run by a protocol needs."""
-
-  protocol: Protocol
-  options: EvalOptions
-  config: ConfigDict
-  folder: Path
-  networks: dict[str, Extractor]
-  embed: Callable[[Sequence[str]], np.ndarray] | None  # prompts -> float32 [n d]
-  references: dict[str, ClipSubset]  # by split
-  conditions: Conditions
-  real: ClipSubset | None  # clips in place of samples
-  stages: list[Stage]  # empty for real clips
-  files: dict[str, str]  # hashes of the files of the clips, by what the clips are for
-  mesh: Mesh
-
-
-def prepare(config: ConfigDict, run: Run, protocol: Protocol, options: EvalOptions) -> Measurement:
-  """Open everything that measuring a run by a protocol needs.
+def prepare(config: ConfigDict, run: Run | None, protocol: Protocol, options: EvalOptions) -> Measurement:
+  """Open everything that measuring a run, or videos, by a protocol needs.
 
   Raises:
     InvalidInput: files, data or options are missing, or do not fit the protocol.
     ValueError: the protocol names an unknown metric or feature network.
   """
   mesh = partitioning.make_mesh({'data': -1}, jax.local_devices())
+  videos = None if options.videos is None else VideoFolder(options.videos)
+  protocol = _adapted(protocol, config, videos)
   _check_metrics(protocol)
-  _check_model(protocol, config)
+  if videos is None:
+    _check_model(protocol, config)
   if options.batch_size % mesh.size:
     raise InvalidInput(
       f'--batch_size={options.batch_size} is not divisible by the number of devices, {mesh.size}: use a multiple.'
     )
-  if options.sweep and protocol.sweep_samples:
+  if options.sweep not in (None, 'rows') and protocol.sweep_samples:
     protocol = protocol._replace(
       num_samples=protocol.sweep_samples, num_references=min(protocol.num_references, protocol.sweep_samples)
     )
-  count = min(protocol.num_samples, options.limit or protocol.num_samples)
+  _check_limit(protocol, min(protocol.num_samples, options.limit or protocol.num_samples))
   splits = open_splits(protocol, config, options.real_vs_real)
   references = choose_references(
     protocol, splits, seed=config.seed, limit=options.limit, real_vs_real=options.real_vs_real
   )
-  real = None
-  if options.real_vs_real:
-    in_use = len(references['train'].indices) if 'train' in references else 0
-    real = choose_real_samples(protocol, splits['train'], in_use, count, seed=config.seed)
-    conditions = conditions_of_clips(real)
-  else:
-    reference = references[protocol.references[-1]]
-    conditions = make_conditions(protocol, config, reference, count, seed=config.seed, prompt_file=options.prompt_file)
+  real, conditions = _choose_samples(protocol, config, options, splits, references, videos)
   networks = open_networks(protocol, options.features, mesh)
   _check_frames(protocol, networks)
   embed = open_text_encoder(protocol, options.features)
-  stages = [] if real is not None else open_stages(config, run)
-  if protocol.task == 'prediction' and len(stages) > 1:
-    raise InvalidInput(
-      f'--protocol={protocol.name} conditions on frames, but a second stage alone cannot continue them.'
-    )
+  stages = open_stages(config, run) if real is None and videos is None else []
+  _check_stages(protocol, stages)
+  if videos is not None:
+    videos.videos([0], (protocol.num_frames, protocol.height, protocol.width, protocol.channels))  # fails early
   return Measurement(
     protocol=protocol,
     options=options,
@@ -121,10 +73,59 @@ def prepare(config: ConfigDict, run: Run, protocol: Protocol, options: EvalOptio
     references=references,
     conditions=conditions,
     real=real,
+    videos=videos,
     stages=stages,
-    files=_files(references, {'real': real, 'given': conditions.given}),
+    files=_files(references, {'real': real, 'given': conditions.given}, videos, conditions.count),
     mesh=mesh,
   )
+
+
+def _check_limit(protocol: Protocol, count: int) -> None:
+  """Raise InvalidInput if a metric cannot be computed from so few clips."""
+  for metric in protocol.metrics:
+    rows = count * protocol.num_frames if metric.frames == 'each' else count
+    if rows < (least := METRICS[metric.kind].min_rows):
+      raise InvalidInput(
+        f'--limit={count} leaves too few clips for the metric {metric.name}, which needs {least} or more and means '
+        'something from hundreds on: raise the limit.'
+      )
+
+
+def _adapted(protocol: Protocol, config: ConfigDict, videos: VideoFolder | None) -> Protocol:
+  """The protocol for the size of what is measured, if it takes any.
+
+  What the model of existing videos was trained on is not known, so that they are not searched for copies.
+  """
+  if videos is not None:
+    protocol = protocol._replace(training_clips=0)
+  if protocol.adapt is None:
+    return protocol
+  if videos is not None:
+    return protocol.adapt(protocol, videos.read(0, 3).shape, any(videos.prompts))
+  data = config.data
+  shape = (data.num_frames, data.height - 2 * data.pad_rows, data.width, data.channels)
+  return protocol.adapt(protocol, shape, data.text != 'none')
+
+
+def _choose_samples(
+  protocol: Protocol,
+  config: ConfigDict,
+  options: EvalOptions,
+  splits: Mapping[str, ExampleClips],
+  references: Mapping[str, ClipSubset],
+  videos: VideoFolder | None,
+) -> tuple[ClipSubset | None, Conditions]:
+  """The real clips that take the place of samples, if any, and the conditions of the samples."""
+  count = min(protocol.num_samples, options.limit or protocol.num_samples)
+  if options.real_vs_real:
+    split = protocol.real_split
+    in_use = len(references[split].indices) if split in references else 0
+    real = choose_real_samples(protocol, splits[split], in_use, count, seed=config.seed)
+    return real, conditions_of_clips(real)
+  if videos is not None:
+    return None, conditions_of_videos(protocol, videos, count)
+  reference = references[protocol.references[-1]]
+  return None, make_conditions(protocol, config, reference, count, seed=config.seed, prompt_file=options.prompt_file)
 
 
 def measure(setup: Measurement, sampling: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,12 +138,24 @@ def measure(setup: Measurement, sampling: Mapping[str, Any]) -> dict[str, Any]:
   if any(network.weights.startswith('random') for network in setup.networks.values()):
     _print('warning: feature networks have random weights, so the values of this record are meaningless.')
   try:
-    references = {split: _reference_arrays(setup, split) for split in setup.references}
-    samples = _sample_arrays(setup, sampling)
+    references = {split: reference_arrays(setup, split) for split in setup.references}
+    samples = sample_arrays(setup, sampling)
   except (ValueError, OSError, FloatingPointError) as error:
     raise InvalidInput(str(error)) from error
   reads = {split: batches.read for split, batches in references.items()}
-  metrics = figures.compute_figures(protocol, samples.read, reads, setup.conditions.count, report=_print)
+  published, values = protocol.published, config.to_dict()
+  if setup.real is not None:
+    published = protocol.calibration
+  elif setup.videos is not None:
+    published, values = tuple(figure._replace(setting=()) for figure in published), {}
+  metrics = figures.compute_figures(
+    protocol,
+    samples.read,
+    reads,
+    setup.conditions.count,
+    report=_print,
+    beside=lambda metric, variant: rows.beside(published, metric, variant, values, sampling),
+  )
   analyses = figures.compute_analyses(
     protocol,
     samples.read,
@@ -152,7 +165,7 @@ def measure(setup: Measurement, sampling: Mapping[str, Any]) -> dict[str, Any]:
   )
   if analyses['motion']['dynamic_images']:
     _print(f'warning: dynamic images: samples have {analyses["motion"]["ratio"]:.2f} times the motion of the data.')
-  checksums = {split: _checksum(batches) for split, batches in references.items()}
+  checksums = {split: checksum(batches) for split, batches in references.items()}
   counts = {split: len(subset.indices) for split, subset in setup.references.items()}
   return {
     'protocol': protocol.name,
@@ -163,18 +176,35 @@ def measure(setup: Measurement, sampling: Mapping[str, Any]) -> dict[str, Any]:
     'weights': {name: network.weights for name, network in setup.networks.items()},
     'counts': {'samples': setup.conditions.count} | counts,
     'references': checksums,
-    'published': [figure._asdict() for figure in (protocol.calibration if setup.real else protocol.published)],
+    'published': rows.published(published, values, sampling),
     'notes': protocol.notes,
-    **({} if setup.real else {'sampling': dict(sampling), **describe_stages(setup.stages)}),
+    **_describe_samples(setup, sampling),
     'seed': config.seed,
     'data': {name: _plain(config.data[name]) for name in ('name', 'frame_skip', 'train_on_all')},
+    'frame_rate': protocol.frame_rate,
+    'size': setup.shape,
   }
 
 
-def _files(references: Mapping[str, ClipSubset], others: Mapping[str, ClipSubset | None]) -> dict[str, str]:
+def _describe_samples(setup: Measurement, sampling: Mapping[str, Any]) -> dict[str, Any]:
+  if setup.real is not None:
+    return {}
+  if setup.videos is not None:
+    return setup.videos.description
+  return {'sampling': dict(sampling), **describe_stages(setup.stages)}
+
+
+def _files(
+  references: Mapping[str, ClipSubset],
+  others: Mapping[str, ClipSubset | None],
+  videos: VideoFolder | None,
+  count: int,
+) -> dict[str, str]:
   """Hashes of the files of the clips in use, as process 0 sees them: copies on other hosts have times of their own."""
   used = {**references, **others}
-  return runtime.exchange('clips', {name: '' if subset is None else subset.files() for name, subset in used.items()})[0]
+  hashes = {name: '' if subset is None else subset.files() for name, subset in used.items()}
+  hashes['videos'] = '' if videos is None else videos.files_hash(range(count))
+  return runtime.exchange('clips', hashes)[0]
 
 
 def _check_metrics(protocol: Protocol) -> None:
@@ -188,7 +218,8 @@ def _check_metrics(protocol: Protocol) -> None:
 def _check_model(protocol: Protocol, config: ConfigDict) -> None:
   data = config.data
   has = (data.num_frames, data.height - 2 * data.pad_rows, data.width, data.channels)
-  if has != (wanted := (protocol.num_frames, protocol.height, protocol.width, 3)):
+  num_frames = protocol.model_frames or protocol.num_frames
+  if has != (wanted := (num_frames, protocol.height, protocol.width, protocol.channels)):
     raise InvalidInput(
       f'--protocol={protocol.name} measures {" x ".join(map(str, wanted))} (frames, height, width, channels), '
       f'but this run generates {" x ".join(map(str, has))}, and nothing is resized: use a run of that size.'
@@ -199,6 +230,18 @@ def _check_model(protocol: Protocol, config: ConfigDict) -> None:
     )
 
 
+def _check_stages(protocol: Protocol, stages: Sequence[Stage]) -> None:
+  if (protocol.task == 'prediction' or protocol.model_frames) and len(stages) > 1:
+    raise InvalidInput(
+      f'--protocol={protocol.name} conditions on frames, but a second stage alone cannot continue them.'
+    )
+  if protocol.frame_rate is not None and not all(stage.model.takes('frame_interval') for stage in stages):
+    _print(
+      f'warning: real clips have {protocol.frame_rate:g} frames per second, but this model is not conditioned on frame '
+      'rate: its videos have that of its training.'
+    )
+
+
 def _check_frames(protocol: Protocol, networks: Mapping[str, Extractor]) -> None:
   for name, network in networks.items():
     most = network.max_frames or protocol.num_frames
@@ -206,127 +249,6 @@ def _check_frames(protocol: Protocol, networks: Mapping[str, Extractor]) -> None
       raise InvalidInput(
         f'{name} takes {network.min_frames} to {most} frames, but the protocol has {protocol.num_frames}.'
       )
-
-
-def _reference_arrays(setup: Measurement, split: str) -> Batches:
-  subset = setup.references[split]
-
-  def make(positions: np.ndarray) -> Arrays:
-    return _arrays(setup, subset.videos(positions), positions, conditions=None)
-
-  job = {'split': split, 'files': setup.files[split]}
-  return _fill(setup, f'reference-{split}', job, subset, len(subset.indices), make)
-
-
-def _sample_arrays(setup: Measurement, sampling: Mapping[str, Any]) -> Batches:
-  conditions, real = setup.conditions, setup.real
-  if real is None:
-    sample = _sampler(setup, sampling)
-    subset = conditions.given
-    job = {
-      'prompts': conditions.prompts,
-      'labels': conditions.labels,
-      'files': setup.files['given'],
-      **identify(setup.stages, sampling),
-    }
-  else:
-    sample, subset, job = real.videos, real, {'files': setup.files['real']}
-
-  def make(positions: np.ndarray) -> Arrays:
-    return _arrays(setup, sample(positions), positions, conditions=conditions)
-
-  return _fill(setup, 'samples' if real is None else 'real', job, subset, conditions.count, make)
-
-
-def _fill(
-  setup: Measurement,
-  name: str,
-  job: Mapping[str, Any],
-  subset: ClipSubset | None,
-  count: int,
-  make: Callable[[np.ndarray], Arrays],
-) -> Batches:
-  """All batches of a job of `count` clips; `make` returns the arrays at some positions."""
-  size, protocol = setup.options.batch_size, setup.protocol
-  job = {
-    'protocol': protocol.name,
-    'count': count,
-    'batch_size': size,
-    'seed': setup.config.seed,
-    'features': [metric.features for metric in protocol.metrics],
-    'networks': {name: network.weights for name, network in setup.networks.items()},
-    'feature_code': code_hash(*CODE),
-    'data': {name: _plain(setup.config.data[name]) for name in CLIP_SETTINGS},
-    'draw': None if subset is None else subset.record,
-    **job,
-  }
-  return fill(
-    setup.folder,
-    name,
-    job,
-    count,
-    lambda number: make(np.arange(number * size, min((number + 1) * size, count))),
-    batch_size=size,
-  )
-
-
-def _arrays(setup: Measurement, videos: np.ndarray, positions: np.ndarray, *, conditions: Conditions | None) -> Arrays:
-  """The arrays stored for uint8 videos [b t h w c], which are padded to whole batches for the networks."""
-  protocol = setup.protocol
-  extraction.check_clips(videos, (protocol.num_frames, protocol.height, protocol.width, 3), 'videos')
-  padded = videos[np.minimum(np.arange(setup.options.batch_size), len(videos) - 1)]
-  found = extraction.extract(protocol.metrics, setup.networks, padded)
-  found = {name: rows[: len(videos)] for name, rows in found.items()}
-  found[figures.MOTION] = motion(videos)
-  found[CHECKSUM] = np.array([zlib.crc32(np.ascontiguousarray(video)) for video in videos], np.uint32)
-  if conditions is not None:
-    found[figures.PROMPT] = conditions.group[positions]
-    if setup.embed is not None:
-      found[figures.TEXT] = setup.embed([conditions.prompts[position] for position in positions])
-  return found
-
-
-def _sampler(setup: Measurement, sampling: Mapping[str, Any]) -> Sample:
-  """A function from numbers of samples to samples. It generates whole batches on all local devices."""
-  protocol, conditions, size = setup.protocol, setup.conditions, setup.options.batch_size
-  scalars = {
-    'frame_interval': ('frame_rate', protocol.frame_rate),
-    'resolution': ('original_size', protocol.original_size),
-  }
-  scalars = {
-    name: value
-    for scalar, (name, value) in scalars.items()
-    if value is not None and all(stage.model.takes(scalar) for stage in setup.stages)
-  }
-  options = {'batch_size': size, 'mesh': setup.mesh, 'split': True}
-  if conditions.given is None:
-    generate = open_generator(setup.stages, sampling, **options)
-  else:
-    (stage,) = setup.stages
-    generate = make_generator(stage, sampling, long=True, **options)
-    plan = generation.extension(protocol.num_frames, protocol.num_frames, overlap=1, given=protocol.given_frames)
-
-  def sample(positions: np.ndarray) -> np.ndarray:
-    padded = np.minimum(positions[0] + np.arange(size), conditions.count - 1)
-    prompts, labels = (
-      [some[at] for at in padded] if some else None for some in (conditions.prompts, conditions.labels)
-    )
-    given = {'prompts': prompts, 'labels': labels, 'seed': setup.config.seed, 'first': int(positions[0]), **scalars}
-    if conditions.given is None:
-      videos = generate(count=size, **given)
-    else:
-      frames = to_float(conditions.given.videos(padded)[:, : protocol.given_frames])
-      videos = generate(plan, given=frames, count=size, **given)
-    videos = videos[: len(positions)]
-    extraction.check_range(videos)
-    return to_uint8(videos)
-
-  return sample
-
-
-def _checksum(batches: Batches) -> int:
-  """A checksum of the pixels of all clips, in order."""
-  return functools.reduce(lambda crc, part: zlib.crc32(part.tobytes(), crc), batches.read(CHECKSUM), 0)
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,13 @@ MOST_ROWS = 10_000  # clips used for distances between single features
 
 
 def compute_figures(
-  protocol: Protocol, samples: Read, references: Mapping[str, Read], count: int, report: Callable[[str], None]
+  protocol: Protocol,
+  samples: Read,
+  references: Mapping[str, Read],
+  count: int,
+  *,
+  report: Callable[[str], None],
+  beside: Callable[[str, str], str],
 ) -> dict[str, dict[str, Any]]:
   """Return the metrics of a record, `{metric: {variant: {value, spread, ...}}}`, and report each in a line.
 
@@ -31,6 +37,7 @@ def compute_figures(
     references: reads the real clips' arrays, by split.
     count: number of samples.
     report: called with each line.
+    beside: (metric, variant) -> what the line says beside the value, such as published ones.
   """
   found: dict[str, dict[str, Any]] = {}
   for metric in protocol.metrics:
@@ -44,7 +51,7 @@ def compute_figures(
     )
     found[metric.name] = kind.compute(inputs)
     for variant, figure in found[metric.name].items():
-      report(f'{metric.name} ({variant}): {_line(figure)}{_published(protocol, metric.name, variant)}')
+      report(f'{metric.name} ({variant}): {_line(figure)}{beside(metric.name, variant)}')
   return found
 
 
@@ -113,10 +120,3 @@ def _line(figure: Mapping[str, Any]) -> str:
   if figure.get('bias') is not None:
     text += f', of which {figure["bias"]:.2g} is due to the number of samples ({figure["extrapolated"]:.4g} without)'
   return text
-
-
-def _published(protocol: Protocol, metric: str, variant: str) -> str:
-  values = [figure for figure in protocol.published if (figure.metric, figure.variant) == (metric, variant)]
-  if not values:
-    return ''
-  return f'; published {", ".join(f"{figure.value:g}" for figure in values)} ({values[0].source.split(",")[0]})'

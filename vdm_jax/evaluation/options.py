@@ -21,7 +21,8 @@ class EvalOptions(NamedTuple):
     prompt_file: text file of prompts, for protocols whose prompts are not shipped.
     limit: most samples, and most clips of each reference.
     batch_size: samples to generate, or clips to read, at a time.
-    out: folder of the records; by default `evaluation` in the folder of the run.
+    out: folder of the records; by default `evaluation` in the folder of the run, or of the videos.
+    videos: folder of existing videos to measure in place of samples; no run is needed.
 
   >>> EvalOptions(protocol='digits', out='scores').folder(Run('runs/digits')).name
   'scores'
@@ -35,8 +36,9 @@ class EvalOptions(NamedTuple):
   limit: int | None = None
   batch_size: int = 32
   out: str | None = None
+  videos: str | None = None
 
-  def folder(self, run: Run) -> Path:
+  def folder(self, run: Run | None) -> Path:
     """Return the folder of the records.
 
     Raises:
@@ -44,6 +46,8 @@ class EvalOptions(NamedTuple):
     """
     if self.out is not None:
       return Path(self.out)
+    if self.videos is not None:
+      return Path(self.videos) / 'evaluation'
     if not run.path.is_dir():
       raise InvalidInput(f'--out is missing: {run.name} is not a folder for records, so give one, such as --out=out.')
     return run.path / 'evaluation'

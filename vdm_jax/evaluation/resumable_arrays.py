@@ -29,14 +29,18 @@ class Batches(NamedTuple):
   def read(self, name: str) -> Iterator[np.ndarray]:
     """Yield the array `name` of each batch, in order, from disk."""
     for number in range(self.count):
-      path = self.folder / _file(number)
-      try:
-        with np.load(path) as arrays:
-          yield arrays[name]
-      except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InvalidInput(
-          f'{path} cannot be read ({error}): delete it, and the same command computes it again.'
-        ) from error
+      yield self.batch(number, name)
+
+  def batch(self, number: int, name: str) -> np.ndarray:
+    """Return the array `name` of one batch. Raises InvalidInput if its file cannot be read."""
+    path = self.folder / _file(number)
+    try:
+      with np.load(path) as arrays:
+        return arrays[name]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+      raise InvalidInput(
+        f'{path} cannot be read ({error}): delete it, and the same command computes it again.'
+      ) from error
 
 
 def fill(

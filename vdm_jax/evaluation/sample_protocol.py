@@ -12,8 +12,10 @@ from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation.options import EvalOptions
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.evaluation.resumable_arrays import fill
+from vdm_jax.evaluation.video_folder import VideoFolder
 from vdm_jax.generation.stages import Stage, identify, make_generators, open_stages
 from vdm_jax.runs import Run
+from vdm_jax.video import to_float
 
 
 def check_options(protocol: Protocol, options: EvalOptions) -> None:
@@ -36,12 +38,13 @@ def describe_stages(stages: Sequence[Stage]) -> dict[str, Any]:
 class SampleMeasurement:
   """Measures a run by a protocol with `evaluate`."""
 
-  def __init__(self, config: ConfigDict, run: Run, protocol: Protocol, options: EvalOptions):
-    """Open the run. Raises InvalidInput if it cannot be opened."""
+  def __init__(self, config: ConfigDict, run: Run | None, protocol: Protocol, options: EvalOptions):
+    """Open the run, or the videos. Raises InvalidInput if they cannot be opened."""
     self._config, self._protocol, self._size = config, protocol, options.batch_size
-    self._stages = open_stages(config, run)
-    self._make_generate = make_generators(self._stages)
-    self._step = run.step
+    self._files = None if options.videos is None else VideoFolder(options.videos)
+    self._stages = open_stages(config, run) if self._files is None else []
+    self._make_generate = make_generators(self._stages, batch_size=self._size) if self._stages else None
+    self._step = run.step if self._stages else 0
     self._folder = options.folder(run) / protocol.name
 
   def measure(self, sampling: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,9 +53,12 @@ class SampleMeasurement:
     Raises:
       InvalidInput: the run does not fit the protocol, or sampling failed.
     """
-    config, generate = self._config, self._make_generate(sampling)
+    config = self._config
+    generate = self._make_generate(sampling) if self._stages else None
 
     def generate_or_read(prompts: Sequence[str]) -> np.ndarray:
+      if self._files is not None:
+        return _existing(self._files, list(prompts), config.data)
       return self._videos(generate, sampling, list(prompts))
 
     try:
@@ -61,6 +67,8 @@ class SampleMeasurement:
       )
     except (ValueError, FloatingPointError) as error:
       raise InvalidInput(str(error)) from error
+    if self._files is not None:
+      return record | {'seed': config.seed, **self._files.description}
     return record | {'seed': config.seed, 'sampling': dict(sampling), **describe_stages(self._stages)}
 
   def _videos(self, generate: Any, sampling: Mapping[str, Any], prompts: list[str]) -> np.ndarray:
@@ -75,3 +83,9 @@ class SampleMeasurement:
 
     batches = fill(self._folder, 'samples', job, len(prompts), make, batch_size=size)
     return np.concatenate(list(batches.read('videos')))
+
+
+def _existing(files: VideoFolder, prompts: list[str], data: ConfigDict) -> np.ndarray:
+  """Existing videos of these prompts, at the size of the clips that they are compared to."""
+  shape = (data.num_frames, data.height - 2 * data.pad_rows, data.width, data.channels)
+  return to_float(files.videos(files.by_prompt(prompts), shape))

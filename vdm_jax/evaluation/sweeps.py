@@ -1,4 +1,8 @@
-"""Sweeps: one run measured at several values of a setting, with a table and plots (VDM Table 5, Snap Figs. 5 and 6)."""
+"""Sweeps: one run measured at several values of a setting, with a table and plots (VDM Table 5, Snap Figs. 5 and 6).
+
+`rows` measures once for each published row that the run can reproduce: its `sampling` settings are set, and rows of
+another model are left out by name.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,21 @@ from vdm_jax import plots
 from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation.metric_records import figures_of
 from vdm_jax.evaluation.metrics.table import METRICS
+from vdm_jax.evaluation.protocols import rows
 from vdm_jax.evaluation.protocols.contract import Protocol
 from vdm_jax.generation.sampler import STEP_SETTINGS
 from vdm_jax.runtime.atomic_files import write_text
 
 AUGMENTATIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
-SWEEPS = {'guidance': 'guidance_weight', 'steps': 'num_steps', 'augmentation': 'noise_aug_level'}  # key of `sampling`
+# What varies: a key of `sampling`, or the number of a row.
+SWEEPS = {'guidance': 'guidance_weight', 'steps': 'num_steps', 'augmentation': 'noise_aug_level', 'rows': 'row'}
 COLUMNS = ('series', 'x', 'metric', 'variant', 'value', 'spread', 'published')
 
 
 class Point(NamedTuple):
   """One measurement of a sweep."""
 
-  series: str  # the sampler
+  series: str  # the sampler, or the row
   value: float
   changes: dict[str, Any]  # keys of `sampling`
 
@@ -43,6 +49,8 @@ def points(protocol: Protocol, sweep: str, config: ConfigDict) -> list[Point]:
     InvalidInput: the protocol does not include this sweep, or the model does not have the setting.
   """
   key, step = SWEEPS[sweep], config.sampling.step
+  if sweep == 'rows':
+    return _rows(protocol, config)
   if protocol.evaluate is not None and protocol.objective is None:
     raise InvalidInput(f'--sweep is not part of --protocol={protocol.name}: omit it.')
   if sweep == 'augmentation':
@@ -57,8 +65,42 @@ def points(protocol: Protocol, sweep: str, config: ConfigDict) -> list[Point]:
     fixed = dict(protocol.guidance_sampling)
     return [Point(fixed.get('step', step), value, fixed | {key: value}) for value in _listed(protocol, sweep)]
   samplers = protocol.samplers or (step,)
-  changes = {name: {'step': name} | (_without_noise(name, config) if name != step else {}) for name in samplers}
+  fixed = dict(protocol.steps_sampling)
+  changes = {name: fixed | _change_step(name, config) for name in samplers}
   return [Point(name, value, changes[name] | {key: value}) for name in samplers for value in _listed(protocol, sweep)]
+
+
+def left_out(protocol: Protocol, config: ConfigDict) -> list[str]:
+  """Return the published rows that this run cannot reproduce, each with the reason."""
+  found = []
+  for row in rows.rows_of(protocol):
+    if differ := rows.differences(row.setting, config):
+      reasons = '; '.join(
+        f'{key} is {"not part of this run" if has is None else has}, not {wanted}'
+        for key, (wanted, has) in differ.items()
+      )
+      found.append(f'{row.label}: {reasons}')
+  return found
+
+
+def _rows(protocol: Protocol, config: ConfigDict) -> list[Point]:
+  known = rows.rows_of(protocol)
+  if not known:
+    raise InvalidInput(f'--sweep=rows has no effect with --protocol={protocol.name}, which has no published rows.')
+  found = []
+  for number, row in enumerate(known, 1):
+    if not rows.differences(row.setting, config):
+      keys = {key.removeprefix(rows.SAMPLING): v for key, v in row.setting.items() if key.startswith(rows.SAMPLING)}
+      step = keys.get('step', config.sampling.step)
+      found.append(Point(row.label, number, _change_step(step, config) | keys))
+  if not found:
+    raise InvalidInput(
+      '\n  '.join(
+        [f'--sweep=rows: this run can reproduce none of the published rows of --protocol={protocol.name}.']
+        + left_out(protocol, config)
+      )
+    )
+  return found
 
 
 def write_sweep(
@@ -68,9 +110,9 @@ def write_sweep(
   sweep: str,
   found: Sequence[tuple[Point, Mapping[str, Any]]],
   protocol: Protocol,
-  frame_skip: int,
+  config: ConfigDict,
 ) -> None:
-  """Write `NAME.csv`, with a row for each figure, and `NAME.png`, with a plot for each metric.
+  """Write `NAME.csv`, with a row for each figure, and `NAME.png`, with a plot for each metric (not for `rows`).
 
   Args:
     folder: of the records.
@@ -78,9 +120,9 @@ def write_sweep(
     sweep: key of SWEEPS.
     found: each point with its record.
     protocol: the protocol, with its published values.
-    frame_skip: `data.frame_skip` of the run, on which published values may depend.
+    config: of the run, on which published values depend.
   """
-  rows = [
+  lines_of_csv = [
     (
       point.series,
       point.value,
@@ -88,7 +130,7 @@ def write_sweep(
       variant,
       figure['value'],
       figure['spread'],
-      _published(protocol, sweep, metric, variant, point, frame_skip),
+      _published(protocol, sweep, metric, variant, point, config),
     )
     for point, record in found
     for metric, variants in figures_of(record).items()
@@ -97,11 +139,13 @@ def write_sweep(
   text = io.StringIO()
   table = csv.writer(text, lineterminator='\n')
   table.writerow([SWEEPS[sweep] if column == 'x' else column for column in COLUMNS])
-  table.writerows([['' if cell is None else cell for cell in row] for row in rows])
+  table.writerows([['' if cell is None else cell for cell in line] for line in lines_of_csv])
   write_text(folder / f'{name}.csv', text.getvalue())
+  if sweep == 'rows':
+    return
   lines: dict[str, dict[str, list[tuple[float, float, float | None]]]] = {}
   several = len({point.series for point, _ in found}) > 1
-  for series, x, metric, variant, value, spread, published in rows:
+  for series, x, metric, variant, value, spread, published in lines_of_csv:
     line = f'{series}, {variant}' if several else variant
     lines.setdefault(metric, {}).setdefault(line, []).append((x, value, spread))
     if published is not None:
@@ -130,19 +174,26 @@ def _listed(protocol: Protocol, sweep: str) -> tuple[float, ...]:
   return values
 
 
-def _without_noise(step: str, config: ConfigDict) -> dict[str, Any]:
-  """The keys of `sampling` that only other steps read, reset to the value without effect."""
+def _change_step(step: str, config: ConfigDict) -> dict[str, Any]:
+  """The step, and the keys of `sampling` that only other steps read, reset to the value without effect."""
   keys = {key: off for owner, keys in STEP_SETTINGS.items() if owner != step for key, off in keys.items()}
-  return {key: off for key, off in keys.items() if config.sampling[key] != off}
+  return {'step': step} | {key: off for key, off in keys.items() if config.sampling[key] != off}
 
 
 def _published(
-  protocol: Protocol, sweep: str, metric: str, variant: str, point: Point, frame_skip: int
+  protocol: Protocol, sweep: str, metric: str, variant: str, point: Point, config: ConfigDict
 ) -> float | None:
-  wanted = (f'sampling.{SWEEPS[sweep]}', point.value)
+  """The published value of the row, or of a row with the value of the sweep and otherwise the same setting."""
+  sampling = config.sampling.to_dict() | point.changes
   for figure in protocol.published:
     setting = dict(figure.setting)
-    same = (figure.metric, figure.variant) == (metric, variant) and setting.get(wanted[0]) == wanted[1]
-    if same and setting.get('data.frame_skip', frame_skip) == frame_skip:
+    if (figure.metric, figure.variant) != (metric, variant):
+      continue
+    if sweep == 'rows':
+      same = rows.Row(figure.source, setting).label == point.series
+    else:
+      value = setting.get(f'{rows.SAMPLING}{SWEEPS[sweep]}')
+      same = value == point.value and not rows.differences(setting, config, sampling)
+    if same:
       return figure.value
   return None

@@ -10,26 +10,31 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vdm_jax import partitioning
-from vdm_jax.generation.cascade import make_upsampler
-from vdm_jax.generation.sampler import make_sampler, video_keys
+from vdm_jax.configuration import frames_per_second
+from vdm_jax.generation.cascade import make_corruption
+from vdm_jax.generation.sampler import SampleInParts, default_batch_size, in_parts, make_stages, video_keys
 from vdm_jax.models import Model
-from vdm_jax.types import Conditioning, Params
+from vdm_jax.rng import VideoStream, fold_in
+from vdm_jax.types import Array, Conditioning, Params
+from vdm_jax.video import check_fps
 
 
 class Generate(Protocol):
   """Makes n videos, float32 `[n t h w c]` in [-1, 1], without padding rows.
 
-  Video i depends on its conditions and (seed, first + i) alone, so that many videos can be made in several calls.
+  Video i depends on its conditions and (seed, first + i) alone, to the bit: many videos can be made in several calls,
+  and one of them again alone.
 
   Args:
     params: the model's parameters.
     prompts, labels: conditions, one per video; n is their number.
     count: n, for a model without conditions.
-    seed: seed of the noise.
+    seed: seed of the noise. With a sequence of n seeds, video i is number `first` of its own seed.
     first: number of the first video.
     frame_rate: frames per second to condition on, infinite for an image; None: `sampling.fps`.
     original_size: height and width in pixels to condition on; None: `sampling.original_size`, or the model's own.
     low_resolution: `[n t h/f w/f c]`, first-stage videos, for a second stage.
+    report: called with the number of videos just done, which may be a fraction.
 
   Raises:
     ValueError: the model does not take these conditions.
@@ -51,23 +56,30 @@ class Generate(Protocol):
     prompts: Sequence[str] | None = None,
     labels: Sequence[int] | None = None,
     count: int | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     first: int = 0,
     frame_rate: float | None = None,
     original_size: tuple[int, int] | None = None,
     low_resolution: np.ndarray | None = None,
+    report: Callable[[float], None] = lambda videos: None,
   ) -> np.ndarray: ...
 
 
 def make_generator(
-  model: Model, config: Mapping[str, Any], *, batch_size: int = 32, mesh: Mesh | None = None, split: bool = False
+  model: Model,
+  config: Mapping[str, Any],
+  *,
+  batch_size: int | None = None,
+  mesh: Mesh | None = None,
+  split: bool = False,
 ) -> Generate:
   """Return a generator of the model's videos, `generate(params, *, prompts=None, ...)`; see `Generate`.
 
   Args:
     model: the model.
     config: the section `sampling` of a configuration.
-    batch_size: videos made at a time, by one compiled program.
+    batch_size: videos made at a time, by one compiled program; fewer are padded, since XLA rounds differently for
+      other sizes. None: `default_batch_size`.
     mesh: devices on which the parameters live, if several.
     split: whether each device of the mesh makes its part of a batch. Parameters must be replicated, and the number of
       devices divide `batch_size`.
@@ -83,10 +95,9 @@ def make_generator(
   >>> generate(params, prompts=['a 3 moving left', 'a 7 moving up'], seed=1).shape
   (2, 8, 16, 16, 1)
   """
-  layout = partitioning.replicated(mesh) if mesh else None
+  size = batch_size or default_batch_size(mesh)
   rows = partitioning.batch_sharding(mesh) if split else None
-  make = make_upsampler if model.upsampling > 1 else make_sampler
-  sampler = jax.jit(make(model, config), out_shardings=layout)
+  sample = _make_sampler(model, config, mesh=mesh, split=split)
   pad, height = model.config['pad_rows'], model.video_shape[1]
   condition = _make_condition(model, config)
 
@@ -96,34 +107,55 @@ def make_generator(
     prompts: Sequence[str] | None = None,
     labels: Sequence[int] | None = None,
     count: int | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     first: int = 0,
     frame_rate: float | None = None,
     original_size: tuple[int, int] | None = None,
     low_resolution: np.ndarray | None = None,
+    report: Callable[[float], None] = lambda videos: None,
   ) -> np.ndarray:
     count = _count(prompts, labels, count)
     _check_low_resolution(model, low_resolution, count)
-    size = min(count, batch_size)
     cond = condition(prompts, labels, count=count, frame_rate=frame_rate, original_size=original_size)
-    inputs = (cond,) if low_resolution is None else (cond, low_resolution)
+    each = np.ndim(seed) > 0
+    numbers = np.full(count, first) if each else np.arange(first, first + count)
     videos = []
     for start in range(0, count, size):
       index = np.minimum(np.arange(start, start + size), count - 1)  # the last batch repeats its last video
-      keys = video_keys(seed, first + index, rows)
-      part = jax.tree.map(lambda leaf, index=index: leaf[index], inputs)
-      videos.append(np.asarray(sampler(params, keys, *part))[: count - start, :, pad : height - pad])
-    return _finite(np.concatenate(videos), prompts)
+      keys = video_keys([seed[i] for i in index] if each else seed, numbers[index], rows)
+      part = jax.tree.map(lambda leaf, index=index: leaf[index], (cond, low_resolution))
+      made = min(size, count - start)
+      x = sample(params, keys, *part, lambda share, made=made: report(share * made))
+      videos.append(x[:made, :, pad : height - pad])
+    return _finite(np.concatenate(videos), prompts, first)
 
   return generate
 
 
+def _make_sampler(
+  model: Model, config: Mapping[str, Any], **options: Any
+) -> Callable[[Params, Array, Conditioning, np.ndarray | None, Callable[[float], None]], np.ndarray]:
+  """Return `(params, keys [b], cond, low, report) -> x`; `low` is None but for a second stage."""
+  sample: SampleInParts = in_parts(make_stages(model, config), **options)
+  if model.upsampling == 1:
+    return lambda params, keys, cond, low, report: sample(params, keys, cond, None, report)
+  corrupt = jax.jit(make_corruption(model, config))
+
+  def upsample(
+    params: Params, keys: Array, cond: Conditioning, low: np.ndarray, report: Callable[[float], None]
+  ) -> np.ndarray:
+    keys = fold_in(keys, VideoStream.SECOND_STAGE)
+    return sample(params, keys, corrupt(keys, cond, low), None, report)
+
+  return upsample
+
+
 def _make_condition(model: Model, config: Mapping[str, Any]) -> Callable[..., Conditioning]:
   """Return `Model.condition` with the configuration's frame rate and original size as defaults."""
-  if not config['fps'] > 0:
-    raise ValueError(f'sampling.fps={config["fps"]} must be positive: it is the frame rate of the videos.')
+  fps = frames_per_second(config)
+  check_fps(fps, 'sampling.fps')
   pad, (_, height, width, _) = model.config['pad_rows'], model.video_shape
-  defaults = {'frame_rate': config['fps'], 'original_size': config['original_size'] or (height - 2 * pad, width)}
+  defaults = {'frame_rate': fps, 'original_size': config['original_size'] or (height - 2 * pad, width)}
   model.condition(count=1, **defaults)  # raises before any work
 
   def condition(
@@ -165,13 +197,13 @@ def _check_low_resolution(model: Model, videos: np.ndarray | None, count: int) -
     )
 
 
-def _finite(videos: np.ndarray, prompts: Sequence[str] | None) -> np.ndarray:
+def _finite(videos: np.ndarray, prompts: Sequence[str] | None, first: int) -> np.ndarray:
   """Return the videos, or raise FloatingPointError if a value is not finite."""
   broken = np.flatnonzero(~np.isfinite(videos).all(axis=(1, 2, 3, 4)))
   if len(broken):
-    name = f'video {broken[0]}' + (f' ({prompts[broken[0]]!r})' if prompts else '')
+    name = f'video {first + broken[0]}' + (f' ({prompts[broken[0]]!r})' if prompts else '')
     raise FloatingPointError(
-      f'{len(broken)} of {len(videos)} samples are not finite, the first is {name}; no file was written. '
+      f'{len(broken)} of {len(videos)} samples are not finite, the first is {name}; they were not written. '
       "Sample an earlier checkpoint, set model.dtype='float32', or reduce sampling.guidance_weight."
     )
   return videos

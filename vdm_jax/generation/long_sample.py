@@ -5,27 +5,26 @@ from __future__ import annotations
 import functools
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from vdm_jax import diffusion, plots
 from vdm_jax.errors import InvalidInput
 from vdm_jax.generation import Plan, cascade, long_video
 from vdm_jax.generation.gallery import describe, write_gallery
-from vdm_jax.generation.outputs import slug, writable_folder, write_video
+from vdm_jax.generation.outputs import RECORD, check_unused, file_stem, progress_bar, writable_folder, write_video
 from vdm_jax.generation.request import Request
+from vdm_jax.generation.sampler import SampleInParts, default_batch_size
 from vdm_jax.generation.stages import Stage, identify, load_stage, open_stages
 from vdm_jax.generation.task import Task, make_task
 from vdm_jax.runs import Run
 from vdm_jax.runtime.resumable import Work
 from vdm_jax.video import FrameStore, contact_sheet, to_float, to_uint8, write_png
 
-BATCH_SIZE = 32  # videos made at a time
 CONTACT_FRAMES = 32  # frames of each video on the contact sheet
 
 # (video uint8 [t h w c], first frames of its blocks) -> statistics along the video, for drift.json and drift.png
@@ -62,13 +61,17 @@ def sample_long(config: ConfigDict, run: Run, out: str, request: Request, measur
   Raises:
     InvalidInput: the request cannot be fulfilled, or `out` holds the videos of another one.
   """
+  check_unused(out, RECORD)
   task = make_task(config, request)
   print(task.plan)
   folder = Path(out)
+  noise = request.noise(config.seed) | {'batch_size': request.batch_size or default_batch_size()}
   shared = {
     'prompts': task.prompts,
     'labels': task.labels,
-    'seed': config.seed,
+    'seed': noise['seed'],
+    'first': noise['first'] or None,  # absent from older records
+    'batch_size': noise['batch_size'],
     'original_size': request.original_size,
   }
   parts = _parts(config, run, folder, task)
@@ -81,11 +84,21 @@ def sample_long(config: ConfigDict, run: Run, out: str, request: Request, measur
   before = None if task.low is None else long_video.InMemory(_repeat(to_float(task.low), len(task.titles)))
   for number, (part, sampler, work) in enumerate(zip(parts, samplers, works, strict=True)):
     # Parts after the first have the same seed, but their own random streams.
-    before = _make(part, task, sampler, before, work, seed=config.seed, second_stage=number > 0)
-  _write_files(before, task, folder, measure_drift)
+    before = _make(part, task, sampler, before, work, noise=noise, second_stage=number > 0)
+  _write_files(before, task, folder, request.formats, measure_drift)
   given = {name: getattr(request, name) for name in ('original_size', 'init_video', 'low_resolution')}
-  settings = describe(config, run, frame_rate=task.frame_rate, **given, windows=len(task.plan.windows))
-  return write_gallery(folder, [path.stem for path in before.paths], task.titles, settings=settings)
+  settings = describe(
+    config,
+    run,
+    frame_rate=task.frame_rate,
+    batch_size=noise['batch_size'],
+    seeds=request.seeds,
+    **given,
+    fitted=task.fitted,
+    windows=len(task.plan.windows),
+  )
+  stems = [path.stem for path in before.paths]
+  return write_gallery(folder, stems, task.titles, settings=settings, first=noise['first'], seeds=request.seeds)
 
 
 def _parts(config: ConfigDict, run: Run, folder: Path, task: Task) -> list[Part]:
@@ -105,7 +118,7 @@ def _parts(config: ConfigDict, run: Run, folder: Path, task: Task) -> list[Part]
     return [final]
   given = task.given
   if given is not None:
-    small = diffusion.downsample(to_float(np.asarray(given)), last.model.upsampling)
+    small = diffusion.downsample(to_float(np.asarray(given)), last.model.upsampling, last.model.config['downsampling'])
     given = to_uint8(np.asarray(small))
   first = final._replace(stage=before[0], folder=folder / 'first_stage', given=given)
   return [first, final._replace(upsamples=True)]
@@ -129,7 +142,7 @@ def _work(parts: Sequence[Part], task: Task, shared: dict[str, Any]) -> Work:
 
 def _sampler(
   part: Part, task: Task, original_size: tuple[int, int] | None
-) -> tuple[long_video.SampleWindow, long_video.Conditions]:
+) -> tuple[SampleInParts, long_video.Conditions]:
   """The sampler of a part's windows, and their conditions. Raises InvalidInput for settings that do not go together."""
   model, sampling = part.stage.model, part.stage.sampling
   try:
@@ -153,18 +166,19 @@ def _sampler(
 def _make(
   part: Part,
   task: Task,
-  sampler: tuple[long_video.SampleWindow, long_video.Conditions],
+  sampler: tuple[SampleInParts, long_video.Conditions],
   before: long_video.Frames | None,
   work: Work,
   *,
-  seed: int,
+  noise: Mapping[str, Any],
   second_stage: bool,
 ) -> FrameStore:
   """Make the missing windows of a part's videos."""
   model, params, sampling = part.stage.model, part.stage.params, part.stage.sampling
   sample_window, conditions = sampler
   count, plan = len(task.titles), part.plan
-  paths = [part.folder / f'{number:04d}{slug(title)}.npy' for number, title in enumerate(task.titles)]
+  stems = [file_stem(number, title) for number, title in enumerate(task.titles, noise['first'])]
+  paths = [part.folder / f'{stem}.npy' for stem in stems]
   if work.done and not all(path.exists() for path in paths):
     work.save(0)  # the videos were deleted
   try:
@@ -174,9 +188,8 @@ def _make(
     if part.given is not None and not work.done:
       for video, frames in enumerate(part.given):
         store.write([video], plan.given, to_float(frames[None]))
-    windows, steps = long_video.num_windows(plan, count, BATCH_SIZE), sampling['num_steps'] - 1
-    with tqdm(total=windows * steps, initial=work.done * steps, unit='step', desc=part.folder.name) as bar:
-      bar.set_postfix_str(f'{work.done} of {windows} windows done')
+    windows = long_video.num_windows(plan, count, noise['batch_size'])
+    with progress_bar('window', windows, work.done) as bar:
       for done in long_video.fill(
         plan,
         sample_window,
@@ -185,25 +198,25 @@ def _make(
         conditions,
         model=model,
         count=count,
-        seed=seed,
-        batch_size=BATCH_SIZE,
+        **noise,
         low=before if part.observes else None,
         second_stage=second_stage,
         skip=work.done,
         report=bar.update,
       ):
         work.save(done)
-        bar.set_postfix_str(f'{done} of {windows} windows done')
   except (ValueError, FloatingPointError) as error:
     raise InvalidInput(str(error)) from error
   return store
 
 
-def _write_files(store: FrameStore, task: Task, folder: Path, measure_drift: MeasureDrift) -> None:
+def _write_files(
+  store: FrameStore, task: Task, folder: Path, formats: Sequence[str], measure_drift: MeasureDrift
+) -> None:
   """Write videos, contact sheet and drift statistics."""
   videos = [store.video(number) for number in range(len(task.titles))]
   for path, video in zip(store.paths, videos, strict=True):
-    write_video(video, path.with_suffix(''), task.frame_rate)
+    write_video(video, path.with_suffix(''), task.frame_rate, [name for name in formats if name != 'npy'])
   write_png(folder / 'contact_sheet.png', contact_sheet(videos, task.titles, max_frames=CONTACT_FRAMES))
   starts = task.plan.block_starts or (0,)  # a hierarchy of one frame has no level of the highest rate
   records = {path.stem: measure_drift(video, starts) for path, video in zip(store.paths, videos, strict=True)}

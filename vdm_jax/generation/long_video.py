@@ -19,20 +19,16 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from vdm_jax import partitioning
+from vdm_jax.configuration import frames_per_second
 from vdm_jax.generation import conditional
 from vdm_jax.generation.cascade import make_corruption
-from vdm_jax.generation.conditional import Observed
 from vdm_jax.generation.frames import Frames, InMemory, check_given, frame_shape, observe, unpad
 from vdm_jax.generation.plan import Plan, Window
-from vdm_jax.generation.sampler import make_stages, video_keys
+from vdm_jax.generation.sampler import SampleInParts, default_batch_size, in_parts, make_stages, video_keys
 from vdm_jax.models import Model
 from vdm_jax.rng import VideoStream, fold_in
 from vdm_jax.types import Array, Conditioning, Params
 
-REPORTS = 8  # progress reports per window
-
-# (params, keys [b], cond, observed, report) -> x [b t h w c]; `report` is called with the number of steps just done.
-SampleWindow = Callable[[Params, Array, Conditioning, Observed | None, Callable[[int], None]], np.ndarray]
 # (window, numbers of the videos [b], keys [b]) -> their conditions in this window
 Conditions = Callable[[Window, np.ndarray, Array], Conditioning]
 
@@ -41,7 +37,8 @@ class GenerateLong(Protocol):
   """Makes n videos along a plan, float32 `[n plan.num_frames h w c]` in [-1, 1], in memory.
 
   n is the number of prompts or labels, else of given videos, else `count`. Video i depends on its conditions, its given
-  frames and (seed, first + i) alone. A window that observes nothing is the video that `make_generator` makes.
+  frames and (seed, first + i) alone, to the bit. A window that observes nothing is the video that `make_generator`
+  makes.
 
   Args:
     params: the model's parameters.
@@ -66,7 +63,7 @@ class GenerateLong(Protocol):
     prompts: Sequence[str] | None = None,
     labels: Sequence[int] | None = None,
     count: int = 1,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     first: int = 0,
     frame_rate: float | None = None,
     original_size: tuple[int, int] | None = None,
@@ -74,7 +71,12 @@ class GenerateLong(Protocol):
 
 
 def make_long_generator(
-  model: Model, config: Mapping[str, Any], *, batch_size: int = 32, mesh: Mesh | None = None, split: bool = False
+  model: Model,
+  config: Mapping[str, Any],
+  *,
+  batch_size: int | None = None,
+  mesh: Mesh | None = None,
+  split: bool = False,
 ) -> GenerateLong:
   """Return a generator of videos along a plan, `generate(params, plan, *, given=None, ...)`; see `GenerateLong`.
 
@@ -93,6 +95,7 @@ def make_long_generator(
   """
   sample_window = make_window_sampler(model, config, mesh=mesh)
   rows = partitioning.batch_sharding(mesh) if split else None
+  size = batch_size or default_batch_size(mesh)
 
   def generate(
     params: Params,
@@ -103,7 +106,7 @@ def make_long_generator(
     prompts: Sequence[str] | None = None,
     labels: Sequence[int] | None = None,
     count: int = 1,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     first: int = 0,
     frame_rate: float | None = None,
     original_size: tuple[int, int] | None = None,
@@ -113,7 +116,7 @@ def make_long_generator(
     frames, small = _frames(model, plan, count, given, low)
     asked = {'frame_rate': frame_rate, 'original_size': original_size}
     conditions = make_conditions(model, config, prompts=prompts, labels=labels, count=count, **asked)
-    options = {'model': model, 'count': count, 'seed': seed, 'first': first, 'rows': rows, 'batch_size': batch_size}
+    options = {'model': model, 'count': count, 'seed': seed, 'first': first, 'rows': rows, 'batch_size': size}
     for _ in fill(plan, sample_window, params, frames, conditions, low=small, **options):
       pass
     return frames.videos
@@ -135,7 +138,7 @@ def _frames(
 
 def make_window_sampler(
   model: Model, config: Mapping[str, Any], *, low_resolution: bool = False, mesh: Mesh | None = None
-) -> SampleWindow:
+) -> SampleInParts:
   """Return the sampler of one window, compiled once for windows with an observation and once for those without.
 
   Args:
@@ -148,22 +151,7 @@ def make_window_sampler(
     ValueError: settings are invalid, or do not go together.
   """
   conditional.check(config, low_resolution=low_resolution)
-  stages, layout = make_stages(model, config), partitioning.replicated(mesh) if mesh else None
-  begin, advance, finish = (jax.jit(part, out_shardings=layout) for part in stages[1:])
-  part = math.ceil(stages.num_steps / REPORTS)
-
-  def sample_window(
-    params: Params, keys: Array, cond: Conditioning, observed: Observed | None, report: Callable[[int], None]
-  ) -> np.ndarray:
-    inputs = (params, keys, cond, observed)
-    state = begin(*inputs)
-    for start in range(0, stages.num_steps, part):
-      stop = min(start + part, stages.num_steps)
-      state = jax.block_until_ready(advance(*inputs, state, start, stop))
-      report(stop - start)
-    return np.asarray(finish(*inputs, state))
-
-  return sample_window
+  return in_parts(make_stages(model, config), mesh=mesh)
 
 
 def make_conditions(
@@ -190,7 +178,7 @@ def make_conditions(
     ValueError: as `Model.condition`.
   """
   height, width, _ = frame_shape(model)
-  frame_rate = config['fps'] if frame_rate is None else frame_rate
+  frame_rate = frames_per_second(config) if frame_rate is None else frame_rate
   original_size = original_size or config['original_size'] or (height, width)
 
   @functools.cache
@@ -224,21 +212,21 @@ def upsampling_conditions(
 
 def fill(
   plan: Plan,
-  sample_window: SampleWindow,
+  sample_window: SampleInParts,
   params: Params,
   frames: Frames,
   conditions: Conditions,
   *,
   model: Model,
   count: int,
-  seed: int,
-  batch_size: int = 32,
+  seed: int | Sequence[int],
+  batch_size: int,
   low: Frames | None = None,
   second_stage: bool = False,
   skip: int = 0,
   first: int = 0,
   rows: NamedSharding | None = None,
-  report: Callable[[int], None] = lambda steps: None,
+  report: Callable[[float], None] = lambda windows: None,
 ) -> Iterator[int]:
   """Make and write all windows of `count` videos; after each, yield the number of windows done.
 
@@ -252,24 +240,25 @@ def fill(
     conditions: the conditions of a window, of `make_conditions` or `upsampling_conditions`.
     model: the model.
     count: number of videos.
-    seed: seed of the noise.
-    batch_size: videos made at a time.
+    seed: seed of the noise, or one per video, as in `Generate`.
+    batch_size: videos made at a time; fewer are padded, since XLA rounds differently for other sizes.
     low: the low-resolution frames, in the order of `plan.low`.
     second_stage: whether to draw the noise of a second stage, which differs from the first stage's of the same seed.
     skip: number of windows done before, for resuming.
     first: number of the first video.
     rows: sharding of the keys.
-    report: called with the number of steps just done.
+    report: called with the share of a window just done.
 
   Raises:
     FloatingPointError: samples of a window are not finite; nothing of that window is written.
   """
-  size, index_of = min(count, batch_size), {position: index for index, position in enumerate(plan.low)}
-  work = [(start, number) for start in range(0, count, size) for number in range(len(plan.windows))]
+  index_of, each = {position: index for index, position in enumerate(plan.low)}, np.ndim(seed) > 0
+  work = [(start, number) for start in range(0, count, batch_size) for number in range(len(plan.windows))]
   for done, (start, number) in enumerate(work[skip:], skip + 1):
     window = plan.windows[number]
-    videos = np.minimum(np.arange(start, start + size), count - 1)  # the last batch repeats its last video
-    keys = video_keys(seed, first + videos, rows)
+    videos = np.minimum(np.arange(start, start + batch_size), count - 1)  # the last batch repeats its last video
+    numbers = np.full(batch_size, first) if each else first + videos
+    keys = video_keys([seed[video] for video in videos] if each else seed, numbers, rows)
     keys = fold_in(keys, VideoStream.SECOND_STAGE) if second_stage else keys
     keys = fold_in(fold_in(keys, VideoStream.WINDOWS), number) if number else keys
     observed = observe(window, model, frames, videos, low, index_of)
@@ -279,11 +268,11 @@ def fill(
         f'window {number + 1} of {len(plan.windows)} has samples that are not finite; it was not written. Sample an '
         "earlier checkpoint, in model.dtype='float32', or with less guidance or sampling.reconstruction_weight."
       )
-    kept, real = np.flatnonzero(window.kept), min(size, count - start)
+    kept, real = np.flatnonzero(window.kept), min(batch_size, count - start)
     frames.write(videos[:real], [window.frames[i] for i in kept], x[:real, kept])
     yield done
 
 
 def num_windows(plan: Plan, count: int, batch_size: int) -> int:
   """Return the number of windows that `fill` makes."""
-  return len(plan.windows) * math.ceil(count / min(count, batch_size))
+  return len(plan.windows) * math.ceil(count / batch_size)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
-from vdm_jax import sampling
+from vdm_jax import partitioning, sampling
 from vdm_jax.diffusion import expand_dims_like
 from vdm_jax.generation import conditional
 from vdm_jax.generation.conditional import Observed
@@ -23,6 +23,12 @@ from vdm_jax.types import Array, Carry, Conditioning, Denoiser, Params, Step, We
 
 # (params, keys [b], cond) -> x [b t h w c]
 Sampler = Callable[[Params, Array, Conditioning], Array]
+# (params, keys [b], cond, observed, report) -> x [b t h w c]; `report` is called with the share of work just done.
+SampleInParts = Callable[[Params, Array, Conditioning, Observed | None, Callable[[float], None]], np.ndarray]
+
+REPORTS = 8  # progress reports per call
+# Videos made at a time on accelerators, which a single small video leaves idle; CPUs are as fast one by one.
+ACCELERATOR_BATCH = 8
 
 # Each value of `sampling.step`: (model, config) -> step.
 STEPS: dict[str, Callable[[Model, Mapping[str, Any]], Step]] = {
@@ -58,13 +64,59 @@ class Stages(NamedTuple):
   finish: Callable[..., Array]
 
 
-def video_keys(seed: int, numbers: np.ndarray, rows: NamedSharding | None = None) -> Array:
+def video_keys(seed: int | Sequence[int], numbers: np.ndarray, rows: NamedSharding | None = None) -> Array:
   """Return the key of each numbered video, `[b]`; it depends on the seed and the number alone.
 
-  `rows` is the sharding of the keys. The noise has the sharding of its keys, and all else that of the noise.
+  Args:
+    seed: one seed for all, or one per video.
+    numbers: numbers of the videos, `[b]`.
+    rows: sharding of the keys. The noise has the sharding of its keys, and all else that of the noise.
   """
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
+  if np.ndim(seed):
+    of_seed = {number: jax.random.key(number) for number in set(seed)}
+    keys = jax.vmap(jax.random.fold_in)(jnp.stack([of_seed[number] for number in seed]), numbers)
+  else:
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
   return keys if rows is None else jax.device_put(keys, rows)
+
+
+def default_batch_size(mesh: Mesh | None = None) -> int:
+  """Return the number of videos that are made at a time: 1 on CPUs, 8 per accelerator.
+
+  XLA rounds differently for different batch sizes. A constant one makes the bits of a video independent of the number
+  of videos made beside it.
+  """
+  each = 1 if jax.default_backend() == 'cpu' else ACCELERATOR_BATCH
+  return each * (mesh.size if mesh else 1)
+
+
+def in_parts(stages: Stages, *, mesh: Mesh | None = None, split: bool = False) -> SampleInParts:
+  """Return a compiled sampler that reports its progress, `(params, keys [b], cond, observed, report) -> x`.
+
+  Args:
+    stages: the sampler, from `make_stages`.
+    mesh: devices on which the parameters live, if several.
+    split: whether each device makes its part of a batch; see `make_generator`.
+  """
+  layout = partitioning.replicated(mesh) if mesh else None
+  begin, advance = (jax.jit(part, out_shardings=None if split else layout) for part in (stages.begin, stages.advance))
+  finish = jax.jit(stages.finish, out_shardings=layout)
+  part, evaluations = max(1, math.ceil(stages.num_steps / REPORTS)), stages.num_steps + 1
+
+  def sample(
+    params: Params, keys: Array, cond: Conditioning, observed: Observed | None, report: Callable[[float], None]
+  ) -> np.ndarray:
+    inputs = (params, keys, cond, observed)
+    state = begin(*inputs)
+    for start in range(0, stages.num_steps, part):
+      stop = min(start + part, stages.num_steps)
+      state = jax.block_until_ready(advance(*inputs, state, start, stop))
+      report((stop - start) / evaluations)
+    x = np.asarray(finish(*inputs, state))
+    report(1 / evaluations)
+    return x
+
+  return sample
 
 
 def make_sampler(model: Model, config: Mapping[str, Any]) -> Sampler:
@@ -107,6 +159,7 @@ def make_stages(model: Model, config: Mapping[str, Any]) -> Stages:
     sigma_max=config['sigma_max'],
     rho=config['rho'],
   )
+  conditional.check_model(config, model.config)
   plain_step, process, pad_rows = make_step(model, config), model.process, model.config['pad_rows']
   weight = guidance_weight(logsnrs, config)
   threshold = _threshold(config)
@@ -206,15 +259,28 @@ def make_step(model: Model, config: Mapping[str, Any], hold: Callable[[Step], St
 
 
 def guidance_weight(logsnrs: Array, config: Mapping[str, Any]) -> Weight:
-  """Return the constant guidance weight, or the oscillating one if `guidance_start` is positive."""
-  if not config['guidance_start']:
+  """Return the constant guidance weight, or the oscillating one if `guidance_start` is positive.
+
+  `guidance_start` is a share of the levels, so that the schedule keeps its form when their number changes.
+
+  Raises:
+    ValueError: `guidance_start` is outside [0, 1], or `guidance_low` has no effect.
+  """
+  share = config['guidance_start']
+  if not 0 <= share <= 1:
+    raise ValueError(
+      f'sampling.guidance_start={share} must be in [0, 1]: it is the share of the steps before the guidance weight '
+      'oscillates, such as 0.25 for 64 of 256.'
+    )
+  if not share:
     if config['guidance_low']:
       raise ValueError(
         f'sampling.guidance_low={config["guidance_low"]} has no effect on a constant guidance weight: '
-        'set sampling.guidance_start to the number of steps before it oscillates, or guidance_low to 0.'
+        'set sampling.guidance_start to the share of the steps before it oscillates, or guidance_low to 0.'
       )
     return config['guidance_weight']
-  return sampling.oscillating(logsnrs, config['guidance_weight'], config['guidance_low'], config['guidance_start'])
+  start = max(1, round(share * config['num_steps']))
+  return sampling.oscillating(logsnrs, config['guidance_weight'], config['guidance_low'], start)
 
 
 def _churn_range(model: Model, config: Mapping[str, Any]) -> tuple[float, float]:

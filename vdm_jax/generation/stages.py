@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from vdm_jax import configuration, first_stages, generation, models, partitioning, text
 from vdm_jax.errors import InvalidInput
@@ -20,7 +19,7 @@ from vdm_jax.text import cache
 from vdm_jax.types import Params
 
 # The packages and modules that decide which video is sampled for a request.
-CODE = ('diffusion', 'generation', 'models', 'networks', 'rng', 'sampling', 'text')
+CODE = ('diffusion', 'generation', 'inputs', 'models', 'networks', 'rng', 'sampling', 'text')
 # Keys of `model` that say where a text encoder lies, which makes no difference.
 PLACES = ('text_path', 'text_cache')
 
@@ -56,6 +55,7 @@ def open_stages(config: Mapping[str, Any], run: Run) -> list[Stage]:
 def load_stage(config: Mapping[str, Any], run: Run, encode: Any = None) -> Stage:
   """Load the model of a run under the (possibly changed) configuration, and its parameters."""
   try:
+    _ = run.identity  # read now, for a run that is still training deletes old checkpoints
     model, params = run.load(model=models.build(config['model'], encode))
   except (ValueError, OSError) as error:
     raise InvalidInput(str(error)) from error
@@ -105,21 +105,18 @@ def _find_first_stage(config: Mapping[str, Any], run: Run) -> Run:
   return first
 
 
-def open_run(config: ConfigDict, run: Run) -> Callable[[Mapping[str, Any]], Callable[..., np.ndarray]]:
-  """Load a run and return `make_generators` of its stages."""
-  return make_generators(open_stages(config, run))
-
-
-def make_generators(stages: Sequence[Stage]) -> Callable[[Mapping[str, Any]], Callable[..., np.ndarray]]:
-  """Return a function from a section `sampling`, which applies to the last stage, to a generator of videos.
+def make_generators(
+  stages: Sequence[Stage], **options: Any
+) -> Callable[[Mapping[str, Any]], Callable[..., np.ndarray]]:
+  """Return a function from a section `sampling`, which applies to the last stage, to a generator, with its options.
 
   The videos of a first stage are kept in memory, since a sweep over settings of the second stage reuses them.
   """
   *before, last = stages
   if not before:
-    return lambda sampling: make_generator(last, sampling)
-  first = _memoized(make_generator(before[0], before[0].sampling))
-  return lambda sampling: generation.make_cascade(first, make_generator(last, sampling))
+    return lambda sampling: make_generator(last, sampling, **options)
+  first = _memoized(make_generator(before[0], before[0].sampling, **options))
+  return lambda sampling: generation.make_cascade(first, make_generator(last, sampling, **options))
 
 
 def open_generator(stages: list[Stage], sampling: Mapping[str, Any], **options: Any) -> Callable[..., np.ndarray]:

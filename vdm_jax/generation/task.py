@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +11,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax import data, generation, models
+from vdm_jax.configuration import frames_per_second
 from vdm_jax.errors import InvalidInput
 from vdm_jax.generation import Plan
 from vdm_jax.generation.request import Request
 from vdm_jax.runs import Run
-from vdm_jax.video import InputVideo, check_frame_rate, read_input_video
+from vdm_jax.video import (
+  InputVideo,
+  Measured,
+  TooFewFrames,
+  check_fps,
+  check_frame_rate,
+  measure_input_video,
+  read_input_video,
+)
 
 TEST_SPLIT = 'test'  # value of --init_video that stands for clips of the test split
 
@@ -32,6 +42,7 @@ class Task(NamedTuple):
   low_run: Run | None = None  # the run that makes the frames at plan.low
   low_plan: Plan | None = None  # its plan
   low_factor: int = 1  # ratio of the frame rate to that of plan.low
+  fitted: str | None = None  # what was done to the frames of a file
 
 
 def make_task(config: ConfigDict, request: Request) -> Task:
@@ -45,19 +56,25 @@ def make_task(config: ConfigDict, request: Request) -> Task:
   prompts, labels, titles = request.expanded()
   requested = {'prompts': prompts, 'labels': labels, 'titles': titles}
   try:
-    if request.low_resolution:
-      return _upsample(config, request, requested)
-    if request.frame_rates:
-      overlap = 1 if request.overlap is None else request.overlap
-      plan = generation.hierarchy(request.num_frames, request.frame_rates, config.model.num_frames, overlap=overlap)
-      return Task(plan, request.frame_rates[-1], **requested)
-    if request.init_video == TEST_SPLIT:
-      return _continue_test_clips(config, request)
-    if request.init_video:
-      return _continue_file(config, request, requested)
-    return Task(_extend(config, request, 0), request.frame_rate or config.sampling.fps, **requested)
+    task = _make_task(config, request, requested)
+    check_fps(task.frame_rate, 'frames per second of the whole video')
   except (ValueError, OSError) as error:
     raise InvalidInput(str(error)) from error
+  return task
+
+
+def _make_task(config: ConfigDict, request: Request, requested: dict[str, Any]) -> Task:
+  if request.low_resolution:
+    return _upsample(config, request, requested)
+  if request.frame_rates:
+    overlap = 1 if request.overlap is None else request.overlap
+    plan = generation.hierarchy(request.num_frames, request.frame_rates, config.model.num_frames, overlap=overlap)
+    return Task(plan, request.frame_rates[-1], **requested)
+  if request.init_video == TEST_SPLIT:
+    return _continue_test_clips(config, request)
+  if request.init_video:
+    return _continue_file(config, request, requested)
+  return Task(_extend(config, request, 0), request.frame_rate or frames_per_second(config.sampling), **requested)
 
 
 def _check_flags(config: ConfigDict, request: Request) -> None:
@@ -72,6 +89,13 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
 
   only('low_resolution', 'init_video', 'frame_rates')
   only('frame_rates', 'init_video', 'interpolate', 'frame_rate')
+  if config.model.num_frames == 1:
+    raise InvalidInput(
+      'this model makes single images (data.num_frames=1), of which no longer videos can be made: omit --num_frames, '
+      '--init_video, --low_resolution and --frame_rates.'
+    )
+  if request.seeds and request.init_video == TEST_SPLIT:
+    raise InvalidInput('--seeds and --init_video=test are both given: choose the clips with --first_video.')
   if request.num_frames is not None and request.num_frames < 1:
     raise InvalidInput(f'--num_frames={request.num_frames} is not a valid number of frames: give 1 or more.')
   if request.init_frames is not None and (not request.init_video or request.init_frames < 1):
@@ -100,8 +124,8 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
     )
   if request.frame_rate == math.inf:
     raise InvalidInput('--fps=image asks for a single image, which cannot be combined with flags for longer videos.')
-  if not config.sampling.fps > 0:
-    raise InvalidInput(f'sampling.fps={config.sampling.fps} is not a valid frame rate: give a positive number.')
+  if not frames_per_second(config.sampling) > 0:
+    raise InvalidInput(f'sampling.fps={config.sampling.fps:g} is not a valid frame rate: give a positive number.')
   if request.low_resolution and config.model.upsampling > 1:
     raise InvalidInput(
       '--low_resolution cannot be used with a second stage, which samples its own first stage: name a run of a model '
@@ -111,6 +135,11 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
 
 def _extend(config: ConfigDict, request: Request, given: int) -> Plan:
   block = config.model.num_frames
+  if given and given >= (length := request.num_frames or block):
+    raise ValueError(
+      f'--num_frames={length} is the length of the whole video, of which {given} frames are given: ask for more with '
+      '--num_frames, or give fewer with --init_frames.'
+    )
   overlap = max(1, block // 2) if request.overlap is None else request.overlap
   return generation.extension(request.num_frames or block, block, overlap=overlap, given=given)
 
@@ -118,14 +147,21 @@ def _extend(config: ConfigDict, request: Request, given: int) -> Plan:
 def _continue_file(config: ConfigDict, request: Request, requested: dict[str, Any]) -> Task:
   """Continue or interpolate the video of a file."""
   height, width, channels = _frame_shape(config)
-  given = read_input_video(request.init_video, height=height, width=width, channels=channels)
-  count = request.init_frames or len(given.video)
-  if count > len(given.video):
-    raise ValueError(
-      f'--init_frames={count}, but {request.init_video} has only {len(given.video)} frames: give at most that many.'
+  path, factor = request.init_video, request.interpolate or 1
+  rate = _frame_rate(config, request, measure_input_video(path), factor, path)
+  try:
+    given = read_input_video(
+      path,
+      channels=channels,
+      height=height,
+      width=width,
+      fit=request.fit,
+      frame_rate=None if request.fit == 'none' else rate / factor,
+      num_frames=request.init_frames,
     )
-  factor = request.interpolate or 1
-  rate = _frame_rate(config, request, given, factor, request.init_video)
+  except TooFewFrames as error:
+    raise ValueError(f'--init_frames={request.init_frames}: {error}') from error
+  count = len(given.video)
   if request.interpolate is None:
     plan = _extend(config, request, count)
   else:
@@ -133,24 +169,28 @@ def _continue_file(config: ConfigDict, request: Request, requested: dict[str, An
     plan = generation.interpolation(
       count, factor, config.model.num_frames, overlap=overlap, num_frames=request.num_frames
     )
-  frames = np.broadcast_to(given.video[:count], (request.count, count, height, width, channels))
-  return Task(plan, rate, given=frames, **requested)
+  frames = np.broadcast_to(given.video, (request.count, *given.video.shape))
+  return Task(plan, rate, given=frames, fitted=_say(path, given), **requested)
 
 
 def _continue_test_clips(config: ConfigDict, request: Request) -> Task:
-  """Continue the first clips of the test split with their own captions."""
+  """Continue clips of the test split with their own captions: video i continues clip i."""
+  _check_fit(request)
+  first, count = request.first_video, request.repeats
   try:
     clips = data.examples(
-      config.data, TEST_SPLIT, seed=config.seed, count=request.repeats, num_frames=request.init_frames
+      config.data, TEST_SPLIT, seed=config.seed, count=first + count, num_frames=request.init_frames
     )
   except ValueError as error:
     raise ValueError(f'--init_video=test --init_frames={request.init_frames}: {error}') from error
-  if len(clips) < request.repeats:
-    raise ValueError(f'--num_videos={request.repeats}, but the test split has only {len(clips)} clips: ask for fewer.')
+  if len(clips) < first + count:
+    named = f'--first_video={first}, --num_videos={count}' if first else f'--num_videos={count}'
+    raise ValueError(f'{named}, but the test split has only {len(clips)} clips: ask for fewer.')
+  clips = clips[first:]
   prompts = [clip.caption for clip in clips] if config.data.text != 'none' else None
   labels = [clip.label for clip in clips] if config.data.labels else None
   titles = [clip.caption for clip in clips]
-  rate = clips[0].frame_rate or config.sampling.fps
+  rate = clips[0].frame_rate or frames_per_second(config.sampling)
   if request.frame_rate not in (None, rate):
     raise ValueError(f'--fps={request.frame_rate:g}, but the test split has {rate:g} frames per second: omit --fps.')
   frames = np.stack([clip.video for clip in clips])
@@ -163,6 +203,7 @@ def _upsample(config: ConfigDict, request: Request, requested: dict[str, Any]) -
   overlap = 1 if request.overlap is None else request.overlap
   given = low_run = low_plan = None
   if (run := Run(path)).exists:
+    _check_fit(request)
     low_run, model = run, run.config['model']
     if model['upsampling'] > 1:
       raise ValueError(f'--low_resolution={path} is a second stage: name a run that samples from noise alone.')
@@ -174,17 +215,27 @@ def _upsample(config: ConfigDict, request: Request, requested: dict[str, Any]) -
     count = math.ceil(request.num_frames / factor) if request.num_frames else model['num_frames']
     low_plan = generation.extension(count, model['num_frames'], overlap=max(1, model['num_frames'] // 2))
     size = (model['height'] - 2 * model['pad_rows'], model['width'])
-    rate = request.frame_rate or config.sampling.fps
+    rate = request.frame_rate or frames_per_second(config.sampling)
   elif Path(path).is_dir():
     raise ValueError(f'--low_resolution={path} has no config.json: name the folder of a training run, or a file.')
   else:
-    given = read_input_video(path, channels=config.model.channels)
-    count, size = len(given.video), given.video.shape[1:3]
-    rate = _frame_rate(config, request, given, factor, path)
+    measured = measure_input_video(path)
+    size = _smaller_size(measured.size, _frame_shape(config)[:2], request.fit)
+    rate = _frame_rate(config, request, measured, factor, path)
+    given = read_input_video(
+      path,
+      channels=config.model.channels,
+      height=size[0],
+      width=size[1],
+      fit=request.fit,
+      frame_rate=None if request.fit == 'none' else rate / factor,
+    )
+    count = len(given.video)
   _check_smaller(size, _frame_shape(config)[:2], path)
   plan = generation.super_resolution(count, block, factor=factor, overlap=overlap, num_frames=request.num_frames)
-  low = None if low_run else given.video
-  return Task(plan, rate, low=low, low_run=low_run, low_plan=low_plan, low_factor=factor, **requested)
+  if given is None:
+    return Task(plan, rate, low_run=low_run, low_plan=low_plan, low_factor=factor, **requested)
+  return Task(plan, rate, low=given.video, low_factor=factor, fitted=_say(path, given), **requested)
 
 
 def _frame_shape(config: ConfigDict) -> tuple[int, int, int]:
@@ -192,15 +243,43 @@ def _frame_shape(config: ConfigDict) -> tuple[int, int, int]:
   return model.height - 2 * model.pad_rows, model.width, model.channels
 
 
-def _frame_rate(config: ConfigDict, request: Request, given: InputVideo, factor: int, path: str) -> float:
-  """The frame rate of the video to make: what was asked for, or that of the given file if the model can follow it."""
+def _frame_rate(config: ConfigDict, request: Request, given: Measured, factor: int, path: str) -> float:
+  """The frame rate of the video to make: what was asked for, or that of the given file if the model can follow it.
+
+  Otherwise the frames of the file are picked by time, unless the file is so slow that frames would be repeated, or
+  --fit=none.
+  """
   conditional = 'frame_interval' in models.scalars(config.model)
   if conditional and request.frame_rate is None and given.frame_rate is not None:
     return given.frame_rate * factor
-  rate = request.frame_rate or config.sampling.fps
-  flag = '--fps' if conditional else '--config.sampling.fps'
-  check_frame_rate(given, rate / factor, path, remedy=f'give {flag}={(given.frame_rate or 0) * factor:.4g}')
+  rate = request.frame_rate or frames_per_second(config.sampling)
+  if given.frame_rate is not None and (request.fit == 'none' or given.frame_rate < rate / factor):
+    flag = '--fps' if conditional else '--config.sampling.fps'
+    check_frame_rate(given, rate / factor, path, remedy=f'give {flag}={given.frame_rate * factor:.4g}')
   return rate
+
+
+def _smaller_size(size: tuple[int, int], wanted: tuple[int, int], fit: str) -> tuple[int, int]:
+  """Return the size that frames are fitted to: the largest part of `wanted` that they fill, else the smallest."""
+  height, width = wanted
+  parts = [(height // f, width // f) for f in range(2, height + 1) if not height % f and not width % f]
+  if fit == 'none' or not parts:
+    return size
+  return next((part for part in parts if part[0] <= size[0] and part[1] <= size[1]), parts[-1])
+
+
+def _check_fit(request: Request) -> None:
+  """Raise ValueError for --fit, if the frames to start from are not those of a file."""
+  if request.fit != 'cover':
+    raise ValueError(f'--fit={request.fit} has no effect on frames that do not come from a file: omit it.')
+
+
+def _say(path: str, given: InputVideo) -> str | None:
+  """Print what was done to the frames of a file, and return it; None for nothing."""
+  if not given.fitted:
+    return None
+  print(f'{path}: {given.fitted}.', file=sys.stderr)
+  return given.fitted
 
 
 def _check_smaller(size: tuple[int, int], wanted: tuple[int, int], path: str) -> None:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from vdm_jax import configuration, models
 from vdm_jax.errors import ExitStatus, InvalidInput
-from vdm_jax.jobs import experiments
+from vdm_jax.jobs import arguments, experiments
 from vdm_jax.names import unknown
 
 
@@ -55,6 +55,11 @@ def refuse(messages: Sequence[str], status: int = ExitStatus.INVALID_INPUT) -> N
 def define_choice(name: str, default: str | None, options: Iterable[str], help: str) -> flags.FlagHolder[str | None]:
   """Define a flag with named options; another value is an error that gives the closest one."""
   return flags.DEFINE(_Choice(name, list(options)), name, default, help)
+
+
+def define_path(name: str, help: str) -> flags.FlagHolder[str | None]:
+  """Define a flag that is a path; `~` is expanded, and a path that is not local is an error."""
+  return flags.DEFINE(_Path(name), name, None, help)
 
 
 def define_experiment(argv: Sequence[str]) -> None:
@@ -113,6 +118,21 @@ class _Choice(flags.ArgumentParser):
 
   def flag_type(self) -> str:
     return 'string enum'
+
+
+class _Path(flags.ArgumentParser):
+  """Parser of a flag that is a path."""
+
+  syntactic_help = '<path>'
+
+  def __init__(self, flag: str):
+    self._flag = flag
+
+  def parse(self, argument: Any) -> Any:
+    return arguments.read_path(f'--{self._flag}', argument)
+
+  def flag_type(self) -> str:
+    return 'path'
 
 
 class _Experiment(flags.ArgumentParser):

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm_jax.errors import InvalidInput
+from vdm_jax.runtime import progress
 from vdm_jax.tools import compilation
 
 
@@ -23,7 +24,9 @@ def compile_ahead(config: ConfigDict, topology: str | None, origin: Mapping[str,
   if topology is None:
     raise InvalidInput('--topology is missing: name the devices to compile for, such as v4:4x4x8 or gpu:1x8x80.')
   try:
-    print(json.dumps({**origin, **compilation.report(config, topology)}, indent=2))
+    with progress.phase(f'compiling for {topology}'):
+      report = compilation.report(config, topology)
+    print(json.dumps({**origin, **report}, indent=2))
   except (ValueError, RuntimeError) as error:
     raise InvalidInput(str(error)) from error
   return 0

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from vdm_jax import data, text
 from vdm_jax.errors import InvalidInput
-from vdm_jax.text import cache, cache_writer
+from vdm_jax.inputs.caption_lengths import cut_report
+from vdm_jax.text import cache, cache_writer, truncation
 from vdm_jax.text.encoders import ENCODERS
 
 
@@ -43,6 +44,10 @@ def embed(
   encode = text.encoder(
     ENCODERS[section.text], section.text_path, length=section.text_length, dtype=section.text_dtype, mesh=mesh
   )
+  cut = cut_report([encode.count(caption) for caption in captions], section.text_length)
+  truncation.mute()
+  if cut is not None:
+    print(f'warning: {cut}', file=sys.stderr)
   new = cache_writer.embed(
     encode,
     captions,

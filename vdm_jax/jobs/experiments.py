@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vdm_jax import configs
 from vdm_jax.errors import InvalidInput
+from vdm_jax.jobs import arguments
 from vdm_jax.names import closest
 
 FOLDER = Path(next(iter(configs.__path__)))
@@ -36,7 +37,7 @@ def split(experiment: str) -> tuple[Path, str | None]:
   >>> file.name, variant
   ('t2v_large.py', 'skip4')
   """
-  given, colon, variant = experiment.partition(':')
+  given, colon, variant = arguments.read_path('--config', experiment).partition(':')
   file = Path(given)
   if not file.is_file():
     if given not in names():

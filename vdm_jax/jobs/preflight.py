@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 import vdm_jax
 from vdm_jax import configuration, partitioning, runtime
 from vdm_jax.errors import InvalidInput
+from vdm_jax.tools import doctor
 from vdm_jax.training import run_folder
 
 PREFLIGHT_SECONDS = 30.0
@@ -35,12 +36,13 @@ SAME = {
 }
 
 
-def preflight(config: ConfigDict, workdir: str) -> int:
+def preflight(config: ConfigDict, workdir: str, *, allow_change: bool = False) -> int:
   """Print in one sentence that the processes are ready to train and return 0.
 
   Checks that number of devices, code, JAX version and configuration are equal; that the workdir is the same folder and
-  writable from everywhere; that the batch splits over the mesh and the rows that each process makes are those that its
-  devices receive; and that an all-reduce over all devices is correct.
+  writable from everywhere, and training would not refuse the run that it holds; that the batch splits over the mesh and
+  the rows that each process makes are those that its devices receive; and that an all-reduce over all devices is
+  correct.
 
   Raises:
     InvalidInput: a check fails; one message per reason.
@@ -48,6 +50,7 @@ def preflight(config: ConfigDict, workdir: str) -> int:
   started = time.perf_counter()
   facts = runtime.exchange('facts', _facts(config), seconds=PREFLIGHT_SECONDS)
   found = differences(facts) or runtime.merge_problems(_try_folder(workdir))
+  found = found or runtime.merge_problems(_try_run(config, workdir, allow_change))
   found = found or runtime.merge_problems(_try_batch(config)) or runtime.merge_problems(_try_sum())
   if found:
     raise InvalidInput(*found)
@@ -119,6 +122,13 @@ def _try_folder(workdir: str) -> list[str]:
   if jax.process_index() == 0:
     path.unlink(missing_ok=True)
   return problems
+
+
+def _try_run(config: ConfigDict, workdir: str, allow_change: bool) -> list[str]:
+  """Check that training would continue the run of the workdir, if it holds one; return the problems."""
+  found: list[str] = []
+  doctor.attempt(found, lambda: doctor.check_workdir(config, workdir, allow_change=allow_change))
+  return found
 
 
 def _appears(path: Path, text: str, seconds: float = 5.0) -> bool:

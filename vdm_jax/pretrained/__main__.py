@@ -21,6 +21,7 @@ import numpy as np
 import vdm_jax
 from vdm_jax import checkpoints, first_stages, pretrained, weights
 from vdm_jax.errors import ExitStatus
+from vdm_jax.inputs.paths import path_argument
 from vdm_jax.runs import Run
 from vdm_jax.runtime.atomic_files import write_text
 from vdm_jax.runtime.hashing import sha256
@@ -117,10 +118,17 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog='python -m vdm_jax.pretrained', description=__doc__.splitlines()[0])
   parser.add_argument('--name', required=True, help='name of the model, such as digits')
   what = parser.add_mutually_exclusive_group()
-  what.add_argument('--workdir', default='', help='folder of the run to publish')
-  what.add_argument('--scores', default='', help='record of an evaluation of the shipped weights, to add to the card')
+  what.add_argument('--workdir', type=path_argument, default='', help='folder of the run to publish')
+  what.add_argument(
+    '--scores',
+    type=path_argument,
+    default='',
+    help='record of an evaluation of the shipped weights, to add to the card',
+  )
   parser.add_argument('--limits', default='', help='a sentence for the card on what the model cannot do')
-  parser.add_argument('--first_stage', default='', help='first stage of a second stage, such as pretrained:digits_fit')
+  parser.add_argument(
+    '--first_stage', type=path_argument, default='', help='first stage of a second stage, such as pretrained:digits_fit'
+  )
   return parser
 
 

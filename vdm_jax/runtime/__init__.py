@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     merge_problems,
   )
   from vdm_jax.runtime.rendezvous import Rendezvous, find_rendezvous
-  from vdm_jax.runtime.signals import stop_requested
+  from vdm_jax.runtime.signals import Stop, Stopped, end_on_interrupt, stop_requested
 
 __all__ = [
   'RENDEZVOUS_SECONDS',
   'Rendezvous',
+  'Stop',
+  'Stopped',
   'detect_hangs',
+  'end_on_interrupt',
   'exchange',
   'find_rendezvous',
   'join_process_group',

@@ -53,11 +53,12 @@ def quick_hash(path: str | os.PathLike, *, times: bool = True, blocks: int = BLO
 
 @functools.cache
 def code_hash(*parts: str) -> str:
-  """Return a hash of the source code of some packages and modules of `vdm_jax`, such as 'sampling' and 'models'."""
+  """Return a hash of the code and data files of packages and modules of `vdm_jax`, such as 'sampling' and 'models'."""
   digest = hashlib.sha256()
   for part in parts:
-    for file in sorted((PACKAGE / part).rglob('*.py')) or [PACKAGE / f'{part}.py']:
-      digest.update(f'{file.relative_to(PACKAGE).as_posix()}\0'.encode() + file.read_bytes())
+    for file in _files(PACKAGE / part) if (PACKAGE / part).is_dir() else [PACKAGE / f'{part}.py']:
+      if '__pycache__' not in file.parts:
+        digest.update(f'{file.relative_to(PACKAGE).as_posix()}\0'.encode() + file.read_bytes())
   return digest.hexdigest()[:16]
 
 

@@ -59,7 +59,8 @@ class Work:
       raise OtherWork(
         f'{self._place} holds other work, which differs in {", ".join(differs)}: choose another folder, or empty it.'
       )
-    self.done = self._read(folder / PROGRESS, {'done': 0}).get('done', 0)
+    progress = self._read(folder / PROGRESS, {'done': 0})
+    self.done = progress.get('done', 0) if self.begun else 0  # without a record, it may be that of other work
 
   @property
   def begun(self) -> bool:

@@ -43,7 +43,7 @@ def sample(denoiser: Denoiser, step: Step, logsnrs: Array, z: Array, rng: Array,
   Args:
     denoiser: the denoiser with all of its guidance.
     step: a step, such as `ancestral`, `ddim`, `heun` or `dpm_solver`.
-    logsnrs: an increasing grid `[N]`, such as `cosine_grid` or `karras_grid`.
+    logsnrs: an increasing grid `[N]`, such as `cosine_levels` or `karras_grid`.
     z: `sigma(logsnrs[0])` times unit noise, `[b ...]`.
     rng: one key, or a key per example `[b]`, in which case no sample depends on the rest of its batch.
     cond: passed to the denoiser.
@@ -66,7 +66,7 @@ def sample(denoiser: Denoiser, step: Step, logsnrs: Array, z: Array, rng: Array,
   ((4, 2), 'float32')
   """
   if not isinstance(logsnrs, jax.core.Tracer) and not np.all(np.diff(logsnrs) > 0):
-    raise ValueError('logsnrs must increase, from noise to data, as cosine_grid and karras_grid do.')
+    raise ValueError('logsnrs must increase, from noise to data, as cosine_levels and karras_grid do.')
   logsnrs = jnp.asarray(logsnrs, jnp.float32)
   state = begin(denoiser, step, logsnrs, z, cond)
   state = advance(denoiser, step, logsnrs, state, rng, cond, 0, logsnrs.shape[0] - 1)

@@ -6,7 +6,8 @@
 `python -m vdm_jax.text embed` fills.
 
 The mask is bool [n l], False on padding. It is True at least once for every caption, the empty one included, so that
-attention over a caption never divides by zero. Every text function can be pickled and called from several threads.
+attention over a caption never divides by zero. Every text function can be pickled and called from several threads;
+`count(caption)` returns the number of its tokens, also of those that are cut.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from vdm_jax.inputs.captions import UNICODE
 from vdm_jax.names import choose
 from vdm_jax.text import cache as embeddings
 from vdm_jax.text.encoders import ENCODERS, encoder_folder
@@ -97,6 +99,7 @@ def build(
   path: str = '',
   length: int,
   vocabulary: Sequence[str] = (),
+  word_rule: str = '',
   dtype: str = 'float32',
   cache: str = '',
 ) -> Encode | None:
@@ -105,8 +108,9 @@ def build(
   Args:
     name: `none`, `words` or a frozen encoder (data.text).
     path: folder with the files of a frozen encoder (data.text_path).
-    length: tokens per caption, l (data.text_length). Shorter captions are padded; longer ones are cut, with a warning.
+    length: tokens per caption, l (data.text_length). Shorter captions are padded, longer ones are cut.
     vocabulary: the known words, for `words` (data.vocabulary).
+    word_rule: how `words` splits captions, a rule of `inputs.captions` (data.word_rule); '': the current one.
     dtype: type of a frozen encoder's matrix products (data.text_dtype).
     cache: folder of embeddings to read instead of computing them (data.text_cache).
 
@@ -125,7 +129,7 @@ def build(
     return encoder(ENCODERS[name], path, length, dtype)
   if cache:
     raise ValueError(_no_embeddings(name, cache))
-  return Words(tuple(vocabulary), length) if name == 'words' else None
+  return Words(tuple(vocabulary), length, word_rule or UNICODE) if name == 'words' else None
 
 
 def encoder(

@@ -16,16 +16,18 @@ from collections.abc import Sequence
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from vdm_jax import configuration, data, jobs
+import vdm_jax.runtime.loading  # noqa: F401, isort: skip (shows "loading" while the imports below last)
+from vdm_jax import configuration, data, jobs, runtime
 from vdm_jax.errors import InvalidInput
-from vdm_jax.jobs import command
+from vdm_jax.jobs import arguments, command
+from vdm_jax.runtime import progress
 from vdm_jax.text.cache import STORED
 from vdm_jax.text.encoders import ENCODERS
 
 _ENCODER = flags.DEFINE_string('encoder', None, f'Frozen encoder, one of {", ".join(ENCODERS)}.')
-_ENCODER_PATH = flags.DEFINE_string('encoder_path', None, 'Folder with its weights, configuration and tokenizer.')
+_ENCODER_PATH = command.define_path('encoder_path', 'Folder with its weights, configuration and tokenizer.')
 _DATA = flags.DEFINE_string('data', None, 'Folder of clips, or "digits".')
-_OUT = flags.DEFINE_string('out', None, 'Folder for the embeddings.')
+_OUT = command.define_path('out', 'Folder for the embeddings.')
 _STORE = flags.DEFINE_enum('store', 'float32', STORED, 'Type to round embeddings to; float32 is exact.')
 _FSDP = flags.DEFINE_integer('fsdp', 1, 'Local devices to shard the weights over; -1: all.')
 _TENSOR = flags.DEFINE_integer('tensor', 1, 'Local devices to shard the width of each layer over; -1: all.')
@@ -55,6 +57,7 @@ def _config() -> ConfigDict:
       config.data[key] = flag.value
   if chosen is not None:
     config.data.name, config.data.path = data.locate(chosen)
+  arguments.expand_paths(config)
   return config
 
 
@@ -80,7 +83,8 @@ def run() -> None:
       _define_config(argv)
   except (InvalidInput, ValueError) as error:
     command.refuse(error.args)
-  app.run(main, argv=[sys.argv[0], *argv], flags_parser=command.parse)
+  with progress.show('embedding captions'), runtime.end_on_interrupt():
+    app.run(main, argv=[sys.argv[0], *argv], flags_parser=command.parse)
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from vdm_jax.inputs.captions import composed
 from vdm_jax.text.encoders import encoder_folder
 from vdm_jax.text.encoders.contract import Encoder
 from vdm_jax.text.fingerprint import fingerprint
@@ -133,7 +134,12 @@ class CachedText:
       mask[row, : len(embedding)] = True
     return tokens, mask
 
+  def count(self, caption: str) -> int:
+    """Return the number of tokens of a caption, for which the encoder's tokenizer must be in `path`."""
+    return self._encoder.count(caption)
+
   def _read(self, caption: str) -> np.ndarray:
+    caption = composed(caption)
     block = self._block(self.record.block_of(caption))
     if block is not None and caption in block.captions:
       return block.read(caption)

@@ -15,10 +15,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vdm_jax import partitioning
+from vdm_jax.inputs.captions import composed
 from vdm_jax.text.encoders import encoder_folder
 from vdm_jax.text.encoders.contract import Encoder
 from vdm_jax.text.encoders.weight_files import read_arrays
-from vdm_jax.text.truncation import warn_truncated
+from vdm_jax.text.truncation import Truncation
 from vdm_jax.types import Params
 
 _CACHED_BYTES = 2**29  # 6,500 captions of 20 tokens of width 1024
@@ -88,6 +89,7 @@ class FrozenEncoder:
     self._check_length()
     if dtype not in ('float32', 'bfloat16'):
       raise ValueError(f"dtype={dtype!r} is not valid: choose 'float32' or 'bfloat16'")
+    self._truncation = Truncation()
     self._lock = threading.Lock()  # transformers' tokenizers are not thread-safe, and weights are loaded once
     captions = max(1, _CACHED_BYTES // (4 * length * self.width))
     self._embed = functools.lru_cache(captions)(self._compute)
@@ -96,7 +98,7 @@ class FrozenEncoder:
     return type(self), (self.encoder, self.path, self.length, self.dtype, self.mesh)
 
   def __call__(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return embeddings float32 [n l c], zero on padding, and mask bool [n l]. Warns about captions that are cut."""
+    """Return embeddings float32 [n l c], zero on padding, and mask bool [n l]. Warns about the first cut caption."""
     tokens = np.zeros((len(captions), self.length, self.width), np.float32)
     mask = np.zeros((len(captions), self.length), bool)
     for row, caption in enumerate(captions):
@@ -106,13 +108,20 @@ class FrozenEncoder:
     return tokens, mask
 
   def ids(self, caption: str) -> list[int]:
-    """Return the token ids of `caption`, at most l. Warns if it has more."""
-    with self._lock:
-      ids = self._tokenizer(caption, verbose=False)['input_ids']
+    """Return the token ids of `caption`, at most l. Warns if it is the first that has more."""
+    ids = self._all_ids(caption)
     if len(ids) > self.length:
-      warn_truncated(caption, len(ids), self.length)
+      self._truncation.warn(caption, len(ids), self.length)
       ids = [*ids[: self.length - 1], ids[-1]]  # keep the token that ends a caption
     return ids
+
+  def count(self, caption: str) -> int:
+    """Return the number of tokens of a caption, also beyond `length`."""
+    return len(self._all_ids(caption))
+
+  def _all_ids(self, caption: str) -> list[int]:
+    with self._lock:
+      return self._tokenizer(composed(caption), verbose=False)['input_ids']
 
   def _check_length(self) -> None:
     architecture = self.encoder.architecture

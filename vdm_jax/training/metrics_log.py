@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import resource
@@ -69,7 +70,10 @@ class MetricsWriter:
 
 
 class Stopwatch:
-  """Wall time of a window of steps: waiting for data, waiting for the devices, pauses, and the host's rest."""
+  """Wall time of a window of steps: waiting for data, waiting for the devices, pauses, and the host's rest.
+
+  A step takes the time from the end of the step before it to its own, however late the host hears of them.
+  """
 
   def __init__(self, examples_per_device: float, ideal_step_seconds: float | None = None) -> None:
     """Start a window.
@@ -83,22 +87,31 @@ class Stopwatch:
     self.reset()
 
   def reset(self) -> None:
-    """Start a new window."""
-    self._start = time.perf_counter()
+    """Start a new window now."""
+    self._finished = time.perf_counter()
+    self.start_window()
+
+  def start_window(self) -> None:
+    """Start a new window after the last finished step."""
+    self._wall, self._steps = 0.0, 0
     self._spent = {'data': 0.0, 'device': 0.0, 'pause': 0.0}
-    self._steps = 0
 
-  def step(self) -> None:
-    """Count a finished step."""
-    self._steps += 1
+  def step(self, finished: float, *, data: float = 0.0, device: float = 0.0, pause: float = 0.0) -> None:
+    """Count a finished step.
 
-  def add(self, kind: str, since: float) -> None:
-    """Add the seconds since `since` (from `time.perf_counter`) to 'data', 'device' or 'pause'."""
-    self._spent[kind] += time.perf_counter() - since
+    Args:
+      finished: when it finished, as `time.perf_counter` counts.
+      data: seconds for which the host waited for its batch.
+      device: seconds for which the host waited for the devices to finish it.
+      pause: seconds of other work between the step before it and this one.
+    """
+    self._wall, self._finished, self._steps = self._wall + finished - self._finished, finished, self._steps + 1
+    for kind, seconds in (('data', data), ('device', device), ('pause', pause)):
+      self._spent[kind] += seconds
 
   def rate(self) -> float:
     """Return steps per second of this window without pauses (compilation, checkpoints, previews, held-out loss)."""
-    return self._steps / max(time.perf_counter() - self._start - self._spent['pause'], 1e-9)
+    return self._steps / max(self._wall - self._spent['pause'], 1e-9)
 
   def row(self) -> dict[str, float | None]:
     """Return the `time/...` values of the window.
@@ -106,7 +119,7 @@ class Stopwatch:
     Per step and without pauses: seconds in total and of each kind, the rate, the share of time spent waiting for data,
     and model FLOPs utilization (`mfu`, None if not known). Also the seconds of pauses and of compilation.
     """
-    rate, wall, steps = self.rate(), time.perf_counter() - self._start, max(self._steps, 1)
+    rate, wall, steps = self.rate(), self._wall, max(self._steps, 1)
     working = max(wall - self._spent['pause'], 1e-9)
     return {
       'time/steps_per_second': rate,
@@ -120,6 +133,13 @@ class Stopwatch:
       'time/pause_seconds': self._spent['pause'],
       'time/compile_seconds': self.compile_seconds,
     }
+
+
+def last_compile_seconds(workdir: Path) -> float | None:
+  """Return how long compiling took when the run last started, from its last row; None if it is not known."""
+  with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+    return float(json.loads((workdir / 'metrics.jsonl').read_text().splitlines()[-1])['time/compile_seconds'])
+  return None
 
 
 def memory() -> dict[str, float]:

@@ -8,6 +8,7 @@ non-finite part.
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,8 +22,9 @@ import safetensors.numpy
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from vdm_jax import checkpoints, partitioning
+from vdm_jax import checkpoints, configuration, partitioning, runtime
 from vdm_jax.models import Model
+from vdm_jax.runs import Run
 from vdm_jax.runtime.atomic_files import atomic_write
 from vdm_jax.training import run_folder, state
 from vdm_jax.training.optimizer import Constructor, build
@@ -100,10 +102,14 @@ def write(
 ) -> Path:
   """Write the bundle of the step taken from the state `current` with the global `batch`, and return its folder.
 
-  All processes call it. An existing bundle of the same step is kept.
+  All processes call it. An existing bundle of the same step is kept, unless it was left by a run with other settings,
+  which was in this workdir before; it is then moved to `step_XXXXXXXX-N`.
   """
   step = int(current.step) + 1
   folder = Path(workdir) / FOLDER / f'step_{step:08d}'
+  if jax.process_index() == 0 and (folder / 'config.json').exists() and not _is_of(folder, config):
+    folder.rename(folder.with_name(f'{folder.name}-{len(list(folder.parent.glob(f"{folder.name}-*")))}'))
+  runtime.exchange('bundle', True)
   if (folder / REPORT).exists():
     return folder
   whole = jax.jit(lambda tree: tree, out_shardings=partitioning.replicated(mesh))
@@ -126,6 +132,12 @@ def write(
     report = {'step': step, 'seed': config.seed, 'elements': [(step - 1) * size, step * size], 'found': found}
     run_folder.write_json(folder / REPORT, report | {'loss': str(outcome['loss'])})
   return folder
+
+
+def _is_of(folder: Path, config: Any) -> bool:
+  """Whether a bundle was left by a run with these settings."""
+  settings = json.loads(json.dumps(configuration.to_dict(config)))
+  return Run(folder).config == configuration.complete(settings)
 
 
 def replay(

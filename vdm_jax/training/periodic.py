@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
@@ -15,6 +16,8 @@ from vdm_jax.training import run_folder
 from vdm_jax.training.recorder import Recorder
 from vdm_jax.training.state import TrainState
 from vdm_jax.types import Params
+
+T = TypeVar('T')
 
 POSTPONED = 'left_out.json'
 
@@ -38,14 +41,19 @@ class Periodic(NamedTuple):
   recorder: Recorder
   heldout_loss: Callable[[Params], dict[str, float]] | None
   preview: Preview | None
+  stop: runtime.Stop
 
-  def run(self, ema: Params, step: int) -> None:
-    """Compute what is due after a step whose row is not written yet."""
-    if self._heldout_due(step):
-      self.recorder.attach(step, self._measure(ema, step))
-    if self._preview_due(step):
-      self.recorder.settle(0)
-      self._show(ema, step)
+  def run(self, ema: Params, step: int) -> bool:
+    """Compute what is due after a step whose row is not written yet; return False if a signal asks to stop first."""
+    try:
+      if self._heldout_due(step):
+        self.recorder.attach(step, self._measure(ema, step))
+      if self._preview_due(step):
+        self.recorder.settle(0)
+        self._show(ema, step)
+    except runtime.Stopped:
+      return False
+    return True
 
   def postpone(self, step: int) -> None:
     """Note that what is due after a step is still missing."""
@@ -57,10 +65,13 @@ class Periodic(NamedTuple):
     step = int(current.step)
     if not self._postponed(step):
       return
-    if self._heldout_due(step):
-      self.recorder.amend(step, self._measure(current.ema, step))
-    if self._preview_due(step):
-      self._show(current.ema, step)
+    try:
+      if self._heldout_due(step):
+        self.recorder.amend(step, self._measure(current.ema, step))
+      if self._preview_due(step):
+        self._show(current.ema, step)
+    except runtime.Stopped:
+      return
     if jax.process_index() == 0:
       (self.workdir / POSTPONED).unlink(missing_ok=True)
 
@@ -80,8 +91,12 @@ class Periodic(NamedTuple):
 
   def _measure(self, ema: Params, step: int) -> dict[str, float]:
     with self.recorder.paused(f'measuring the held-out loss after step {step}'):
-      return self.heldout_loss(ema)
+      return self._run(functools.partial(self.heldout_loss, ema))
 
   def _show(self, ema: Params, step: int) -> None:
     with self.recorder.paused(f'making a preview after step {step}'):
-      self.preview(ema, step)
+      self._run(functools.partial(self.preview, ema, step))
+
+  def _run(self, work: Callable[[], T]) -> T:
+    """Run work that a signal may end; not with several processes, whose collectives would wait for this one."""
+    return work() if jax.process_count() > 1 else self.stop.interruptible(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -9,6 +10,8 @@ import secrets
 import socket
 import subprocess
 import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,31 +19,12 @@ from typing import Any
 import jax
 
 from vdm_jax import checkpoints
+from vdm_jax.configuration import Change, Difference, changes
 from vdm_jax.runs import Run
 from vdm_jax.runtime import atomic_files
+from vdm_jax.training.metrics_log import print_status
 
-# Settings that may change when a run resumes; a name ending in '.' is a whole section.
-MAY_CHANGE = (
-  'training.num_steps',
-  'training.checkpoint_every',
-  'training.preview_every',
-  'training.heldout_every',
-  'training.keep_checkpoints',
-  'training.stall_seconds',
-  'training.spike_factor',
-  'training.tensorboard',
-  'training.first_stage',
-  'sampling.',
-  'mesh.',
-  'data.path',
-  'data.text_path',
-  'data.text_cache',
-  'data.num_workers',
-  'data.max_bad_share',
-  'model.text_path',
-  'model.text_cache',
-  'model.attention',
-)
+HISTORY = 'config_history.jsonl'  # what changed when the run resumed: one row per key, with the step
 
 
 def prepare(workdir: str | os.PathLike) -> Path:
@@ -50,31 +34,34 @@ def prepare(workdir: str | os.PathLike) -> Path:
     ValueError: `workdir` is a URL.
     OSError: nothing can be written there; the message names the reason.
   """
+  path = check_writable(workdir)
+  with _writing(workdir):
+    path.mkdir(parents=True, exist_ok=True)
+  return path
+
+
+def check_writable(workdir: str | os.PathLike) -> Path:
+  """Return the absolute path of a workdir, which need not exist; raise as `prepare` does, but create nothing."""
   if '://' in str(workdir):
     raise ValueError(
       f'--workdir={workdir} is a URL, not a folder: mount the bucket (gcsfuse, s3fs) and name the mounted folder.'
     )
   path = Path(workdir).absolute()
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path) as file:
+  with _writing(workdir):
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    with tempfile.TemporaryFile(dir=existing) as file:
       file.write(b'writable')
+  return path
+
+
+@contextlib.contextmanager
+def _writing(workdir: str | os.PathLike) -> Iterator[None]:
+  try:
+    yield
   except OSError as error:
     raise OSError(
       f'--workdir={workdir} is not writable ({error.strerror}): choose a folder that you can write to.'
     ) from error
-  return path
-
-
-def claim(workdir: Path, config: Any) -> None:
-  """Make the workdir that of a configuration: check it, remove leftovers, record configuration and environment.
-
-  The caller holds the lock of the workdir. Raises ValueError as `check_same_run` does.
-  """
-  sweep(workdir)
-  check_same_run(workdir, config)
-  write_config(workdir, config)
-  write_environment(workdir)
 
 
 def sweep(workdir: Path) -> None:
@@ -85,29 +72,118 @@ def sweep(workdir: Path) -> None:
 
 def write_config(workdir: Path, config: Any) -> None:
   """Write `workdir/config.json` atomically; `config` is a ConfigDict or nested dicts."""
-  write_json(workdir / 'config.json', _plain(config))
+  write_json(workdir / 'config.json', changes.plain(config))
 
 
-def check_same_run(workdir: Path, config: Any) -> None:
-  """Raise ValueError if the workdir belongs to another configuration, listing the settings that differ.
+def check_same_run(workdir: Path, config: Any, *, allow_change: bool = False) -> list[Difference]:
+  """Return the settings in which a configuration differs from that of the run in the workdir, all of which may change.
 
-  Those of MAY_CHANGE may differ. A workdir without config.json passes unless it has checkpoints.
+  A workdir without config.json passes unless it has checkpoints.
+
+  Args:
+    workdir: the folder of the run.
+    config: the configuration with which it is to go on.
+    allow_change: whether settings may change that continue the same model differently, see `configuration.Change`.
+
+  Raises:
+    ValueError: other settings differ; the message lists them.
   """
   if not (workdir / 'config.json').exists():
     if checkpoints.steps(workdir):
       raise ValueError(f'{workdir} has checkpoints but no config.json: restore the file, or use another --workdir.')
-    return
-  saved, wanted = (_flatten(c) for c in (Run(workdir).config, _plain(config)))
-  different = [
-    f'  {key}: {_show(saved, key)} in the workdir, {_show(wanted, key)} now'
-    for key in sorted(saved.keys() | wanted.keys())
-    if _show(saved, key) != _show(wanted, key) and not key.startswith(MAY_CHANGE)
-  ]
-  if different:
+    return []
+  found = changes.differences(Run(workdir).config, changes.plain(config))
+  refused = [different for different in found if different.change is Change.REFUSED]
+  flagged = [different for different in found if different.change is Change.ALLOWED and not allow_change]
+  if refused:
     raise ValueError(
-      f'{workdir} holds a run with another configuration:\n' + '\n'.join(different) + '\n'
-      'Use another --workdir, or reset these settings.'
+      f'{workdir} holds a run with another configuration:\n' + _listed(refused + flagged) + 'Use another --workdir, or '
+      'reset these settings. To train another model from the weights of this one, set training.first_stage in a new '
+      '--workdir.'
     )
+  if flagged:
+    raise ValueError(
+      f'{workdir} holds a run with another configuration:\n' + _listed(flagged) + 'Pass --allow_change to continue the '
+      f'run with these settings from here on, which {HISTORY} records; or reset them, or use another --workdir.'
+    )
+  return found
+
+
+def _listed(differences: Sequence[Difference]) -> str:
+  return ''.join(f'  {different}\n' for different in differences)
+
+
+def claim(workdir: Path, config: Any, step: int | None, differences: Sequence[Difference]) -> None:
+  """Make the workdir that of a configuration: record what changed, the configuration and the environment.
+
+  Args:
+    workdir: the folder of the run, whose lock the caller holds.
+    config: its configuration from here on.
+    step: steps taken so far; None: a new run.
+    differences: from `check_same_run`.
+  """
+  for different in differences:
+    print_status(f'changed at step {step or 0}: {different}')
+  if step is not None:
+    record_changes(workdir, step, differences)
+  write_config(workdir, config)
+  write_environment(workdir)
+
+
+def record_changes(workdir: Path, step: int, differences: Sequence[Difference]) -> None:
+  """Append a row to `workdir/config_history.jsonl` for every changed setting.
+
+  Args:
+    workdir: the folder of the run.
+    step: steps that were taken with the former settings; rows of later ones, which a damaged checkpoint took back, get
+      this step, because what they record holds from here on.
+    differences: from `check_same_run`.
+  """
+  path = workdir / HISTORY
+  before = _rows(path)
+  rows = [row | {'step': min(row['step'], step)} for row in before]
+  for key, saved, wanted, _ in differences:
+    row = {'step': step, 'key': key, 'before': saved, 'after': wanted}
+    if row not in rows[-len(differences) :]:  # else a job was killed between this file and config.json
+      rows.append(row)
+  if rows != before:
+    atomic_files.write_text(path, ''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def vocabulary(workdir: str | os.PathLike) -> tuple[str, ...]:
+  """Return the words that the run in a workdir knows; empty if there is no run, or it reads no words."""
+  if not (Path(workdir) / 'config.json').exists():
+    return ()
+  return tuple(Run(workdir).config['data']['vocabulary'])
+
+
+def example_offset(workdir: Path, batch_size: int) -> int:
+  """Return how many examples further than step * batch_size a run is in its stream of examples.
+
+  It is 0 unless the batch size has changed: then the step at which it did takes the examples that follow those of the
+  step before, so that none is repeated or left out.
+
+  Args:
+    workdir: the folder of the run, after `record_changes`.
+    batch_size: the batch size now.
+  """
+  taken = since = 0
+  for row in _rows(workdir / HISTORY):
+    if row.get('key') == 'data.batch_size':
+      taken, since = taken + (row['step'] - since) * row['before'], row['step']
+  return taken - since * batch_size
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+  """The rows of the history; a line that is not one (an editor, a full disk) is left out with a warning."""
+  rows = []
+  for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+    try:
+      row = json.loads(line)
+      rows.append(row | {'step': int(row['step'])})
+    except (ValueError, KeyError, TypeError):
+      warnings.warn(f'{path}, line {number} is not a row of the history, and is dropped.', stacklevel=2)
+  return rows
 
 
 def write_environment(workdir: Path) -> None:
@@ -115,13 +191,13 @@ def write_environment(workdir: Path) -> None:
 
   Its `run_id` is drawn when a run begins, and stays when it resumes.
   """
-  run_id = Run(workdir).run_id if checkpoints.steps(workdir) else ''
+  run_id = (checkpoints.steps(workdir) and Run(workdir).run_id) or secrets.token_hex(8)
   packages = ('vdm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
   devices = jax.devices()
   write_json(
     workdir / 'env.json',
     {
-      'run_id': run_id or secrets.token_hex(8),
+      'run_id': run_id,
       'python': platform.python_version(),
       'platform': platform.platform(),
       'versions': {name: _version(name) for name in packages},
@@ -152,18 +228,3 @@ def _git_commit() -> str | None:
 def write_json(path: Path, content: Any) -> None:
   """Write a JSON file atomically."""
   atomic_files.write_text(path, json.dumps(content, indent=2) + '\n')
-
-
-def _plain(config: Any) -> dict[str, Any]:
-  return json.loads(json.dumps(config.to_dict() if hasattr(config, 'to_dict') else config))
-
-
-def _flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  flat = {}
-  for key, value in config.items():
-    flat |= _flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value}
-  return flat
-
-
-def _show(flat: dict[str, Any], key: str) -> str:
-  return json.dumps(flat[key]) if key in flat else 'absent'

@@ -67,6 +67,13 @@ def hold(workdir: Path) -> Iterator[None]:
     yield
 
 
+def check(workdir: Path) -> None:
+  """Raise InUse if another job holds the lock of a workdir, which need not exist."""
+  if (workdir / LOCK).exists():
+    with contextlib.ExitStack() as stack:
+      _check_heartbeat(workdir, _lock(workdir, stack))
+
+
 def _lock(workdir: Path, stack: contextlib.ExitStack) -> bool:
   """Take the kernel's lock until the stack closes; return whether the file system has locks."""
   try:

@@ -1,8 +1,8 @@
 """Learning-rate schedules: functions from the step to the learning rate, as in `optax.schedules`.
 
 A training step passes the number of steps taken so far, skipped ones included, so a schedule never depends on how many
-updates were applied. `training.schedule` names `constant` or `cosine` of this module, a schedule of optax, or `custom`
-for one that is given to `training.train` as an argument.
+updates were applied. `training.schedule` names one of this module (OURS), a schedule of optax, or `custom` for one that
+is given to `training.train` as an argument.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import optax
 
 from vdm_jax import configuration
 from vdm_jax.names import choose
-from vdm_jax.types import Array
 
-OURS = ('constant', 'cosine')
+OURS = ('constant', 'cosine', 'linear', 'inverse_sqrt', 'warmup_stable_decay')
 CUSTOM = 'custom'
 # Schedules of optax whose parameters are numbers; others (joined, piecewise) are given as arguments.
 OPTAX = {
@@ -43,8 +42,17 @@ PEAKS = ('peak_value', 'init_value')
 def build(training: Any, schedule: optax.Schedule | None = None) -> optax.Schedule:
   """Return the schedule of a configuration: step -> learning rate.
 
-  `constant` and `cosine` rise linearly to `learning_rate` at step `warmup_steps - 1`; then `constant` stays there and
-  `cosine` falls to 0 at step `num_steps`. In a schedule of optax, `learning_rate` is its `peak_value`, or its
+  The schedules of this module rise linearly to `learning_rate` at step `warmup_steps - 1`. Then, with w =
+  `warmup_steps` and n = `num_steps`,
+
+  - `constant` stays there;
+  - `cosine` and `linear` fall to 0 at step n;
+  - `inverse_sqrt` falls as sqrt(w / (step + 1)) (Vaswani et al. 2017, Eq. 3);
+  - `warmup_stable_decay` stays there until step n - `decay_steps`, and then falls linearly to 0 at step n (Hu et al.
+    2024), so that a run can be prolonged from any checkpoint before that. `decay_steps` is an option; by default a
+    tenth of n.
+
+  In a schedule of optax, `learning_rate` is its `peak_value`, or its
   `init_value` if it has no peak; `warmup_steps` is the parameter of that name, or the same linear warm-up multiplies
   the schedule; all else comes from `schedule_options`.
 
@@ -55,7 +63,7 @@ def build(training: Any, schedule: optax.Schedule | None = None) -> optax.Schedu
 
   Raises:
     ValueError: an unknown schedule, invalid options, settings without effect, or a warm-up that leaves no steps for
-      the cosine.
+      the decay.
 
   >>> config = configuration.default().training
   >>> config.update(learning_rate=1e-3, schedule='cosine', warmup_steps=10, num_steps=100)
@@ -75,11 +83,14 @@ def build(training: Any, schedule: optax.Schedule | None = None) -> optax.Schedu
     return schedule
   if name in OPTAX:
     return _from_optax(training)
-  check_unused(training, ('schedule_options',), 'schedule')
-  warm_up = _warm_up(training.learning_rate, training.warmup_steps)
+  shapes = {'cosine': _cosine, 'linear': _linear, 'inverse_sqrt': _inverse_sqrt, 'warmup_stable_decay': _stable_decay}
   shape = optax.schedules.constant_schedule(1.0)
-  if name == 'cosine':
-    shape = _cosine(training.warmup_steps, training.num_steps)
+  if name != 'warmup_stable_decay':
+    check_unused(training, ('schedule_options',), 'schedule')
+  if name != 'constant':
+    given = {'warmup': training.warmup_steps, 'total': training.num_steps}
+    shape = bind_options('training.schedule_options', shapes[name], training.schedule_options, given)()
+  warm_up = _warm_up(training.learning_rate, training.warmup_steps)
   return lambda step: warm_up(step) * shape(step)
 
 
@@ -153,16 +164,40 @@ def _warm_up(peak: float, steps: int) -> optax.Schedule:
 
 def _cosine(warmup: int, total: int) -> optax.Schedule:
   """From 1 at step `warmup` to 0 at step `total`; `optax.cosine_decay_schedule` rounds its angle otherwise."""
+  done = _done(warmup, total)
+  return lambda step: 0.5 * (1.0 + jnp.cos(jnp.pi * done(step)))
+
+
+def _linear(warmup: int, total: int) -> optax.Schedule:
+  """From 1 at step `warmup` to 0 at step `total`."""
+  done = _done(warmup, total)
+  return lambda step: 1.0 - done(step)
+
+
+def _inverse_sqrt(warmup: int, total: int) -> optax.Schedule:
+  """1 until step `warmup - 1`, then in proportion to 1 / sqrt(step + 1), without end."""
+  return lambda step: jnp.sqrt(max(warmup, 1) / jnp.maximum(step + 1, max(warmup, 1)))
+
+
+def _stable_decay(warmup: int, total: int, decay_steps: int | None = None) -> optax.Schedule:
+  """1 until step `total - decay_steps`, then a line to 0 at step `total`."""
+  steps = max(total // 10, 1) if decay_steps is None else decay_steps
+  if not 0 < steps <= total - warmup:
+    raise ValueError(
+      f"training.schedule_options={{'decay_steps': {steps}}} is not a valid number of steps: give 1 to "
+      f'{total - warmup}, the steps of training.num_steps={total} after training.warmup_steps={warmup}.'
+    )
+  return _linear(total - steps, total)
+
+
+def _done(warmup: int, total: int) -> optax.Schedule:
+  """The share of the steps from `warmup` to `total` that are done, 0 to 1."""
   if warmup >= total:
     raise ValueError(
-      f'training.warmup_steps={warmup} leaves no steps of training.num_steps={total} for the cosine: '
+      f'training.warmup_steps={warmup} leaves no steps of training.num_steps={total} for the decay: '
       'shorten the warm-up or train longer.'
     )
-
-  def shape(step: Array) -> Array:
-    return 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)))
-
-  return shape
+  return lambda step: jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)
 
 
 def _name(function: Callable[..., Any]) -> str:

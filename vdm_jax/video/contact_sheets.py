@@ -17,6 +17,7 @@ LABEL_WIDTH = 190
 FONT_SIZE = 12
 LINE_HEIGHT = 15
 LINE_CHARACTERS = 28
+MAX_ROWS = 100  # videos of a contact sheet
 
 
 def contact_sheet(
@@ -27,7 +28,7 @@ def contact_sheet(
   Args:
     videos: `[t h w c]` each, uint8 or float in [-1, 1]. Only the frames shown are read, so a video may be a
       memory-mapped file of any length.
-    captions: one for each video; long ones are shortened.
+    captions: one for each video; long ones are shortened. Only the first 100 videos are shown.
     frame_size: pixels per side that small frames are enlarged to, approximately.
     max_frames: frames of a video that are shown at most, evenly spread.
 
@@ -42,7 +43,7 @@ def contact_sheet(
       f'contact_sheet: {len(videos)} videos and {len(captions)} captions; pass one caption for each video.'
     )
   rows = []
-  for video, caption in zip(videos, captions, strict=True):
+  for video, caption in zip(videos[:MAX_ROWS], captions[:MAX_ROWS], strict=True):
     video = np.asarray(video)
     chosen = np.rint(np.linspace(0, len(video) - 1, min(len(video), max_frames))).astype(int)
     strip = np.concatenate([_frame_with_gap(frame) for frame in enlarge(video[chosen], frame_size)], axis=1)

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import array
-import contextlib
-import functools
 import math
 import os
 from collections.abc import Container, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
-from vdm_jax.video.opening import MAX_FRAMES, MAX_SECONDS, Clock, check_bytes, open_video
+from vdm_jax.video import display
+from vdm_jax.video.deinterlacing import deinterlace, with_neighbors
+from vdm_jax.video.frame_index import INTERLACED, ROTATED, TRANSPARENT, Index, VideoInfo, decoding, index_file
+from vdm_jax.video.opening import Clock, check_bytes, open_video
 from vdm_jax.video.transforms import frame_numbers
 
-# Only these containers store exact times; in others, frames are counted from the start.
-_TIMED = ('mov', 'matroska')
 _PLANAR = ('yuv420p', 'yuvj420p', 'yuv422p', 'yuv444p', 'yuv420p10le')  # common pixel formats of camera footage
-
-
-class VideoInfo(NamedTuple):
-  """What is known of a video without decoding it."""
-
-  num_frames: int
-  frame_rate: float  # frames per second, the mean if it varies; 0 if unknown
-  resolution: tuple[int, int] = (0, 0)  # height and width in pixels as stored, before any rotation
-
-
-class _Index(NamedTuple):
-  info: VideoInfo
-  times: Sequence[int] | None  # presentation time of each frame; None if they are not reliable
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
   """Return the number of frames, the frame rate and the size, without decoding. Raises as `read_video` does."""
-  return _index(path).info
+  return index_file(path).info
+
+
+def frame_times(path: str | os.PathLike) -> np.ndarray | None:
+  """Return the time of each frame after the first one in seconds, float64 `[t]`; None if the frame rate is constant.
+
+  Raises as `read_video` does.
+  """
+  return index_file(path).seconds
+
+
+def notes(path: str | os.PathLike) -> tuple[str, ...]:
+  """Return what is unusual about the pictures of a file, sorted: constants of `frame_index`.
+
+  Transparency, and interlaced frames of which the header says nothing, are known once frames have been read. Raises as
+  `read_video` does.
+  """
+  return tuple(sorted(index_file(path).notes))
 
 
 def read_video(
@@ -70,7 +72,7 @@ def read_video(
       'start must be 0 or more, the others 1 or more.'
     )
   if num_frames is None:
-    num_frames = max(0, math.ceil((_index(path).info.num_frames - start - 0.5) / frame_skip))
+    num_frames = max(0, math.ceil((index_file(path).info.num_frames - start - 0.5) / frame_skip))
   numbers = frame_numbers(start, num_frames, frame_skip) or [start]
   return read_frames(path, numbers, max_bytes=max_bytes, max_seconds=max_seconds)
 
@@ -83,7 +85,7 @@ def read_frames(
   max_seconds: float = math.inf,
 ) -> np.ndarray:
   """Return the frames of these numbers, which increase, as uint8 `[t h w 3]`; see `read_video`."""
-  index = _index(path)
+  index = index_file(path)
   if numbers[-1] >= (available := index.info.num_frames):
     raise ValueError(
       f'{path}: frame {numbers[-1]} is needed, but the video has {available} frames; use a longer video.'
@@ -91,7 +93,7 @@ def read_frames(
   if max_bytes is not None:
     check_bytes(path, len(numbers), *index.info.resolution, max_bytes)
   clock = Clock(path, max_seconds)
-  with _decoding(path):
+  with decoding(path):
     video = _decode(path, index, numbers, clock, seek=True)
     if video is None:
       video = _decode(path, index, numbers, clock, seek=False)
@@ -100,75 +102,84 @@ def read_frames(
   return video
 
 
-def _index(path: str | os.PathLike) -> _Index:
-  path = os.fspath(path)
-  if not os.path.isfile(path):
-    raise FileNotFoundError(f'{path}: there is no such video file; check the path.')
-  stat = os.stat(path)
-  with _decoding(path):
-    index = _cached_index(os.path.abspath(path), stat.st_mtime_ns, stat.st_size)
-  if index is None or not index.info.num_frames:
-    raise ValueError(f'{path}: contains no video frames; re-encode or remove the file.')
-  return index
-
-
-@functools.lru_cache(maxsize=4096)  # 8 bytes per frame
-def _cached_index(path: str, mtime_ns: int, size: int) -> _Index | None:
-  """Index a file by its packets, without decoding them. A changed time or size misses the cache."""
-  clock = Clock(path, MAX_SECONDS)
-  with open_video(path) as container:
-    if not container.streams.video:
-      return None
-    stream = container.streams.video[0]
-    shown = []  # the presentation time of each packet
-    for packet in container.demux(stream):
-      clock.check()
-      if packet.size and not packet.is_discard:
-        shown.append(packet.pts)
-      if len(shown) > MAX_FRAMES:
-        raise ValueError(f'{path}: contains more than {MAX_FRAMES:,} frames; cut the video.')
-    rate = float(stream.average_rate or 0)
-    times = sorted(time for time in shown if time is not None)
-    if len(times) > 1 and len(set(times)) == len(shown):
-      rate = (len(times) - 1) / float((times[-1] - times[0]) * stream.time_base)
-    timed = any(name in container.format.name for name in _TIMED) and len(set(times)) == len(shown)
-    size = (stream.codec_context.height, stream.codec_context.width)
-    return _Index(VideoInfo(len(shown), rate, size), array.array('q', times) if timed else None)
-
-
 def _decode(
-  path: str | os.PathLike, index: _Index, wanted: Sequence[int], clock: Clock, seek: bool
+  path: str | os.PathLike, index: Index, wanted: Sequence[int], clock: Clock, seek: bool
 ) -> np.ndarray | None:
   """Return the wanted frames in order, or None if some are missing or damaged.
 
   FFmpeg fills in what it cannot decode and marks that frame alone as corrupt, but all frames up to the next key frame
   are predicted from it.
   """
-  keys = wanted if index.times is None else [index.times[frame] for frame in wanted]
-  places = {key: place for place, key in enumerate(keys)}
-  video, scalers, damaged = None, _scalers(), False
+  interlaced = index.interlaced
+  needed = sorted(with_neighbors(wanted, index.info.num_frames)) if interlaced else wanted
+  frames = _frames(path, index, needed, clock, seek)
+  if interlaced:
+    frames = deinterlace(frames, frozenset(needed))
+  places = {number: place for place, number in enumerate(wanted)}
+  video, scalers = None, _scalers()
+  for number, frame in frames:
+    place = places.pop(number, None)
+    if frame is None:
+      return None
+    if place is None:
+      continue
+    if frame.interlaced_frame and not interlaced:  # the header did not say so: begin again, now with their neighbors
+      index.notes.add(INTERLACED)
+      return _decode(path, index, wanted, clock, seek)
+    picture = _picture(frame, index, scalers)
+    video = np.empty((len(wanted), *picture.shape), np.uint8) if video is None else video
+    if picture.shape != video.shape[1:]:
+      raise ValueError(f'{path}: its frames differ in size; re-encode or remove the file.')
+    video[place] = picture
+    if not places:
+      return video
+  return None
+
+
+def _frames(
+  path: str | os.PathLike, index: Index, needed: Sequence[int], clock: Clock, seek: bool
+) -> Iterator[tuple[int, Any]]:
+  """Yield the number and the frame of all needed frames, and of others; None for a damaged frame, which ends them."""
+  keys = needed if index.times is None else [index.times[number] for number in needed]
+  numbers = dict(zip(keys, needed, strict=True))
   with open_video(path) as container:
-    stream = container.streams.video[0]
+    stream = container.streams[index.stream]
     stream.thread_type, stream.codec_context.thread_count = 'NONE', 1  # Grain uses threads of its own
     seeking = seek and index.times is not None
-    if seeking and wanted[0]:
+    if seeking and needed[0]:
       container.seek(keys[0], stream=stream, backward=True)
-    frames = _needed(container, stream, places) if seeking else container.decode(stream)
-    for number, frame in enumerate(frames):
+    decoded, damaged = _decoded(container, stream, index, numbers if seeking else None), False
+    for count, frame in enumerate(decoded):
       clock.check()
-      place = places.pop(number if index.times is None else frame.pts, None)
+      number = numbers.pop(count if index.times is None else frame.pts, None)
       damaged = frame.is_corrupt or (damaged and not frame.key_frame)
-      if place is not None:
-        if damaged:
-          return None
-        picture = _to_rgb(frame, *scalers)
-        video = np.empty((len(keys), *picture.shape), np.uint8) if video is None else video
-        if picture.shape != video.shape[1:]:
-          raise ValueError(f'{path}: its frames differ in size; re-encode or remove the file.')
-        video[place] = picture
-      if not places:
-        return video
-  return None
+      if number is not None:
+        yield number, None if damaged else frame
+      if not numbers:
+        return
+
+
+def _decoded(container, stream, index: Index, times: Container[int] | None) -> Iterator:
+  """Yield the decoded frames of a stream from where it stands; with `times`, those that are not needed may lack."""
+  if index.decoder is not None:
+    return _decoded_by(index.decoder, container, stream)
+  return container.decode(stream) if times is None else _needed(container, stream, times)
+
+
+def _decoded_by(name: str, container, stream) -> Iterator:
+  """Yield the frames of a stream, decoded by the decoder of this name."""
+  import av
+
+  if name not in av.codecs_available:
+    raise ValueError(
+      f'{container.name}: has transparency, which FFmpeg decodes with {name}; install a PyAV that includes it, such as '
+      'the wheel of `pip install av`, or re-encode the file.'
+    )
+  context = av.CodecContext.create(name, 'r')
+  context.thread_type, context.thread_count = 'NONE', 1
+  context.options = stream.codec_context.options
+  for packet in container.demux(stream):
+    yield from context.decode(packet if packet.size else None)
 
 
 def _needed(container, stream, times: Container[int]) -> Iterator:
@@ -190,31 +201,35 @@ def _scalers() -> tuple:
   return VideoReformatter(), VideoReformatter()
 
 
-def _to_rgb(frame, to_planes, to_rgb) -> np.ndarray:
-  """Convert a frame to upright uint8 [h w 3], a view of FFmpeg's memory.
+def _picture(frame, index: Index, scalers: tuple) -> np.ndarray:
+  """Return a frame as it is shown, uint8 `[h w 3]`, perhaps a view of FFmpeg's memory."""
+  matrix, odd = display.frame_matrix(frame) if index.matrix is None else (index.matrix, False)
+  if odd:
+    index.notes.add(ROTATED)
+  if any(component.is_alpha for component in frame.format.components) or frame.format.has_palette:
+    stored = _pixels(frame, 'rgba', scalers)
+    pixels = stored[..., :3]
+    if (stored[..., 3] != 255).any():
+      pixels = display.composite(stored)
+      index.notes.add(TRANSPARENT)
+  else:
+    pixels = _pixels(frame, 'rgb24', scalers)
+  return display.show(pixels, index.crop, index.pixel_aspect, matrix)
+
+
+def _pixels(frame, format: str, scalers: tuple) -> np.ndarray:
+  """Convert a frame to uint8 [h w 3 or 4], a view of FFmpeg's memory.
 
   The conversion goes through planes of color, which swscale fills twice as fast; for even heights the bytes are equal.
   """
   from av.video.reformatter import ColorRange, Interpolation
 
+  to_planes, to_rgb = scalers
   exact = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
   options = {'interpolation': exact, 'dst_color_range': ColorRange.JPEG, 'threads': 1}
-  turns = round(frame.rotation / 90) % 4
   if frame.format.name in _PLANAR and frame.height % 2 == 0:
     frame = to_planes.reformat(frame, format='gbrp', **options)
-  frame = to_rgb.reformat(frame, format='rgb24', **options)
+  frame = to_rgb.reformat(frame, format=format, **options)
   (plane,) = frame.planes
-  pixels = np.ndarray((frame.height, frame.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
-  return np.rot90(pixels, turns)
-
-
-@contextlib.contextmanager
-def _decoding(path: str | os.PathLike):
-  import av
-
-  try:
-    yield
-  except av.error.FFmpegError as error:
-    raise ValueError(
-      f'{path}: cannot be decoded as a video ({error.strerror}); re-encode or remove the file.'
-    ) from error
+  channels = len(format.removesuffix('24'))
+  return np.ndarray((frame.height, frame.width, channels), np.uint8, plane, strides=(plane.line_size, channels, 1))

@@ -62,17 +62,39 @@ def resize_and_crop(video: np.ndarray, height: int, width: int) -> np.ndarray:
   left and right, a taller one at its top and bottom. Nothing is stretched or padded, and small clips are enlarged.
   Pixels are uint8; other types become float32, and their channels are scaled one by one.
   """
-  _, h, w, c = video.shape
+  _, h, w, _ = video.shape
   if (h, w) == (height, width):
     return video
   scale = min(h / height, w / width)  # source pixels per target pixel
   top, left = (h - scale * height) / 2, (w - scale * width) / 2
-  box = (left, top, left + scale * width, top + scale * height)
-  if video.dtype != np.uint8 or c not in (1, 3):
+  return _resize(video, height, width, (left, top, left + scale * width, top + scale * height))
+
+
+def resize_and_pad(video: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Scale `[t h w c]` to fit into the size, keeping the aspect ratio, centered on black: `[t height width c]`."""
+  t, h, w, c = video.shape
+  scale = min(height / h, width / w)
+  inner = max(1, round(h * scale)), max(1, round(w * scale))
+  top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+  fitted = squash(video, *inner)
+  padded = np.zeros((t, height, width, c), fitted.dtype)
+  padded[:, top : top + inner[0], left : left + inner[1]] = fitted
+  return padded
+
+
+def squash(video: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Scale `[t h w c]` to the size, whatever its aspect ratio: `[t height width c]`."""
+  _, h, w, _ = video.shape
+  return video if (h, w) == (height, width) else _resize(video, height, width, (0, 0, w, h))
+
+
+def _resize(video: np.ndarray, height: int, width: int, box: tuple[float, float, float, float]) -> np.ndarray:
+  """Scale the box (left, top, right, bottom) of each frame to the size, with bicubic interpolation."""
+  if video.dtype != np.uint8 or video.shape[-1] not in (1, 3):
     return _resize_channels(video, height, width, box)
-  resized = np.empty((len(video), height, width, c), np.uint8)
+  resized = np.empty((len(video), height, width, video.shape[-1]), np.uint8)
   for source, target in zip(video, resized, strict=True):
-    image = Image.fromarray(source if c == 3 else source[..., 0])
+    image = Image.fromarray(source if video.shape[-1] == 3 else source[..., 0])
     scaled = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
     target[:] = np.asarray(scaled).reshape(target.shape)
   return resized
@@ -86,6 +108,9 @@ def _resize_channels(video: np.ndarray, height: int, width: int, box: tuple[floa
       image = Image.fromarray(np.ascontiguousarray(source[..., channel], kept))
       target[..., channel] = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
   return resized
+
+
+RESIZES = {'cover': resize_and_crop, 'squash': squash}  # values of data.resize
 
 
 def pad_rows(video: np.ndarray, rows: int) -> np.ndarray:

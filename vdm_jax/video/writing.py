@@ -18,8 +18,11 @@ from PIL import Image
 from vdm_jax.runtime.atomic_files import atomic_write
 from vdm_jax.video.transforms import to_channels, to_uint8
 
+MIN_FPS, MAX_FPS = 0.01, 1000.0  # of the files; FFmpeg reads no frames from an mp4 of 5000 frames per second
+MAX_GIF_FPS = 50  # players show frames of less than 2/100 s for 10/100 s
 # Without mbtree, which reads uninitialized memory: equal frames would sometimes be encoded as different bytes.
 _X264 = {'crf': '4', 'g': '16', 'x264-params': 'no-psy=1:no-mbtree=1:chroma-qp-offset=-6'}
+_VP9 = {'crf': '8', 'b': '0', 'deadline': 'good', 'cpu-used': '4', 'row-mt': '1'}
 _YUV = np.array(  # BT.709, full range: luma, blue and red difference
   [
     [0.2126, 0.7152, 0.0722],
@@ -41,22 +44,48 @@ def write_mp4(path: str | os.PathLike, video, fps: float) -> None:
     fps: frames per second.
 
   Raises:
-    ValueError: other shapes, no frames, frames of different sizes, NaN or infinite pixels, or an fps that is not
-      positive.
+    ValueError: other shapes, no frames, frames of different sizes, NaN or infinite pixels, or an fps outside
+      [0.01, 1000].
   """
-  even = (
-    np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), 'edge')
-    for frame in _each_frame(path, video)
-  )
-  _encode(path, even, fps, 'mp4', 'libx264', 'yuv420p', _yuv420, _X264)
+  _encode(path, _even(_each_frame(path, video)), fps, 'mp4', 'libx264', 'yuv420p', _yuv420, _X264)
+
+
+def write_webm(path: str | os.PathLike, video, fps: float) -> None:
+  """Write a video as VP9 in WebM; see `write_mp4`.
+
+  Raises:
+    ValueError: as `write_mp4` and `check_webm`.
+  """
+  check_webm()
+  _encode(path, _even(_each_frame(path, video)), fps, 'webm', 'libvpx-vp9', 'yuv420p', _yuv420, _VP9)
+
+
+def check_webm() -> None:
+  """Raise ValueError unless FFmpeg has an encoder of VP9."""
+  import av
+
+  try:
+    av.Codec('libvpx-vp9', 'w')
+  except av.codec.codec.UnknownCodecError:
+    raise ValueError('webm: the installed FFmpeg has no VP9 encoder (libvpx-vp9); write mp4 or gif instead.') from None
+
+
+def check_fps(fps: float, name: str) -> None:
+  """Raise ValueError unless videos can be written at this frame rate, or it is infinite, that of images."""
+  if fps != math.inf and not MIN_FPS <= fps <= MAX_FPS:
+    raise ValueError(f'{name}={fps:g} is not a valid frame rate: use {MIN_FPS:g} to {MAX_FPS:g} frames per second.')
 
 
 def write_gif(path: str | os.PathLike, video, fps: float) -> None:
   """Write a video as an endlessly repeating GIF, exact if a frame has at most 256 colors; see `write_mp4`.
 
-  GIF stores durations in hundredths of a second: at 24 frames per second, frames last 4, 4, 5, ... hundredths.
+  GIF stores durations in hundredths of a second: at 24 frames per second, frames last 4, 4, 5, ... hundredths. Above 50
+  frames per second only the frames nearest in time to 50 are written, since players slow down shorter ones.
   """
-  _encode(path, _each_frame(path, video), fps, 'gif', 'gif', 'pal8', _paletted, {})
+  frames = _each_frame(path, video)
+  if MAX_GIF_FPS < fps <= MAX_FPS:
+    frames, fps = _every(frames, fps / MAX_GIF_FPS), MAX_GIF_FPS
+  _encode(path, frames, fps, 'gif', 'gif', 'pal8', _paletted, {})
 
 
 def write_png(path: str | os.PathLike, image) -> None:
@@ -100,11 +129,26 @@ def _each_frame(path: str | os.PathLike, video) -> Iterator[np.ndarray]:
     yield converted
 
 
+def _even(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+  """Repeat the last row and column of frames with odd sides."""
+  for frame in frames:
+    yield np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), 'edge')
+
+
+def _every(frames: Iterator[np.ndarray], skip: float) -> Iterator[np.ndarray]:
+  """Yield frames 0, skip, 2 skip, ..., rounded as `frame_numbers` does."""
+  count = 0
+  for number, frame in enumerate(frames):
+    if number == math.floor(count * skip + 0.5):
+      yield frame
+      count += 1
+
+
 def _encode(path, frames: Iterator[np.ndarray], fps: float, container_format, codec, pixel_format, to_frame, options):
   import av
 
-  if not (math.isfinite(fps) and fps > 0):
-    raise ValueError(f'{path}: fps={fps} is not a valid frame rate; use a positive number of frames per second.')
+  if not MIN_FPS <= fps <= MAX_FPS:
+    raise ValueError(f'{path}: fps={fps} is not a valid frame rate; use {MIN_FPS:g} to {MAX_FPS:g} frames per second.')
   if (first := next(frames, None)) is None:
     raise ValueError(f'{path}: the video has no frames; pass one or more.')
   rate = fractions.Fraction(fps).limit_denominator(1001)

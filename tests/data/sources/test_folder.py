@@ -3,14 +3,18 @@ from __future__ import annotations
 import os
 import pickle
 import time
+import unicodedata
 
 import numpy as np
 import pytest
 from helpers.messages import raises
+from ml_collections import ConfigDict
 
 from vdm_jax.data import Folder, StoredClips, TooManyBadClips
 from vdm_jax.data.quarantine import Quarantine, Substituting
+from vdm_jax.data.sources import catalog
 from vdm_jax.data.sources.folder import LAYOUT
+from vdm_jax.inputs.text_files import UnreadableText
 from vdm_jax.video import reading, write_gif, write_mp4
 
 
@@ -72,28 +76,75 @@ def test_windows_hold_the_right_frames_of_the_right_clip(tmp_path):
 
 def test_captions(tmp_path):
   fill(tmp_path, 5)
-  texts = ['A red  Ball\n rolls\r\n', '', None, 'nul\x00 \U0001f600 ' + 'x' * 10_000, None]
+  texts = ['A red  Ball\n rolls.\r\n', '', None, '\ufeffcafe\u0301 \U0001f600 ' + 'x' * 10_000, None]
   for i, text in enumerate(texts):
     if text is not None:
       (tmp_path / f'{i:03}.txt').write_text(text, encoding='utf-8')
-  (tmp_path / '004.txt').write_bytes(b'bad \xff utf-8')
+  (tmp_path / '004.TXT').write_bytes('utf-16, as PowerShell writes it'.encode('utf-16'))
   found = {}
   for split in ('train', 'test'):
     source = StoredClips(Folder(tmp_path), split, num_frames=4)
     for i, name in enumerate(source.names):
       found[name[:3]] = source.read(i, np.random.default_rng(0), 4).caption
   assert found == {
-    '000': 'A red Ball rolls',
+    '000': 'A red Ball rolls.',
     '001': '',
     '002': '',
-    '003': 'nul\x00 \U0001f600 ' + 'x' * 10_000,
-    '004': 'bad � utf-8',
+    '003': 'caf\u00e9 \U0001f600 ' + 'x' * 10_000,
+    '004': 'utf-16, as PowerShell writes it',
   }
   for split in ('train', 'test'):
     assert StoredClips(Folder(tmp_path), split, num_frames=4).captions == tuple(sorted(set(found.values())))
-    assert StoredClips(Folder(tmp_path), split, num_frames=4).vocabulary == tuple(
-      sorted({'a', 'red', 'ball', 'rolls', 'nul\x00', '\U0001f600', 'x' * 10_000, 'bad', '�', 'utf-8'})
-    )
+    words = {
+      *['a', 'red', 'ball', 'rolls', 'utf', '16', 'as', 'powershell', 'writes', 'it'],
+      'caf\u00e9',
+      '\U0001f600',
+      'x' * 10_000,
+    }
+    assert StoredClips(Folder(tmp_path), split, num_frames=4).vocabulary == tuple(sorted(words))
+
+
+def test_a_caption_in_another_encoding_is_named(tmp_path):
+  fill(tmp_path, 12)
+  (tmp_path / '003.txt').write_bytes('un café'.encode('cp1252'))
+  with raises(UnreadableText, f'{tmp_path}/003.txt, line 1: ', '0xE9'):
+    _ = StoredClips(Folder(tmp_path), 'train', num_frames=4, train_on_all=True).vocabulary
+  clips = StoredClips(Folder(tmp_path), 'train', num_frames=4, train_on_all=True)
+  with raises(TooManyBadClips, f'{tmp_path}/003.txt', '0xE9'):  # without a vocabulary too, before training
+    Substituting(clips, 0, Quarantine(str(tmp_path), 12, 0.0))
+
+
+@pytest.mark.parametrize('clip_form', ['NFC', 'NFD'])
+@pytest.mark.parametrize('text_form', ['NFC', 'NFD'])
+def test_names_match_in_either_unicode_form(tmp_path, clip_form, text_form):
+  """A clip zipped on a Mac (decomposed) and its caption typed on Linux; the split does not depend on the form."""
+  root = tmp_path / unicodedata.normalize(clip_form, 'gefüllt') / unicodedata.normalize(clip_form, 'für')
+  root.mkdir(parents=True)
+  write_mp4(root / unicodedata.normalize(clip_form, 'café.mp4'), clip(30), fps=8)
+  (root / unicodedata.normalize(text_form, 'café.txt')).write_text(unicodedata.normalize(text_form, 'un café'))
+  source = Folder(tmp_path)
+  assert source.names == ['gefüllt/für/café.mp4'] and source.caption(0) == 'un café' and source.remarks == ()
+  assert source.frames(0, [0]).shape == (1, 16, 24, 3)
+  assert pickle.loads(pickle.dumps(source)).info(0).num_frames == 12
+
+
+def test_two_clips_of_one_name_are_refused(tmp_path):
+  fill(tmp_path, 1)
+  for form in ('NFC', 'NFD'):
+    os.link(tmp_path / '000.mp4', tmp_path / unicodedata.normalize(form, 'é.mp4'))
+  with raises(ValueError, 'Unicode', 'rename'):
+    Folder(tmp_path)
+
+
+def test_what_is_left_out_is_remarked(tmp_path):
+  fill(tmp_path, 2)
+  (tmp_path / '000.txt').write_text('a ball')
+  assert Folder(tmp_path).remarks == ()
+  (tmp_path / '0001.txt').write_text('a caption with a typing error in its name')
+  (tmp_path / 'out').symlink_to(tmp_path)
+  link, text = Folder(tmp_path).remarks
+  assert f'{tmp_path}/out' in link and 'data.follow_links' in link
+  assert text.startswith('1 text file') and f'{tmp_path}/0001.txt' in text
 
 
 def test_hidden_files_and_other_files_are_ignored(tmp_path):
@@ -156,6 +207,63 @@ def test_links_must_not_lead_out_of_the_folder(tmp_path):
   link = tmp_path / 'link'
   link.symlink_to(root)  # the root itself may be a link
   assert len(StoredClips(Folder(link), 'train', num_frames=4)) >= 1
+
+
+def test_links_out_of_the_folder_are_followed_where_allowed(tmp_path):
+  """The cache of the Hugging Face hub (links to blobs), and a curated set of links to folders."""
+  blobs, curated = tmp_path / 'blobs', tmp_path / 'snapshots' / 'revision'
+  blobs.mkdir()
+  curated.mkdir(parents=True)
+  fill(blobs, 2)
+  (blobs / 'text').write_text('a ball')
+  (curated / 'a.mp4').symlink_to('../../blobs/000.mp4')
+  (curated / 'a.txt').symlink_to('../../blobs/text')
+  (curated / 'more').symlink_to(blobs)
+  with raises(ValueError, f'{curated}/a.mp4', 'data.follow_links'):
+    Folder(curated)
+  source = Folder(curated, follow_links=True)
+  assert source.names == ['a.mp4', 'more/000.mp4', 'more/001.mp4']
+  assert [source.caption(i) for i in range(3)] == ['a ball', '', '']
+  np.testing.assert_array_equal(source.frames(0, [3]), source.frames(1, [3]))
+  config = {'name': 'folder', 'path': str(curated), 'follow_links': True, 'frame_rate': 0.0, 'target_frame_rate': 0.0}
+  config = ConfigDict(config | {'mixture': (), 'images': (), 'num_frames': 4, 'frame_skip': 1, 'frame_skip_max': 0})
+  config.update({'train_on_all': True, 'max_bad_share': 0.0})
+  assert len(catalog.build(config, 'train', seed=0)) == 3
+  with raises(ValueError, 'data.follow_links', "'digits'"):
+    catalog.build(ConfigDict({**config, 'name': 'digits'}), 'train', seed=0)
+
+
+def test_a_loop_of_links_is_named(tmp_path):
+  for name in ('a', 'b'):
+    (tmp_path / name).mkdir()
+  fill(tmp_path / 'a', 1)
+  (tmp_path / 'a' / 'to_b').symlink_to(tmp_path / 'b')
+  (tmp_path / 'b' / 'to_a').symlink_to(tmp_path / 'a')
+  with raises(ValueError, f'{tmp_path}/a/to_b/to_a', 'remove'):
+    Folder(tmp_path, follow_links=True)
+  (tmp_path / 'self.mp4').symlink_to(tmp_path / 'self.mp4')
+  (tmp_path / 'b' / 'to_a').unlink()
+  source = Folder(tmp_path, follow_links=True)
+  assert source.names == ['a/000.mp4', 'self.mp4']
+  with raises(OSError, 'self.mp4'):
+    source.info(1)
+
+
+def test_devices_and_pipes_are_never_opened(tmp_path):
+  fill(tmp_path, 1)
+  os.mkfifo(tmp_path / 'pipe.mp4')
+  (tmp_path / 'device.npy').symlink_to('/dev/zero')
+  (tmp_path / '000.txt').symlink_to('/dev/zero')
+  source = Folder(tmp_path, follow_links=True)
+  for number in (1, 2):
+    with raises(ValueError, source.names[number], 'pipe'):
+      source.info(number)
+  with raises(ValueError, f'{tmp_path}/000.txt', 'device'):
+    source.caption(0)
+  (tmp_path / 'device.npy').unlink()
+  os.mkfifo(tmp_path / 'metadata.jsonl')
+  with raises(ValueError, f'{tmp_path}/metadata.jsonl', 'pipe'):
+    Folder(tmp_path)
 
 
 def test_many_files_do_not_delay_the_error(tmp_path):

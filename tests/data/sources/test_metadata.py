@@ -7,7 +7,8 @@ import pytest
 from helpers.messages import raises
 
 from vdm_jax import data
-from vdm_jax.data.sources.metadata import class_numbers, read_metadata
+from vdm_jax.data.sources.metadata import class_numbers
+from vdm_jax.inputs.text_files import UnreadableText
 
 
 def fill(root, *names):
@@ -150,7 +151,101 @@ def test_metadata_cannot_lead_out_of_the_folder(tmp_path):
     folder(root)
 
 
-def test_bad_utf8_is_replaced(tmp_path):
+@pytest.mark.parametrize('content', [b'{"text": "bad \xff utf-8"}\n', '{"file_name": "a.npy"}'.encode('utf-16-le')])
+def test_another_encoding_is_named(tmp_path, content):
   fill(tmp_path, 'a.npy')
-  (tmp_path / 'metadata.jsonl').write_bytes(b'{"file_name": "a.npy", "text": "bad \xff utf-8"}\n')
-  assert read_metadata(tmp_path, [tmp_path / 'metadata.jsonl'])['a.npy'].text == 'bad � utf-8'
+  (tmp_path / 'metadata.jsonl').write_bytes(b'\n' + content)
+  with raises(UnreadableText, f'{tmp_path}/metadata.jsonl, line 2: ', 'UTF-8'):
+    folder(tmp_path)
+
+
+def test_half_a_character_is_named(tmp_path):
+  fill(tmp_path, 'a.npy')
+  (tmp_path / 'metadata.jsonl').write_text('{"file_name": "a.npy", "text": "cut \\ud83d"}')
+  with raises(ValueError, f'{tmp_path}/metadata.jsonl, line 1: ', 'surrogate'):
+    folder(tmp_path)
+
+
+# As a Hugging Face VideoFolder has it, as Excel saves it (mark, CRLF; semicolons in many countries), and from pandas.
+TABLES = {
+  'plain': ('file_name,text\na.npy,"a ball, red"\nb/c.npy,"two\nlines ""quoted"""\n', 'utf-8'),
+  'excel': ('file_name;text\r\na.npy;a ball, red\r\nb/c.npy;"two\r\nlines ""quoted"""\r\n', 'utf-8-sig'),
+  'unicode text': ('file_name\ttext\r\na.npy\ta ball, red\r\n\r\nb/c.npy\t"two lines ""quoted"""\r\n', 'utf-16'),
+  'pandas': (',file_name,width,text\n0,a.npy,64,"a ball, red"\n1,b/c.npy,64,"two lines ""quoted"""\n', 'utf-8'),
+}
+
+
+@pytest.mark.parametrize('kind', TABLES)
+def test_metadata_in_a_table(tmp_path, kind):
+  fill(tmp_path, 'a.npy', 'b/c.npy')
+  text, encoding = TABLES[kind]
+  (tmp_path / 'metadata.csv').write_text(text, encoding=encoding, newline='')
+  source = folder(tmp_path)
+  assert source.names == ['a.npy', 'b/c.npy']
+  assert [source.caption(i) for i in range(2)] == ['a ball, red', 'two lines "quoted"']
+  assert source.num_classes is None
+
+
+def test_labels_of_a_table_are_numbers_if_all_are(tmp_path):
+  fill(tmp_path, 'a.npy', 'b.npy')
+  table = tmp_path / 'metadata.csv'
+  for labels, expected, classes in ((('2', '0'), [2, 0], 3), (('2', 'x'), [0, 1], 2), (('', ''), [None, None], None)):
+    table.write_text('file_name,label\n' + ''.join(f'{n}.npy,{label}\n' for n, label in zip('ab', labels, strict=True)))
+    source = folder(tmp_path)
+    assert ([source.label(i) for i in range(2)], source.num_classes) == (expected, classes)
+
+
+@pytest.mark.parametrize(
+  ('text', 'found'),
+  [
+    ('name,text\na.npy,x\n', ('name, text', 'file_name')),
+    ('', ('file_name',)),
+    ('file_name,text,text\na.npy,x,y\n', ('once',)),
+    ('file_name,text\na.npy,a ball, red\n', ('line 2', 'quote')),
+    ('file_name,text\na.npy\n', ('line 2', '2 columns')),
+    ('file_name,text\na.npy,"x\n', ('line 2', 'CSV')),
+    ('file_name,text\n,x\n', ('line 2', 'file_name')),
+    ('file_name,caption\na.npy,x\n', ("'text'", "'caption'")),
+  ],
+)
+def test_an_invalid_table_is_named(tmp_path, text, found):
+  fill(tmp_path, 'a.npy')
+  (tmp_path / 'metadata.csv').write_text(text)
+  with raises(ValueError, tmp_path / 'metadata.csv', *found):
+    folder(tmp_path)
+
+
+def test_two_kinds_of_metadata_in_a_folder_are_refused(tmp_path):
+  fill(tmp_path, 'a.npy')
+  describe(tmp_path, {'file_name': 'a.npy'})
+  (tmp_path / 'metadata.csv').write_text('file_name\na.npy\n')
+  with raises(ValueError, tmp_path, 'metadata.jsonl and metadata.csv'):
+    folder(tmp_path)
+
+
+def test_metadata_in_parquet(tmp_path):
+  arrow = pytest.importorskip('pyarrow')
+  fill(tmp_path, 'a.npy', 'b.npy')
+  columns = {'file_name': ['a.npy', 'b.npy'], 'text': ['a ball', None], 'label': [3, 0]}
+  parquet = pytest.importorskip('pyarrow.parquet')
+  parquet.write_table(arrow.table(columns), tmp_path / 'metadata.parquet')
+  source = folder(tmp_path)
+  assert [(source.caption(i), source.label(i)) for i in range(2)] == [('a ball', 3), ('', 0)]
+  (tmp_path / 'metadata.parquet').write_bytes(b'PAR1')
+  with raises(ValueError, tmp_path / 'metadata.parquet', 'Parquet'):
+    folder(tmp_path)
+
+
+def test_names_in_metadata_match_in_either_unicode_form(tmp_path):
+  fill(tmp_path, 'cafe\u0301.npy')
+  describe(tmp_path, {'file_name': 'caf\u00e9.npy', 'text': 'un cafe\u0301'})
+  source = folder(tmp_path)
+  assert (source.names, source.caption(0)) == (['caf\u00e9.npy'], 'un caf\u00e9')
+  assert source.read(0, None, 1).video.shape == (1, 4, 6, 3)
+
+
+def test_a_name_in_other_case_is_pointed_out(tmp_path):
+  fill(tmp_path, 'Clip.npy')
+  describe(tmp_path, {'file_name': 'clip.npy'})
+  with raises(ValueError, f'{tmp_path}/Clip.npy', "'clip.npy'"):
+    folder(tmp_path)

@@ -8,10 +8,10 @@ import pytest
 from vdm_jax.evaluation import METRICS, PROTOCOLS, Metric, compare
 from vdm_jax.evaluation.extraction import center_crop, check_clips, check_range, extract
 from vdm_jax.evaluation.features import FEATURE_NETWORKS
-from vdm_jax.evaluation.protocols import prompts, published
+from vdm_jax.evaluation.protocols import prompts, snap, vdm
 from vdm_jax.evaluation.protocols.contract import TASKS, Protocol
 
-PUBLISHED = [value for value in vars(published).values() if isinstance(value, Protocol)]
+PUBLISHED = [value for module in (vdm, snap) for value in vars(module).values() if isinstance(value, Protocol)]
 
 
 @pytest.mark.parametrize('protocol', PUBLISHED, ids=lambda protocol: protocol.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from helpers.report_cases import fit
+from tools.compilation.report_cases import fit
 
 from vdm_jax.tools.compilation import model_flops, programs, report
 from vdm_jax.types import Conditioning
@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def reports(which: str) -> dict:
-  script = Path(__file__).parents[2] / 'helpers' / 'report_cases.py'
+  script = Path(__file__).with_name('report_cases.py')
   env = dict(os.environ, PYTHONPATH=str(REPOSITORY))
   done = subprocess.run([sys.executable, script, which], env=env, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr

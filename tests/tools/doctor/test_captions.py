@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from vdm_jax import configuration, data, text
 from vdm_jax.data.sources.digits import Digits
 from vdm_jax.tools.doctor import captions as captions_of
 from vdm_jax.tools.doctor.captions import shuffled_captions
@@ -111,3 +112,28 @@ def test_two_of_the_views_do_not_depend_on_position():
   assert np.abs(place[0] - place[1]).max() > 0.1
   for before, after in (pattern, motion, color):
     np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-4)
+
+
+def test_cut_captions_and_what_the_data_leave_out_are_remarked_once(tmp_path):
+  for i in range(10):
+    np.save(tmp_path / f'{i}.npy', np.zeros((8, 16, 16, 1), np.uint8))
+    (tmp_path / f'{i}.txt').write_text('a dog, running. ' * (3 if i < 4 else 1))
+  (tmp_path / 'lone.txt').write_text('')
+  config = configuration.default()
+  config.data.update(
+    {'name': 'folder', 'path': str(tmp_path), 'frame_rate': 8.0, 'num_frames': 8, 'train_on_all': True}
+  )
+  encode = text.build('words', length=4, vocabulary=('a', 'dog'))
+  config.data.text_length = 4
+  found = data.overview(config.data)
+  assert found.frame_rate == 8
+  left_out, cut = captions_of.remarks(config, encode, found)
+  assert f'{tmp_path}/lone.txt' in left_out
+  assert cut.startswith('4 of 10 captions (40%) are longer than data.text_length=4') and '9 words keep 95%' in cut
+  assert captions_of.remarks(config, None, found) == [left_out]
+  config.data.text_length = 9
+  assert captions_of.remarks(config, text.build('words', length=9, vocabulary=('a',)), found) == [left_out]
+  with pytest.warns(UserWarning, match='is cut to data.text_length=4') as caught:  # and without the report, once
+    encode(['a dog runs left and right'] * 2)
+    encode(['a cat runs left and right'])
+  assert len(caught) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import runpy
@@ -10,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vdm_jax import configuration, data, jobs, text
 from vdm_jax.data.inspection import inspect
+from vdm_jax.errors import InvalidInput
 from vdm_jax.tools import doctor
+from vdm_jax.training import run_folder, run_lock
 from vdm_jax.video import write_gif
 
 CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
@@ -63,6 +67,51 @@ def test_shipped_configurations_have_no_problem(name):
   assert doctor.problems(shipped(name, {})) == []
 
 
+def make_run(workdir, name, changes):
+  config = shipped(name, changes)
+  configuration.resolve(config, doctor.words(config))
+  workdir.mkdir()
+  run_folder.write_config(workdir, config)
+  return config
+
+
+def test_doctor_and_preflight_find_the_run_that_training_would_refuse(tmp_path, capsys):
+  make_run(run := tmp_path / 'run', 'digits', {'model.base_channels': 8})
+  for job in (functools.partial(jobs.examine, overfit=False), jobs.preflight):
+    status = None
+    try:
+      status = job(shipped('digits', {}), str(run))
+    except InvalidInput as error:
+      print(*error.args)
+    assert status != 0
+    assert 'model.base_channels: 8 in the workdir' in capsys.readouterr().out
+  assert sorted(path.name for path in run.iterdir()) == ['config.json'], 'nothing is left behind'
+
+
+def test_the_doctor_creates_no_workdir_and_allows_what_training_allows(tmp_path, capsys):
+  assert doctor.problems(shipped('digits', {}), tmp_path / 'none' / 'run') == []
+  assert not (tmp_path / 'none').exists()
+  make_run(run := tmp_path / 'run', 'digits', {'training.learning_rate': 1.0})
+  (problem,) = doctor.problems(shipped('digits', {}), run)
+  assert '--allow_change' in problem
+  assert doctor.problems(shipped('digits', {}), run, allow_change=True) == []
+  with run_lock.hold(run):
+    (problem,) = doctor.problems(shipped('digits', {}), run, allow_change=True)
+    assert 'is in use by' in problem
+    assert doctor.problems(shipped('digits', {}), run, allow_change=True, live=True) == []
+
+
+def test_a_run_keeps_its_vocabulary_when_clips_are_added(tmp_path):
+  fill(root := tmp_path / 'clips')
+  changes = {'data.path': str(root)}
+  make_run(run := tmp_path / 'run', 'folder_t2v', changes)
+  write_gif(root / 'new.gif', np.zeros((16, 8, 8, 3), np.uint8), fps=8)
+  (root / 'new.txt').write_text('a green kite')
+  assert doctor.problems(config := shipped('folder_t2v', changes), run) == []
+  assert configuration.resolve(config, doctor.words(config, run)).model.vocabulary == ('a', 'ball')
+  assert doctor.unknown_words(config) == ('green', 'kite')
+
+
 def damage(root):
   for path in root.glob('*.gif'):
     path.write_bytes(path.read_bytes()[:100])
@@ -91,7 +140,6 @@ BAD_FOLDERS = {
   'empty': (keep(0), "data.path='{root}' has no clips"),
   'captions alone': (keep(0, '.gif'), "data.path='{root}' has no clips"),
   'missing': (lambda root: [*keep(0)(root), root.rmdir()], "data.path='{root}' is not a folder"),
-  'one clip': (keep(2), "data.path='{root}' .*1 clip"),
   'corrupt': (damage, "data.path='{root}': 2 of 20 .*data.max_bad_share=0.05"),
   'too short': (shorten, "data.path='{root}': 2 of 20 .*data.max_bad_share=0.05"),
   'misnamed keys': (misname, "{root}/metadata.jsonl: .*'text'.*'caption'"),
@@ -114,6 +162,41 @@ def test_bad_folders_have_the_problem_that_inspect_reports(tmp_path, kind):
   (problem,) = doctor.problems(shipped('folder_t2v', {'data.path': str(root)}))
   assert re.match(reason.format(root=root), problem)
   assert inspect(str(root))[0].problem is not None
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_a_folder_smaller_than_a_batch_trains(tmp_path, count):
+  """Every clip of the batch is a training clip; with one clip nothing is held out."""
+  fill(root := tmp_path / 'clips')
+  keep(2 * count)(root)
+  changes = {'data.path': str(root), 'data.num_images': 1, 'data.height': 8, 'data.width': 8, 'data.num_workers': 0}
+  config = shipped('folder_t2v', changes)
+  assert doctor.problems(config) == []
+  assert inspect(str(root))[0].problem is None
+  assert data.num_clips(config.data, seed=0) == 1
+  words = text.build('words', vocabulary=('a', 'ball'), length=4)
+  (batch,) = data.held_out(config.data, words, seed=0, num_batches=1, split='train')
+  assert batch.x.shape == (16, 17, 8, 8, 3) and len(np.unique(batch.x)) == 1
+  stream = data.build(config.data, words, seed=0)
+  assert len(np.unique(next(stream).x)) == 1
+  stream.close()
+  if count == 1:
+    with pytest.raises(data.EmptySplit):
+      data.held_out(config.data, words, seed=0, num_batches=1)
+
+
+def test_a_part_of_a_mixture_may_hold_nothing_out(tmp_path):
+  fill(many := tmp_path / 'many')
+  fill(one := tmp_path / 'one')
+  keep(2)(one)
+  parts = (f'folder:{one}=1', f'folder:{many}=1')
+  config = shipped('folder_t2v', {'data.name': 'mixture', 'data.mixture': parts})
+  assert doctor.problems(config) == []
+  test = data.examples(config.data, 'test', seed=0, count=100)
+  assert 0 < len(test) < 20
+  config.data.mixture = parts[:1]
+  with pytest.raises(data.EmptySplit):
+    data.examples(config.data, 'test', seed=0, count=1)
 
 
 def test_words_need_captions(tmp_path):

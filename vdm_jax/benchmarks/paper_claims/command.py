@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from vdm_jax.benchmarks import timing
 from vdm_jax.benchmarks.paper_claims import (
@@ -25,11 +24,13 @@ from vdm_jax.benchmarks.paper_claims import (
   gradient_variance,
   guidance,
   input_scaling,
+  prediction,
   runner,
   samplers,
 )
 from vdm_jax.benchmarks.paper_claims.claim import Claim
 from vdm_jax.errors import InvalidInput
+from vdm_jax.inputs.paths import file_argument
 
 # Shipped models for claims about sampling.
 MODELS = ('digits', 'digits_fit')
@@ -38,14 +39,16 @@ MODELS = ('digits', 'digits_fit')
 def claims() -> dict[str, Claim]:
   """Return all claims by name, the cheapest first."""
   of_shipped = [make(name) for make in (guidance.claim, samplers.claim) for name in MODELS]
-  trained = [module.CLAIM for module in (appended_images, conditioning, input_scaling, architecture)]
+  modules = (appended_images, conditioning, prediction, input_scaling, architecture)
+  others = (conditioning.AGAINST_TRAINED, input_scaling.IMAGES, input_scaling.SNAP)
+  trained = [*(module.CLAIM for module in modules), *others]
   return {claim.name: claim for claim in (*gradient_variance.CLAIMS, *of_shipped, *trained)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   known = claims()
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--out', type=Path, help='folder for trained models and results')
+  parser.add_argument('--out', type=file_argument, help='folder for trained models and results')
   parser.add_argument('--claims', default=','.join(known), help='comma-separated names; all by default')
   parser.add_argument('--seeds', type=int, default=5, help='number of seeds, at least 2')
   parser.add_argument('--list', action='store_true', help='print all claims with their costs, and exit')

@@ -125,7 +125,7 @@ def _row(claim: Claim, name: str, arm: Arm, out: Path, seed: int) -> Row:
     'run': _shipped(arm.run) if shipped else configuration.to_dict(config),
     'settings': dict(arm.settings),
     'seed': seed,
-    'code': code_hash(*CODE, 'evaluation'),
+    'code': code_hash(*CODE, 'evaluation', 'benchmarks/paper_claims'),
   }
   requested = json.loads(json.dumps(requested))
   if path.exists():

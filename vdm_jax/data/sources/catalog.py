@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +14,16 @@ from vdm_jax.data.quarantine import Quarantine, Substituting
 from vdm_jax.data.sources.archives.parquet import Parquet
 from vdm_jax.data.sources.archives.webdataset import WebDataset
 from vdm_jax.data.sources.array import Array
-from vdm_jax.data.sources.contract import SPLITS, Clips, Source
+from vdm_jax.data.sources.contract import SPLITS, Clips, EmptySplit, Source
 from vdm_jax.data.sources.digits import Digits
 from vdm_jax.data.sources.folder import Folder
 from vdm_jax.data.sources.pictures import Pictures
 from vdm_jax.data.sources.records import Records
 from vdm_jax.data.sources.stored_clips import StoredClips
 from vdm_jax.data.sources.tfds import Tfds
+from vdm_jax.inputs.captions import UNICODE
+from vdm_jax.inputs.captions import vocabulary as words_of
+from vdm_jax.inputs.paths import local_path
 from vdm_jax.names import choose
 
 
@@ -29,6 +33,14 @@ class Kind(NamedTuple):
   build: Callable[..., Clips]  # of (config, *, split, seed, quarantine), as `build` below
   source: type[Source] | None = None  # clips stored at data.path, which can also be mixed, inspected and converted
   has_parts: bool = False  # the data sets are those that data.mixture lists
+
+
+class Overview(NamedTuple):
+  """What a user should know of data before training."""
+
+  remarks: tuple[str, ...]  # what was left out, as `Source.remarks`
+  captions: tuple[str, ...]  # without the empty ones
+  frame_rate: float  # frames per second of the training clips as they are trained on, their median; 0 if unknown
 
 
 def stored(source: type[Source]) -> Kind:
@@ -54,6 +66,8 @@ def build(config: Any, split: str, seed: int, quarantine: str | Path | None = No
   for key, unset in (('frame_rate', 'if unknown'), ('target_frame_rate', 'to keep that of the clips')):
     if config[key] < 0:
       raise ValueError(f'data.{key}={config[key]} is not a valid frame rate; use frames per second, or 0 {unset}.')
+  if _follows_links(config) and not (kind.has_parts or config.images or issubclass(kind.source or object, Folder)):
+    raise ValueError(f'data.follow_links=True has no effect with data.name={config.name!r}; set it to False.')
   if config.mixture and not kind.has_parts:
     raise ValueError(f"data.mixture has no effect with data.name={config.name!r}; use 'mixture' there, or () here.")
   return kind.build(config, split=split, seed=seed, quarantine=quarantine)
@@ -78,26 +92,28 @@ def locate(where: str) -> tuple[str, str]:
     where: a path, whose kind is recognized by its files; KIND:PATH; or the name of a kind that is not stored.
 
   Raises:
-    ValueError: KIND is unknown, and there is no file or folder of this name.
+    ValueError: KIND is unknown, and there is no file or folder of this name; or the path is a URL.
 
   >>> locate('digits'), locate('pictures:photos'), locate('clips')
   (('digits', ''), ('pictures', 'photos'), ('folder', 'clips'))
   """
   name, colon, path = where.partition(':')
   if name in KINDS and bool(colon) == (KINDS[name].source is not None) and not Path(where).exists():
-    return name, path
+    return name, local_path('data', path)
   sources = {name: kind.source for name, kind in KINDS.items() if kind.source is not None}
-  if colon and name.isidentifier() and not Path(where).exists():
+  if colon and name.isidentifier() and not path.startswith('//') and not Path(where).exists():
     choose(f'KIND:PATH={where!r}: KIND', name, sources)
+  where = local_path('data', where)
   return next((name for name, source in sources.items() if source.recognizes(Path(where))), DEFAULT), where
 
 
-def open_stored(where: str, split: str, **settings: Any) -> tuple[str, StoredClips]:
+def open_stored(where: str, split: str, *, follow_links: bool = False, **settings: Any) -> tuple[str, StoredClips]:
   """Open stored clips.
 
   Args:
     where: as for `locate`.
     split: 'train' or 'test'.
+    follow_links: `data.follow_links`.
     **settings: those of `StoredClips`.
 
   Returns:
@@ -109,12 +125,21 @@ def open_stored(where: str, split: str, **settings: Any) -> tuple[str, StoredCli
   name, path = locate(where)
   if (source := KINDS[name].source) is None:
     raise ValueError(f'{name} are not stored clips; name a folder or a file, or KIND:PATH.')
-  return name, StoredClips(source(path), split, **settings)
+  return name, StoredClips(open_source(source, path, follow_links), split, **settings)
+
+
+def open_source(source: type[Source], path: str, follow_links: bool = False) -> Source:
+  """Return the source at a path; one without links in it ignores `follow_links`. Raises what the source raises."""
+  return source(path, follow_links=True) if follow_links and issubclass(source, Folder) else source(path)
 
 
 def vocabulary(config: Any) -> tuple[str, ...]:
-  """Return all words that captions of the data can contain, in lower case, sorted. Raises as `build` does."""
-  return mixture.union(clips.vocabulary for clips in _all(config))
+  """Return all words that captions of the data can contain by `data.word_rule`, sorted. Raises as `build` does."""
+  rule = config.get('word_rule') or UNICODE  # older code that makes its own section does not have the key
+  return mixture.union(
+    clips.vocabulary if rule == UNICODE or not hasattr(clips, 'captions') else words_of(clips.captions, rule)
+    for clips in _all(config)
+  )
 
 
 def captions(config: Any) -> tuple[str, ...]:
@@ -129,6 +154,48 @@ def captions(config: Any) -> tuple[str, ...]:
       'leave data.text_cache empty.'
     )
   return mixture.union(clips.captions for clips in parts)
+
+
+def overview(config: Any, count: int = 4096) -> Overview:
+  """Return what a user should know of the training clips and images before training.
+
+  Args:
+    config: section `data` of a configuration.
+    count: captions to return of each data set at most, of clips spread evenly over it.
+
+  Raises as `build` does, and UnreadableText.
+  """
+  opened = _all(config)
+  parts = [part for clips in opened for part in (clips.parts if isinstance(clips, Mixture) else (clips,))]
+  captions = []
+  for part in parts:
+    if hasattr(part, 'description'):  # others, such as digits, list what captions they may draw
+      every = range(0, len(part), -(-len(part) // count))
+      captions += [part.description(clip)[0] for clip in every]
+    elif listed := getattr(part, 'captions', ()):
+      captions += listed[:: -(-len(listed) // count)]
+  remarks = tuple(remark for part in parts for remark in getattr(part, 'remarks', ()))
+  return Overview(remarks, tuple(filter(None, captions)), _frame_rate(config, opened[0]))
+
+
+def _frame_rate(config: Any, clips: Clips, count: int = 64) -> float:
+  """Return the median frame rate of clips, as `Overview` has it, measured on some of them."""
+  if config.num_frames == 1:
+    return 0.0
+  chosen = clips.first(count) if isinstance(clips, Mixture) else range(0, len(clips), -(-len(clips) // count))
+  rates = [rate for clip in chosen if (rate := _rate_of(clips, clip))]
+  rate = (config.target_frame_rate or statistics.median_low(rates)) if rates else 0.0
+  return round(rate / config.frame_skip, 3)
+
+
+def _rate_of(clips: Clips, clip: int) -> float:
+  if isinstance(clips, Mixture):
+    which, numbers = clips.part_of(clip)
+    return _rate_of(clips.parts[which], clip - numbers.start)
+  try:
+    return clips.info(clip).frame_rate if hasattr(clips, 'info') else clips.read(clip, None, 1).frame_rate
+  except (ValueError, OSError):  # a clip that cannot be used
+    return 0.0
 
 
 def num_classes(config: Any) -> int:
@@ -152,6 +219,10 @@ def _all(config: Any) -> list[Clips]:
   """Return the training clips, and the images if there are any."""
   images = build_images(config, 'train', seed=0)
   return [build(config, 'train', seed=0), *([] if images is None else [images])]
+
+
+def _follows_links(config: Any) -> bool:
+  return config.get('follow_links', False)  # as above
 
 
 def _build_stored(source: type[Source], config: Any, **opening: Any) -> Substituting:
@@ -212,8 +283,15 @@ def _mix(key: str, config: Any, windows: dict[str, Any], **opening: Any) -> Mixt
   clips, weights = [], []
   for part in mixture.parse(key, config[key.removeprefix('data.')], list(sources)):
     rate = config.frame_rate if part.frame_rate is None else part.frame_rate
-    clips.append(_open(sources[part.name], part.path, rate, config, windows, **opening))
+    try:
+      clips.append(_open(sources[part.name], part.path, rate, config, windows, **opening))
+    except EmptySplit:
+      if opening['split'] == 'train':
+        raise
+      continue  # a part of a single clip holds none out
     weights.append(part.weight)
+  if not clips:
+    raise EmptySplit(f'no data set of {key} has a clip of the {opening["split"]} split; add clips to one.')
   return Mixture(clips, weights)
 
 
@@ -232,7 +310,7 @@ def _open(
   numbers = 'missing' if config.missing_values else 'finite'
   expected = 'pixels' if config.normalization == 'pixels' else numbers
   windows = windows | {'frame_rate': frame_rate, 'train_on_all': config.train_on_all, 'expected': expected}
-  clips = StoredClips(source(path), split, **windows)
+  clips = StoredClips(open_source(source, path, _follows_links(config)), split, **windows)
   return Substituting(clips, seed, Quarantine(clips.path, clips.total, config.max_bad_share, quarantine))
 
 

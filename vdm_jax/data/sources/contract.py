@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from vdm_jax.inputs.text_files import UnreadableText
 from vdm_jax.video.reading import VideoInfo
 
 SPLITS = ('train', 'test')
@@ -24,6 +25,10 @@ PROVIDED = 'provided'  # origin of a caption that came with its clip
 
 class OutsideError(ValueError):
   """A file of a data set is a link that leads out of its folder: never read, and never only skipped."""
+
+
+class EmptySplit(ValueError):
+  """A data set has no clips of one of its splits, such as a single clip, of which none is held out."""
 
 
 class Clip(NamedTuple):
@@ -49,7 +54,7 @@ class Clips(Protocol):
 
   @property
   def vocabulary(self) -> tuple[str, ...]:
-    """All words that captions can contain, in lower case, sorted."""
+    """All words that captions can contain, sorted; see `inputs.captions`."""
 
   def __len__(self) -> int: ...
 
@@ -78,6 +83,7 @@ class Source(Protocol):
     without_frame_rate: name of a clip that is known, without opening it, to have no frame rate; None if there is none.
     single_frame: whether every clip is one frame, so that the data are images.
     captions_file: where `python -m vdm_jax.data caption` stores captions; None if there is no place for them.
+    remarks: what was left out although it looks as if it belongs to the data, one sentence each, for reports.
   """
 
   path: str
@@ -87,6 +93,7 @@ class Source(Protocol):
   without_frame_rate: str | None = None
   single_frame: bool = False
   captions_file: pathlib.Path | None = None
+  remarks: Sequence[str] = ()
 
   @classmethod
   def recognizes(cls, path: pathlib.Path) -> bool:
@@ -107,6 +114,20 @@ class Source(Protocol):
 
     Pictures are uint8 with 1 or 3 channels; data of other types or channels need `data.normalization`.
     """
+
+  def times(self, clip: int) -> np.ndarray | None:
+    """Return the time of each frame after the first one in seconds, float64 `[t]`; None at a constant frame rate.
+
+    Raises as `info`.
+    """
+    return None
+
+  def notes(self, clip: int) -> Sequence[str]:
+    """Return what is unusual about the pictures of a clip, such as 'interlaced', which `inspect` counts.
+
+    Some of it may be known only after frames have been read. Raises as `info`.
+    """
+    return ()
 
   def caption(self, clip: int) -> str:
     """Return the caption of a clip, '' if it has none.
@@ -149,10 +170,11 @@ def caption_if_readable(source: Source, clip: int) -> str:
 
   Raises:
     OutsideError: the caption is a link that leads out of the data set.
+    UnreadableText: it is in another encoding, as all others may be.
   """
   try:
     return source.caption(clip)
-  except OutsideError:
+  except (OutsideError, UnreadableText):
     raise
   except (ValueError, OSError):
     return ''

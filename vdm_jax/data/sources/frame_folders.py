@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
-from vdm_jax.data.sources.metadata import check_inside
+from vdm_jax.data.sources.walking import check_inside
+from vdm_jax.video import display
 from vdm_jax.video.opening import check_bytes, open_image
 from vdm_jax.video.reading import VideoInfo
 
@@ -31,10 +32,10 @@ def image_files(names: Sequence[str]) -> list[str]:
   return [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith('.')]
 
 
-def list_frames(folder: str | os.PathLike, root: pathlib.Path) -> list[pathlib.Path]:
+def list_frames(folder: str | os.PathLike, root: pathlib.Path | None) -> list[pathlib.Path]:
   """Return the images of a folder in the order of their numbers.
 
-  Raises ValueError if the numbers have a gap or a duplicate, or if an image is a link out of `root`.
+  Raises ValueError if the numbers have a gap or a duplicate, or if an image is a link out of `root` (None: may be).
   """
   folder = pathlib.Path(folder)
   names = os.listdir(folder)
@@ -51,15 +52,16 @@ def list_frames(folder: str | os.PathLike, root: pathlib.Path) -> list[pathlib.P
   return files
 
 
-def probe_frames(folder: str | os.PathLike, root: pathlib.Path) -> VideoInfo:
+def probe_frames(folder: str | os.PathLike, root: pathlib.Path | None) -> VideoInfo:
   """Return the number of frames and their size; images have no frame rate. Raises as `read_frames` does."""
   files = list_frames(folder, root)
-  with _open(files[0]) as image:
-    return VideoInfo(len(files), 0.0, (image.height, image.width))
+  return VideoInfo(len(files), 0.0, image_size(files[0]))
 
 
-def read_frames(folder: str | os.PathLike, root: pathlib.Path, numbers: Sequence[int], *, max_bytes: int) -> np.ndarray:
-  """Return the frames of these numbers, uint8 `[t h w 3]`.
+def read_frames(
+  folder: str | os.PathLike, root: pathlib.Path | None, numbers: Sequence[int], *, max_bytes: int
+) -> np.ndarray:
+  """Return the frames of these numbers as they are shown, uint8 `[t h w 3]`; see `display.image_pixels`.
 
   Raises ValueError if an image cannot be decoded, has more than eight bits per color or another size than the first
   one, or if the frames take more than `max_bytes`.
@@ -68,19 +70,14 @@ def read_frames(folder: str | os.PathLike, root: pathlib.Path, numbers: Sequence
   chosen = [files[number] for number in numbers]
   video = None
   for place, file in enumerate(chosen):
-    with _open(file) as image:
-      if video is None:
-        check_bytes(folder, len(chosen), image.height, image.width, max_bytes)
-        video = np.empty((len(chosen), image.height, image.width, 3), np.uint8)
-      if (image.height, image.width) != video.shape[1:3]:
-        raise ValueError(
-          f'{file}: is {image.height}x{image.width}, but {chosen[0].name} is {video.shape[1]}x{video.shape[2]}; make '
-          'the frames one size, or remove the folder.'
-        )
-      try:
-        video[place] = np.asarray(image.convert('RGB'))
-      except Exception as error:  # a damaged image raises almost any exception
-        raise _undecodable(file, error) from error
+    pixels = _read(file, len(chosen), max_bytes, folder)
+    video = np.empty((len(chosen), *pixels.shape), np.uint8) if video is None else video
+    if pixels.shape != video.shape[1:]:
+      raise ValueError(
+        f'{file}: is {pixels.shape[0]}x{pixels.shape[1]}, but {chosen[0].name} is {video.shape[1]}x{video.shape[2]}; '
+        'make the frames one size, or remove the folder.'
+      )
+    video[place] = pixels
   return video
 
 
@@ -88,19 +85,23 @@ def image_size(file: pathlib.Path) -> tuple[int, int]:
   """Return the height and width of one upright image, without decoding it. Raises as `read_frames` does."""
   with _open(file) as image:
     try:
-      sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+      return display.image_shape(image)
     except Exception as error:  # damaged EXIF data raise almost any exception
       raise _undecodable(file, error) from error
-    return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 def read_image(file: pathlib.Path, max_bytes: int) -> np.ndarray:
-  """Return one image, turned upright by its EXIF data, as uint8 `[1 h w 3]`. Raises as `read_frames` does."""
+  """Return one image as it is shown, uint8 `[1 h w 3]`. Raises as `read_frames` does."""
+  return _read(file, 1, max_bytes, file)[None].copy()
+
+
+def _read(file: pathlib.Path, count: int, max_bytes: int, clip: str | os.PathLike) -> np.ndarray:
+  """Return one of `count` images of a clip, which may take `max_bytes` together."""
   with _open(file) as image:
-    check_bytes(file, 1, image.height, image.width, max_bytes)
+    check_bytes(clip, count, image.height, image.width, max_bytes)
     try:
-      return np.array(ImageOps.exif_transpose(image).convert('RGB'))[None]
-    except Exception as error:  # as above
+      return display.image_pixels(image)
+    except Exception as error:  # a damaged image raises almost any exception
       raise _undecodable(file, error) from error
 
 

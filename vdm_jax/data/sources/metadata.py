@@ -1,17 +1,20 @@
-"""Descriptions of clips beside the clips: `metadata.jsonl` and `captions.jsonl`.
+"""Descriptions of clips beside the clips: `metadata.jsonl`, `.csv` or `.parquet`, and `captions.jsonl`.
 
-`metadata.jsonl` has one line per clip, with the keys of a Hugging Face folder data set: file_name, text, label.
+Metadata have one line or row per clip, with the keys of a Hugging Face folder data set: file_name, text, label.
 `captions.jsonl` has the captions that `python -m vdm_jax.data caption` made.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from vdm_jax.data.sources.contract import OutsideError
+from vdm_jax.data.sources.walking import check_inside
+from vdm_jax.inputs.captions import clean, composed
+from vdm_jax.inputs.text_files import read_lines
 
 FILE = 'metadata.jsonl'
 GENERATED_CAPTIONS = 'captions.jsonl'
@@ -19,19 +22,20 @@ _OTHER_NAMES_OF_TEXT = ('caption', 'captions', 'prompt', 'prompts', 'description
 
 
 class Entry(NamedTuple):
-  """A line of `metadata.jsonl`."""
+  """The description of a clip in metadata."""
 
-  text: str  # '' when the line has none
+  text: str  # '' when there is none
   label: int | str | None
   origin: str  # file and line, for messages
 
 
-def read_metadata(root: pathlib.Path, files: Sequence[pathlib.Path]) -> dict[str, Entry]:
-  """Return the entries of metadata files, by the path of their clip relative to the root; other keys are ignored.
+def read_metadata(root: pathlib.Path, files: Sequence[pathlib.Path], *, follow_links: bool = False) -> dict[str, Entry]:
+  """Return the entries of metadata files, by the name of their clip; other keys are ignored.
 
   Args:
     root: folder of all clips.
     files: metadata files below it. The paths in a file are relative to its folder.
+    follow_links: whether a file may be a link out of the root.
 
   Raises:
     ValueError: a line is not such an object, repeats a clip, or names one that is not below the root, or the captions
@@ -39,10 +43,12 @@ def read_metadata(root: pathlib.Path, files: Sequence[pathlib.Path]) -> dict[str
   """
   entries, keys = {}, set()
   for file in files:
-    check_inside(file, root)
-    for origin, line in _lines(file):
+    check_inside(file, None if follow_links else root)
+    for origin, line in _READERS[file.suffix](file):
       keys |= line.keys()
-      name = _name(line.get('file_name'), file, root, origin)
+      if not isinstance(line.get('file_name'), str) or not line['file_name']:
+        raise ValueError(f'{origin}: has no file_name, the path of the clip; add it.')
+      name = _name(line['file_name'], file, root, origin)
       if name in entries:
         raise ValueError(f'{origin}: {name} is listed twice, first in {entries[name].origin}; remove one of them.')
       entries[name] = _entry(line, origin)
@@ -57,9 +63,10 @@ class GeneratedCaption(NamedTuple):
 
   text: str
   origin: str  # module:function
+  file_hash: str  # of the file that it describes, see `StoredClips.file_hash`; '' in lists of older versions
 
 
-def read_generated(root: pathlib.Path) -> dict[str, GeneratedCaption]:
+def read_generated(root: pathlib.Path, *, follow_links: bool = False) -> dict[str, GeneratedCaption]:
   """Return the captions of `captions.jsonl` in the root, by clip; a last line that a crash cut off is skipped.
 
   Raises ValueError, naming the line, if another one is damaged.
@@ -67,12 +74,16 @@ def read_generated(root: pathlib.Path) -> dict[str, GeneratedCaption]:
   file, found = root / GENERATED_CAPTIONS, {}
   if not file.is_file():
     return found
-  check_inside(file, root)
-  lines = file.read_text(encoding='utf-8', errors='surrogateescape').split('\n')
-  for number, text in enumerate(lines[:-1], 1):  # every complete line ends with a newline
+  check_inside(file, None if follow_links else root)
+  with open(file, 'rb') as content:
+    complete = content.read().endswith(b'\n')
+  lines = list(read_lines(file))
+  for number, text in enumerate(lines if complete else lines[:-1], 1):
     try:
       line = json.loads(text)
-      found[line['file_name']] = GeneratedCaption(str(line['text']), str(line['text_origin']))
+      found[composed(line['file_name'])] = GeneratedCaption(
+        clean(str(line['text'])), str(line['text_origin']), str(line.get('file_hash', ''))
+      )
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(f'{file}, line {number}: is damaged; remove this line.') from error
   return found
@@ -112,29 +123,70 @@ def class_names(labels: Sequence[int | str | None]) -> tuple[str, ...] | None:
   return tuple(sorted(set(labels))) if labels and isinstance(labels[0], str) else None
 
 
-def check_inside(path: pathlib.Path, root: pathlib.Path) -> None:
-  """Raise OutsideError if the path is a link that leads out of the root, which must be resolved."""
-  if path.is_symlink() and not path.resolve().is_relative_to(root):
-    raise OutsideError(f'{path} is a link to a place outside data.path; copy the file instead.')
-
-
-def _lines(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_lines(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yield (file and line number, object) of each line that is not blank."""
-  with open(file, encoding='utf-8', errors='replace') as lines:
-    for number, text in enumerate(lines, 1):
-      if not text.strip():
-        continue
-      origin = f'{file}, line {number}'
-      try:
-        line = json.loads(text)
-      except ValueError as error:
-        raise ValueError(f'{origin}: is not valid JSON ({error}); write one object per line.') from error
-      if not isinstance(line, dict) or not isinstance(line.get('file_name'), str) or not line['file_name']:
-        raise ValueError(
-          f'{origin}: must be an object with the key file_name, such as '
-          '{"file_name": "a.mp4", "text": "a red ball rolls"}.'
-        )
-      yield origin, line
+  for number, text in enumerate(read_lines(file), 1):
+    if not text.strip():
+      continue
+    origin = f'{file}, line {number}'
+    try:
+      line = json.loads(text)
+    except ValueError as error:
+      raise ValueError(f'{origin}: is not valid JSON ({error}); write one object per line.') from error
+    if not isinstance(line, dict):
+      raise ValueError(
+        f'{origin}: must be an object with the key file_name, such as '
+        '{"file_name": "a.mp4", "text": "a red ball rolls"}.'
+      )
+    yield origin, line
+
+
+def _csv_rows(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Yield (file and line number, row) of each row of a table with a header; commas, semicolons or tabs separate."""
+  header = next(iter(read_lines(file)), '')
+  delimiter = max(',;\t', key=header.count)  # Excel writes semicolons where the comma is the decimal sign
+  reader = csv.DictReader((f'{line}\n' for line in read_lines(file)), delimiter=delimiter, strict=True)
+  try:
+    if 'file_name' not in (columns := reader.fieldnames or ()) or len(set(columns)) < len(columns):
+      raise ValueError(
+        f'{file}: has the columns {", ".join(columns)}, but needs file_name and text, each once, in its first line.'
+      )
+    rows = [(f'{file}, line {reader.line_num}', row) for row in reader]
+  except csv.Error as error:
+    raise ValueError(
+      f'{file}, line {reader.reader.line_num}: is not valid CSV ({error}); quote the caption.'
+    ) from error
+  numbered = all(_is_number(row['label']) for _, row in rows) if 'label' in columns else False
+  for origin, row in rows:
+    if None in row or None in row.values():
+      raise ValueError(
+        f'{origin}: does not have the {len(columns)} columns of the first line; quote captions with {delimiter!r}.'
+      )
+    if 'label' in row:
+      row['label'] = int(row['label']) if numbered else row['label'] or None
+    yield origin, row
+
+
+def _is_number(text: str | None) -> bool:
+  return text is not None and text.isascii() and text.isdigit()
+
+
+def _parquet_rows(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Yield (file and row number, row) of each row."""
+  try:
+    from pyarrow import ArrowException, parquet  # optional
+  except ImportError as error:
+    raise ValueError(f'{file}: reading it needs pyarrow; `pip install pyarrow`, or save it as {FILE}.') from error
+  try:
+    rows = parquet.read_table(file).to_pylist()
+  except ArrowException as error:
+    raise ValueError(f'{file}: is not a valid Parquet file ({error}); write it again.') from error
+  for number, row in enumerate(rows, 1):
+    yield f'{file}, row {number}', row
+
+
+_READERS = {'.jsonl': _json_lines, '.csv': _csv_rows, '.parquet': _parquet_rows}
+FILES = tuple(f'metadata{suffix}' for suffix in _READERS)
 
 
 def _name(name: str, file: pathlib.Path, root: pathlib.Path, origin: str) -> str:
@@ -142,13 +194,15 @@ def _name(name: str, file: pathlib.Path, root: pathlib.Path, origin: str) -> str
   path = pathlib.PurePosixPath(name)
   if path.is_absolute() or '..' in path.parts or '\0' in name or '\\' in name or '://' in name or not path.parts:
     raise ValueError(f'{origin}: file_name={name!r} is not a path below the folder of this file; copy the clip there.')
-  return (file.parent.relative_to(root) / path).as_posix()
+  return composed((file.parent.relative_to(root) / path).as_posix())
 
 
 def _entry(line: dict[str, Any], origin: str) -> Entry:
   text, label = line.get('text'), line.get('label')
   if text is not None and not isinstance(text, str):
-    raise ValueError(f'{origin}: text={text!r} is not a string.')
+    raise ValueError(f'{origin}: text={text!r} is not a string; give one caption.')
+  if text is not None and any('\ud800' <= character <= '\udfff' for character in text):
+    raise ValueError(f'{origin}: text={text!a} has half of a character (a lone surrogate); write it again as UTF-8.')
   if isinstance(label, bool) or not isinstance(label, int | str | None) or (isinstance(label, int) and label < 0):
     raise ValueError(f'{origin}: label={label!r} is not a valid class number (0 or more) or class name.')
-  return Entry(' '.join((text or '').split()), label, origin)
+  return Entry(clean(text or ''), label, origin)

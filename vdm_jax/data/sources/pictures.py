@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -10,13 +9,12 @@ import numpy as np
 
 from vdm_jax.data.sources import frame_folders, metadata
 from vdm_jax.data.sources.folder import Folder
-from vdm_jax.data.sources.metadata import check_inside
 from vdm_jax.video.opening import MAX_BYTES
 from vdm_jax.video.reading import VideoInfo
 
 
 class Pictures(Folder):
-  """The images below a folder, in the order of their names, turned upright by their EXIF data.
+  """The images below a folder, in the order of their names, as `video.display` shows them.
 
   Captions, labels and splits are those of a `Folder`, with the image as the clip: cat.jpg and cat.txt. Raises as
   `Folder` does.
@@ -29,17 +27,8 @@ class Pictures(Folder):
   suffixes = frame_folders.SUFFIXES
   single_frame = True
 
-  def list_clips(self, root: pathlib.Path) -> tuple[set[str], list[pathlib.Path]]:
-    found, described = set(), []
-    for folder, subfolders, files in os.walk(root):
-      here = pathlib.Path(folder)
-      subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
-      for name in frame_folders.image_files(files):
-        check_inside(here / name, root)
-        found.add((here / name).relative_to(root).as_posix())
-      if metadata.FILE in files:
-        described.append(here / metadata.FILE)
-    return found, described
+  def clips_in(self, folder: pathlib.Path, subfolders: Sequence[str], files: Sequence[str]) -> list[str]:
+    return frame_folders.image_files(files)
 
   def info(self, clip: int) -> VideoInfo:
     return VideoInfo(1, 0.0, frame_folders.image_size(self.file(clip)))

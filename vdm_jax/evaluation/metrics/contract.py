@@ -50,6 +50,7 @@ class MetricKind(NamedTuple):
     lower_is_better: whether a smaller value is better.
     from_videos: for metrics without a feature network: uint8 `[n t h w 3]` -> array `[n ...]`, one row per clip. None:
       the metric reads features.
+    min_rows: least number of rows of the samples and of each reference.
     needs_text: whether `compute` reads `MetricInputs.text`. The metric's network must have a text encoder.
 
   >>> import numpy as np
@@ -66,3 +67,4 @@ class MetricKind(NamedTuple):
   lower_is_better: bool
   from_videos: Callable[[np.ndarray], np.ndarray] | None = None
   needs_text: bool = False
+  min_rows: int = 1

@@ -200,4 +200,4 @@ def _figure(found: Distance) -> dict[str, Any]:
   return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
-FRECHET = MetricKind(compute, lower_is_better=True)
+FRECHET = MetricKind(compute, lower_is_better=True, min_rows=2)  # a covariance

@@ -57,14 +57,16 @@ class Figure(NamedTuple):
   value: float
   spread: float | None
   source: str  # paper and table
-  setting: tuple[tuple[str, float | str], ...] = ()  # configuration keys, or what distinguishes the rows of the table
+  # The row of the table: configuration keys and their values. A key without a dot describes what no run here has.
+  setting: tuple[tuple[str, float | str], ...] = ()
 
 
 class Protocol(NamedTuple):
   """How a model is measured.
 
   Real clips are scaled to cover the protocol's size, keeping the aspect ratio, and cropped to their center
-  (`data.ExampleClips`). The model's videos must have that size.
+  (`data.ExampleClips`), at `data.frame_skip` alone. For a metric with a size of its own they are cut from the original
+  frames, samples from the generated ones. The model's videos must have the protocol's size.
 
   Attributes:
     name: value of `--protocol`.
@@ -76,25 +78,34 @@ class Protocol(NamedTuple):
     height: of the videos, in pixels; 0 with `evaluate`: any.
     width: likewise.
     num_frames: likewise.
+    channels: of the model's videos; the feature networks see one as three equal ones.
+    model_frames: frames of the model's videos, if samples are longer: they are extended block by block; 0: num_frames.
+    overlap: with `model_frames`: frames that each block sees of the one before.
     num_samples: number of generated videos.
     num_references: number of real clips of each reference; None: all.
+    fewer_references: whether a split with fewer clips is measured with those it has.
+    test_set: whether the reference must be a test set: not clips of a validation set, nor held out from training data.
+    real_split: split of the clips that `--real_vs_real` measures in place of samples.
     given_frames: for 'prediction': number of first frames given to the model; they count as part of the sample.
     window: which frames of a clip are used: 'random' or 'first'.
     replacement: whether clips are drawn with replacement, independently for the references and the given frames.
     prompts: for 'classes': a set of `protocols.prompts` with one prompt per class.
     prompt_file: for 'captions': whether the user provides a file with one prompt per sample, instead of the captions of
       the clips.
-    frame_rate: frames per second, for models conditioned on it.
+    frame_rate: frames per second of the real clips, whose frames nearest in time are taken, and of the samples, for
+      models conditioned on it. Slower clips are left out. None: real clips keep their rate.
     original_size: height and width in pixels, for models conditioned on it.
     training_clips: number of training clips to search for copies; 0: the model was not trained on this data.
     guidance_weights: values of `--sweep=guidance`, Eq. 6's w.
     guidance_sampling: other keys of `sampling` that this sweep sets, and their values.
     num_steps: values of `--sweep=steps`.
+    steps_sampling: other keys of `sampling` that this sweep sets, and their values.
     samplers: values of `sampling.step` in this sweep; empty: the run's own.
     sweep_samples: number of samples per point of a sweep; None: num_samples.
-    published: published values of models.
+    published: published values of models, the rows of `--sweep=rows`.
     calibration: published values of real clips, for `--real_vs_real`.
     notes: what the source leaves open, and what is done about it.
+    adapt: returns the protocol for videos of a size: `(protocol, (t, h, w, c), has_prompts) -> protocol`.
     evaluate: scores samples by itself: `(generate, data, *, seed, num_trained) -> record`, with `generate(prompts) ->
       videos` float `[n t h w c]` in [-1, 1], `data` that section of the configuration, and the number of clips the run
       was trained on. The record has `metrics` as other records do, or its figures are top-level keys.
@@ -118,6 +129,12 @@ class Protocol(NamedTuple):
   num_frames: int
   num_samples: int
   num_references: int | None
+  channels: int = 3
+  model_frames: int = 0
+  overlap: int = 0
+  fewer_references: bool = False
+  test_set: bool = False
+  real_split: str = 'train'
   given_frames: int = 0
   window: str = 'random'
   replacement: bool = False
@@ -129,11 +146,13 @@ class Protocol(NamedTuple):
   guidance_weights: tuple[float, ...] = ()
   guidance_sampling: tuple[tuple[str, float | str], ...] = ()
   num_steps: tuple[int, ...] = ()
+  steps_sampling: tuple[tuple[str, float | str], ...] = ()
   samplers: tuple[str, ...] = ()
   sweep_samples: int | None = None
   published: tuple[Figure, ...] = ()
   calibration: tuple[Figure, ...] = ()
   notes: str = ''
+  adapt: Callable[..., Protocol] | None = None
   evaluate: Callable[..., dict[str, Any]] | None = None
   record_figures: tuple[str, ...] = ()
   objective: tuple[str, str] | None = None

@@ -1,4 +1,4 @@
-"""Statistical test of whether captions match their clips, without knowledge of what words mean."""
+"""Whether captions match their clips, by a statistical test without knowledge of words, and how many are cut."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from ml_collections import ConfigDict
 
 from vdm_jax import data
 from vdm_jax.data import normalization
+from vdm_jax.inputs import caption_lengths
+from vdm_jax.inputs.captions import words as caption_words
+from vdm_jax.text import Encode
 from vdm_jax.tools.doctor.symptoms import Fault
 
 COUNT = 512  # clips that are read
@@ -29,6 +32,19 @@ def examine(config: ConfigDict) -> tuple[Fault | None, str]:
     videos.append(_shrunk(np.nan_to_num(normalize.apply(clip.video))))
     captions.append(clip.caption or '')
   return shuffled_captions(np.stack(videos), captions)
+
+
+def remarks(config: ConfigDict, encode: Encode | None, found: data.Overview) -> list[str]:
+  """Return what a user should know of the data although they can be trained on, one text each.
+
+  That is what the data sets leave out, and how many captions are longer than `data.text_length`. Embeddings from a
+  cache are as long as they were made, so their captions are not counted; `vdm_jax.text embed` did.
+  """
+  if encode is None or config.data.text_cache:
+    return list(found.remarks)
+  lengths = [encode.count(caption) for caption in found.captions]
+  cut = caption_lengths.cut_report(lengths, config.data.text_length, getattr(encode, 'unit', 'tokens'))
+  return [*found.remarks, *([cut] if cut else [])]
 
 
 def shuffled_captions(videos: np.ndarray, captions: Sequence[str], *, seed: int = 0) -> tuple[Fault | None, str]:
@@ -106,7 +122,7 @@ def _amplitudes(gray: np.ndarray, axes: tuple[int, ...], highest: int = 7) -> np
 
 def _words(captions: Sequence[str]) -> np.ndarray:
   """Return `[n r]`: an orthonormal basis of the centered indicators of which words a caption has."""
-  split = [set(caption.lower().split()) for caption in captions]
+  split = [set(caption_words(caption)) for caption in captions]
   vocabulary = sorted(set.union(*split))
   has = np.array([[float(word in words) for word in vocabulary] for words in split])
   columns, strengths, _ = np.linalg.svd(has - has.mean(0), full_matrices=False)

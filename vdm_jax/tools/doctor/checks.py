@@ -13,23 +13,42 @@ from vdm_jax import checkpoints, configuration, data, generation, models, partit
 from vdm_jax.data import normalization
 from vdm_jax.models import Model
 from vdm_jax.runs import Run
-from vdm_jax.training import first_stage, optimizer, run_folder, state
+from vdm_jax.runtime import progress
+from vdm_jax.tools.doctor.captions import remarks
+from vdm_jax.training import first_stage, optimizer, run_folder, run_lock, state
 
 # Bytes per parameter in training, all float32: parameter, gradient, two moments, EMA.
 TRAINING_BYTES = 20
 
 
-def problems(config: ConfigDict, workdir: str | Path | None = None, first: Run | None = None) -> list[str]:
+def problems(
+  config: ConfigDict,
+  workdir: str | Path | None = None,
+  first: Run | None = None,
+  *,
+  allow_change: bool = False,
+  live: bool = False,
+) -> list[str]:
   """Return the problems of a configuration with its data, text encoder, machine and workdir; empty if there are none.
 
-  Each entry names the setting, the reason and the fix. No weights are allocated and nothing is compiled; `workdir` is
-  created. All processes of a run must call this; all return the same list. `first` is the run that
-  `training.first_stage` names, if it is open already.
+  Each entry names the setting, the reason and the fix. No weights are allocated and nothing is compiled. All
+  processes of a run must call this; all return the same list.
+
+  Args:
+    config: the configuration.
+    workdir: the folder that training would create or continue; None: it is not checked.
+    first: the run that `training.first_stage` names, if it is open already.
+    allow_change: as in `training.train`.
+    live: whether another job may be training the run of the workdir.
   """
-  return runtime.merge_problems(_problems(config, workdir, first or Run(config.training.first_stage)))
+  with progress.phase('checking configuration, data and machine'):
+    found = _problems(config, first or Run(config.training.first_stage), workdir)
+    if workdir is not None:
+      attempt(found, lambda: check_workdir(config, workdir, allow_change=allow_change, live=live))
+  return runtime.merge_problems(found)
 
 
-def _problems(config: ConfigDict, workdir: str | Path | None, first: Run) -> list[str]:
+def _problems(config: ConfigDict, first: Run, workdir: str | Path | None) -> list[str]:
   try:
     configuration.validate(config)
   except ValueError as error:
@@ -38,15 +57,13 @@ def _problems(config: ConfigDict, workdir: str | Path | None, first: Run) -> lis
   attempt(found, lambda: check_batch(config))
   attempt(found, lambda: data.check(config.data, seed=config.seed))
   attempt(found, lambda: normalization.check_sampling(config))
-  vocabulary = () if found else attempt(found, lambda: words(config))
+  vocabulary = () if found else attempt(found, lambda: words(config, workdir))
   attempt(found, lambda: found.extend(check_text(config)))
   if not found:
     complete = configuration.resolve(config.copy_and_resolve_references(), vocabulary)
     attempt(found, lambda: check_model(complete))
     if not found and config.training.first_stage and not (workdir and checkpoints.steps(workdir)):
       attempt(found, lambda: first_stage.check(complete, models.build(complete.model), first))
-  if workdir is not None:
-    attempt(found, lambda: check_workdir(config, workdir))
   return found
 
 
@@ -60,13 +77,16 @@ def attempt(found: list[str], check: Callable[[], object]) -> object:
     return None
 
 
-def words(config: ConfigDict) -> tuple[str, ...]:
+def words(config: ConfigDict, workdir: str | Path | None = None) -> tuple[str, ...]:
   """Return the vocabulary of the dataset's captions if the configuration leaves it to them; empty otherwise.
 
-  Raises ValueError if it does, but there are no captions.
+  The run of the workdir, if there is one, keeps its vocabulary when its data grow. Raises ValueError if the vocabulary
+  is left to the captions, but there are none.
   """
   if config.data.text != 'words' or config.data.vocabulary:
     return ()
+  if workdir is not None and (kept := run_folder.vocabulary(workdir)):
+    return kept
   if not (found := data.vocabulary(config.data)):
     raise ValueError(
       "data.text='words', but no clip has a caption: add clip.txt beside clip.mp4, make captions with `python -m "
@@ -157,11 +177,24 @@ def check_memory(config: ConfigDict, model: Model) -> None:
     )
 
 
-def check_workdir(config: ConfigDict, workdir: str | Path) -> None:
-  """Raise OSError if the workdir is not writable, ValueError if it belongs to another configuration."""
-  path = run_folder.prepare(workdir)
-  complete = configuration.resolve(config.copy_and_resolve_references(), words(config))
-  run_folder.check_same_run(path, complete)
+def unknown_words(config: ConfigDict) -> tuple[str, ...]:
+  """Return the words of the dataset's captions that `data.vocabulary` lacks, sorted: they are read as unknown."""
+  if config.data.text != 'words':
+    return ()
+  return tuple(sorted(set(data.vocabulary(config.data)) - set(config.data.vocabulary)))
+
+
+def check_workdir(config: ConfigDict, workdir: str | Path, *, allow_change: bool = False, live: bool = False) -> None:
+  """Raise if training would refuse the workdir: OSError, ValueError or InUse. Nothing is written.
+
+  Args:
+    config, workdir, allow_change, live: as in `problems`.
+  """
+  path = run_folder.check_writable(workdir)
+  complete = configuration.resolve(config.copy_and_resolve_references(), run_folder.vocabulary(path))
+  run_folder.check_same_run(path, complete, allow_change=allow_change)
+  if jax.process_index() == 0 and not live:  # which alone holds the lock
+    run_lock.check(path)
 
 
 def parameters(model: Model) -> int:
@@ -180,23 +213,30 @@ def device_bytes() -> int | None:
     return None
 
 
-def report(config: ConfigDict) -> str:
-  """Return the machine in two lines, then the problems, or a summary of the model."""
+def report(config: ConfigDict, workdir: str | None = None, *, allow_change: bool = False, live: bool = False) -> str:
+  """Return the machine in two lines, then the problems, or a summary of the model and of the run to continue.
+
+  Args:
+    config, workdir, allow_change, live: as in `problems`.
+  """
   devices = jax.devices()
   memory = device_bytes()
   lines = [
     f'devices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform}), processes: {jax.process_count()}',
     f'memory per device: {memory / 1e9:.1f} GB' if memory else 'memory per device: unknown',
   ]
-  found = problems(config)
+  found = problems(config, workdir, allow_change=allow_change, live=live)
+  if not found and workdir is not None and checkpoints.steps(workdir):
+    attempt(found, lambda: lines.append(f'run: {workdir}, resumes at step {checkpoints.newest_good_step(workdir)}'))
   if found:
     return '\n'.join([*lines, *(f'problem: {problem}' for problem in found)])
-  model = models.build(configuration.resolve(config.copy_and_resolve_references(), words(config)).model)
+  model = models.build(configuration.resolve(config.copy_and_resolve_references(), words(config, workdir)).model)
   shape = 'x'.join(str(size) for size in model.video_shape)
   return '\n'.join(
     [
       *lines,
       f'model: {config.model.network}, {parameters(model):,} parameters, videos of {shape}',
+      *(f'warning: {remark}' for remark in remarks(config, model.encode, data.overview(config.data))),
       'no problem found',
     ]
   )

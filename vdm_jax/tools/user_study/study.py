@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vdm_jax.data.sources import metadata
+from vdm_jax.inputs.captions import clean
+from vdm_jax.inputs.text_files import read_text
 from vdm_jax.runtime.atomic_files import write_text
 from vdm_jax.tools.user_study import ballot_page, ballots
 from vdm_jax.tools.user_study.ballots import QUESTIONS, VOTES, Vote
@@ -203,7 +205,7 @@ def _identify(pairs: Sequence[tuple[Sample, Sample]], seed: int, votes: int) -> 
 
 def _prompt_beside(path: Path) -> str:
   file = path.with_suffix('.txt')
-  return ' '.join(file.read_text(encoding='utf-8', errors='replace').split()) if file.is_file() else ''
+  return clean(read_text(file)) if file.is_file() else ''
 
 
 def _unmatched(folder: str, sample: Sample, other: str) -> str:

@@ -16,6 +16,7 @@ from vdm_jax.data.sources.archives import members
 from vdm_jax.data.sources.archives.members import CAPTION_KEYS
 from vdm_jax.data.sources.contract import PROVIDED, Source, held_out_by_hash
 from vdm_jax.data.sources.folder import SUFFIXES, TEST
+from vdm_jax.inputs.captions import clean
 from vdm_jax.video.reading import VideoInfo
 
 VIDEO_KEYS = ('video', 'clip', 'mp4', 'bytes')  # columns that hold clips; the first one that is there
@@ -69,7 +70,7 @@ class Parquet(Source):
       classes = classes or table.class_names
     if not self.names:
       raise ValueError(f'data.path={self.path!r} has no rows. {LAYOUT}')
-    self._captions = [' '.join((caption or '').split()) for caption in captions]
+    self._captions = [clean(caption or '') for caption in captions]
     self._labels, self.num_classes = metadata.class_numbers(labels, self.path)
     self.class_names = classes or metadata.class_names(labels)
     self.num_classes = len(classes) if classes and self.num_classes else self.num_classes

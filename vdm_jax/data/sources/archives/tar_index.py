@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 from vdm_jax.data.sources.archives.members import CAPTION_KEYS
 from vdm_jax.data.sources.folder import SUFFIXES
 from vdm_jax.data.sources.frame_folders import are_frames
+from vdm_jax.inputs.captions import clean
+from vdm_jax.inputs.text_files import decode
 from vdm_jax.runtime.atomic_files import write_text
 
 CACHE = pathlib.Path('.cache', 'vdm_jax', 'tar_index')  # below the user's home
@@ -134,10 +136,10 @@ def _description(stream: Any, group: dict[str, tarfile.TarInfo]) -> tuple[str, i
   wrong = isinstance(label, bool) or not isinstance(label, int | str | None) or label == ''
   if wrong or (isinstance(label, int) and label < 0):
     raise ValueError(f'label {label!r} is not a class number or name')
-  return ' '.join(caption.split()), label
+  return clean(caption), label
 
 
 def _text(stream: Any, member: tarfile.TarInfo) -> str:
   if member.size > MAX_TEXT:
     raise ValueError(f'{member.name} has {member.size} bytes')
-  return os.pread(stream.fileno(), member.size, member.offset_data).decode('utf-8', 'replace')
+  return decode(member.name, os.pread(stream.fileno(), member.size, member.offset_data))

@@ -2,6 +2,7 @@
 
 An experiment in `configs/` starts from `default()` and changes what differs; the command line overrides single keys. A
 key that is not listed here is an error. Sizes and text are set once, under `data`; the `model` section refers to them.
+`changes` beside this file says of every key whether a run may change it when it resumes.
 """
 
 from __future__ import annotations
@@ -14,11 +15,31 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm_jax import models
-from vdm_jax.names import RENAMED_SETTINGS, closest
+from vdm_jax.configuration import earlier_versions
+from vdm_jax.configuration.changes import Change, Difference, change_of, differences
+from vdm_jax.configuration.values import OPEN, compare, not_a_key
+from vdm_jax.inputs import captions
+from vdm_jax.names import FORMER_DEFAULTS
 from vdm_jax.networks import contract
 
-# Tables of the section `training` with arbitrary keys; `training.schedules.bind_options` validates them.
-OPEN = ('optimizer_options', 'schedule_options')
+__all__ = [
+  'Change',
+  'Difference',
+  'change_of',
+  'complete',
+  'default',
+  'differences',
+  'from_dict',
+  'network_changed',
+  'read',
+  'resolve',
+  'to_dict',
+  'unknown_key',
+  'validate',
+]
+
+OF_DATA = -1.0  # sampling.fps: left to the data
+UNKNOWN_FPS = 8.0
 
 
 def default(network: str = models.DEFAULT_NETWORK) -> ConfigDict:
@@ -52,6 +73,7 @@ def _data() -> dict[str, Any]:
     'path': '',  # folder of the clips, or the .npy file of array; '' for digits and mixture
     'mixture': (),  # mixture: ('folder:PATH=WEIGHT', 'tfds:PATH@FRAMERATE=WEIGHT', ...); only ratios of weights matter
     'images': (),  # like mixture: data sets of appended images and of images as videos; (): the clips themselves
+    'follow_links': False,  # folder, pictures: links may lead out of the folder, and linked folders are followed
     'frame_rate': 0.0,  # frames per second of clips without a frame rate (all but video files); 0: unknown
     'train_on_all': False,  # train on the test split too, so that no clip is held out. VDM on UCF101
     'max_bad_share': 0.05,  # fraction of unusable clips above which training stops; below, others replace them
@@ -64,6 +86,7 @@ def _data() -> dict[str, Any]:
     'normalization_values': (),  # range: (lowest, highest) of each channel; standard: (mean, standard deviation)
     'missing_values': False,  # NaN in the data is a missing value, which is 0 in x and not in the loss
     'shown_channels': (),  # one or three channels that pictures of such data show; (): the first
+    'resize': 'cover',  # cover: keep the aspect ratio and cut out the center; squash: stretch to the size
     'num_images': 0,  # independent images appended to each video (joint training)
     'target_frame_rate': 0.0,  # frames per second at which frames are picked; 0: frame rate of each clip
     'frame_skip': 1,  # take every n-th of these frames
@@ -79,6 +102,7 @@ def _data() -> dict[str, Any]:
     'text_cache': '',  # frozen encoders: folder of embeddings from `python -m vdm_jax.text embed`; '': none
     'text_length': 32,  # tokens per caption
     'vocabulary': (),  # words: the known words; (): all words of the captions
+    'word_rule': '',  # words: unicode, or whitespace as before it existed; '': that of the resumed run, or unicode
     'labels': False,  # condition the network on class labels
     'num_workers': 0,  # worker processes that prepare batches; 0: threads of this process
     # digits: harder modes, and the frames of a clip, from which random windows of num_frames are taken; 0: as many as a
@@ -108,6 +132,7 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'text_cache',
     'text_length',
     'vocabulary',
+    'word_rule',
   )
   references = {name: data.get_ref(name) for name in shared}
   own = {
@@ -115,11 +140,17 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'process': 'variance_preserving',  # or input_scaled
     'parameterization': 'eps',  # eps, v, x, edm or snap
     'sigma_in': 1.0,  # input_scaled: divisor of the signal
+    'image_sigma_in': 0.0,  # that of appended images with levels of their own; 0: the video's. Snap Table 3 (iv): 1
     'sigma_data': 1.0,  # edm, snap: standard deviation of the data
+    'noise_input': 'logsnr',  # what tells the network the noise level: logsnr, or sigma (EDM's and Snap's c_noise)
     'logsnr': 'cosine',  # distribution of training noise levels: cosine or lognormal
     'logsnr_min': -20.0,  # cosine: range, also that of the cosine sampling grid
     'logsnr_max': 20.0,
     'logsnr_shift': 0.0,  # cosine: added to every training level; negative values train on more noise
+    'downsampling': 'area',  # second stage: how training makes its low-resolution input: area or bicubic (as clips)
+    # levels of an example's frames: shared, images (each appended image has its own), independent (so has each frame;
+    # diffusion forcing) or given (some frames of the video without noise)
+    'frame_logsnr': 'shared',
     'upsampling': 1,  # second stage: spatial upsampling factor of its low-resolution input; 1: no such input
     'lognormal_mean': -1.2,  # lognormal: mean and standard deviation of log sigma
     'lognormal_std': 1.2,
@@ -145,8 +176,10 @@ def _training() -> dict[str, Any]:
     'optimizer': 'adam',  # adam, lamb, an optimizer of optax (adafactor, lion, muon, ...), or custom (an argument)
     'optimizer_options': {},  # further arguments of the optimizer by name, such as {'momentum': 0.9} for sgd
     'learning_rate': 3e-4,  # the highest, after the warm-up
-    'schedule': 'constant',  # constant, cosine (to zero at num_steps), one of optax.schedules, or custom (an argument)
-    'schedule_options': {},  # arguments of a schedule of optax, such as {'transition_steps': 10_000, 'decay_rate': 0.5}
+    # constant, cosine or linear (to 0 at num_steps), inverse_sqrt, warmup_stable_decay, one of optax.schedules, or
+    # custom (an argument)
+    'schedule': 'constant',
+    'schedule_options': {},  # arguments of the schedule, such as {'decay_steps': 10_000} of warmup_stable_decay
     'warmup_steps': 1_000,
     'beta1': 0.9,  # adam, lamb
     'beta2': 0.99,  # adam, lamb
@@ -187,22 +220,38 @@ def _sampling() -> dict[str, Any]:
     'langevin_delta': 0.0,  # size of a Langevin correction after each step; 0: none. VDM: 0.1
     'guidance_weight': 0.0,  # w of VDM Eq. 6; 0: off. The paper's tables print 1 + w
     'guidance_low': 0.0,  # oscillating guidance: the low weight
-    'guidance_start': 0,  # oscillating guidance: steps before the weight alternates; 0: constant weight
+    'guidance_start': 0.0,  # oscillating guidance: share of the steps before it alternates; 0: constant weight
     'threshold': 'clip',  # of x_hat: clip, dynamic or none
     'percentile': 99.5,  # dynamic threshold
     'conditioning': 'reconstruction',  # on given frames: reconstruction, replacement or redraw
     'reconstruction_weight': 10.0,  # w_r of VDM Eqs. 7 and 8. VDM: 50 and 9 for prediction, not published for text
+    'low_resolution_weight': 0.0,  # w_r of Eq. 8 where a smaller video is given too; 0: reconstruction_weight
     'noise_aug_level': 0.1,  # second stage: noise on its low-resolution input, from 0 (none) to 1 (pure noise)
-    'fps': 8,  # frame rate to condition on, and of the files written
+    'fps': OF_DATA,  # frame rate to condition on, and of the files written; -1: that of the clips trained on
     'original_size': (),  # height and width in pixels to condition on; (): those of the model's videos
   }
 
 
-def resolve(config: ConfigDict, vocabulary: tuple[str, ...]) -> ConfigDict:
-  """Set `data.vocabulary`, if it is empty and `data.text` is 'words', to the words of the dataset."""
+def resolve(config: ConfigDict, vocabulary: tuple[str, ...], frame_rate: float = 0.0) -> ConfigDict:
+  """Set what is left to the data: `data.vocabulary` and `data.word_rule` for `words`, and `sampling.fps`.
+
+  Args:
+    config: a configuration, which is changed and returned.
+    vocabulary: the words of the captions.
+    frame_rate: frames per second of the clips as trained on; 0 if unknown, which leaves `sampling.fps` open.
+  """
+  if config.sampling.fps == OF_DATA and frame_rate:
+    config.sampling.fps = frame_rate
+  if config.data.text == 'words' and not config.data.word_rule:
+    config.data.word_rule = config.model.word_rule = captions.UNICODE
   if config.data.text == 'words' and not config.data.vocabulary:
     config.data.vocabulary = config.model.vocabulary = tuple(vocabulary)
   return config
+
+
+def frames_per_second(sampling: Mapping[str, Any]) -> float:
+  """Return `sampling.fps`, or 8 if it is left to data that are unknown: the rate of earlier versions."""
+  return UNKNOWN_FPS if sampling['fps'] == OF_DATA else sampling['fps']
 
 
 def validate(config: Mapping[str, Any]) -> None:
@@ -215,7 +264,7 @@ def validate(config: Mapping[str, Any]) -> None:
     others = [name for name in models.NETWORKS if set(model) == set(default(name).model)]
     if others:
       raise ValueError(network_changed(network, others[0]))
-  _compare(config, expected, '')
+  compare(config, expected)
 
 
 def network_changed(network: str, former: str) -> str:
@@ -237,7 +286,7 @@ def unknown_key(name: str, config: Mapping[str, Any] | None = None) -> str | Non
       table = 'config.' + '.'.join(path)
       return f'{name} cannot be set alone: give all options at once, --{table}="{{\'{key}\': ...}}".'
     if not isinstance(node, Mapping) or key not in node:
-      return _not_a_key(key, node if isinstance(node, Mapping) else {}, ''.join(f'{part}.' for part in path))
+      return not_a_key(key, node if isinstance(node, Mapping) else {}, ''.join(f'{part}.' for part in path))
     node, path = node[key], [*path, key]
   return None
 
@@ -265,74 +314,14 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
 def complete(values: Mapping[str, Any]) -> dict[str, Any]:
   """Return a run's configuration with current keys, from the plain dicts that an earlier version may have written.
 
-  Renamed keys (`names.RENAMED_SETTINGS`) get their current names, and keys that did not exist yet their defaults.
+  Renamed keys (`names.RENAMED_SETTINGS`) get their current names, and keys that did not exist yet their defaults
+  (`names.FORMER_DEFAULTS`).
   """
-  values = _renamed(values)
+  values = earlier_versions.with_shares(earlier_versions.renamed(values))
   network = values.get('model', {}).get('network')
-  return _fill(values, to_dict(default(network))) if network in models.NETWORKS else values
-
-
-def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-  """A copy of a configuration in which keys have their current names."""
-  values = {name: dict(part) if isinstance(part, Mapping) else part for name, part in values.items()}
-  for former, current in RENAMED_SETTINGS.items():
-    (section, old), (target, new) = former.split('.'), current.split('.')
-    if old in _section(values, section) and new not in _section(values, target):
-      values.setdefault(target, {})[new] = values[section].pop(old)
-  return values
-
-
-def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-  return part if isinstance(part := values.get(name), Mapping) else {}
-
-
-def _fill(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-  filled = defaults | given
-  for key, default_value in defaults.items():
-    if isinstance(default_value, dict) and isinstance(filled[key], dict):
-      filled[key] = _fill(filled[key], default_value)
-  return filled
-
-
-def _compare(given: Mapping[str, Any], expected: Mapping[str, Any], prefix: str) -> None:
-  for key in given:
-    if key not in expected:
-      raise ValueError(_not_a_key(key, expected, prefix))
-  for key, default_value in expected.items():
-    if key not in given:
-      raise ValueError(
-        f'config.{prefix}{key} is missing: start the configuration from vdm_jax.configuration.default().'
-      )
-    value = given[key]
-    if isinstance(default_value, Mapping) and isinstance(value, Mapping):
-      if key in OPEN:
-        continue
-      _compare(value, default_value, f'{prefix}{key}.')
-    elif not _fits(value, default_value):
-      raise ValueError(
-        f'config.{prefix}{key}={value!r} has type {type(value).__name__}, not {type(default_value).__name__}.'
-      )
-
-
-def _not_a_key(key: str, expected: Mapping[str, Any], prefix: str) -> str:
-  """The message for an unknown key, with its current name or the closest key."""
-  current = RENAMED_SETTINGS.get(f'{prefix}{key}')
-  near = closest(key, expected)
-  if current or near:
-    hint = f'did you mean config.{current or prefix + near}?'
-  elif expected:
-    hint = f'the keys here are {", ".join(expected)}.'
-  else:
-    hint = f'config.{prefix[:-1]} is a single value.'
-  return f'config.{prefix}{key} is not a configuration key: {hint}'
-
-
-def _fits(value: Any, like: Any) -> bool:
-  if isinstance(like, float):
-    return isinstance(value, int | float) and not isinstance(value, bool)
-  if isinstance(like, tuple):
-    return isinstance(value, tuple | list)
-  return type(value) is type(like)
+  if network not in models.NETWORKS:
+    return values
+  return earlier_versions.fill(earlier_versions.fill(values, FORMER_DEFAULTS), to_dict(default(network)))
 
 
 for _network in models.NETWORKS:

@@ -1,0 +1,1 @@
+"""What users give, each read by one rule everywhere: paths, text files, captions and words."""
