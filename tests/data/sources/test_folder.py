@@ -144,7 +144,14 @@ def test_what_is_left_out_is_remarked(tmp_path):
   (tmp_path / 'out').symlink_to(tmp_path)
   link, text = Folder(tmp_path).remarks
   assert f'{tmp_path}/out' in link and 'data.follow_links' in link
-  assert text.startswith('1 text file') and f'{tmp_path}/0001.txt' in text
+  assert ': 1,' in text and f'{tmp_path}/0001.txt' in text
+  (tmp_path / 'captions.json').write_text('[]')
+  (tmp_path / 'dataset_infos.json').write_text('[]')
+  assert len(Folder(tmp_path).remarks) == 2  # there is a caption, so these are not captions
+  (tmp_path / '000.txt').unlink()
+  assert f'2, such as {tmp_path}/captions.json' in Folder(tmp_path).remarks[2]
+  (tmp_path / 'metadata.csv').write_text('file_name,sentence\n000.mp4,a ball\n001.mp4,a cube\n')
+  assert f'{tmp_path}/metadata.csv' in Folder(tmp_path).remarks[1]
 
 
 def test_hidden_files_and_other_files_are_ignored(tmp_path):
