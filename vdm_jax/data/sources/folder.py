@@ -164,7 +164,7 @@ class Folder(Source):
     unread = [file for file in listing.unread if file != self._root / metadata.GENERATED_CAPTIONS]
     if unread and not captioned and not self._generated:
       found.append(
-        f'no clip has a caption, and files that may hold some are not read: {len(unread)}, such as {unread[0]}'
+        f'no clip has a caption, and files that may hold some are not read: {len(unread)}, such as {min(unread)}'
       )
     return found
 
