@@ -97,7 +97,7 @@ def test_sampling_writes_videos_and_warns_of_unknown_words(run, tmp_path):
   done = vdm(
     '--mode=sample',
     f'--workdir={run}',
-    '--prompt=a 3 moving ../left',
+    '--prompt=a 3 moving ../sideways',
     f'--prompt_file={prompts}',
     '--num_videos=2',
     f'--out={tmp_path / "out"}',
@@ -108,11 +108,11 @@ def test_sampling_writes_videos_and_warns_of_unknown_words(run, tmp_path):
   )
   assert done.returncode == 0, done.stderr
   (warning,) = [line for line in done.stderr.splitlines() if line.startswith('warning: ')]
-  assert all(part in warning for part in ("'a 3 moving ../left'", "'../left'", '8 9 a down left moving right up'))
-  stems = ['0000-a-3-moving-left', '0001-a-3-moving-left', '0002-a-5-moving-up', '0003-a-5-moving-up']
+  assert all(part in warning for part in ("'a 3 moving ../sideways'", "'sideways'", '8 9 a down left moving right up'))
+  stems = ['0000-a-3-moving-sideways', '0001-a-3-moving-sideways', '0002-a-5-moving-up', '0003-a-5-moving-up']
   assert sorted(file.name for file in (tmp_path / 'out').iterdir()) == sorted(
-    [f'{stem}.{kind}' for stem in stems for kind in ('mp4', 'gif')]
-    + ['contact_sheet.png', 'index.html', 'videos.jsonl']
+    [f'{stem}.{kind}' for stem in stems for kind in ('mp4', 'gif', 'npy')]
+    + ['contact_sheet.png', 'index.html', 'samples.json', 'videos.jsonl']
   )
   page = (tmp_path / 'out/index.html').read_text()
   assert f'Sampled from {run}, step 8 of 12 (raw weights), with seed 1.' in page

@@ -45,6 +45,7 @@ class Batch(NamedTuple):
 
   x: Array  # float32 [b t+n-1 h w c] in [-1, 1]
   cond: Conditioning
+  mask: Array | None = None  # float32 like x, 0 where a value is missing and not in the loss; None: all are there
 
 
 class Network(Protocol):

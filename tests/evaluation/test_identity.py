@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from unittest import mock
@@ -11,6 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from helpers.tiny_runs import FVD, MEASURED, SECOND, SMALL_PROTOCOL, Networks, compiled_once, make_run
+from PIL import Image
 
 from vdm_jax import configuration, generation, jobs
 from vdm_jax.errors import InvalidInput
@@ -35,7 +37,6 @@ FRECHET = SMALL_PROTOCOL._replace(
 )
 WORDS = {'data.text': 'words', 'data.vocabulary': ('a', '3', '4', 'moving', 'left', 'up'), 'data.text_length': 4}
 RUN = MEASURED | WORDS
-PROTOCOL = pytest.mark.parametrize('protocol', [MEAN, FRECHET], ids=lambda protocol: protocol.name)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +77,7 @@ def evaluate(*arguments, **options):
   return figure(record_of(*arguments, **options))
 
 
-@PROTOCOL
+@pytest.mark.parametrize('protocol', [MEAN, FRECHET], ids=lambda protocol: protocol.name)
 def test_two_runs_in_one_folder(runs, networks, protocol, tmp_path):
   alone = [record_of(runs / name, tmp_path / name, protocol) for name in 'ab']
   assert figure(alone[0]) != figure(alone[1])
@@ -88,13 +89,12 @@ def test_two_runs_in_one_folder(runs, networks, protocol, tmp_path):
   assert record_of(runs / 'a', tmp_path / 'both', protocol) == alone[0] and len(networks.seen) == before
 
 
-@PROTOCOL
-def test_a_run_trained_anew_in_place_to_the_same_step(runs, protocol, tmp_path):
+def test_a_run_trained_anew_in_place_to_the_same_step(runs, tmp_path):
   workdir = shutil.copytree(runs / 'a', tmp_path / 'run')
-  first = evaluate(workdir, tmp_path / 'out', protocol)
+  first = evaluate(workdir, tmp_path / 'out')
   shutil.rmtree(workdir)
   shutil.copytree(runs / 'b', workdir)
-  assert evaluate(workdir, tmp_path / 'out', protocol) == evaluate(runs / 'b', tmp_path / 'b', protocol) != first
+  assert evaluate(workdir, tmp_path / 'out') == evaluate(runs / 'b', tmp_path / 'b') != first
 
 
 def test_two_weight_files_in_one_folder(runs, tmp_path):
@@ -143,8 +143,6 @@ def test_reference_clips_replaced_in_place(runs, kind, tmp_path):
       os.utime(tmp_path / 'clips.npy', ns=(10**18, 10**18))
       changes |= {'data.name': 'array', 'data.path': str(tmp_path / 'clips.npy')}
     elif kind == 'images':
-      from PIL import Image
-
       for path in sorted((tmp_path / 'clips').glob('*.npy')):
         (tmp_path / 'images' / path.stem).mkdir(parents=True, exist_ok=True)
         for number, frame in enumerate(np.load(path)):
@@ -160,6 +158,19 @@ def test_samples_of_other_code_are_made_again(runs, monkeypatch, tmp_path):
   monkeypatch.setattr(stages, 'code_hash', lambda *parts: 'other')
   evaluate(runs / 'a', tmp_path)
   assert len(list((tmp_path / 'mean').iterdir())) == 2
+
+
+def test_the_code_of_a_sample_is_all_that_makes_it():
+  """What sampling imports beside CODE opens runs, decodes given videos (which have checksums) and writes files."""
+  others = {'checkpoints', 'configuration', 'data', 'errors', 'evaluation', 'first_stages', 'jobs', 'names', 'pages'}
+  others |= {'partitioning', 'plots', 'pretrained', 'runs', 'runtime', 'types', 'video'}
+  package = Path(generation.__file__).parents[1]
+  files = [path for unit in stages.CODE for path in [*(package / unit).rglob('*.py'), package / f'{unit}.py']]
+  text = '\n'.join(path.read_text() for path in files if path.is_file())
+  found = set(re.findall(r'^ *from vdm_jax\.(\w+)', text, re.MULTILINE))
+  for names in re.findall(r'^ *from vdm_jax import ([^(\n]+|\([^)]+\))', text, re.MULTILINE):
+    found |= set(re.findall(r'(\w+)(?: as \w+)?[,\s)]', names + ','))
+  assert {'models', 'text', 'inputs'} <= found and found <= {*stages.CODE, *others}
 
 
 def test_a_run_that_was_moved_is_the_same(runs, networks, tmp_path):

@@ -33,7 +33,7 @@ HOSTILE = [
   '\u202eright to left',
   '<' * 5000,
 ]
-RUN = SimpleNamespace(name='runs/<b>', step=3)
+RUN = SimpleNamespace(name='runs/<b>', step=3, weights='ema')
 VIDEO = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1)).astype(np.uint8)
 
 

@@ -127,7 +127,7 @@ def test_formats_and_high_frame_rates(workdir, tmp_path):
   assert len(read_video(tmp_path / '0000-class-1.gif')) == 2
   page = Page(tmp_path / 'index.html')
   assert page.all('video')[0]['src'] == './0000-class-1.webm' and 'data-gif' in page.all('video')[0]
-  for fps in (0.001, 1001):
+  for fps in (0, 1001):
     with pytest.raises(InvalidInput, match=f'^sampling.fps={fps:g} .* 1000'):
       command(workdir, tmp_path / 'out', labels=[1], changes={'sampling.fps': fps})
   assert not (tmp_path / 'out').exists(), 'nothing is written before the frame rate is checked'
@@ -142,6 +142,16 @@ def test_seeds_of_more_bits_than_are_used_and_options_without_effect_are_refused
     with pytest.raises(InvalidInput, match=message):
       command(workdir, tmp_path / 'out', labels=[1], changes=changes, **request)
   assert not (tmp_path / 'out').exists()
+
+
+def test_guidance_that_saturates_or_ignores_the_label_is_said(workdir, tmp_path):
+  extreme = {'sampling.guidance_weight': 1000.0, 'sampling.threshold': 'none'}
+  with pytest.warns(UserWarning, match='outside .* sampling.guidance_weight=1000'):
+    command(workdir, tmp_path / 'extreme', labels=[1], changes=extreme)
+  for label in (1, 2):
+    with pytest.warns(UserWarning, match='sampling.guidance_weight=-1 is below 0'):
+      command(workdir, tmp_path / f'{label}', labels=[label], changes={'sampling.guidance_weight': -1.0})
+  np.testing.assert_allclose(videos(tmp_path / '1').astype(int), videos(tmp_path / '2').astype(int), atol=1)
 
 
 def test_the_last_label_is_checked_before_the_first_video(workdir, tmp_path):

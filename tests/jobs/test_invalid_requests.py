@@ -56,6 +56,9 @@ INVALID = [
   ('base', {'frame_rates': (2.0, 8.0)}, '--frame_rates --num_frames'),
   ('base', {'interpolate': 3}, '--interpolate=3 --init_video --frame_rates'),
   ('base', {'init_frames': 3}, '--init_frames=3 --init_video'),
+  ('base', {'fit': 'none', 'init_video': 'test', 'init_frames': 3}, '--fit=none'),
+  ('base', {'fit': 'none', 'low_resolution': 'FOLDER/small'}, '--fit=none'),
+  ('base', {'seeds': (1, 2), 'init_video': 'test', 'init_frames': 3}, '--seeds --init_video=test --first_video'),
   # Numbers.
   ('base', {'init_frames': 0, 'init_video': 'FOLDER/clip.npy'}, '--init_frames=0'),
   ('base', {'init_frames': 0}, '--init_frames=0 --init_video'),
@@ -230,7 +233,7 @@ def test_the_videos_of_another_command_are_left_alone(folder, tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
   refused('seed', changes={'seed': 1})
-  refused('workdir', run='other')
+  refused('weights', run='other')
   refused('plan', num_frames=13)
   refused('sampling', changes={'sampling.num_steps': 5})
   refused('frame_rate', frame_rate=4.0)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from helpers import standin
 from helpers.standin import make_batch, make_config, make_model
 
 from vdm_jax import checkpoints, partitioning
-from vdm_jax.training import optimizer, recorder, state, train
+from vdm_jax.training import loop, optimizer, recorder, state, train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 7
@@ -83,10 +84,10 @@ def terminate():
 
 @pytest.mark.parametrize('at', steps_and_slow_ones(1, 2, 6))
 def test_stopped_by_a_signal_at_any_step_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, at):
-  """The step is finished and saved, also within a logging window."""
+  """The step is finished and saved, also within a logging window; before the first, nothing is compiled for it."""
   early = call(tmp_path, settings(), functools.partial(stopping, at=at, how=terminate))
-  assert int(early.step) == at + 1
-  assert checkpoints.steps(tmp_path)[-1] == at + 1
+  assert int(early.step) == (at + 1 if at else 0)
+  assert checkpoints.steps(tmp_path)[-1:] == ([at + 1] if at else [])
   if at % 2:  # stop twice
     call(tmp_path, settings(), functools.partial(stopping, at=at + 1, how=terminate))
   state, rows = uninterrupted
@@ -393,6 +394,28 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_run_as_it_is(tmp_path):
   with pytest.raises(ValueError, match='does not fit the model'):
     call(tmp_path, config, allow_change=True)
   assert {f: f.read_bytes() for f in tmp_path.rglob('*.json*')} == before
+
+
+@pytest.mark.parametrize('what', ['preview', 'heldout'])
+def test_a_signal_during_a_preview_or_a_held_out_loss_saves_at_once(uninterrupted, tmp_path, monkeypatch, what):
+  """Neither is waited for: it comes again on resuming."""
+  config = settings(preview_every=3, checkpoint_every=100)
+  released = threading.Event()
+
+  def stuck(*args):
+    terminate()
+    released.wait(60)
+    return {}
+
+  with monkeypatch.context() as patch:
+    if what == 'heldout':
+      patch.setattr(loop, 'make_heldout_loss', lambda *args: stuck)
+    stopped = call(tmp_path, config, preview=stuck if what == 'preview' else lambda ema, step: None)
+  released.set()
+  assert int(stopped.step) == 3 and checkpoints.steps(tmp_path) == [3]
+  seen = []
+  assert_same(call(tmp_path, config, preview=lambda ema, step: seen.append(step)), uninterrupted[0])
+  assert seen == [3, 6] and rows_of(tmp_path) == uninterrupted[1]
 
 
 def test_a_second_keyboard_interrupt_ends_at_once(tmp_path):

@@ -6,6 +6,7 @@ import io
 import math
 import shlex
 
+import av
 import numpy as np
 import pytest
 from helpers.messages import raises
@@ -266,6 +267,23 @@ def test_frames_are_picked_by_time(tmp_path, rate, wanted, picked):
   np.testing.assert_array_equal(few.video, found.video[:3])
   with raises(ValueError, f'{len(picked) + 1} frames', path, f'only {len(picked)}'):
     read_input_video(path, channels=1, frame_rate=wanted, num_frames=len(picked) + 1)
+
+
+def test_frames_of_a_varying_rate_are_picked_by_their_own_times(tmp_path):
+  shown = [0, 1, 2, 3, 4, 5, 10, 11, 12, 20]  # in units of 1/20 s: a pause of 5 and one of 8
+  with av.open(str(tmp_path / 'a.mp4'), 'w') as container:
+    stream = container.add_stream('libx264', rate=20)
+    stream.width, stream.height, stream.pix_fmt = 32, 16, 'yuv420p'
+    for number, time in enumerate(shown):
+      frame = av.VideoFrame.from_ndarray(np.full((16, 32, 3), 20 * number, np.uint8), 'rgb24')
+      frame.pts = time
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  found = read_input_video(tmp_path / 'a.mp4', channels=1, frame_rate=4)
+  # At 0, 1/4, 1/2, 3/4 and 1 s, units 0, 5, 10, 15 and 20: the frames shown at 0, 5, 10, 12 and 20.
+  np.testing.assert_allclose(found.video[:, 8, 8, 0], 20 * np.array([0, 5, 6, 8, 9]), atol=4)
+  with raises(ValueError, 'a.mp4', 'vary', '10'):
+    read_input_video(tmp_path / 'a.mp4', channels=1, frame_rate=10)
 
 
 def test_a_file_slower_than_needed_raises_because_frames_would_be_repeated(tmp_path):

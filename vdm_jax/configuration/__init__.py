@@ -81,6 +81,10 @@ def _data() -> dict[str, Any]:
     'height': 64,  # pixels
     'width': 64,
     'channels': 3,
+    'normalization': 'pixels',  # of uint8 pictures; none, range or standard: of other numbers and any channels
+    'normalization_values': (),  # range: (lowest, highest) of each channel; standard: (mean, standard deviation)
+    'missing_values': False,  # NaN in the data is a missing value, which is 0 in x and not in the loss
+    'shown_channels': (),  # one or three channels that pictures of such data show; (): the first
     'num_images': 0,  # independent images appended to each video (joint training)
     'target_frame_rate': 0.0,  # frames per second at which frames are picked; 0: frame rate of each clip
     'frame_skip': 1,  # take every n-th of these frames

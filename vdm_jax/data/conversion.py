@@ -122,6 +122,11 @@ def _windows(clips: StoredClips, index: int, size: tuple[int, int] | None) -> It
   length = clips.check(index).num_frames
   for start in range(0, length, FRAMES_AT_ONCE):
     clip = clips.window(index, start, min(FRAMES_AT_ONCE, length - start))
+    if clip.video.dtype != 'uint8' or clip.video.shape[-1] not in (1, 3):
+      raise ValueError(
+        f'{os.path.join(clips.path, clips.names[index])}: contains {clip.video.dtype} with {clip.video.shape[-1]} '
+        'channels, but shards hold pictures (uint8 with 1 or 3 channels); train on the arrays themselves.'
+      )
     yield clip if size is None else clip._replace(video=transforms.resize_and_crop(clip.video, *size))
 
 

@@ -88,4 +88,4 @@ def _close_at_exit(stream: Iterator[Batch]) -> Iterator[Batch]:
 def _copy(batch: Batch) -> Batch:
   """Copy a batch out of the memory that it shares with a worker, which may end before it."""
   cond = Conditioning(*(None if field is None else np.array(field) for field in batch.cond))
-  return Batch(np.array(batch.x), cond)
+  return Batch(np.array(batch.x), cond, None if batch.mask is None else np.array(batch.mask))

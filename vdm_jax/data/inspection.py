@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
+from vdm_jax.data.normalization import Statistics, check_frames, of_range
 from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sources.catalog import locate, open_stored
 from vdm_jax.data.sources.contract import PROVIDED
@@ -19,7 +20,9 @@ from vdm_jax.runtime import progress
 from vdm_jax.video import transforms
 from vdm_jax.video.contact_sheets import contact_sheet
 from vdm_jax.video.reading import VideoInfo
+from vdm_jax.video.transforms import to_uint8
 
+FRAMES_AT_ONCE = 64
 BINS = 8
 BAR = 40  # characters
 SHOWN = 20  # unusable clips that are listed
@@ -47,6 +50,7 @@ class Inspection:
   decoded: bool = True
   text_length: int = 32
   remarks: Sequence[str] = ()
+  statistics: Statistics | None = None  # of the training clips, if they are not pictures
   problem: str | None = None
 
   def report(self) -> str:
@@ -68,6 +72,7 @@ class Inspection:
       f'labels: {len(self.labels)} classes, {_range(self.labels.values())} clips each'
       if self.labels
       else 'labels: none',
+      *self._values(),
       f'windows of {self.num_frames} frames with a skip of {self.frame_skip} ({self._span()}): '
       f'{self.windows["train"]:,} train, {self.windows["test"]:,} test',
       self._conclusion(),
@@ -81,6 +86,20 @@ class Inspection:
     if self.problem is not None:
       return f'training cannot start: {self.problem}'
     return 'training can start' if self.splits['test'] else 'training can start, without a held-out loss'
+
+  def _values(self) -> list[str]:
+    """Return the values of each channel and the settings that normalize them, for data that are not pictures."""
+    if (found := self.statistics) is None or found.count is None:
+      return []
+    lines = [f'values of the train split, {len(found.count)} channels:']
+    columns = zip(found.low, found.high, found.mean, found.deviation, strict=True)
+    for channel, (low, high, mean, deviation) in enumerate(columns):
+      lines.append(f'  {channel}: {low:.6g} to {high:.6g}, mean {mean:.6g}, standard deviation {deviation:.6g}')
+    lines.append(f'train with --config.data.channels={len(found.count)} and one of')
+    for kind in ('range', 'standard'):
+      values = str(found.values(kind)).replace(' ', '')
+      lines.append(f'  --config.data.normalization={kind} "--config.data.normalization_values={values}"')
+    return lines
 
   def _span(self) -> str:
     if self.target_frame_rate:
@@ -148,7 +167,36 @@ def inspect(
       progress.note(f'clip {index + 1} of {len(clips)}')
       _inspect_clip(clips, index, found, quarantine)
   found.problem = _problem(found, quarantine, max_bad_share)
-  return found, _sheet(clips, found.usable)
+  if not found.usable or not decode or _is_pictures(clips, found.usable[0]):
+    return found, _sheet(clips, found.usable, lambda video: video)
+  try:
+    found.statistics = _measure(clips, found.usable)
+    normalize = of_range(found.statistics)
+  except (ValueError, OSError) as error:
+    found.problem = found.problem or str(error)
+    return found, None
+  return found, _sheet(clips, found.usable, lambda video: to_uint8(normalize.pictures(normalize.apply(video))))
+
+
+def _is_pictures(clips: StoredClips, index: int) -> bool:
+  try:
+    video = clips.window(index, 0, 1).video
+  except (ValueError, OSError):
+    return True
+  return video.dtype == np.uint8 and video.shape[-1] in (1, 3)
+
+
+def _measure(clips: StoredClips, usable: Sequence[int]) -> Statistics:
+  """Return the statistics of all frames of the usable clips of the train split."""
+  found = Statistics()
+  for index in usable:
+    if clips.split_of(index) == 'train':
+      length = clips.info(index).num_frames
+      for start in range(0, length, FRAMES_AT_ONCE):
+        video = clips.window(index, start, min(FRAMES_AT_ONCE, length - start)).video
+        check_frames(video, f'{clips.path}/{clips.names[index]}', 'missing')
+        found.add(video)
+  return found
 
 
 def _inspect_clip(clips: StoredClips, index: int, found: Inspection, quarantine: Quarantine) -> None:
@@ -199,7 +247,7 @@ def _problem(found: Inspection, quarantine: Quarantine, max_bad_share: float) ->
   return None
 
 
-def _sheet(clips: StoredClips, usable: Sequence[int]) -> np.ndarray | None:
+def _sheet(clips: StoredClips, usable: Sequence[int], shown: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
   """Return a contact sheet of usable clips, evenly spread over the data set."""
   if not usable:
     return None
@@ -211,7 +259,7 @@ def _sheet(clips: StoredClips, usable: Sequence[int]) -> np.ndarray | None:
       frames = [clips.window(index, int(i), 1).video for i in np.linspace(0, length - 1, min(length, SHEET_FRAMES))]
     except (ValueError, OSError):  # if clips were only opened
       continue
-    video = np.concatenate(frames)
+    video = shown(np.concatenate(frames))
     width = max(1, round(SHEET_HEIGHT * video.shape[2] / video.shape[1]))
     large = video.shape[1] > SHEET_HEIGHT
     videos.append(transforms.resize_and_crop(video, SHEET_HEIGHT, width) if large else video)

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-from vdm_jax.data import mixture
+from vdm_jax.data import mixture, normalization
 from vdm_jax.data.delivery import deliver
 from vdm_jax.data.mixture import Mixture
+from vdm_jax.data.normalization import Normalization
 from vdm_jax.data.sources import catalog
 from vdm_jax.data.sources.contract import Clips, EmptySplit
 from vdm_jax.types import Batch, Conditioning
@@ -32,7 +33,7 @@ ENDLESS = 2**62  # elements of a stream
 class _Element(NamedTuple):
   """A clip and its appended images."""
 
-  frames: np.ndarray  # uint8 [t+n-1 h w c]
+  frames: np.ndarray  # [t+n-1 h w c] in the units of the data
   captions: tuple[str, ...]  # n
   labels: tuple[int, ...]  # n, empty if clips have none
   frame_interval: float  # seconds; 0 for an image
@@ -175,7 +176,13 @@ def _dataset(
   elements = clips.random_map(read)
   if rows is not None or offset:
     elements = _Rows(elements, config.batch_size, range(config.batch_size) if rows is None else rows, offset)
-  collate = functools.partial(_collate, encode=encode, labels=config.labels)
+  collate = functools.partial(
+    _collate,
+    encode=encode,
+    labels=config.labels,
+    normalize=normalization.of_config(config),
+    missing=config.missing_values,
+  )
   return elements.batch(config.batch_size if rows is None else len(rows), drop_remainder=True, batch_fn=collate)
 
 
@@ -242,8 +249,9 @@ def _check(config: Any, encode: Encode | None, rows: Sequence[int] | None) -> No
       f'data.pad_rows={config.pad_rows} at the top and at the bottom leaves no rows of data.height={config.height} for '
       'the video; lower it, or raise the height.'
     )
-  if config.channels not in (1, 3):
-    raise ValueError(f'data.channels={config.channels} is not supported; use 1 (gray) or 3 (RGB).')
+  if config.missing_values and config.normalization == 'pixels':
+    raise ValueError("data.missing_values=True has no effect with data.normalization='pixels'; set it to False.")
+  normalization.of_config(config)
   if rows is not None and (not len(rows) or list(rows) != sorted({*rows} & {*range(config.batch_size)})):
     raise ValueError(
       f'rows={list(rows)} are not valid rows of a batch of data.batch_size={config.batch_size}; give one or more of 0 '
@@ -318,7 +326,9 @@ def _others(index: int, rng: np.random.Generator, count: int, source: Clips) -> 
   return [own[(own.index(index) + 1 + int(offset)) % len(own)] for offset in rng.integers(others, size=count)]
 
 
-def _collate(elements: Sequence[_Element], *, encode: Encode | None, labels: bool) -> Batch:
+def _collate(
+  elements: Sequence[_Element], *, encode: Encode | None, labels: bool, normalize: Normalization, missing: bool
+) -> Batch:
   shape = (len(elements), len(elements[0].captions))  # [b n]
   cond = Conditioning(
     frame_interval=np.array([element.frame_interval for element in elements], np.float32),
@@ -331,4 +341,8 @@ def _collate(elements: Sequence[_Element], *, encode: Encode | None, labels: boo
     cond = cond._replace(label=np.array([element.labels for element in elements], np.int32))
   if encode is None and not labels:
     cond = cond._replace(drop=np.zeros(shape, bool))
-  return Batch(transforms.to_float(np.stack([element.frames for element in elements])), cond)
+  x = normalize.apply(np.stack([element.frames for element in elements]))
+  if not missing:
+    return Batch(x, cond)
+  there = ~np.isnan(x)
+  return Batch(np.where(there, x, np.float32(0)), cond, there.astype(np.float32))

@@ -51,6 +51,11 @@ def evaluate_run(config: ConfigDict, run: Run | None, options: EvalOptions) -> d
   vdm_jax.errors.InvalidInput: --limit has no effect with --protocol=digits, which needs only the run: omit it.
   """
   protocol = choose('--protocol', options.protocol, PROTOCOLS)
+  if config.data.normalization != 'pixels':
+    raise InvalidInput(
+      f'--protocol={protocol.name} measures pictures, but data.normalization={config.data.normalization!r}: compare '
+      'samples with the data in their own units, from the .npy files of --mode=sample.'
+    )
   if protocol.evaluate is not None:
     check_options(protocol, options)
   if options.sweep and options.real_vs_real:

@@ -16,6 +16,7 @@ from vdm_jax.generation.sampler import SampleInParts, default_batch_size, in_par
 from vdm_jax.models import Model
 from vdm_jax.rng import VideoStream, fold_in
 from vdm_jax.types import Array, Conditioning, Params
+from vdm_jax.video import check_fps
 
 
 class Generate(Protocol):
@@ -151,8 +152,8 @@ def _make_sampler(
 
 def _make_condition(model: Model, config: Mapping[str, Any]) -> Callable[..., Conditioning]:
   """Return `Model.condition` with the configuration's frame rate and original size as defaults."""
-  if not (fps := frames_per_second(config)) > 0:
-    raise ValueError(f'sampling.fps={fps:g} must be positive: it is the frame rate of the videos.')
+  fps = frames_per_second(config)
+  check_fps(fps, 'sampling.fps')
   pad, (_, height, width, _) = model.config['pad_rows'], model.video_shape
   defaults = {'frame_rate': fps, 'original_size': config['original_size'] or (height - 2 * pad, width)}
   model.condition(count=1, **defaults)  # raises before any work

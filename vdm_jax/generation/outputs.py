@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from vdm_jax.data.normalization import Normalization
 from vdm_jax.errors import InvalidInput
 from vdm_jax.names import choose
 from vdm_jax.runtime.atomic_files import atomic_write, write_text
@@ -64,6 +65,7 @@ def write_video(
     The files.
   """
   files = []
+  video = video[:1] if math.isinf(frame_rate) else video
   for name in ('png', 'npy') if math.isinf(frame_rate) else formats:
     if name == 'npy' and 'npy' not in formats:
       continue
@@ -72,7 +74,7 @@ def write_video(
       with atomic_write(files[-1]) as temporary, open(temporary, 'wb') as file:
         np.save(file, video if video.dtype == np.uint8 else to_uint8(video))
     elif name == 'png':
-      write_png(files[-1], enlarge(video[:1], MIN_SIDE)[0])
+      write_png(files[-1], enlarge(video, MIN_SIDE)[0])
     else:
       WRITERS[name](files[-1], enlarge_frames(video, MIN_SIDE), frame_rate)
   return files
@@ -135,6 +137,30 @@ def _stamp(file: Path) -> list[int] | None:
   except OSError:
     return None
   return [found.st_size, found.st_mtime_ns]
+
+
+def write_sample(
+  video: np.ndarray, stem: Path, frame_rate: float, formats: Sequence[str], normalize: Normalization
+) -> list[Path]:
+  """Write one sample as `write_video` does; of data that are not pictures, always and exactly also the values as .npy.
+
+  Args:
+    video: [t h w c], as the model made it.
+    stem: path of the files without their suffix.
+    frame_rate: frames per second, infinite for an image.
+    formats: some of FORMATS.
+    normalize: the normalization of the data; the .npy file is in their units, float32.
+
+  Returns:
+    The files.
+  """
+  if normalize.is_pixels:
+    return write_video(video, stem, frame_rate, formats)
+  files = write_video(normalize.pictures(video), stem, frame_rate, [name for name in formats if name != 'npy'])
+  exact = stem.with_name(f'{stem.name}.npy')
+  with atomic_write(exact) as temporary, open(temporary, 'wb') as file:
+    np.save(file, normalize.undo(video))
+  return [*files, exact]
 
 
 def write_preview(videos: np.ndarray, titles: Sequence[str], stem: Path, fps: int) -> None:

@@ -47,6 +47,11 @@ class Task(NamedTuple):
 
 def make_task(config: ConfigDict, request: Request) -> Task:
   """Return the task of a request for long or conditional videos. Raises InvalidInput before anything is loaded."""
+  if config.data.normalization != 'pixels':
+    raise InvalidInput(
+      f'data.normalization={config.data.normalization!r}: long and conditional videos of data that are not pictures '
+      'are made in Python, with vdm_jax.generation.make_long_generator; the command samples videos of the model alone.'
+    )
   _check_flags(config, request)
   prompts, labels, titles = request.expanded()
   requested = {'prompts': prompts, 'labels': labels, 'titles': titles}
@@ -89,9 +94,6 @@ def _check_flags(config: ConfigDict, request: Request) -> None:
       'this model makes single images (data.num_frames=1), of which no longer videos can be made: omit --num_frames, '
       '--init_video, --low_resolution and --frame_rates.'
     )
-  of_run = request.low_resolution is not None and Run(request.low_resolution).exists
-  if request.fit != 'cover' and (request.init_video == TEST_SPLIT or of_run):
-    raise InvalidInput(f'--fit={request.fit} has no effect on videos that are not files: omit it.')
   if request.seeds and request.init_video == TEST_SPLIT:
     raise InvalidInput('--seeds and --init_video=test are both given: choose the clips with --first_video.')
   if request.num_frames is not None and request.num_frames < 1:
@@ -173,6 +175,7 @@ def _continue_file(config: ConfigDict, request: Request, requested: dict[str, An
 
 def _continue_test_clips(config: ConfigDict, request: Request) -> Task:
   """Continue clips of the test split with their own captions: video i continues clip i."""
+  _check_fit(request)
   first, count = request.first_video, request.repeats
   try:
     clips = data.examples(
@@ -200,6 +203,7 @@ def _upsample(config: ConfigDict, request: Request, requested: dict[str, Any]) -
   overlap = 1 if request.overlap is None else request.overlap
   given = low_run = low_plan = None
   if (run := Run(path)).exists:
+    _check_fit(request)
     low_run, model = run, run.config['model']
     if model['upsampling'] > 1:
       raise ValueError(f'--low_resolution={path} is a second stage: name a run that samples from noise alone.')
@@ -262,6 +266,12 @@ def _smaller_size(size: tuple[int, int], wanted: tuple[int, int], fit: str) -> t
   if fit == 'none' or not parts:
     return size
   return next((part for part in parts if part[0] <= size[0] and part[1] <= size[1]), parts[-1])
+
+
+def _check_fit(request: Request) -> None:
+  """Raise ValueError for --fit, if the frames to start from are not those of a file."""
+  if request.fit != 'cover':
+    raise ValueError(f'--fit={request.fit} has no effect on frames that do not come from a file: omit it.')
 
 
 def _say(path: str, given: InputVideo) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 
 from ml_collections import ConfigDict
 
@@ -48,6 +49,12 @@ def sample(config: ConfigDict, run: Run, out: str | None, request: Request) -> i
   if request.fit != 'cover' and not (request.init_video or request.low_resolution):
     raise InvalidInput(
       f'--fit={request.fit} has no effect without a file of --init_video or --low_resolution: omit it.'
+    )
+  if config.sampling.guidance_weight < 0 and (request.prompts or request.labels):
+    warnings.warn(
+      f'sampling.guidance_weight={config.sampling.guidance_weight:g} is below 0: videos follow the prompt less than '
+      'without guidance, and not at all at -1.',
+      stacklevel=2,
     )
   check_page(out, request.count)
   started = time.perf_counter()

@@ -25,7 +25,7 @@ from vdm_jax import (
   training,
 )
 from vdm_jax.configuration import frames_per_second
-from vdm_jax.data import quarantine
+from vdm_jax.data import normalization, quarantine
 from vdm_jax.errors import ExitStatus, InvalidInput
 from vdm_jax.generation.outputs import write_preview
 from vdm_jax.jobs import arguments
@@ -37,7 +37,6 @@ from vdm_jax.tools import doctor
 from vdm_jax.tools.compilation import ideal_step_seconds
 from vdm_jax.training import run_folder
 from vdm_jax.types import Batch, Params
-from vdm_jax.video import to_float
 
 HELDOUT_BATCHES = 8
 PREVIEW_VIDEOS = 10
@@ -166,12 +165,13 @@ def _report_unusable(workdir: str) -> None:
 
 def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh, split: str) -> Callable[[Params, int], None]:
   """A function of (EMA parameters, step) that samples videos for fixed captions or labels of a split."""
+  normalize = normalization.of_config(config.data)
   clips = data.examples(config.data, split, seed=config.seed, count=PREVIEW_VIDEOS)
   prompts = [clip.caption for clip in clips] if model.encode else None
   labels = [clip.label for clip in clips] if config.data.labels else None
   low = None
   if model.upsampling > 1:  # of the held-out clips, so that previews show the errors of this stage alone
-    videos = to_float(np.stack([clip.video for clip in clips]))
+    videos = normalize.apply(np.stack([clip.video for clip in clips]))
     low = np.asarray(diffusion.downsample(videos, model.upsampling))
   generate = generation.make_generator(model, config.sampling, batch_size=len(clips), mesh=mesh)
   titles = prompts or [f'class {label}' for label in labels or ()] or [''] * len(clips)
@@ -179,6 +179,7 @@ def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh, split:
   def preview(ema: Params, step: int) -> None:
     videos = generate(ema, prompts=prompts, labels=labels, count=len(clips), seed=config.seed, low_resolution=low)
     if jax.process_index() == 0:
-      write_preview(videos, titles, Path(workdir) / 'samples' / f'step_{step:08d}', frames_per_second(config.sampling))
+      pictures, stem = normalize.pictures(videos), Path(workdir) / 'samples' / f'step_{step:08d}'
+      write_preview(pictures, titles, stem, frames_per_second(config.sampling))
 
   return preview

@@ -44,6 +44,7 @@ class Stop:
   def __init__(self) -> None:
     self.received: list[int] = []  # by this process
     self._together = jax.process_count() > 1
+    self._handler_of_jax: int | None = None  # of SIGTERM, while it is handled here
 
   def __call__(self, step: int) -> bool:
     return multihost_utils.reached_preemption_sync_point(step) if self._together else bool(self.received)
@@ -76,28 +77,28 @@ class Stop:
       except BaseException as error:
         result.set_exception(error)
 
+    if self.received:
+      raise Stopped
     thread = threading.Thread(target=run, daemon=True)
-    with self._watching_for_sigterm():
-      thread.start()
-      while not (self.received or result.done()):
-        futures.wait([result], POLL_SECONDS)
+    thread.start()
+    while not (self.received or result.done()):
+      futures.wait([result], POLL_SECONDS)
     if result.done():
       return result.result()
     _abandoned.append(thread)
     raise Stopped
 
-  @contextlib.contextmanager
-  def _watching_for_sigterm(self) -> Iterator[None]:
+  def take_sigterm(self) -> None:
     """Handle SIGTERM here instead of in JAX, which tells of it only between two steps of all processes."""
-    if not self._together or threading.current_thread() is not threading.main_thread():
-      yield
-      return
-    of_jax = _set_handler(signal.SIGTERM, None)
-    signal.signal(signal.SIGTERM, self.handle)
-    try:
-      yield
-    finally:
-      _set_handler(signal.SIGTERM, of_jax)
+    if self._together:
+      self._handler_of_jax = _set_handler(signal.SIGTERM, None)
+      signal.signal(signal.SIGTERM, self.handle)
+
+  def return_sigterm(self) -> None:
+    """Let JAX handle SIGTERM again, from the first step on."""
+    if self._handler_of_jax is not None:
+      _set_handler(signal.SIGTERM, self._handler_of_jax)
+      self._handler_of_jax = None
 
 
 @contextlib.contextmanager
@@ -105,10 +106,12 @@ def stop_requested() -> Iterator[Stop]:
   """Yield whether a signal asked to stop, a function of the step with the same answer on every process.
 
   Signalling any process stops all: JAX watches for SIGTERM and agrees on the step, and the other signals are turned
-  into that one. A second SIGINT ends the process at once. Outside of the main thread no signal is handled.
+  into that one, but not before the first call of `return_sigterm`: until then, each process stops by itself. A second
+  SIGINT ends the process at once. Outside of the main thread no signal is handled.
   """
   stop, previous = Stop(), {}
-  with contextlib.suppress(ValueError):  # not the main thread
+  if threading.current_thread() is threading.main_thread():
+    stop.take_sigterm()
     for number in STOPPING:
       if not (jax.process_count() > 1 and number == signal.SIGTERM):
         previous[number] = signal.signal(number, stop.handle)
@@ -117,6 +120,7 @@ def stop_requested() -> Iterator[Stop]:
     yield stop
   finally:
     _protected.remove(stop)
+    stop.return_sigterm()
     for number, handler in previous.items():
       signal.signal(number, handler)
 

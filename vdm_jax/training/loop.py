@@ -114,6 +114,10 @@ class _Inputs(NamedTuple):
   def run(self, path: Path, stack: contextlib.ExitStack) -> state.TrainState:
     """Train; whatever is opened is closed with the stack."""
     model, config, mesh, training = self.model, self.config, self.mesh, self.config.training
+    stack.enter_context(progress.phase('training'))  # until all else is closed
+    stopping = runtime.stop_requested()
+    # Alone, the process may end at a signal until there is something to save; together, it must tell the others.
+    stop = stack.enter_context(stopping) if jax.process_count() > 1 else None
     changed = []
     if jax.process_index() == 0:
       stack.enter_context(run_lock.hold(path))
@@ -133,15 +137,20 @@ class _Inputs(NamedTuple):
     heldout_loss = make_heldout_loss(model, training, self.heldout, mesh) if self.heldout else None
     step = jit_train_step(model, self.rule, training, mesh, layout)
     source = stack.enter_context(_closing(self.batches(int(start.step))))
-    stop = stack.enter_context(runtime.stop_requested())
-    stack.enter_context(progress.phase('training'))
+    stop = stop or stack.enter_context(stopping)
     key = jax.device_put(jax.random.key(config.seed), partitioning.replicated(mesh))
 
     def compile_step(current: state.TrainState, batch: Batch) -> Advance:
       lowered = step.lower(current, partitioning.put_batch(batch, mesh), key)
-      compiled = stop.interruptible(lowered.compile)
-      # All processes start together: on CPU, collectives wait half a minute at most for a slower compiler.
-      runtime.exchange('compiled', True, seconds=COMPILE_SECONDS)
+
+      def compile_together() -> Any:
+        compiled = lowered.compile()
+        # All processes start together: on CPU, collectives wait half a minute at most for a slower compiler.
+        runtime.exchange('compiled', True, seconds=COMPILE_SECONDS)
+        return compiled
+
+      compiled = stop.interruptible(compile_together)
+      stop.return_sigterm()
       return lambda current, batch: compiled(current, partitioning.put_batch(batch, mesh), key)
 
     periodic = Periodic(path, training, recorder, heldout_loss, self.preview, stop)
@@ -214,12 +223,15 @@ class _Loop(NamedTuple):
       raise self.guard.give_up(end.step, end.batch, end.measured, current) from None
     with recorder.paused('finishing the last checkpoint'):
       self.checkpointer.wait()
+    progress.note('closing the data')
     if int(current.step) == training.num_steps:
+      self.stop_requested.received.clear()  # only another signal ends what is left
       self.periodic.catch_up(current)  # a signal came at the last step, and nobody will resume
     return current
 
   def _stopped_before(self, step: int, current: state.TrainState) -> state.TrainState:
     """Return the state as it is, which its checkpoint holds; several processes all end here."""
+    progress.note('closing the data')
     message = f'stopped while compiling, before step {step}; the same command resumes.'
     if jax.process_count() > 1:
       shutdown.end_all(ExitStatus.STOPPED, message)

@@ -270,4 +270,4 @@ def _write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 def _read_batch(path: Path) -> Batch:
   tensors = safetensors.numpy.load_file(path)
   fields = {name.removeprefix('cond/'): value for name, value in tensors.items() if name.startswith('cond/')}
-  return Batch(tensors['x'], Conditioning(**fields))
+  return Batch(tensors['x'], Conditioning(**fields), tensors.get('mask'))

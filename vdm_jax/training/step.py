@@ -245,6 +245,7 @@ def _loss(
 ) -> tuple[Array, dict[str, Array]]:
   """Return the mean loss of examples at given noise levels, with one key each."""
   cond = batch.cond if model.upsampling == 1 else with_low_resolution(batch, model.upsampling, keys)
+  weight = _inside(model.config['height'], model.config['pad_rows'])
   return denoising_loss(
     model.network(params, dropout_rng=dropout_rng),
     batch.x,
@@ -254,7 +255,7 @@ def _loss(
     parameterization=model.parameterization,
     logsnr=logsnr,
     self_condition_rate=training.self_condition_rate,
-    weight=_inside(model.config['height'], model.config['pad_rows']),
+    weight=weight if batch.mask is None else weight * batch.mask,
   )
 
 

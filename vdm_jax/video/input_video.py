@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vdm_jax.names import choose
-from vdm_jax.video.reading import probe, read_frames, read_video
+from vdm_jax.video.reading import frame_times, probe, read_frames, read_video
 from vdm_jax.video.transforms import frame_numbers, resize_and_crop, resize_and_pad, squash, to_channels, to_uint8
 
 ACCEPTED = (
@@ -46,6 +46,7 @@ class Measured(NamedTuple):
   num_frames: int
   frame_rate: float | None  # frames per second; None if the file has none
   size: tuple[int, int]  # height and width of its frames
+  times: np.ndarray | None = None  # seconds of each frame, if their rate varies
 
 
 def measure_input_video(path: str | os.PathLike, *, max_frames: int = 100_000) -> Measured:
@@ -61,7 +62,8 @@ def measure_input_video(path: str | os.PathLike, *, max_frames: int = 100_000) -
   _check_length(path, length, max_frames)
   first = _with_alternatives(read_video, path, num_frames=1)  # a long video of the wrong size is not decoded
   # A single frame has no frame rate, even if its header has one.
-  return Measured(length, rate if length > 1 and rate > 0 else None, first.shape[1:3])
+  rate = rate if length > 1 and rate > 0 else None
+  return Measured(length, rate, first.shape[1:3], None if rate is None else frame_times(path))
 
 
 def read_input_video(
@@ -195,22 +197,33 @@ def _fit(video: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
 def _pick(path: str, measured: Measured, frame_rate: float | None, num_frames: int | None) -> list[int]:
   """Return the numbers of the frames to read."""
   ratio = 1.0 if None in (frame_rate, measured.frame_rate) else measured.frame_rate / frame_rate
-  skip = 1.0 if abs(ratio - 1) <= _tolerance(path) else ratio
-  available = max(1, math.ceil((measured.num_frames - 0.5) / skip))
-  count = available if num_frames is None else num_frames
-  if count > available:
+  if measured.times is not None and frame_rate is not None:
+    numbers = _nearest(measured.times, frame_rate)
+  else:
+    skip = 1.0 if abs(ratio - 1) <= _tolerance(path) else ratio
+    numbers = frame_numbers(0, max(1, math.ceil((measured.num_frames - 0.5) / skip)), skip)
+  count = len(numbers) if num_frames is None else num_frames
+  if count > len(numbers):
     raise TooFewFrames(
-      f'{count} frames are needed, but {path} has only {available}'
-      + (f' at {frame_rate:g} per second' if skip != 1 else '')
+      f'{count} frames are needed, but {path} has only {len(numbers)}'
+      + ('' if len(numbers) == measured.num_frames else f' at {frame_rate:g} per second')
       + ': ask for at most that many, or give a longer video.'
     )
-  numbers = frame_numbers(0, count, skip)
-  if len(set(numbers)) < count:
+  if len(set(numbers[:count])) < count:
+    varying = '' if measured.times is None else ', which vary'
     raise ValueError(
-      f'{path}: the file has {measured.frame_rate:.4g} frames per second, but {frame_rate:g} are needed, which would '
-      f'repeat frames: request {measured.frame_rate:.4g}, or give a faster video.'
+      f'{path}: the file has {measured.frame_rate:.4g} frames per second{varying}, but {frame_rate:g} are needed, '
+      f'which would repeat frames: request fewer than {measured.frame_rate:.4g}, or give a faster video.'
     )
-  return numbers
+  return numbers[:count]
+
+
+def _nearest(times: np.ndarray, frame_rate: float) -> list[int]:
+  """Return the frames that are nearest to even times, the later one of two, where their rate varies."""
+  wanted = np.arange(math.floor(times[-1] * frame_rate + 0.5) + 1) / frame_rate
+  later = np.clip(np.searchsorted(times, wanted), 1, len(times) - 1)
+  # Times are rounded, so those halfway between two frames are so only nearly.
+  return np.where(wanted - times[later - 1] < times[later] - wanted - 1e-6, later - 1, later).tolist()
 
 
 def _describe(

@@ -38,9 +38,17 @@ def to_uint8(video) -> np.ndarray:
 
 
 def to_channels(video: np.ndarray, channels: int) -> np.ndarray:
-  """Convert uint8 `[t h w 1 or 3]` to 1 channel (luma, Rec. 601) or 3 (gray repeated)."""
+  """Convert uint8 `[t h w 1 or 3]` to 1 channel (luma, Rec. 601) or 3 (gray repeated).
+
+  Raises ValueError for other data with another number of channels, which have no such conversion.
+  """
   if video.shape[-1] == channels:
     return video
+  if video.dtype != np.uint8 or {video.shape[-1], channels} != {1, 3}:
+    raise ValueError(
+      f'the data are {video.dtype} with {video.shape[-1]} channels, but data.channels={channels}; set it to '
+      f'{video.shape[-1]}.'
+    )
   if channels == 3:
     return np.repeat(video, 3, axis=-1)
   luma = video.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
@@ -48,10 +56,11 @@ def to_channels(video: np.ndarray, channels: int) -> np.ndarray:
 
 
 def resize_and_crop(video: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Scale uint8 `[t h w c]` to cover the size, keeping the aspect ratio, and crop its center: `[t height width c]`.
+  """Scale `[t h w c]` to cover the size, keeping the aspect ratio, and crop its center: `[t height width c]`.
 
   The scale is the larger of height / h and width / w, with bicubic interpolation. A wider clip loses equal parts at its
   left and right, a taller one at its top and bottom. Nothing is stretched or padded, and small clips are enlarged.
+  Pixels are uint8; other types become float32, and their channels are scaled one by one.
   """
   _, h, w, _ = video.shape
   if (h, w) == (height, width):
@@ -62,29 +71,42 @@ def resize_and_crop(video: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_and_pad(video: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Scale uint8 `[t h w c]` to fit into the size, keeping the aspect ratio, centered on black: `[t height width c]`."""
+  """Scale `[t h w c]` to fit into the size, keeping the aspect ratio, centered on black: `[t height width c]`."""
   t, h, w, c = video.shape
   scale = min(height / h, width / w)
   inner = max(1, round(h * scale)), max(1, round(w * scale))
   top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-  padded = np.zeros((t, height, width, c), np.uint8)
-  padded[:, top : top + inner[0], left : left + inner[1]] = squash(video, *inner)
+  fitted = squash(video, *inner)
+  padded = np.zeros((t, height, width, c), fitted.dtype)
+  padded[:, top : top + inner[0], left : left + inner[1]] = fitted
   return padded
 
 
 def squash(video: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Scale uint8 `[t h w c]` to the size, whatever its aspect ratio: `[t height width c]`."""
+  """Scale `[t h w c]` to the size, whatever its aspect ratio: `[t height width c]`."""
   _, h, w, _ = video.shape
   return video if (h, w) == (height, width) else _resize(video, height, width, (0, 0, w, h))
 
 
 def _resize(video: np.ndarray, height: int, width: int, box: tuple[float, float, float, float]) -> np.ndarray:
   """Scale the box (left, top, right, bottom) of each frame to the size, with bicubic interpolation."""
+  if video.dtype != np.uint8 or video.shape[-1] not in (1, 3):
+    return _resize_channels(video, height, width, box)
   resized = np.empty((len(video), height, width, video.shape[-1]), np.uint8)
   for source, target in zip(video, resized, strict=True):
     image = Image.fromarray(source if video.shape[-1] == 3 else source[..., 0])
     scaled = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
     target[:] = np.asarray(scaled).reshape(target.shape)
+  return resized
+
+
+def _resize_channels(video: np.ndarray, height: int, width: int, box: tuple[float, ...]) -> np.ndarray:
+  kept = np.uint8 if video.dtype == np.uint8 else np.float32
+  resized = np.empty((len(video), height, width, video.shape[-1]), kept)
+  for source, target in zip(video, resized, strict=True):
+    for channel in range(video.shape[-1]):
+      image = Image.fromarray(np.ascontiguousarray(source[..., channel], kept))
+      target[..., channel] = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
   return resized
 
 

@@ -307,13 +307,10 @@ def _open(
   quarantine: str | Path | None,
 ) -> Substituting:
   """Open one stored data set, whose unusable clips are replaced."""
-  clips = StoredClips(
-    open_source(source, path, _follows_links(config)),
-    split,
-    frame_rate=frame_rate,
-    train_on_all=config.train_on_all,
-    **windows,
-  )
+  numbers = 'missing' if config.missing_values else 'finite'
+  expected = 'pixels' if config.normalization == 'pixels' else numbers
+  windows = windows | {'frame_rate': frame_rate, 'train_on_all': config.train_on_all, 'expected': expected}
+  clips = StoredClips(open_source(source, path, _follows_links(config)), split, **windows)
   return Substituting(clips, seed, Quarantine(clips.path, clips.total, config.max_bad_share, quarantine))
 
 

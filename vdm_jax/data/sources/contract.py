@@ -34,7 +34,7 @@ class EmptySplit(ValueError):
 class Clip(NamedTuple):
   """Evenly spaced frames and their description."""
 
-  video: np.ndarray  # uint8 [t h w c]
+  video: np.ndarray  # uint8 [t h w c], or other numbers if data.normalization says so
   caption: str  # '' when the clip has none
   label: int | None  # class number, None when the clip has none
   frame_rate: float  # frames per second of `video`; 0 (unknown) only for a single frame
@@ -110,7 +110,10 @@ class Source(Protocol):
 
   @abc.abstractmethod
   def frames(self, clip: int, numbers: Sequence[int]) -> np.ndarray:
-    """Return the frames of these numbers, which increase: uint8 `[t h w c]` with 1 or 3 channels. Raises as `info`."""
+    """Return the frames of these numbers, which increase: `[t h w c]`. Raises as `info`.
+
+    Pictures are uint8 with 1 or 3 channels; data of other types or channels need `data.normalization`.
+    """
 
   def caption(self, clip: int) -> str:
     """Return the caption of a clip, '' if it has none.

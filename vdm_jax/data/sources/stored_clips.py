@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vdm_jax.data.normalization import check_frames
 from vdm_jax.data.sources.contract import Clip, EmptySplit, Source, caption_if_readable, clip_path
 from vdm_jax.inputs import captions
 from vdm_jax.runtime.hashing import BLOCKS, quick_hash
@@ -50,6 +51,7 @@ class StoredClips:
     frame_rate: frames per second of clips whose files have no frame rate; 0 if unknown.
     target_frame_rate: frames per second that frames are picked at; 0 keeps those of the clips.
     train_on_all: add the test split to the train split.
+    expected: what frames must be, see `normalization.check_frames`; None: anything.
 
   Raises:
     EmptySplit: the split has no clips.
@@ -67,7 +69,9 @@ class StoredClips:
     frame_rate: float = 0.0,
     target_frame_rate: float = 0.0,
     train_on_all: bool = False,
+    expected: str | None = None,
   ):
+    self._expected = expected
     self.source, self._held_out = source, source.held_out()
     in_split = {
       'train': lambda name: train_on_all or name not in self._held_out,
@@ -214,6 +218,8 @@ class StoredClips:
     clip = self._numbers[index]
     check_bytes(clip_path(self.source, clip), len(numbers), *info.resolution, MAX_BYTES)
     video = self.source.frames(clip, numbers)
+    if self._expected is not None:
+      check_frames(video, clip_path(self.source, clip), self._expected)
     resolution = self.source.resolution(clip) or video.shape[1:3]
     return Clip(video, self.source.caption(clip), self.source.label(clip), frame_rate, resolution)
 

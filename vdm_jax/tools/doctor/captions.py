@@ -8,11 +8,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm_jax import data
+from vdm_jax.data import normalization
 from vdm_jax.inputs import caption_lengths
 from vdm_jax.inputs.captions import words as caption_words
 from vdm_jax.text import Encode
 from vdm_jax.tools.doctor.symptoms import Fault
-from vdm_jax.video import to_float
 
 COUNT = 512  # clips that are read
 SIGNIFICANCE = 0.01  # p value of shuffled captions below which captions match
@@ -26,10 +26,10 @@ DIRECTIONS = 64  # principal components kept of a view
 def examine(config: ConfigDict) -> tuple[Fault | None, str]:
   """Return `shuffled_captions` of the training clips of a configuration, which are read one at a time."""
   clips = data.ExampleClips(config.data, 'train', seed=config.seed)
-  videos, captions = [], []
+  videos, captions, normalize = [], [], normalization.of_config(config.data)
   for index in clips.first(COUNT):
     clip = clips[index]
-    videos.append(_shrunk(to_float(clip.video)))
+    videos.append(_shrunk(np.nan_to_num(normalize.apply(clip.video))))
     captions.append(clip.caption or '')
   return shuffled_captions(np.stack(videos), captions)
 

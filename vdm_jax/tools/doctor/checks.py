@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vdm_jax import checkpoints, configuration, data, generation, models, partitioning, runtime, text
+from vdm_jax.data import normalization
 from vdm_jax.models import Model
 from vdm_jax.runs import Run
 from vdm_jax.runtime import progress
@@ -55,6 +56,7 @@ def _problems(config: ConfigDict, first: Run, workdir: str | Path | None) -> lis
   found: list[str] = []
   attempt(found, lambda: check_batch(config))
   attempt(found, lambda: data.check(config.data, seed=config.seed))
+  attempt(found, lambda: normalization.check_sampling(config))
   vocabulary = () if found else attempt(found, lambda: words(config, workdir))
   attempt(found, lambda: found.extend(check_text(config)))
   if not found:

@@ -108,7 +108,7 @@ def measure(config: ConfigDict, batch: Batch) -> tuple[list[Fault], str]:
   """Return the faults of clips and settings that are found without training, and a line on the clips."""
   videos = np.asarray(batch.x)[:, : config.data.num_frames]
   found = [
-    symptoms.wrong_range(videos),
+    symptoms.wrong_range(videos) if config.data.normalization in ('pixels', 'range') else None,
     symptoms.wrong_axes(videos),
     symptoms.wrong_sigma_data(videos, config.model),
     symptoms.frozen_ema(config.training, state.ema_decay(config.training)),
