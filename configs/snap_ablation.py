@@ -5,11 +5,13 @@
 
 Table 2        `unet_85m`, `unet_284m`, `fit_500m`, `fit_3b9`: the configurations with these names
 Table 3        `i` (EDM), `ii` (input scaling, EDM's sigma_data), `iii` (sigma_in 2), `ours` (the default). The printed
-               table swaps the labels (iii) and (iv); these follow the text. The text's (iv), images that are not
-               treated as videos, is omitted: the paper does not say how a single frame passes through groups of 16
+               table swaps the labels (iii) and (iv); these follow the text. `iv`: images are single frames with
+               sigma_in 1, beside videos with 4. A lone frame cannot fill FIT's groups of 16 frames, and the paper does
+               not say what does: this row is of the U-Net of 85M, as many appended images as videos, each with a noise
+               level of its own
 Section 3.4    `patch_2_frames`, `group_8_frames`, `latents_256`, `local_layers` (instead of feed-forwards after cross
                attention): one claim each; `vanilla_fit`: all of them, with the condition read after the patches
-Parameters     495,040,048 in all rows of Table 3
+Parameters     495,040,048 in all rows of Table 3 but `iv`
 Work, hardware, data and what the paper does not specify: as in snap_fit_500m.py, which all rows except those of Table 2
 modify.
 """
@@ -42,7 +44,12 @@ CHANGES = {
 
 
 def get_config(row: str = 'ours') -> ConfigDict:
-  choose('variant of snap_ablation', row, (*TABLE_2, *CHANGES))
+  choose('variant of snap_ablation', row, (*TABLE_2, *CHANGES, 'iv'))
+  if row == 'iv':
+    config = snap_unet_85m.get_config()
+    config.data.update(image_rate=0.0, num_images=1, batch_size=config.data.batch_size // 2)
+    config.model.update(frame_logsnr='images', image_sigma_in=1.0)
+    return config
   config = TABLE_2.get(row, snap_fit_500m).get_config()
   config.model.update(CHANGES.get(row, {}))
   return config

@@ -10,7 +10,9 @@ Mesh       parameters are sharded over all devices, which works on any number of
            --config.mesh.data=-1 --config.mesh.fsdp=16 communicates less (compiled with
            --config.training.accumulation_steps=4: collectives take 13 % of the time of the arithmetic instead of 28 %,
            with 20.5 GiB per chip instead of 15.1)
-Data, and what the paper does not state: as in snap_fit_500m.py, from which this differs only in width
+Noise      the network is told the log-SNR, where the paper tells it ln(sigma) / 4 (`model.noise_input`): the second
+           stage starts from these weights with 8 times the sigma_in, and only the log-SNR means the same in both
+Data, and what the paper does not state: as in snap_fit_500m.py, from which this differs otherwise in width alone
 """
 
 from ml_collections import ConfigDict
@@ -21,6 +23,7 @@ from vdm_jax.configs import snap_fit_500m
 def get_config() -> ConfigDict:
   config = snap_fit_500m.get_config()
   config.model.update(
+    noise_input='logsnr',
     patch_width=1024,
     latent_width=3072,
     condition_width=1024,

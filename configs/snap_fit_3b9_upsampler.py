@@ -7,11 +7,13 @@ Parameters 3,911,269,424 (3,909,956,656 without the token of the low-resolution 
 Work       28.5 TFLOP per evaluation of a video, 111 per training video with self-conditioning
 Hardware   the paper's: A100s, number not stated
 Data       as in snap_fit_500m.py, at 288x512 or more
-Start      the weights of runs/snap_fit_3b9: all are copied except positions and the new rows of the patch projection
-Noise      the network is conditioned on log-SNR: a given sigma of x / sigma_in + sigma eps corresponds to 8 times the
-           sigma of the first stage
-Not stated low-resolution input: area means of the clip, bilinearly upsampled; its noise: Imagen's augmentation, with a
-           uniform level in training and 0.1 in sampling (`--sweep=augmentation` searches it); share of images in a
+Start      the weights of runs/snap_fit_3b9: latents go to the groups at their place, axial positions start from the
+           means of its table, the new rows of the patch projection are zero, and all others are copied
+Noise      the network is told the log-SNR, as in snap_fit_3b9.py: a given sigma of x / sigma_in + sigma eps
+           corresponds to 8 times the sigma of the first stage
+Not stated low-resolution input: the clip resized as for the first stage (bicubic), bilinearly upsampled; its noise:
+           Imagen's augmentation, with a uniform level in training and 0.1 in sampling (searched by
+           `--protocol=snap-internal-288x512 --sweep=augmentation`, off the paper's test sets); share of images in a
            batch: half; the rest as in snap_fit_500m.py
 
 Positions are axial: with one vector per token there would be 4,060,730,416 parameters, not the paper's 3.9B.
@@ -27,6 +29,7 @@ def get_config() -> ConfigDict:
   config.data.update(batch_size=320, height=288, width=512, pad_rows=0)
   config.model.update(
     upsampling=8,
+    downsampling='bicubic',
     sigma_in=32.0,
     group_size=(16, 18, 16),
     positions='axial',

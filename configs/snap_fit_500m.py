@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
     parameterization='snap',
     sigma_data=1.0,
     logsnr='lognormal',
+    noise_input='sigma',
     patch_size=(1, 4, 4),
     group_size=(16, 5, 4),
     patch_width=768,

@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     parameterization='snap',
     sigma_data=1.0,
     logsnr='lognormal',
+    noise_input='sigma',
     base_channels=128,
     channel_multipliers=(1, 2, 2, 3),
     num_blocks=2,

@@ -8,6 +8,9 @@ Work       35.3 TFLOP per training video (7.84 forward, video alone), 191 H200-h
 Hardware   the paper's: 128 TPU v4 chips
 Data       all 13,320 clips, train and test, which makes held-out losses void: a folder of them, or the TFDS dataset:
            --config.data.name=tfds --config.data.path=DIR/ucf101/ucf101_1/2.0.0 --config.data.frame_rate=25
+Resizing   the paper takes the TFDS loader "without further processing", whose default configuration, ucf101_1_256,
+           squashes the frames of 240x320 to squares: so does data.resize=squash, from either of both configurations.
+           --config.data.resize=cover takes the center square instead
 Not stated learning-rate schedule, warm-up, gradient clipping: constant, 1,000 steps, norm 1
 """
 
@@ -27,6 +30,7 @@ def get_config() -> ConfigDict:
     width=64,
     num_images=8,
     train_on_all=True,
+    resize='squash',
   )
   config.model.update(
     parameterization='eps',

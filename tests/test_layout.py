@@ -18,7 +18,7 @@ LAYERS = (
   {'types', 'errors', 'names', 'rng', 'partitioning', 'pages', 'plots', 'runtime', 'inputs', 'tensor_files'},
   {'diffusion', 'networks', 'video'},
   {'data', 'text', 'sampling'},
-  {'models', 'configuration', 'checkpoints', 'weights', 'pretrained', 'runs', 'first_stages', 'configs'},
+  {'models', 'conditions', 'configuration', 'checkpoints', 'weights', 'pretrained', 'runs', 'first_stages', 'configs'},
   {'training', 'generation', 'evaluation'},
   {'jobs', 'tools', 'benchmarks', 'main', '__main__', '__init__'},
 )
@@ -28,6 +28,7 @@ SIDEWAYS = {
   'partitioning': {'types', 'names'},
   'runtime': {'errors'},
   'inputs': {'names'},
+  'models': {'conditions'},
   'configuration': {'models'},
   'weights': {'configuration'},
   'runs': {'models', 'configuration', 'checkpoints', 'weights', 'pretrained'},

@@ -13,6 +13,7 @@ from flax import linen as nn
 from helpers.tiny_networks import FRAMES, SIZE, WORDS, draw, make_config, normal
 
 from vdm_jax import diffusion, models, partitioning
+from vdm_jax.networks.embeddings import NOISE_FEATURES
 from vdm_jax.types import Conditioning
 
 LOGSNR = np.array([-3.0, 0.5, 4.0], np.float32)
@@ -87,6 +88,11 @@ def test_sampling_grids_use_the_range_and_scale_of_the_model():
     ({'parameterization': 'sanp'}, "model.parameterization='sanp' .*'snap'"),
     ({'logsnr': 'uniform'}, "model.logsnr='uniform' .*cosine, lognormal"),
     ({'sigma_in': 4.0}, "model.sigma_in=4.0 .*'variance_preserving'"),
+    ({'frame_logsnr': 'own'}, "model.frame_logsnr='own' .*independent"),
+    ({'noise_input': 'eps'}, "model.noise_input='eps' .*sigma"),
+    ({'noise_input': 'sigma'}, "model.noise_input='sigma' .*'variance_preserving'"),
+    ({'image_sigma_in': 1.0}, "model.image_sigma_in=1.0 .*'variance_preserving'"),
+    ({'process': 'input_scaled', 'image_sigma_in': 1.0}, "model.frame_logsnr='shared'.*'images'"),
   ],
 )
 def test_invalid_settings_are_errors(settings, message):
@@ -117,6 +123,23 @@ def test_the_denoiser_preconditions_the_network():
   scaled = X / np.sqrt(sigma**2 + 0.25 / 16)
   apply = jax.jit(lambda params, x: model.module.apply({'params': params}, x, LOGSNR, Conditioning())[0])
   np.testing.assert_allclose(found, 0.25 / mixed * X - sigma * 0.5 * norm / mixed * apply(params, scaled), atol=1e-4)
+
+
+def test_a_network_may_be_told_sigma_instead_of_the_snr():
+  """ln(sigma) / 4 of the process x / sigma_in + sigma eps (EDM's c_noise, which Snap's Table 1 leaves unaltered)."""
+  sigma, heard = np.array([0.5, 2.0, 20.0], np.float32), []
+
+  class Heard(models.NETWORKS['unet3d']):
+    def __call__(self, x, logsnr, cond, carry=None, *, train=False):
+      heard.append(np.asarray(logsnr))
+      return x, carry
+
+  for told in ('logsnr', 'sigma'):
+    model = build(process='input_scaled', sigma_in=4.0, noise_input=told)
+    model = model._replace(module=Heard(num_frames=FRAMES))
+    model.network({})(X, -2 * np.log(4 * sigma), Conditioning(), None)
+  np.testing.assert_allclose(NOISE_FEATURES['log'](heard[0]) / 1000, np.log(4 * sigma) / 4, rtol=1e-5)
+  np.testing.assert_allclose(NOISE_FEATURES['log'](heard[1]) / 1000, np.log(sigma) / 4, rtol=1e-5)
 
 
 def test_dropout_needs_a_key_and_depends_on_it():

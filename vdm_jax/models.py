@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from vdm_jax import diffusion, text
+from vdm_jax import conditions, diffusion, text
 from vdm_jax.names import choose, unknown
 from vdm_jax.networks import FIT, UNet3D, VideoNetwork, contract, decay_mask
 from vdm_jax.types import Array, Carry, Conditioning, Denoiser, Network, Params
@@ -30,6 +29,14 @@ PARAMETERIZATIONS = {
   'x': lambda config: diffusion.predict_x,
   'edm': lambda config: diffusion.edm(config['sigma_data']),
   'snap': lambda config: diffusion.snap(config['sigma_data']),
+}
+# `model.noise_input`: the number by which a network is told the noise level, a function of logsnr and sigma_in.
+# 'logsnr' means the same in every process, so that the weights of a first stage mean the same in a second with another
+# sigma_in. 'sigma' is -2 log(sigma), the log-SNR that sigma would have at sigma_in = 1: Snap's Table 1 leaves EDM's
+# c_noise, ln(sigma) / 4 of the process's own sigma, unaltered.
+NOISE_INPUTS = {
+  'logsnr': lambda logsnr, sigma_in: logsnr,
+  'sigma': lambda logsnr, sigma_in: logsnr + 2 * jnp.log(jnp.asarray(sigma_in, jnp.float32)),
 }
 LOGSNR = {
   'cosine': lambda config: diffusion.cosine_sampler(
@@ -77,8 +84,10 @@ class Model(NamedTuple):
   def network(self, params: Params, dropout_rng: Array | None = None) -> Network:
     """Return the network with its parameters bound; in training mode if and only if a dropout key is given."""
     train = dropout_rng is not None
+    noise_input = NOISE_INPUTS[self.config['noise_input']]
 
     def network(x: Array, logsnr: Array, cond: Conditioning, carry: Carry) -> tuple[Array, Carry]:
+      logsnr = noise_input(logsnr, sigma_in(self.config, x.shape[1], cond.num_images()))
       rngs = {'dropout': dropout_rng} if train else None
       result = self.module.apply({'params': params}, x, logsnr, cond, carry, train=train, rngs=rngs)
       return contract.check_result(self.module, x, result)
@@ -133,32 +142,7 @@ class Model(NamedTuple):
       ValueError: the model takes no text or no such label, prompts are not a list, or prompts and labels differ in
         number.
     """
-    tokens = mask = label = None
-    if isinstance(prompts, str):
-      raise ValueError(f'prompts={prompts!r} is one string: give a list of prompts, one per video.')
-    if prompts is not None and labels is not None and len(prompts) != len(labels):
-      raise ValueError(f'{len(prompts)} prompts and {len(labels)} labels were given: give one of each per video.')
-    if prompts is not None:
-      if self.encode is None:
-        raise ValueError(
-          "prompts were given to a model without text (data.text='none'): leave them out, or give labels."
-        )
-      self._warn_of_unseen(prompts)
-      tokens, mask = (leaf[:, None] for leaf in self.encode(list(prompts)))
-    if labels is not None:
-      self._check_labels(labels)
-      label = np.asarray(labels, np.int32)[:, None]
-    if frame_rate is not None and not frame_rate > 0:
-      raise ValueError(f'frame_rate={frame_rate} must be positive: frames per second, infinite for an image.')
-    if original_size is not None and (len(original_size) != 2 or not min(original_size) > 0):
-      raise ValueError(f'original_size={tuple(original_size)} is not a valid size: give height and width in pixels.')
-    count = len(prompts if prompts is not None else labels if labels is not None else range(count or 1))
-    interval = size = None
-    if frame_rate is not None and self.takes('frame_interval'):
-      interval = np.full(count, 1 / frame_rate, np.float32)
-    if original_size is not None and self.takes('resolution'):
-      size = np.tile(np.asarray(original_size, np.float32), (count, 1))
-    return Conditioning(text=tokens, text_mask=mask, label=label, frame_interval=interval, resolution=size)
+    return conditions.build(self, prompts, labels, count=count, frame_rate=frame_rate, original_size=original_size)
 
   def text_shape(self, batch: int) -> tuple[int, ...]:
     """Return the shape of a batch of captions: ids `[b 1 l]`, or embeddings `[b 1 l c]`."""
@@ -195,25 +179,6 @@ class Model(NamedTuple):
       low_resolution=low_resolution,
     )
 
-  def _warn_of_unseen(self, prompts: Sequence[str]) -> None:
-    words = getattr(self.encode, 'unknown_words', None)
-    for prompt in prompts if words else ():
-      if unseen := words(prompt):
-        warnings.warn(
-          f'prompt {prompt!r}: the model has never seen {", ".join(map(repr, unseen))}; '
-          f'it reads each as the unknown word. Words it knows: {" ".join(self.encode.vocabulary)}.',
-          stacklevel=3,
-        )
-
-  def _check_labels(self, labels: Sequence[int]) -> None:
-    classes = self.num_classes
-    if not classes:
-      raise ValueError(
-        'labels were given to a model without classes (model.num_classes=0): leave them out, or give prompts.'
-      )
-    if bad := [label for label in labels if not 0 <= label < classes]:
-      raise ValueError(f'label {bad[0]} is not a class of this model: choose 0 to {classes - 1}.')
-
 
 def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model:
   """Build the model of a configuration's `model` section.
@@ -227,11 +192,7 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
       network's declarations.
   """
   config = dict(config)
-  if config['sigma_in'] != 1 and config['process'] != 'input_scaled':
-    raise ValueError(
-      f'model.sigma_in={config["sigma_in"]} has no effect on process={config["process"]!r}: '
-      "set model.process='input_scaled', or sigma_in=1."
-    )
+  _check_noise(config)
   encode = encode or text.build(
     config['text'],
     path=config['text_path'],
@@ -252,6 +213,14 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
     video_shape=tuple(config[name] for name in ('num_frames', 'height', 'width', 'channels')),
     config=config,
   )
+
+
+def sigma_in(config: Mapping[str, Any], num_frames: int, num_images: int) -> float | np.ndarray:
+  """Return the `sigma_in` of a `model` section, or one for each frame, `[f]`, if appended images have their own."""
+  own = config.get('image_sigma_in', 0.0)
+  if not (own and num_images):
+    return config['sigma_in']
+  return np.where(np.arange(num_frames) < num_frames - num_images, config['sigma_in'], own).astype(np.float32)
 
 
 def network_fields(name: str) -> dict[str, Any]:
@@ -324,6 +293,11 @@ def _build_network(config: Mapping[str, Any], encode: text.Encode | None) -> Vid
       f'model.network={name!r} has no field vocabulary_size and takes no word ids, but data.text={config["text"]!r}: '
       'choose a frozen text encoder.'
     )
+  if config['frame_logsnr'] != 'shared' and not network.takes_frame_logsnr:
+    raise ValueError(
+      f'model.network={name!r} reads one noise level per video, but model.frame_logsnr={config["frame_logsnr"]!r}: '
+      "set it to 'shared', or model.network='unet3d'."
+    )
   if network.takes_low_resolution != derived['takes_low_resolution']:
     takes, fix = ('takes', 'above 1') if network.takes_low_resolution else ('takes no', 'to 1')
     raise ValueError(
@@ -332,13 +306,30 @@ def _build_network(config: Mapping[str, Any], encode: text.Encode | None) -> Vid
   return network
 
 
+def _check_noise(config: Mapping[str, Any]) -> None:
+  """Raise ValueError if settings of the process and of noise levels are unknown, or have no effect together."""
+  choose('model.frame_logsnr', config['frame_logsnr'], diffusion.FRAME_LEVELS)
+  choose('model.noise_input', config['noise_input'], NOISE_INPUTS)
+  if config['process'] != 'input_scaled':
+    for name, off in (('sigma_in', 1), ('image_sigma_in', 0), ('noise_input', 'logsnr')):
+      if config[name] != off:
+        raise ValueError(
+          f'model.{name}={config[name]!r} has no effect on process={config["process"]!r}: '
+          f"set model.process='input_scaled', or {name}={off!r}."
+        )
+  if config['image_sigma_in'] and config['frame_logsnr'] not in ('images', 'independent'):
+    raise ValueError(
+      f'model.image_sigma_in={config["image_sigma_in"]} needs noise levels of the images, but model.frame_logsnr='
+      f"{config['frame_logsnr']!r}: set it to 'images'."
+    )
+
+
 def _check_upsampling(config: Mapping[str, Any], network: VideoNetwork) -> None:
   factor, height, width = (config[name] for name in ('upsampling', 'height', 'width'))
   if factor < 1 or height % factor or width % factor:
-    raise ValueError(
-      f'model.upsampling={factor}, but frames are {height}x{width}: choose a number that divides both, or 1 for a '
-      'model without low-resolution input.'
-    )
+    raise ValueError(f'model.upsampling={factor}, but frames are {height}x{width}: choose a divisor of both, or 1.')
+  if factor == 1 and config.get('downsampling', 'area') != 'area':
+    raise ValueError("model.downsampling has no effect without model.upsampling: set it to 'area'.")
   if factor > 1 and config['pad_rows']:
     raise ValueError(f'data.pad_rows={config["pad_rows"]} in a second stage: its low-resolution input has no padding.')
   if (factor > 1) != ('augmentation_logsnr' in network.scalars):

@@ -1,7 +1,7 @@
 """The types that all packages share: arrays, conditions, and the functions a model is made of.
 
 A video is `[b t h w c]`, float32 in [-1, 1]: batch, frames, height, width, channels. The only time variable is
-`logsnr = log(alpha^2 / sigma^2)`, of shape `[b]`.
+`logsnr = log(alpha^2 / sigma^2)`, of shape `[b]`, or `[b t]` where the frames of a video have levels of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Memory = Any  # state of a sampling step, a pytree of arrays with leading axis b
 class Conditioning(NamedTuple):
   """Conditions of a video. Every field may be None; the leading axis is the batch.
 
-  `n` is 1 for the video plus 1 for each appended independent image of joint training (VDM section 3.2); the last
+  `n` is 1 for the video plus 1 for each appended independent image of joint training (VDM section 4.3.1); the last
   `n - 1` frames of `x` are those images.
   """
 

@@ -64,6 +64,20 @@ def test_forward_flops_are_those_of_the_model_cards(name, tera):
   assert flops == pytest.approx(tera * 1e12, rel=0.01)
 
 
+def test_table_2_is_printed_beside_the_measurement():
+  results = [{'batch': 8, 'train_step_ms_per_video': 20.0, 'evaluation_ms_per_video': 5.25}]
+  report = {'snap_fit_500m': results, 'snap_fit_3b9': [], 'snap_fit_3b9_upsampler': results}
+  assert train_step.table_2(report).splitlines()[2:] == [
+    '| snap_fit_500m | 8 | 20.0 | 69.5 | 5.2 | 23.4 |',
+    '| snap_fit_3b9 | does not fit | | 526.0 | | 130.4 |',
+  ]
+  training = {name: printed[0] for name, printed in train_step.PAPER_MS.items()}
+  assert round(training['snap_unet_284m'] / training['snap_fit_500m'], 2) == 3.31, 'the ratio that the abstract states'
+  evaluation = {name: printed[1] for name, printed in train_step.PAPER_MS.items()}
+  assert round(evaluation['snap_unet_284m'] / evaluation['snap_fit_500m'], 2) == 4.49
+  assert set(train_step.PAPER_MS) < set(train_step.CONFIGS)
+
+
 def test_utilization_counts_three_evaluations_and_the_self_conditioned_share():
   seconds = {'train_step': 2.0, 'evaluation': 0.5}
   found = train_step.rates(seconds, size=4, flops=8e12, self_condition_rate=0.9, peak=100e12)

@@ -6,13 +6,13 @@ import re
 
 import numpy as np
 import pytest
-from helpers.clip_files import make_clip, prepare_tfds
+from helpers.clip_files import encode, make_clip, prepare_tfds
 from helpers.messages import naming
 from PIL import Image
 
 from vdm_jax import data
 from vdm_jax.data import __main__ as command
-from vdm_jax.data.inspection import inspect
+from vdm_jax.data.inspection import COMBED, inspect
 from vdm_jax.data.quarantine import Quarantine, Substituting
 from vdm_jax.data.sources import catalog
 from vdm_jax.video import write_gif, write_mp4
@@ -202,3 +202,23 @@ def test_sizes(tmp_path, capsys):
   assert run(capsys, 'convert', tmp_path / 'clips', tmp_path / 'out', '--size=8x12')[0] == 0
   (line,) = (tmp_path / 'out' / 'clips-00000-of-00001.jsonl').read_text().splitlines()
   assert (json.loads(line)['size'], json.loads(line)['resolution']) == ([8, 12], [16, 24])
+
+
+def test_unusual_pictures_are_counted_with_what_is_made_of_them(tmp_path, capsys):
+  """A bar whose two fields show it at different places, marked as interlaced or not."""
+  frames = np.zeros((10, 32, 96, 3), np.uint8)
+  for number, frame in enumerate(frames):
+    frame[1::2, 8 * number : 8 * number + 12] = 220
+    frame[::2, 8 * number + 4 : 8 * number + 16] = 220
+  clips = tmp_path / 'clips'
+  clips.mkdir()
+  encode(clips / 'combed.mp4', frames, 'libx264', 'yuv420p', qp='0')
+  encode(clips / 'marked.mp4', frames, 'libx264', 'yuv420p', qp='0', flags='+ilme+ildct')
+  encode(clips / 'plain.mp4', frames[:, 1::2].repeat(2, 1), 'libx264', 'yuv420p', qp='0')
+  found, _ = inspect(str(clips), num_frames=1, max_bad_share=1.0)
+  assert found.notes == {COMBED: ['combed.mp4'], 'interlaced': ['marked.mp4']}
+  status, out, _ = run(capsys, 'inspect', clips, '--num_frames=4')
+  assert status == 0
+  assert 'interlaced: 1 clips, such as marked.mp4; deinterlaced' in out
+  assert re.search('not marked as interlaced.*: 1 clips, such as combed.mp4; .*ffmpeg .*bwdif', out)
+  assert os.listdir(tmp_path) == ['clips'] and len(os.listdir(clips)) == 3

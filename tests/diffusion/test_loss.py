@@ -316,3 +316,33 @@ def test_compiled_loss_is_the_same():
 
   for plain, compiled in zip(*(jax.tree.leaves(f(X, RNG)) for f in (objective, jax.jit(objective))), strict=True):
     np.testing.assert_allclose(plain, compiled, rtol=1e-4, atol=1e-6)
+
+
+@every_pair
+def test_equal_levels_of_all_frames_give_bitwise_the_loss_of_one_level(process, parameterization):
+  def loss(logsnr):
+    return jax.jit(lambda logsnr: loss_of(affine, logsnr=logsnr, process=process, parameterization=parameterization))(
+      logsnr
+    )
+
+  (one, about), (own, about_own) = loss(LOGSNR), loss(np.repeat(LOGSNR[:, None], X.shape[1], 1))
+  assert one == own
+  np.testing.assert_array_equal(about['per_example'], about_own['per_example'])
+  np.testing.assert_allclose(about_own['per_frame'].mean(1), about['per_example'], rtol=1e-5)
+
+
+def test_a_frame_has_the_loss_of_its_own_level():
+  """Two levels in one example: each frame's loss is that of an example at its level, with the same noise."""
+  uneven = np.stack([LOGSNR, LOGSNR + 2], 1)
+  found = loss_of(affine, logsnr=uneven)[1]['per_frame']
+  for frame in range(2):
+    even = np.repeat(uneven[:, frame : frame + 1], 2, 1)
+    np.testing.assert_allclose(found[:, frame], loss_of(affine, logsnr=even)[1]['per_frame'][:, frame], rtol=1e-6)
+
+
+def test_a_frame_of_weight_zero_has_no_loss_and_counts_in_the_mean():
+  uneven = np.stack([LOGSNR, np.full(4, 20.0, np.float32)], 1)
+  masked, about = loss_of(affine, logsnr=uneven, weight=lambda logsnr: logsnr < 20)
+  _, plain = loss_of(affine, logsnr=uneven)
+  np.testing.assert_allclose(masked, plain['per_frame'][:, 0].mean() / 2, rtol=1e-6)
+  np.testing.assert_array_equal(about['per_frame'][:, 1], 0)

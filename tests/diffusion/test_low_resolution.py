@@ -38,6 +38,20 @@ def test_downsampling_by_two_is_bilinear_resizing():
   np.testing.assert_allclose(diffusion.downsample(x, 2), resized, atol=1e-6)
 
 
+def test_bicubic_downsampling_is_that_of_clips():
+  """A second stage then trains on what its first stage was trained to make."""
+  from PIL import Image
+
+  picture = np.random.default_rng(0).integers(0, 256, (24, 32), np.uint8)
+  expected = np.asarray(Image.fromarray(picture).resize((8, 6), Image.Resampling.BICUBIC), np.float32)
+  found = diffusion.downsample(picture[..., None].astype(np.float32) / 127.5 - 1, 4, 'bicubic')
+  np.testing.assert_allclose((np.asarray(found)[..., 0] + 1) * 127.5, expected, atol=0.75)
+  area = (np.asarray(diffusion.downsample(picture[..., None] / 127.5 - 1, 4))[..., 0] + 1) * 127.5
+  assert np.abs(area - expected).max() > 5, 'the two differ'
+  with pytest.raises(ValueError, match="model.downsampling='lanczos'"):
+    diffusion.downsample(picture[..., None], 4, 'lanczos')
+
+
 def test_upsampling_by_two_weighs_neighbours_three_to_one():
   up = diffusion.upsample(np.array([0.0, 4.0, 8.0], np.float32).reshape(1, 1, 1, 3, 1), 2)
   np.testing.assert_allclose(np.ravel(up[0, 0, 0]), [0, 1, 3, 5, 7, 8], atol=1e-6)

@@ -31,6 +31,7 @@ def configure(**changes):
       'frame_skip_max': 0,
       'image_rate': 0.0,
       'pad_rows': 0,
+      'resize': 'cover',
       'flip': False,
       'text': 'words',
       'labels': True,

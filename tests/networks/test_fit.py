@@ -663,6 +663,8 @@ def test_invalid_inputs_are_errors():
     run(base, longer, Conditioning())
   with pytest.raises(ValueError, match='2 appended images.*data.num_images=0.*data.image_rate'):
     run(base, x, Conditioning(drop=np.zeros((2, 3), bool)))
+  with pytest.raises(ValueError, match=r"logsnr has shape \(2, 2\).*FIT.*'unet3d'"):
+    jax.eval_shape(base.init, jax.random.key(0), x, np.zeros((2, 2)), Conditioning())
   with pytest.raises(ValueError, match='needs a low-resolution video.*model.upsampling'):
     run(second, x, cond._replace(low_resolution=None))
   with pytest.raises(ValueError, match='takes no low-resolution video.*model.upsampling'):

@@ -554,3 +554,29 @@ def test_an_unexpected_low_resolution_video_is_an_error(takes, images, message):
   cond = Conditioning(drop=np.zeros((2, 1 + images), bool), low_resolution=low)
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(lambda rng: network.init(rng, X[:, : FRAMES + images], LOGSNR, cond), jax.random.key(0))
+
+
+# ---- Noise levels of frames ------------------------------------------------------------------------------------------
+
+
+def test_equal_levels_of_all_frames_are_bitwise_one_level():
+  even = np.broadcast_to(LOGSNR[:, None], X.shape[:2])
+  np.testing.assert_array_equal(run(logsnr=jnp.asarray(even)), run())
+
+
+def test_the_level_of_an_image_changes_that_image_alone_and_the_level_of_a_frame_all_frames():
+  levels = np.array(np.broadcast_to(LOGSNR[:, None], X.shape[:2]))
+  base, changed = run(logsnr=jnp.asarray(levels)), levels.copy()
+  changed[:, -1] += 1.5
+  other = run(logsnr=jnp.asarray(changed))
+  np.testing.assert_array_equal(other[:, :-1], base[:, :-1])
+  assert difference(other[:, -1], base[:, -1]) > 1e-3
+  changed = levels.copy()
+  changed[:, 0] += 1.5
+  other = run(logsnr=jnp.asarray(changed))
+  assert all(difference(other[:, i], base[:, i]) > 1e-5 for i in range(NETWORK.num_frames))
+
+
+def test_levels_of_another_number_of_frames_are_refused():
+  with pytest.raises(ValueError, match='^logsnr has shape .* per frame'):
+    run(logsnr=jnp.zeros((X.shape[0], X.shape[1] + 1)))

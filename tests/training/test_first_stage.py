@@ -127,3 +127,31 @@ def test_the_report_counts_copied_tensors_and_names_the_others():
   assert first_stage.report('runs/first', manners) == (
     'weights of runs/first: 2 of 4 tensors copied; resampled: position_embedding; fresh: c'
   )
+
+
+FINER = SECOND.clone(group_size=(2, 2, 1), positions='axial')  # 2 x 4 groups of one latent, in place of 1 x 2 of four
+
+
+def test_latents_go_to_the_groups_at_their_place_and_axial_positions_start_from_means():
+  """Latents that hold their group's place, and a table of tokens that is a sum over its axes."""
+  coarse = FIRST.clone(group_size=(2, 2, 1))
+  assert coarse.layout().groups == (1, 1, 2) and FINER.layout().groups == (1, 2, 4)
+  column = np.repeat([0.0, 1.0], 4)[:, None] * np.ones((1, 16))
+  frame, row, wide = (np.array(values)[:, None] * np.ones((1, 8)) for values in ([0, 3], [1, 5], [-2, 2]))
+  first = parameters(coarse, 0) | {
+    'latents': jnp.asarray(column, jnp.float32),
+    'position_embedding': jnp.asarray(frame[:, None, None] + row[:, None] + wide, jnp.float32),
+  }
+  fresh = parameters(FINER, 1)
+  manners = first_stage.plan(FINER, named(fresh), named(first), first=coarse)
+  tables = [f'{name}_position_embedding' for name in ('frame', 'row', 'column')]
+  assert {name for name, manner in manners.items() if manner == 'rearranged'} == {'latents', *tables}
+  started = named(first_stage.transfer(fresh, first, manners, FINER.starting_rules(coarse)))
+  np.testing.assert_array_equal(np.asarray(started['latents'])[:, 0].reshape(2, 4), [[0, 0, 1, 1]] * 2)
+  found = sum(
+    np.asarray(started[name])[shape]
+    for name, shape in zip(tables, ((slice(None), None, None), (slice(None), None), ...), strict=True)
+  )
+  line = np.array([0, 0.25, 0.75, 1])
+  expected = np.array([0, 3])[:, None, None] + (1 + 4 * line)[:, None] + (-2 + 4 * line)
+  np.testing.assert_allclose(found[..., 5], expected, atol=1e-5)

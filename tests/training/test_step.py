@@ -14,10 +14,11 @@ from helpers import standin
 from helpers.process_group import virtual
 from helpers.standin import make_batch, make_config, make_model
 
-from vdm_jax import partitioning
+from vdm_jax import configuration, diffusion, partitioning
 from vdm_jax.training import make_heldout_loss, make_train_step, metrics, optimizer, spikes, state
-from vdm_jax.training.step import drop_conditions
-from vdm_jax.types import Conditioning
+from vdm_jax.training.example import tiny_step
+from vdm_jax.training.step import drop_conditions, make_gradient
+from vdm_jax.types import Batch, Conditioning
 
 
 def run(config, steps=5, mesh=None, batch_of=make_batch, model=None):
@@ -282,3 +283,60 @@ def test_four_devices_train_as_one_does():
     "lamb {'data': 2, 'fsdp': 2} (16, 16)",
     "lamb {'fsdp': 2, 'tensor': 2} (8, 16)",
   ]
+
+
+@pytest.mark.parametrize('pattern', ['independent', 'given'])
+def test_levels_of_frames_are_trained_and_micro_batches_draw_those_of_the_whole(pattern):
+  """Bands count every frame that has a loss, and given frames have none."""
+  model, _, training, mesh, _, batch = tiny_step()
+  model = model._replace(config=model.config | {'frame_logsnr': pattern})
+  batch = jax.tree.map(lambda x: jnp.concatenate([x] * 8), batch)
+  params = jax.tree.map(lambda x: x + 0.1, model.init(jax.random.key(0)))
+  with jax.set_mesh(mesh), training.unlocked():
+    whole = jax.jit(make_gradient(model, training, mesh))(params, batch, jax.random.key(3))
+    training.accumulation_steps = 2
+    parts = jax.jit(make_gradient(model, training, mesh))(params, batch, jax.random.key(3))
+  assert_close(parts, whole, 1e-5)
+  loss, about, _ = whole
+  np.testing.assert_allclose(about['per_frame'].mean(), loss, rtol=1e-5)
+  given = about['logsnr'] == 20
+  assert given.any() == (pattern == 'given') and (about['per_frame'] > 0).all(where=~given)
+  assert not about['per_frame'][given].any()
+
+
+def test_images_with_a_sigma_in_of_their_own_are_trained_as_if_alone():
+  """The loss of an appended image equals that of its process at its level, for any network: Snap Table 3 (iv)."""
+  config = configuration.default('unet3d').model
+  config.update(
+    process='input_scaled', sigma_in=4.0, image_sigma_in=1.0, frame_logsnr='images', parameterization='snap'
+  )
+  config = config.to_dict() | {'logsnr': 'lognormal', 'height': 8, 'pad_rows': 0}
+
+  class Halving(standin.Standin):
+    def network(self, params, dropout_rng=None):
+      def network(x, logsnr, cond, carry):
+        return 0.5 * x, carry
+
+      return network
+
+  sample = diffusion.lognormal_sampler(sigma_in=4.0)
+  snap, scaled = diffusion.snap(1.0), diffusion.input_scaled
+  model = Halving(config=config, process=scaled(4.0), parameterization=snap, sample_logsnr=sample)
+  x = np.random.default_rng(0).normal(0, 0.5, (4, 3, 8, 8, 1)).astype(np.float32)
+  batch = Batch(x, Conditioning(drop=np.zeros((4, 3), bool)))
+  mesh, training = partitioning.make_mesh({'data': -1}), make_config().training
+  with jax.set_mesh(mesh):
+    _, about, _ = make_gradient(model, training, mesh)({}, batch, jax.random.key(5))
+  levels, keys = about['logsnr'], jax.random.split(jax.random.split(jax.random.key(5), 4)[1], 4)
+  assert levels.shape == (4, 3)
+  for frame, sigma_in in ((0, 4.0), (1, 1.0), (2, 1.0)):
+    _, alone = diffusion.denoising_loss(
+      lambda x, logsnr, cond, carry: (0.5 * x, carry),
+      x,
+      None,
+      keys,
+      process=scaled(sigma_in),
+      parameterization=snap,
+      logsnr=jnp.broadcast_to(levels[:, frame : frame + 1], (4, 3)),
+    )
+    np.testing.assert_allclose(about['per_frame'][:, frame], alone['per_frame'][:, frame], rtol=1e-4)

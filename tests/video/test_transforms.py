@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.messages import raises
+from PIL import Image
 
 from vdm_jax.video import transforms
 
@@ -50,6 +51,16 @@ def test_crop_is_central_and_keeps_the_aspect(height, width):
   source = (width - side) / 2 + (np.arange(16) + 0.5) * side / 16 - 0.5  # the pixel that column j shows
   # bicubic filtering is exact on a ramp except within its support of the two ends
   np.testing.assert_allclose(cut[:, 2:-2], np.tile(source[2:-2] * 255 / (width - 1), (16, 1)), atol=2)
+
+
+def test_squashing_keeps_both_ends_and_stretches():
+  squashed = transforms.squash(ramp(40, 120), 16, 16).astype(float)[0, :, :, 0]
+  source = (np.arange(16) + 0.5) * 120 / 16 - 0.5
+  np.testing.assert_allclose(squashed[:, 2:-2], np.tile(source[2:-2] * 255 / 119, (16, 1)), atol=2)
+  video = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3)).astype(np.uint8)
+  np.testing.assert_array_equal(transforms.squash(video, 16, 24), video)
+  image = Image.fromarray(video[1]).resize((10, 20), Image.Resampling.BICUBIC)
+  np.testing.assert_array_equal(transforms.squash(video, 20, 10)[1], np.asarray(image))
 
 
 def test_the_right_size_is_unchanged():

@@ -6,6 +6,10 @@ The batch of each network doubles until memory is exhausted or videos per second
 own process, so that peak memory is its own and running out of memory ends no other. The step is that of training:
 bfloat16 layers, float32 state, with optimizer and EMA. Clips and captions are random. Model FLOPs exclude
 rematerialization; the two passes of self-conditioning count 1 + 3, scaled by the share of examples that need them.
+
+The report ends with a table of the four networks of Snap's Table 2 (milliseconds per video of a training step, and of
+one evaluation) beside the printed values, which are of one A100. On other hardware, and with this code, only the ratios
+of the networks are comparable.
 """
 
 from __future__ import annotations
@@ -35,6 +39,13 @@ from vdm_jax.training import jit_train_step, optimizer, state
 from vdm_jax.types import Array, Batch, Conditioning
 
 CONFIGS = ('snap_fit_500m', 'snap_fit_3b9', 'snap_fit_3b9_upsampler', 'snap_unet_85m', 'snap_unet_284m')
+# Snap Table 2, ms per video on an A100: training and inference, which by its FLOPs is one evaluation.
+PAPER_MS = {
+  'snap_unet_85m': (133.2, 49.6),
+  'snap_unet_284m': (230.3, 105.1),
+  'snap_fit_500m': (69.5, 23.4),
+  'snap_fit_3b9': (526.0, 130.4),
+}
 GROWTH = 1.02  # the doubling stops unless the rate grows by this factor
 
 
@@ -201,6 +212,20 @@ def main() -> None:
   if args.out:
     Path(args.out).write_text(text + '\n')
   print(text)
+  print(table_2(report), file=sys.stderr)
+
+
+def table_2(report: dict[str, Any]) -> str:
+  """Return the networks of Snap's Table 2 in a Markdown table: measured and printed milliseconds per video."""
+  lines = ['| network | batch | training ms | printed | evaluation ms | printed |', '|---' * 6 + '|']
+  for name, printed in PAPER_MS.items():
+    if results := report.get(name):
+      best = results[-1]
+      train, evaluation = best['train_step_ms_per_video'], best['evaluation_ms_per_video']
+      lines.append(f'| {name} | {best["batch"]} | {train:.1f} | {printed[0]} | {evaluation:.1f} | {printed[1]} |')
+    elif name in report:
+      lines.append(f'| {name} | does not fit | | {printed[0]} | | {printed[1]} |')
+  return '\n'.join(lines)
 
 
 def ratios(report: dict[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm_jax import models
+from vdm_jax.configuration import earlier_versions
 from vdm_jax.configuration.changes import Change, Difference, change_of, differences
 from vdm_jax.configuration.values import OPEN, compare, not_a_key
 from vdm_jax.inputs import captions
-from vdm_jax.names import FORMER_DEFAULTS, RENAMED_SETTINGS
+from vdm_jax.names import FORMER_DEFAULTS
 from vdm_jax.networks import contract
 
 __all__ = [
@@ -72,7 +73,7 @@ def _data() -> dict[str, Any]:
     'path': '',  # folder of the clips, or the .npy file of array; '' for digits and mixture
     'mixture': (),  # mixture: ('folder:PATH=WEIGHT', 'tfds:PATH@FRAMERATE=WEIGHT', ...); only ratios of weights matter
     'images': (),  # like mixture: data sets of appended images and of images as videos; (): the clips themselves
-    'follow_links': False,  # folder, pictures: links may lead out of the folder, and linked folders are followed
+    'follow_links': False,  # links may lead out of the folder, and (folder, pictures) linked folders are followed
     'frame_rate': 0.0,  # frames per second of clips without a frame rate (all but video files); 0: unknown
     'train_on_all': False,  # train on the test split too, so that no clip is held out. VDM on UCF101
     'max_bad_share': 0.05,  # fraction of unusable clips above which training stops; below, others replace them
@@ -85,6 +86,7 @@ def _data() -> dict[str, Any]:
     'normalization_values': (),  # range: (lowest, highest) of each channel; standard: (mean, standard deviation)
     'missing_values': False,  # NaN in the data is a missing value, which is 0 in x and not in the loss
     'shown_channels': (),  # one or three channels that pictures of such data show; (): the first
+    'resize': 'cover',  # cover: keep the aspect ratio and cut out the center; squash: stretch to the size
     'num_images': 0,  # independent images appended to each video (joint training)
     'target_frame_rate': 0.0,  # frames per second at which frames are picked; 0: frame rate of each clip
     'frame_skip': 1,  # take every n-th of these frames
@@ -138,11 +140,17 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'process': 'variance_preserving',  # or input_scaled
     'parameterization': 'eps',  # eps, v, x, edm or snap
     'sigma_in': 1.0,  # input_scaled: divisor of the signal
+    'image_sigma_in': 0.0,  # that of appended images with levels of their own; 0: the video's. Snap Table 3 (iv): 1
     'sigma_data': 1.0,  # edm, snap: standard deviation of the data
+    'noise_input': 'logsnr',  # what tells the network the noise level: logsnr, or sigma (EDM's and Snap's c_noise)
     'logsnr': 'cosine',  # distribution of training noise levels: cosine or lognormal
     'logsnr_min': -20.0,  # cosine: range, also that of the cosine sampling grid
     'logsnr_max': 20.0,
     'logsnr_shift': 0.0,  # cosine: added to every training level; negative values train on more noise
+    'downsampling': 'area',  # second stage: how training makes its low-resolution input: area or bicubic (as clips)
+    # levels of an example's frames: shared, images (each appended image has its own), independent (so has each frame;
+    # diffusion forcing) or given (some frames of the video without noise)
+    'frame_logsnr': 'shared',
     'upsampling': 1,  # second stage: spatial upsampling factor of its low-resolution input; 1: no such input
     'lognormal_mean': -1.2,  # lognormal: mean and standard deviation of log sigma
     'lognormal_std': 1.2,
@@ -217,6 +225,7 @@ def _sampling() -> dict[str, Any]:
     'percentile': 99.5,  # dynamic threshold
     'conditioning': 'reconstruction',  # on given frames: reconstruction, replacement or redraw
     'reconstruction_weight': 10.0,  # w_r of VDM Eqs. 7 and 8. VDM: 50 and 9 for prediction, not published for text
+    'low_resolution_weight': 0.0,  # w_r of Eq. 8 where a smaller video is given too; 0: reconstruction_weight
     'noise_aug_level': 0.1,  # second stage: noise on its low-resolution input, from 0 (none) to 1 (pure noise)
     'fps': OF_DATA,  # frame rate to condition on, and of the files written; -1: that of the clips trained on
     'original_size': (),  # height and width in pixels to condition on; (): those of the model's videos
@@ -308,40 +317,11 @@ def complete(values: Mapping[str, Any]) -> dict[str, Any]:
   Renamed keys (`names.RENAMED_SETTINGS`) get their current names, and keys that did not exist yet their defaults
   (`names.FORMER_DEFAULTS`).
   """
-  values = _with_shares(_renamed(values))
+  values = earlier_versions.with_shares(earlier_versions.renamed(values))
   network = values.get('model', {}).get('network')
-  return _fill(_fill(values, FORMER_DEFAULTS), to_dict(default(network))) if network in models.NETWORKS else values
-
-
-def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-  """A copy of a configuration in which keys have their current names."""
-  values = {name: dict(part) if isinstance(part, Mapping) else part for name, part in values.items()}
-  for former, current in RENAMED_SETTINGS.items():
-    (section, old), (target, new) = former.split('.'), current.split('.')
-    if old in _section(values, section) and new not in _section(values, target):
-      values.setdefault(target, {})[new] = values[section].pop(old)
-  return values
-
-
-def _with_shares(values: dict[str, Any]) -> dict[str, Any]:
-  """The same with `sampling.guidance_start` as a share of the steps; version 0.2 stored their number, an integer."""
-  sampling = _section(values, 'sampling')
-  start, num_steps = sampling.get('guidance_start'), sampling.get('num_steps')
-  if type(start) is int and type(num_steps) is int and num_steps > 0:
-    values['sampling'] = {**sampling, 'guidance_start': min(start / num_steps, 1.0)}
-  return values
-
-
-def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-  return part if isinstance(part := values.get(name), Mapping) else {}
-
-
-def _fill(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-  filled = defaults | given
-  for key, default_value in defaults.items():
-    if isinstance(default_value, dict) and isinstance(filled[key], dict):
-      filled[key] = _fill(filled[key], default_value)
-  return filled
+  if network not in models.NETWORKS:
+    return values
+  return earlier_versions.fill(earlier_versions.fill(values, FORMER_DEFAULTS), to_dict(default(network)))
 
 
 for _network in models.NETWORKS:

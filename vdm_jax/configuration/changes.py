@@ -22,6 +22,7 @@ FREE = (
   *(
     'data.path',
     'data.follow_links',
+    'data.shown_channels',
     'data.text_path',
     'data.text_dtype',
     'data.text_cache',
@@ -40,17 +41,18 @@ ALLOWED = (
   *('data.frame_rate', 'data.target_frame_rate', 'data.frame_skip', 'data.frame_skip_max', 'data.image_rate'),
   *('data.flip', 'data.digits.'),
   *('model.dropout', 'model.logsnr', 'model.logsnr_min', 'model.logsnr_max', 'model.logsnr_shift'),
-  *('model.lognormal_mean', 'model.lognormal_std'),
+  *('model.lognormal_mean', 'model.lognormal_std', 'model.frame_logsnr', 'model.image_sigma_in'),
   *('training.learning_rate', 'training.schedule', 'training.schedule_options', 'training.warmup_steps'),
   *('training.optimizer_options', 'training.beta1', 'training.beta2', 'training.weight_decay', 'training.clip_norm'),
   *('training.ema_decay', 'training.ema_half_life', 'training.ema_warmup'),
   *('training.condition_drop_rate', 'training.self_condition_rate'),
 )
 REFUSED = (
-  *('data.num_frames', 'data.height', 'data.width', 'data.channels', 'data.pad_rows'),
+  *('data.num_frames', 'data.height', 'data.width', 'data.channels', 'data.pad_rows', 'data.resize'),
+  *('data.normalization', 'data.normalization_values', 'data.missing_values'),
   *('data.text', 'data.text_length', 'data.vocabulary', 'data.word_rule', 'data.labels'),
   *('model.network', 'model.process', 'model.parameterization', 'model.sigma_in', 'model.sigma_data'),
-  'model.upsampling',
+  *('model.upsampling', 'model.downsampling', 'model.noise_input'),
   'training.optimizer',  # its state is part of every checkpoint
 )
 

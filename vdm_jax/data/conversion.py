@@ -105,7 +105,8 @@ def _write_shard(
       for clip in chosen:
         progress.note(f'clip {clip + 1} of {len(clips)}')
         try:
-          record = records.encode(_windows(clips, clip, size), clips.names[clip], clips.split_of(clip))
+          windows = _windows(clips, clip, size)
+          record = records.encode(windows, clips.names[clip], clips.split_of(clip), clips.times(clip))
         except (ValueError, OSError, MemoryError) as error:
           quarantine.add(clips.names[clip], error)
           continue

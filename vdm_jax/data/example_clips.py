@@ -16,6 +16,7 @@ from vdm_jax.data.mixture import Mixture
 from vdm_jax.data.quarantine import Substituting
 from vdm_jax.data.sources import catalog
 from vdm_jax.data.sources.contract import Clip, Clips
+from vdm_jax.names import choose
 from vdm_jax.video import transforms
 
 
@@ -108,7 +109,8 @@ class ExampleClips:
 
   def resize(self, video: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return an original video at another size, as `window` makes it, with the configured channels."""
-    return transforms.to_channels(transforms.resize_and_crop(video, height, width), self._config.channels)
+    resize = choose('data.resize', self._config.resize, transforms.RESIZES)
+    return transforms.to_channels(resize(video, height, width), self._config.channels)
 
   def _locate(self, index: int) -> tuple[Clips, int]:
     """The part that a clip belongs to, and its number there."""

@@ -13,16 +13,33 @@ from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sources.catalog import locate, open_stored
 from vdm_jax.data.sources.contract import PROVIDED
 from vdm_jax.data.sources.stored_clips import StoredClips, skip_in_clip_frames
+from vdm_jax.data.sources.windows import TimedWindows
 from vdm_jax.inputs.caption_lengths import cut_report
 from vdm_jax.inputs.captions import variants, vocabulary
 from vdm_jax.inputs.captions import words as caption_words
 from vdm_jax.runtime import progress
-from vdm_jax.video import transforms
+from vdm_jax.video import frame_index, transforms
 from vdm_jax.video.contact_sheets import contact_sheet
+from vdm_jax.video.deinterlacing import is_combed
 from vdm_jax.video.reading import VideoInfo
 from vdm_jax.video.transforms import to_uint8
 
 FRAMES_AT_ONCE = 64
+COMBED = 'not marked as interlaced, but looking so'
+# What is unusual about pictures, and what is made of it. `ffmpeg` is the command line of FFmpeg.
+ADVICE = {
+  frame_index.SEVERAL_STREAMS: 'the one that a player shows is read: the default one, then the largest',
+  frame_index.VARIABLE_RATE: 'set data.target_frame_rate, which picks frames by their times',
+  frame_index.INTERLACED: 'deinterlaced while reading (bwdif)',
+  COMBED: 'read with combs; deinterlace with `ffmpeg -i IN -vf bwdif=deint=all OUT.mp4`',
+  frame_index.TRANSPARENT: 'read on a white background',
+  frame_index.PIXEL_ASPECT: 'read at the width that is shown',
+  frame_index.CROPPED: 'only what is shown is read',
+  frame_index.ROTATED: 'read as stored, turned by the nearest multiple of 90 degrees',
+  **dict.fromkeys(frame_index.HDR, 'read without tone mapping, so colors are dull; tone map with FFmpeg first'),
+}
+WATCHED = 8  # frames at the start of a clip in which combs are looked for
+
 BINS = 8
 BAR = 40  # characters
 SHOWN = 20  # unusable clips that are listed
@@ -43,6 +60,7 @@ class Inspection:
   captions: list[str] = dataclasses.field(default_factory=list)
   origins: Counter = dataclasses.field(default_factory=Counter)  # of the captions, if the source knows them
   labels: Counter = dataclasses.field(default_factory=Counter)
+  notes: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # names of the clips with unusual pictures
   short: list[str] = dataclasses.field(default_factory=list)  # reasons
   corrupt: list[str] = dataclasses.field(default_factory=list)
   windows: Counter = dataclasses.field(default_factory=Counter)  # by split
@@ -72,7 +90,8 @@ class Inspection:
       f'labels: {len(self.labels)} classes, {_range(self.labels.values())} clips each'
       if self.labels
       else 'labels: none',
-      *self._values(),
+      *(self.statistics.lines() if self.statistics else ()),
+      *(f'{note}: {len(names)} clips, such as {names[0]}; {ADVICE[note]}' for note, names in self._notes()),
       f'windows of {self.num_frames} frames with a skip of {self.frame_skip} ({self._span()}): '
       f'{self.windows["train"]:,} train, {self.windows["test"]:,} test',
       self._conclusion(),
@@ -87,19 +106,8 @@ class Inspection:
       return f'training cannot start: {self.problem}'
     return 'training can start' if self.splits['test'] else 'training can start, without a held-out loss'
 
-  def _values(self) -> list[str]:
-    """Return the values of each channel and the settings that normalize them, for data that are not pictures."""
-    if (found := self.statistics) is None or found.count is None:
-      return []
-    lines = [f'values of the train split, {len(found.count)} channels:']
-    columns = zip(found.low, found.high, found.mean, found.deviation, strict=True)
-    for channel, (low, high, mean, deviation) in enumerate(columns):
-      lines.append(f'  {channel}: {low:.6g} to {high:.6g}, mean {mean:.6g}, standard deviation {deviation:.6g}')
-    lines.append(f'train with --config.data.channels={len(found.count)} and one of')
-    for kind in ('range', 'standard'):
-      values = str(found.values(kind)).replace(' ', '')
-      lines.append(f'  --config.data.normalization={kind} "--config.data.normalization_values={values}"')
-    return lines
+  def _notes(self) -> list[tuple[str, list[str]]]:
+    return [(note, self.notes[note]) for note in ADVICE if note in self.notes]
 
   def _span(self) -> str:
     if self.target_frame_rate:
@@ -211,24 +219,57 @@ def _inspect_clip(clips: StoredClips, index: int, found: Inspection, quarantine:
     if label is not None:
       found.labels[label] += 1
     found.infos.append(info)
-    skip = skip_in_clip_frames(found.num_frames, found.frame_skip, info.frame_rate, found.target_frame_rate)
-    span = None if skip is None else transforms.window_span(found.num_frames, skip)
-    if span is None or info.num_frames < span:
-      few = f'{info.num_frames} frames, but {span} are needed'
-      slow = f'{info.frame_rate:g} frames per second, too few for {found.target_frame_rate / found.frame_skip:g}'
-      reason = f'{clips.path}/{clips.names[index]}: {slow if span is None else few}'
+    starts, length, reason = _windows(clips, index, info, found)
+    if reason:
+      reason = f'{clips.path}/{clips.names[index]}: {reason}'
       found.short.append(reason)
       quarantine.add(clips.names[index], ValueError(reason))
       return
     if found.decoded:
-      for start in sorted({0, info.num_frames - span}):
-        clips.window(index, start, span)
+      _decode(clips, index, [(int(start), length(int(start))) for start in sorted({starts[0], starts[-1]})], found)
+    _note(found, clips.names[index], clips.notes(index))
   except (ValueError, OSError) as error:
     found.corrupt.append(str(error))
     quarantine.add(clips.names[index], error)
     return
-  found.windows[split] += info.num_frames - span + 1
+  found.windows[split] += len(starts)
   found.usable.append(index)
+
+
+def _windows(
+  clips: StoredClips, index: int, info: VideoInfo, found: Inspection
+) -> tuple[Sequence[int], Callable[[int], int], str]:
+  """Return the first frames of all windows of a clip, their length from each, and why there are none."""
+  times = clips.times(index)
+  if found.target_frame_rate and times is not None:
+    timed = TimedWindows(times, found.num_frames, found.frame_skip / found.target_frame_rate)
+    starts = timed.starts()
+    reason = '' if len(starts) else f'has no {timed.description}'
+    return starts, lambda start: timed.at(start)[-1] - start + 1, reason
+  skip = skip_in_clip_frames(found.num_frames, found.frame_skip, info.frame_rate, found.target_frame_rate)
+  if skip is None:
+    wanted = found.target_frame_rate / found.frame_skip
+    return (), len, f'{info.frame_rate:g} frames per second, too few for {wanted:g}'
+  span = transforms.window_span(found.num_frames, skip)
+  reason = f'{info.num_frames} frames, but {span} are needed' if info.num_frames < span else ''
+  return range(info.num_frames - span + 1), lambda start: span, reason
+
+
+def _decode(clips: StoredClips, index: int, windows: Sequence[tuple[int, int]], found: Inspection) -> None:
+  """Decode windows, each of consecutive frames from a start, and look for combs in them."""
+  combed = False
+  for start, length in windows:
+    room = clips.info(index).num_frames - start
+    video = clips.window(index, start, min(max(length, WATCHED), room)).video
+    combed = combed or is_combed(video)
+  found.infos[-1] = found.infos[-1]._replace(resolution=video.shape[1:3])
+  if combed and frame_index.INTERLACED not in clips.notes(index):
+    _note(found, clips.names[index], [COMBED])
+
+
+def _note(found: Inspection, name: str, notes: Sequence[str]) -> None:
+  for note in notes:
+    found.notes.setdefault(note, []).append(name)
 
 
 def _problem(found: Inspection, quarantine: Quarantine, max_bad_share: float) -> str | None:

@@ -204,3 +204,17 @@ def of_range(found: Statistics) -> Normalization:
   low, scale = (found.low + found.high) / 2, (found.high - found.low) / 2
   shown = (0, 1, 2) if len(scale) >= 3 else (0,)
   return Normalization('range', low, np.where(scale > 0, scale, 1), shown)
+
+  def lines(self) -> list[str]:
+    """Return lines for people: the values of each channel, and the settings that normalize them."""
+    if self.count is None:
+      return []
+    lines = [f'values of the train split, {len(self.count)} channels:']
+    columns = zip(self.low, self.high, self.mean, self.deviation, strict=True)
+    for channel, (low, high, mean, deviation) in enumerate(columns):
+      lines.append(f'  {channel}: {low:.6g} to {high:.6g}, mean {mean:.6g}, standard deviation {deviation:.6g}')
+    lines.append(f'train with --config.data.channels={len(self.count)} and one of')
+    for kind in ('range', 'standard'):
+      values = str(self.values(kind)).replace(' ', '')
+      lines.append(f'  --config.data.normalization={kind} "--config.data.normalization_values={values}"')
+    return lines

@@ -23,6 +23,7 @@ from vdm_jax.data.mixture import Mixture
 from vdm_jax.data.normalization import Normalization
 from vdm_jax.data.sources import catalog
 from vdm_jax.data.sources.contract import Clips, EmptySplit
+from vdm_jax.names import choose
 from vdm_jax.types import Batch, Conditioning
 from vdm_jax.video import transforms
 
@@ -54,7 +55,7 @@ def build(
   """Return the endless batches of this host.
 
   With b rows and n = 1 + num_images, x is float32 `[b t+n-1 h w c]` in [-1, 1]. Its last n - 1 frames are each a random
-  frame of another clip of the same data set, or of `images` if these are configured (joint training, VDM section 3.2).
+  frame of another clip of the same data set, or of `images` if these are configured (joint training, VDM 4.3.1).
   text `[b n l]` or `[b n l c]`, text_mask bool `[b n l]` and label int32 `[b n]` describe the video and each appended
   image. With neither text nor labels, drop bool `[b n]` is False. frame_interval float32 `[b]` in seconds and
   resolution float32 `[b 2]`, the original height and width in pixels, describe the video alone.
@@ -64,9 +65,8 @@ def build(
   configured, they are taken from there, each once in an epoch. With num_frames=1 the frame interval is 0 as well.
 
   The train stream is shuffled again in every epoch, of which a batch holds several if there are few clips; the test
-  stream keeps the order of the source and is never flipped.
-  Each data set of a mixture is shuffled and repeated separately, and has its share of every part of the stream. Clips
-  that cannot be used are replaced by others.
+  stream keeps the order of the source and is never flipped. Each data set of a mixture is shuffled and repeated
+  separately, with its share of every part of the stream. Clips that cannot be used are replaced by others.
 
   Args:
     config: section `data` of a configuration.
@@ -157,6 +157,7 @@ def _dataset(
     source=source,
     images=images,
     size=(config.num_frames, config.height - 2 * config.pad_rows, config.width, config.channels),
+    resize=choose('data.resize', config.resize, transforms.RESIZES),
     frame_skips=catalog.frame_skips(config),
     num_images=config.num_images,
     pad_rows=config.pad_rows,
@@ -290,6 +291,7 @@ def _read(
   source: Clips,
   images: Mixture | None,
   size: tuple[int, int, int, int],
+  resize: Callable[[np.ndarray, int, int], np.ndarray],
   frame_skips: tuple[int, int],
   num_images: int,
   pad_rows: int,
@@ -305,7 +307,7 @@ def _read(
   clips += [(source if images is None else images).read(other, rng, 1) for other in chosen]
   videos = []
   for clip in clips:
-    video = transforms.resize_and_crop(clip.video, height, width)
+    video = resize(clip.video, height, width)
     video = transforms.random_flip(video, rng) if flip else video
     videos.append(transforms.to_channels(video, channels))
   if is_image:

@@ -1,6 +1,7 @@
 """Gaussian diffusion: processes, log-SNR schedules, parameterizations, the denoiser and its loss."""
 
 from vdm_jax.diffusion.denoiser import precondition
+from vdm_jax.diffusion.frame_noise import CLEAN_LOGSNR, FRAME_LEVELS, HOLDS_FRAMES, frame_levels
 from vdm_jax.diffusion.loss import denoising_loss
 from vdm_jax.diffusion.low_resolution import augment, downsample, upsample
 from vdm_jax.diffusion.parameterization import (
@@ -33,6 +34,9 @@ from vdm_jax.diffusion.schedule import (
 )
 
 __all__ = [
+  'CLEAN_LOGSNR',
+  'FRAME_LEVELS',
+  'HOLDS_FRAMES',
   'Coefficients',
   'GaussianProcess',
   'LogsnrSampler',
@@ -48,6 +52,7 @@ __all__ = [
   'downsample',
   'edm',
   'expand_dims_like',
+  'frame_levels',
   'input_scaled',
   'karras_grid',
   'lognormal_sampler',

@@ -17,7 +17,8 @@ def precondition(network: Network, process: GaussianProcess, parameterization: P
   x_hat is float32 whatever the network computes in.
 
   Args:
-    network: `(x, logsnr[b], cond, carry) -> (F, carry)` with its parameters bound.
+    network: `(x, logsnr, cond, carry) -> (F, carry)` with its parameters bound. The levels are those that the denoiser
+      is given: `[b]`, or `[b t]` for a network that takes a level per frame.
     process: the diffusion process of z.
     parameterization: what F is.
 

@@ -41,14 +41,15 @@ def denoising_loss(
     process: the diffusion process of z.
     parameterization: defines F_target; its own loss weight always applies.
     sample_logsnr: draws the noise levels, `(rng, b) -> logsnr[b]`.
-    logsnr: the noise levels `[b]`.
+    logsnr: the noise levels `[b]`, or `[b t]` for a level per frame (`frame_levels`). Equal levels of all frames give
+      bitwise the loss of that one level, with a network for which they are the same.
     self_condition_rate: probability, per example, that the network receives the carry of a first pass without gradient
       (Snap section 3.4 uses 0.9); 0 skips the first pass.
-    weight: extra factor: a number, a function of logsnr that returns `[b]`, or an array that broadcasts to x. An array
-      is a loss mask: the mean is over its non-zero entries.
+    weight: extra factor: a number, a function of logsnr that returns an array like it, or an array that broadcasts to
+      x. An array is a loss mask: the mean is over its non-zero entries.
 
   Returns:
-    The loss `[]`, and `{'per_example': [b], 'logsnr': [b]}`.
+    The loss `[]`, and `{'per_example': [b], 'logsnr': [b]}`; for levels `[b t]` also `'per_frame': [b t]`.
 
   Raises:
     ValueError: `self_condition_rate` is out of range, or not exactly one of `sample_logsnr` and `logsnr` is given.
@@ -73,19 +74,24 @@ def denoising_loss(
   rule = {'process': process, 'parameterization': parameterization, 'self_condition_rate': self_condition_rate}
   error = _error(network, x, cond, keys, logsnr, **rule)
   loss, per_example = _weighted_mean(error, logsnr, weight)
-  return loss, {'per_example': per_example, 'logsnr': logsnr}
+  info = {'per_example': per_example, 'logsnr': logsnr}
+  if logsnr.ndim == 1:
+    return loss, info
+  return loss, info | {'per_frame': _weighted_mean(error, logsnr, weight, lead=2)[1]}
 
 
 def _noise_levels(
   sample_logsnr: LogsnrSampler | None, logsnr: Array | None, key: Array, shape: tuple[int, ...]
 ) -> Array:
-  """Return the noise levels `[b]`, given or drawn."""
+  """Return the noise levels, `[b]` if they are drawn, `[b]` or `[b t]` as they are given."""
   if (sample_logsnr is None) == (logsnr is None):
     raise ValueError('sample_logsnr and logsnr: give exactly one, a function (rng, b) -> logsnr[b] or the levels [b].')
   if logsnr is None:
     return sample_logsnr(fold_in(key, ExampleStream.LOGSNR), shape[0])
-  if jnp.shape(logsnr) != shape[:1]:
-    raise ValueError(f'logsnr has shape {jnp.shape(logsnr)}, but x {shape}: give one level per example.')
+  if jnp.shape(logsnr) not in (shape[:1], shape[:2]):
+    raise ValueError(
+      f'logsnr has shape {jnp.shape(logsnr)}, but x {shape}: give one level per example [b], or per frame [b t].'
+    )
   return jnp.asarray(logsnr)
 
 
@@ -119,9 +125,9 @@ def _error(
   return expand_dims_like(c.weight, x) * jnp.square(output.astype(jnp.float32) - target)
 
 
-def _weighted_mean(error: Array, logsnr: Array, weight: Any) -> tuple[Array, Array]:
-  """Return the mean of `weight * error` over all elements, and over the elements of each example."""
-  axes = tuple(range(1, error.ndim))
+def _weighted_mean(error: Array, logsnr: Array, weight: Any, lead: int = 1) -> tuple[Array, Array]:
+  """Return the mean of `weight * error` over all elements, and over those of each example, or frame for `lead=2`."""
+  axes = tuple(range(lead, error.ndim))
   if callable(weight) or jnp.ndim(weight) == 0:
     factor = expand_dims_like(weight(logsnr), error) if callable(weight) else weight
     per_example = jnp.mean(factor * error, axes)

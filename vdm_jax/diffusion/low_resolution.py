@@ -14,13 +14,17 @@ from vdm_jax.rng import unit_noise
 from vdm_jax.types import Array
 
 
-def downsample(x: Array, factor: int) -> Array:
-  """Return `[... h/factor w/factor c]`, the mean of each square of `x` `[... h w c]`.
+def downsample(x: Array, factor: int, method: str = 'area') -> Array:
+  """Return `x` `[... h w c]` at `[... h/factor w/factor c]`.
 
-  For a factor of 2 this equals bilinear resizing without antialiasing, whose samples lie in the middle of four pixels.
+  Args:
+    x: videos or images in [-1, 1].
+    factor: pixels per side made of each new pixel.
+    method: 'area', the mean of each square, which for a factor of 2 equals bilinear resizing without antialiasing; or
+      'bicubic', Pillow's filter, with which clips are resized for training, clipped to [-1, 1].
 
   Raises:
-    ValueError: `factor` does not divide the height and the width.
+    ValueError: `factor` does not divide the height and the width, or the method is unknown.
 
   >>> import jax.numpy as jnp
   >>> from vdm_jax import diffusion
@@ -30,6 +34,10 @@ def downsample(x: Array, factor: int) -> Array:
   *lead, h, w, c = x.shape
   if h % factor or w % factor:
     raise ValueError(f'{h}x{w} pixels are not divisible by factor={factor}: choose a divisor of height and width.')
+  if method not in ('area', 'bicubic'):
+    raise ValueError(f'model.downsampling={method!r} is unknown: choose one of area, bicubic.')
+  if method == 'bicubic':
+    return jnp.clip(jax.image.resize(x, (*lead, h // factor, w // factor, c), 'cubic'), -1.0, 1.0)
   return jnp.reshape(x, (*lead, h // factor, factor, w // factor, factor, c)).mean((-4, -2))
 
 

@@ -1,7 +1,8 @@
 """Gaussian diffusion processes `z = alpha(logsnr) x + sigma(logsnr) eps`, with log-SNR as the only time variable.
 
 Suffix `_t` is the current level, `_s` the next, cleaner one: `logsnr_s > logsnr_t`. Coefficients are float32 of shape
-`[b]` (or `[]`) and broadcast from the left against `[b ...]`.
+`[b]` (or `[]`) and broadcast from the left against `[b ...]`. So do those of shape `[b t]` against videos
+`[b t h w c]`, whose frames then have noise levels of their own: everything here is elementwise in the level.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vdm_jax.types import Array
 
@@ -68,13 +70,14 @@ def variance_preserving() -> GaussianProcess:
   )
 
 
-def input_scaled(sigma_in: float) -> GaussianProcess:
+def input_scaled(sigma_in: float | Array) -> GaussianProcess:
   """Return Snap's process (section 3.2): `alpha = 1 / sigma_in`, `sigma = exp(-logsnr / 2) / sigma_in`.
 
   In the paper's notation x_sigma = x / sigma_in + sigma eps.
 
   Args:
-    sigma_in: divides the signal. 1 is EDM (Karras et al. 2022); Snap uses 4 and 32.
+    sigma_in: divides the signal. 1 is EDM (Karras et al. 2022); Snap uses 4 and 32. An array broadcasts against the
+      levels: `[f]` against `[b f]` gives each frame its own (Snap Table 3 has 4 for videos beside 1 for images).
 
   Raises:
     ValueError: `sigma_in` is not positive.
@@ -84,7 +87,7 @@ def input_scaled(sigma_in: float) -> GaussianProcess:
   >>> float(process.alpha(0.0)), float(process.sigma(0.0))
   (0.25, 0.25)
   """
-  if not sigma_in > 0:
+  if not np.all(np.asarray(sigma_in) > 0):
     raise ValueError(f'sigma_in={sigma_in} must be positive: it divides the signal. EDM is sigma_in=1, Snap 4 and 32.')
   return GaussianProcess(
     alpha=lambda logsnr: jnp.full_like(_float32(logsnr), 1.0 / sigma_in),
@@ -150,7 +153,7 @@ def posterior(process: GaussianProcess, z_t: Array, x: Array, logsnr_t: Array, l
 
 
 def expand_dims_like(coefficient: Array, like: Array) -> Array:
-  """Return a coefficient of shape `[b]` (or `[]`) with trailing axes, so that it broadcasts against `like` `[b ...]`.
+  """Return a coefficient of shape `[b]`, `[b t]` or `[]` with trailing axes, to broadcast against `like` `[b ...]`.
 
   >>> import jax.numpy as jnp
   >>> from vdm_jax import diffusion

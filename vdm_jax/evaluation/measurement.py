@@ -41,6 +41,7 @@ CLIP_SETTINGS = (
   'height',
   'width',
   'channels',
+  'resize',
   'pad_rows',
   'train_on_all',
   'digits',

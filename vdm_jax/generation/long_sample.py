@@ -118,7 +118,7 @@ def _parts(config: ConfigDict, run: Run, folder: Path, task: Task) -> list[Part]
     return [final]
   given = task.given
   if given is not None:
-    small = diffusion.downsample(to_float(np.asarray(given)), last.model.upsampling)
+    small = diffusion.downsample(to_float(np.asarray(given)), last.model.upsampling, last.model.config['downsampling'])
     given = to_uint8(np.asarray(small))
   first = final._replace(stage=before[0], folder=folder / 'first_stage', given=given)
   return [first, final._replace(upsamples=True)]

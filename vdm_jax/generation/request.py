@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+# Real footage of 23.976 and 29.97 frames per second passes for 24 and 30.
+RATE_TOLERANCE = 0.02
 
 
 class Request(NamedTuple):
@@ -58,3 +64,33 @@ class Request(NamedTuple):
     """Return the arguments `seed` and `first` of a generator; `seed` is that of all videos without `seeds`."""
     each = list(self.seeds) * (self.count // self.each)
     return {'seed': each or seed, 'first': self.first_video}
+
+
+def untrained_rates(config: ConfigDict, rates: Sequence[float]) -> list[float]:
+  """Return the frame rates at which a model conditioned on frame rate has not been trained.
+
+  The lowest rate of training is that of the clips over the largest frame skip, and the highest that over the smallest.
+  Where neither `data.target_frame_rate` nor `data.frame_rate` is set, files have rates of their own: the lowest is
+  taken from `sampling.fps`, and no rate is too high.
+
+  Args:
+    config: of the run.
+    rates: frames per second; infinite for an image, which needs `data.image_rate`.
+
+  >>> from vdm_jax import configuration
+  >>> config = configuration.default()
+  >>> config.data.update(target_frame_rate=24.0, frame_skip_max=6)  # 4 to 24 frames per second
+  >>> untrained_rates(config, (2, 8, 24, 48))
+  [2, 48]
+  """
+  data = config.data
+  known = data.target_frame_rate or data.frame_rate
+  low = (known or config.sampling.fps) / max(data.frame_skip, data.frame_skip_max)
+  high = known / data.frame_skip if known else math.inf
+
+  def trained(rate: float) -> bool:
+    if math.isinf(rate):
+      return data.image_rate > 0 or data.num_frames == 1
+    return low * (1 - RATE_TOLERANCE) <= rate <= high * (1 + RATE_TOLERANCE)
+
+  return [rate for rate in rates if not trained(rate)]

@@ -159,6 +159,7 @@ def make_stages(model: Model, config: Mapping[str, Any]) -> Stages:
     sigma_max=config['sigma_max'],
     rho=config['rho'],
   )
+  conditional.check_model(config, model.config)
   plain_step, process, pad_rows = make_step(model, config), model.process, model.config['pad_rows']
   weight = guidance_weight(logsnrs, config)
   threshold = _threshold(config)

@@ -12,9 +12,9 @@ from vdm_jax.runs import Run
 from vdm_jax.runtime import progress
 
 
-def evaluate(config: ConfigDict, run: Run, options: EvalOptions) -> int:
-  """Evaluate a run, print the record as JSON, and return 0. Raises InvalidInput as `evaluate_run` does."""
-  with progress.phase(f'evaluating {run.name}'):
+def evaluate(config: ConfigDict, run: Run | None, options: EvalOptions) -> int:
+  """Evaluate a run or videos, print the record as JSON, and return 0. Raises InvalidInput as `evaluate_run` does."""
+  with progress.phase(f'evaluating {options.videos if run is None else run.name}'):
     record = evaluate_run(config, run, options)
   if jax.process_index() == 0:
     print(json.dumps(record, indent=2))

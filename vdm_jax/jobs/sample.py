@@ -13,7 +13,7 @@ from vdm_jax.errors import InvalidInput
 from vdm_jax.evaluation.metrics.drift import drift
 from vdm_jax.generation.gallery import check_page
 from vdm_jax.generation.long_sample import sample_long
-from vdm_jax.generation.request import Request
+from vdm_jax.generation.request import Request, untrained_rates
 from vdm_jax.generation.short_sample import sample_short
 from vdm_jax.runs import Run
 from vdm_jax.runtime import progress
@@ -56,6 +56,7 @@ def sample(config: ConfigDict, run: Run, out: str | None, request: Request) -> i
       'without guidance, and not at all at -1.',
       stacklevel=2,
     )
+  _warn_of_rates(config, request)
   check_page(out, request.count)
   started = time.perf_counter()
   with progress.phase(f'sampling {request.count} {"video" if request.count == 1 else "videos"}'):
@@ -66,3 +67,14 @@ def sample(config: ConfigDict, run: Run, out: str | None, request: Request) -> i
   videos = '1 video' if request.count == 1 else f'{request.count} videos'
   print(f'{videos} in {time.perf_counter() - started:.1f} s: {page}', file=sys.stderr)
   return 0
+
+
+def _warn_of_rates(config: ConfigDict, request: Request) -> None:
+  asked = request.frame_rates or ((request.frame_rate,) if request.frame_rate is not None else ())
+  if 'frame_interval' in models.scalars(config.model) and (rates := untrained_rates(config, asked)):
+    shown = ', '.join('an image' if rate == float('inf') else f'{rate:g}' for rate in rates)
+    print(
+      f'warning: this model was not trained at these frame rates: {shown}. data.frame_skip={config.data.frame_skip}, '
+      f'data.frame_skip_max={config.data.frame_skip_max} and the rates of the clips say which it was trained at.',
+      file=sys.stderr,
+    )

@@ -172,7 +172,7 @@ def _previews(model: Model, config: ConfigDict, workdir: str, mesh: Mesh, split:
   low = None
   if model.upsampling > 1:  # of the held-out clips, so that previews show the errors of this stage alone
     videos = normalize.apply(np.stack([clip.video for clip in clips]))
-    low = np.asarray(diffusion.downsample(videos, model.upsampling))
+    low = np.asarray(diffusion.downsample(videos, model.upsampling, model.config['downsampling']))
   generate = generation.make_generator(model, config.sampling, batch_size=len(clips), mesh=mesh)
   titles = prompts or [f'class {label}' for label in labels or ()] or [''] * len(clips)
 

@@ -42,7 +42,7 @@ class TemporalAttention(nn.Module):
   """Residual self-attention among the video frames of each pixel: `[b f h w c] -> [b f h w c]` (VDM section 3).
 
   The first `num_video` frames attend to each other. The rest are independent images: their attention matrix is the
-  identity, so only the value and output projections act on them (joint training, VDM section 3.2).
+  identity, so only the value and output projections act on them (joint training, VDM section 4.3.1).
 
   Attributes:
     num_frames: frames T of the longest video; the relative tables have 2T - 1 rows.

@@ -8,6 +8,7 @@ ahead-of-time compilation read these and nothing else. `docs/extending/network.m
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -39,7 +40,8 @@ class VideoNetwork(nn.Module):
     takes_low_resolution: whether `cond.low_resolution` is read, so that the network can be a second stage. As a field
       it is set to whether `model.upsampling` is above 1.
     takes_images: whether x may end in independent images that take no part in the video (joint training, VDM section
-      3.2).
+      4.3.1).
+    takes_frame_logsnr: whether logsnr may be `[b t]`, a noise level per frame.
     self_conditioning: whether the network returns a carry that its next evaluation reads (latent self-conditioning,
       Snap section 3.4). It then needs `training.self_condition_rate`.
     remat_choices: values of the field `remat`, from recomputing nothing in the backward pass to recomputing most;
@@ -67,6 +69,7 @@ class VideoNetwork(nn.Module):
   scalars = ()
   takes_low_resolution = False
   takes_images = False
+  takes_frame_logsnr = False
   self_conditioning = False
   remat_choices = ()
   input_kernels = ()
@@ -81,13 +84,27 @@ class VideoNetwork(nn.Module):
 
     Args:
       x: noisy videos `[b t h w c]`, scaled by the parameterization to about unit variance.
-      logsnr: noise levels `[b]`.
+      logsnr: noise levels `[b]`; also `[b t]` if the network declares `takes_frame_logsnr`.
       cond: what the videos are conditioned on. Every field may be None, and a field that the network does not read may
         be given; `drop` marks examples whose text and label are replaced by a null condition.
       carry: that of the previous evaluation. None must equal zeros; a network without one returns what it is given.
       train: whether dropout is active; its key is the stream 'dropout'.
     """
     raise NotImplementedError(f'{type(self).__name__} has no __call__.')
+
+  def starting_rules(self, first: VideoNetwork) -> dict[str, Callable[[Mapping[str, Array]], Array]]:
+    """Return how tensors of a second stage start that a plain copy or resampling would put in the wrong place.
+
+    Args:
+      first: the network of the first stage.
+
+    Returns:
+      Name of a tensor -> a function of the first stage's tensors by name; empty for a network without such tensors.
+
+    >>> VideoNetwork().starting_rules(VideoNetwork())
+    {}
+    """
+    return {}
 
   def decays(self, name: str, leaf: Any) -> bool:
     """Return whether weight decay and LAMB's trust ratio apply to a parameter.

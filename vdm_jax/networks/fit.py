@@ -8,7 +8,9 @@ latents. Blocks are repeated by one scan, so that compile time and program size 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
@@ -19,7 +21,7 @@ from vdm_jax.networks.contract import VideoNetwork
 from vdm_jax.networks.embeddings import NOISE_FEATURES, ConditionTokens, check_low_resolution, check_scalars
 from vdm_jax.networks.fit_block import Block, scanned, transformer_layers
 from vdm_jax.networks.layers import named
-from vdm_jax.networks.patches import Layout, divide, make_layout
+from vdm_jax.networks.patches import Layout, divide, main_effect, make_layout, regroup
 from vdm_jax.networks.transformer import FeedForward, LayerNorm, linear
 from vdm_jax.partitioning import constrain
 from vdm_jax.types import Array, Carry, Conditioning
@@ -33,7 +35,8 @@ class FIT(VideoNetwork):
   """Far-reaching interleaved transformer: `(x [b t h w c], logsnr [b], cond, carry) -> (output like x, carry)`.
 
   The carry is the latents `[b num_latents latent_width]` of an earlier evaluation (self-conditioning); None equals
-  zeros. Images are videos of one repeated frame at frame interval 0; there are no appended images.
+  zeros. Images are videos of one repeated frame at frame interval 0; there are no appended images. The noise level is a
+  token that all latents read, and a group holds patches of several frames: frames share a level.
 
   Attributes:
     num_frames, height, width, channels: size of the video, which is fixed.
@@ -127,7 +130,7 @@ class FIT(VideoNetwork):
     self, x: Array, logsnr: Array, cond: Conditioning, carry: Carry = None, *, train: bool = False
   ) -> tuple[Array, Carry]:
     layout = self.layout()
-    self._check(x, cond)
+    self._check(x, logsnr, cond)
     condition, valid = self._condition(logsnr, cond)
     # The compiler may otherwise gather the batch where the same devices split parameters and batch.
     condition = constrain(condition, 'batch')
@@ -151,6 +154,27 @@ class FIT(VideoNetwork):
     size = math.prod(self.patch_size) * self.channels
     out = linear(size, ('embed', None), dtype=self.dtype, name='head')(tokens)
     return layout.unpatchify(out), latents if self.self_conditioning else carry
+
+  def starting_rules(self, first: VideoNetwork) -> dict[str, Callable[[Mapping[str, Array]], Array]]:
+    """Return how latents and axial positions start from a first stage, see `VideoNetwork.starting_rules`.
+
+    Latents belong to groups. Where a second stage divides those of the first, they go to the groups at the same place;
+    in the order in which they are stored, a part of them only would. Axial tables start from the means of a table of
+    tokens, resampled along their axis.
+    """
+    rules = {}
+    if not isinstance(first, FIT):
+      return rules
+    groups, finer = first.layout().groups, self.layout().groups
+    if groups != finer and not any(fine % coarse for fine, coarse in zip(finer, groups, strict=True)):
+      rules['latents'] = lambda tensors: regroup(tensors['latents'], groups, finer)
+    if (first.positions, self.positions) == ('token', 'axial'):
+      for axis, name in enumerate(('frame', 'row', 'column')):
+        shape = (self.layout().grid[axis], self.patch_width)
+        rules[f'{name}_position_embedding'] = lambda tensors, axis=axis, shape=shape: jax.image.resize(
+          main_effect(tensors['position_embedding'], axis), shape, 'linear'
+        )
+    return rules
 
   def layout(self) -> Layout:
     """Return how the video is cut; raises ValueError if sizes do not divide or a setting is unknown."""
@@ -238,12 +262,17 @@ class FIT(VideoNetwork):
     # The scale starts at zero: a new network does not depend on its carry.
     return latents + LayerNorm(self.dtype, nn.initializers.zeros, name='self_condition_norm')(previous)
 
-  def _check(self, x: Array, cond: Conditioning) -> None:
+  def _check(self, x: Array, logsnr: Array, cond: Conditioning) -> None:
     """Raise ValueError if x or the condition does not fit the network."""
     if cond.num_images():
       raise ValueError(
         f'x has {cond.num_images()} appended images, but FIT takes none, as its groups would mix them with the video: '
         'set data.num_images=0, and data.image_rate to train on images as videos.'
+      )
+    if logsnr.shape != x.shape[:1]:
+      raise ValueError(
+        f'logsnr has shape {logsnr.shape}, but FIT reads one noise level per video, as a token that all its latents '
+        "share: give [b]. For levels of single frames set model.network='unet3d'."
       )
     expected = (self.num_frames, self.height, self.width)
     if x.shape[1:4] != expected:

@@ -55,6 +55,39 @@ class Layout(NamedTuple):
     return rearrange(groups, 'b (i j k) (t h w) d -> b (i t) (j h) (k w) d', i=i, j=j, k=k, t=t, h=h, w=w)
 
 
+def regroup(latents: Array, groups: Sequence[int], finer: Sequence[int]) -> Array:
+  """Return latents `[l d]`, stored group by group, in the order of a finer division: each stays where it was in space.
+
+  Every group is divided into equal blocks of groups, among which its latents are shared.
+
+  Args:
+    latents: equally many for each group, in the order of `Layout.split`.
+    groups, finer: groups over frames, rows and columns; each number of `groups` divides that of `finer`.
+
+  >>> import numpy as np
+  >>> regroup(np.arange(8)[:, None], (1, 1, 2), (1, 2, 4)).ravel().tolist()  # four of each half, in a grid of 2 x 4
+  [0, 1, 4, 5, 2, 3, 6, 7]
+  """
+  (i, j, k), (p, q, r) = groups, (fine // coarse for fine, coarse in zip(finer, groups, strict=True))
+  return rearrange(latents, '(i j k p q r m) d -> (i p j q k r m) d', i=i, j=j, k=k, p=p, q=q, r=r)
+
+
+def main_effect(table: Array, axis: int) -> Array:
+  """Return the part of a table of positions `[T H W d]` that depends on one axis alone, `[n d]`.
+
+  The three parts sum to the least-squares approximation of the table by such a sum: each is the mean over the two other
+  axes, less two thirds of the mean of all.
+
+  >>> import numpy as np
+  >>> table = np.arange(2.0)[:, None, None, None] + np.arange(3.0)[:, None, None] + np.ones((1, 1, 4, 1))
+  >>> parts = [main_effect(table, axis) for axis in range(3)]
+  >>> np.allclose(parts[0][:, None, None] + parts[1][:, None] + parts[2], table)
+  True
+  """
+  others = tuple(other for other in range(3) if other != axis)
+  return table.mean(others) - 2 / 3 * table.mean((0, 1, 2))
+
+
 def make_layout(size: Sequence[int], patch_size: Sequence[int], group_size: Sequence[int]) -> Layout:
   """Return the layout of videos of `size` frames, rows and columns.
 

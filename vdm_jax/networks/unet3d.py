@@ -45,17 +45,18 @@ class _Context(NamedTuple):
 
   num_video: int  # video frames; the rest are independent images
   segments: Array  # int [f]: 0 for frames of the video, 1, 2, ... for the images
-  embedding: Array  # [b s width], s segments or 1
+  rows: Array  # int [f]: the row of `embedding` that a frame reads
+  embedding: Array  # [b s width], s segments, or frames if they have noise levels of their own, or 1
   text: tuple[Array, Array] | None  # tokens [b s l width] and their validity [b s l]
   train: bool
 
 
 class UNet3D(VideoNetwork):
-  """Factorized space-time U-Net: `(x [b f h w c], logsnr [b], cond, carry) -> (output like x, carry)`.
+  """Factorized space-time U-Net: `(x [b f h w c], logsnr [b] or [b f], cond, carry) -> (output like x, carry)`.
 
-  The carry is returned unchanged. The last `n - 1` of the f frames are independent images, where n is the segment axis
-  of `cond` (1 if it has none): they share the spatial layers but are excluded from temporal attention, so they and the
-  video cannot influence each other.
+  The carry is returned unchanged. With logsnr `[b f]` every frame reads the embedding of its own noise level. The last
+  `n - 1` of the f frames are independent images, where n is the segment axis of `cond` (1 if it has none): they share
+  the spatial layers but are excluded from temporal attention, so they and the video cannot influence each other.
 
   Attributes:
     num_frames: frames of the longest video, without appended images.
@@ -128,6 +129,7 @@ class UNet3D(VideoNetwork):
   attention: str = 'xla'
 
   takes_images = True
+  takes_frame_logsnr = True
   remat_choices = (False, True)
   input_kernels = ('stem/kernel',)
   position_tables = ('position_embedding',)
@@ -137,11 +139,12 @@ class UNet3D(VideoNetwork):
   def __call__(
     self, x: Array, logsnr: Array, cond: Conditioning, carry: Carry = None, *, train: bool = False
   ) -> tuple[Array, Carry]:
-    num_video = self._check(x, cond)
+    num_video = self._check(x, logsnr, cond)
     frames, p = x.shape[1], self.patch_size
     segments = jnp.maximum(jnp.arange(frames) - num_video + 1, 0)
-    embedding, text = self._embed(logsnr, cond)
-    context = _Context(num_video, segments, embedding, text, train)
+    embedding, text = self._embed(logsnr, cond, segments)
+    rows = segments if logsnr.ndim == 1 else jnp.arange(frames)
+    context = _Context(num_video, segments, rows, embedding, text, train)
     h = self._stem(x, cond, num_video)
     h, skips = self._down(h, context)
     h = self._middle(h, context)
@@ -198,7 +201,7 @@ class UNet3D(VideoNetwork):
       dtype=self.dtype,
       name=name,
     )
-    return block(h, context.embedding, context.segments)
+    return block(h, context.embedding, context.rows)
 
   def _resample(self, h: Array, context: _Context, direction: str, *, name: str) -> Array:
     """Halve ('down') or double ('up') the resolution."""
@@ -227,15 +230,15 @@ class UNet3D(VideoNetwork):
   def _rematerialized(self, kind: type[nn.Module]) -> type[nn.Module]:
     return nn.remat(kind) if self.remat else kind
 
-  def _embed(self, logsnr: Array, cond: Conditioning) -> tuple[Array, tuple[Array, Array] | None]:
-    """Return the conditioning embedding `[b n width]` or `[b 1 width]`, and the `TextTokens` to attend to, if any."""
+  def _embed(self, logsnr: Array, cond: Conditioning, segments: Array) -> tuple[Array, tuple[Array, Array] | None]:
+    """Return the conditioning embedding `[b s width]` (`_Context`), and the `TextTokens` to attend to, if any."""
     width, batch, text = self.embedding_width, logsnr.shape[0], None
     embedding = LogsnrEmbedding(
       features=self.base_channels, width=width, num_layers=self.embedding_layers, dtype=self.dtype, name='logsnr'
-    )(logsnr)
+    )(logsnr.reshape(-1)).reshape(batch, -1, width)
     for name in self.scalars:
       layer = ScalarEmbedding(features=self.base_channels, width=width, dtype=self.dtype, name=name)
-      embedding += layer(sinusoid_input(cond, name), batch)
+      embedding += layer(sinusoid_input(cond, name), batch)[:, None]
     captions = {'vocabulary_size': self.vocabulary_size, 'text_length': self.text_length, 'dtype': self.dtype}
     if self.takes_text and self.text_conditioning == 'cross_attention':
       text = TextTokens(width=width, **captions, name='text')(cond, batch)
@@ -243,7 +246,8 @@ class UNet3D(VideoNetwork):
     condition = ConditionEmbedding(
       width=width, takes_text=self.takes_text, num_classes=self.num_classes, **captions, name='condition'
     )(cond)
-    embedding = embedding[:, None]
+    if condition is not None and logsnr.ndim == 2:
+      condition = condition[:, jnp.minimum(segments, condition.shape[1] - 1)]
     return (embedding if condition is None else embedding + condition), text
 
   def _add_positions(self, h: Array, num_video: int, frames: int) -> Array:
@@ -255,7 +259,7 @@ class UNet3D(VideoNetwork):
     place = (where + when[:, None, None]).astype(h.dtype)
     return (rearrange(h, '(b f) h w c -> b f h w c', f=frames) + place).reshape(h.shape)
 
-  def _check(self, x: Array, cond: Conditioning) -> int:
+  def _check(self, x: Array, logsnr: Array, cond: Conditioning) -> int:
     """Return the number of video frames in x; raises ValueError where settings or sizes do not fit the network."""
     for name, allowed in (
       ('modulation', MODULATIONS),
@@ -278,6 +282,8 @@ class UNet3D(VideoNetwork):
         f'frames of {height}x{width} are not divisible by {factor}: patches of {self.patch_size} pixels are halved '
         f'{len(self.channel_multipliers) - 1} times. Make height and width multiples of {factor}.'
       )
+    if logsnr.shape not in (x.shape[:1], x.shape[:2]):
+      raise ValueError(f'logsnr has shape {logsnr.shape}, but x {x.shape}: give a level per example, or per frame.')
     num_video = frames - cond.num_images()
     if not 1 <= num_video <= self.num_frames:
       raise ValueError(

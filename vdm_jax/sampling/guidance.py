@@ -1,6 +1,7 @@
 """Guidance: functions from denoiser to denoiser.
 
-Order of application, innermost first: classifier_free, reconstruction, clip or dynamic_threshold, replacement. Every
+Order of application, innermost first: classifier_free, given_frames or reconstruction, clip or dynamic_threshold,
+replacement. Every
 weight is the w of VDM Eq. 6, where 0 means no guidance; the tables 5 and 6 of the paper print 1 + w.
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vdm_jax.diffusion import GaussianProcess, expand_dims_like
+from vdm_jax.diffusion import CLEAN_LOGSNR, GaussianProcess, expand_dims_like
 from vdm_jax.types import Array, Carry, Denoiser, Weight
 
 
@@ -47,7 +48,7 @@ def classifier_free(denoiser: Denoiser, null: Callable[[Any], Any], weight: Weig
 
 
 def oscillating(logsnrs: Array, high: float, low: float, start: int) -> Weight:
-  """Return a guidance weight that alternates along a grid (Imagen Video section 3.5, used in Snap section 3.6).
+  """Return a guidance weight that alternates along a grid (Imagen Video section 2.6.2, used in Snap section 3.6).
 
   The first `start` levels have weight `high`, the next `low`, then `high`, and so on. The weight is a function of the
   noise level: Heun's second evaluation uses the weight of the next level, and a level raised by churn that of the
@@ -140,6 +141,38 @@ def replacement(denoiser: Denoiser, observed: Array, mask: Array) -> Denoiser:
     return jnp.where(mask, observed, x_hat), carry
 
   return replaced
+
+
+def given_frames(denoiser: Denoiser, process: GaussianProcess, observed: Array, seen: Array) -> Denoiser:
+  """Return the denoiser that reads given frames without noise, at CLEAN_LOGSNR, whatever z holds in their place.
+
+  With the exact denoiser of levels per frame the estimate of the others is E[x | z, observed], and every step then
+  samples the exact conditional law: what `reconstruction` approximates for a denoiser of one level, one evaluation and
+  no gradient. The denoiser must have been trained on such levels (`diffusion.frame_levels`, 'given' or 'independent';
+  diffusion forcing, Chen et al. 2024).
+
+  Args:
+    denoiser: a denoiser of levels `[b t]`.
+    process: the diffusion process of z.
+    observed: the given frames of x; broadcasts to x `[b t ...]`. Not read where not seen.
+    seen: bool `[t]` or `[b t]`, True for given frames.
+
+  >>> import jax.numpy as jnp
+  >>> from vdm_jax import diffusion, sampling
+  >>> levels = lambda z, logsnr, cond, carry: (jnp.broadcast_to(logsnr[..., None], z.shape), carry)
+  >>> held = sampling.given_frames(levels, diffusion.input_scaled(1.0), jnp.ones((1, 2, 1)), jnp.array([True, False]))
+  >>> held(jnp.zeros((1, 2, 1)), jnp.array([-3.0]), None, None)[0].ravel()
+  Array([ 1., -3.], dtype=float32)
+  """
+
+  def held(z: Array, logsnr: Array, cond: Any, carry: Carry) -> tuple[Array, Carry]:
+    levels = jnp.where(seen, CLEAN_LOGSNR, logsnr if logsnr.ndim == 2 else logsnr[:, None])
+    mask = expand_dims_like(jnp.broadcast_to(seen, levels.shape), z)
+    clean = expand_dims_like(process.alpha(levels), z) * observed
+    x_hat, carry = denoiser(jnp.where(mask, clean, z), levels, cond, carry)
+    return jnp.where(mask, observed, x_hat), carry
+
+  return held
 
 
 def clip(denoiser: Denoiser) -> Denoiser:

@@ -1,8 +1,8 @@
 """Starting a second stage from the weights of a trained first one (Snap section 3.5).
 
 Both stages have the same blocks. The differences are declared by the network (`networks.VideoNetwork`): tables of
-positions are resampled, kernels that read pixels get rows of zeros for the low-resolution channels, and layers that
-only a second stage has are initialized afresh.
+positions are resampled, kernels that read pixels get rows of zeros for the low-resolution channels, layers that only a
+second stage has are initialized afresh, and some tensors are rearranged by a rule of the network's own.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from vdm_jax.runs import Run
 from vdm_jax.training import metrics_log
 from vdm_jax.types import Array, Params
 
-COPIED, RESAMPLED, EXTENDED, FRESH = 'copied', 'resampled', 'extended by zeros', 'fresh'
+COPIED, RESAMPLED, REARRANGED, EXTENDED = 'copied', 'resampled', 'rearranged', 'extended by zeros'
+FRESH = 'fresh'
 # Settings of `model` that change what equal weights compute, besides the network's `stage_invariants`.
-INVARIANTS = ('network', 'text', 'vocabulary', 'process', 'parameterization', 'sigma_data')
+INVARIANTS = ('network', 'text', 'vocabulary', 'process', 'parameterization', 'sigma_data', 'noise_input')
 
 
 def check(config: Any, model: models.Model, run: Run) -> dict[str, str]:
   """Return how each tensor of `model` would start from the first stage `run`, by shapes alone.
 
   Returns:
-    Name -> one of COPIED, RESAMPLED, EXTENDED and FRESH.
+    Name -> one of COPIED, RESAMPLED, REARRANGED, EXTENDED and FRESH.
 
   Raises:
     FileNotFoundError: the first stage has no checkpoint.
@@ -53,7 +54,7 @@ def check(config: Any, model: models.Model, run: Run) -> dict[str, str]:
     )
   stages = (model, _build(first, model))
   wanted, found = (checkpoints.named(jax.eval_shape(stage.init, jax.random.key(0))) for stage in stages)
-  return plan(model.module, wanted, found, accept_mismatch=accept, origin=path)
+  return plan(model.module, wanted, found, first=stages[1].module, accept_mismatch=accept, origin=path)
 
 
 def _build(first: Mapping[str, Any], model: models.Model) -> models.Model:
@@ -70,6 +71,7 @@ def plan(
   wanted: Mapping[str, Any],
   found: Mapping[str, Any],
   *,
+  first: VideoNetwork | None = None,
   accept_mismatch: bool = False,
   origin: str = 'the first stage',
 ) -> dict[str, str]:
@@ -78,19 +80,23 @@ def plan(
   Args:
     network: that of the second stage.
     wanted, found: tensors of the second and the first stage, arrays or shapes by name.
+    first: the network of the first stage; None for no rules of the network's own.
     accept_mismatch: initialize tensors afresh that do not fit.
     origin: name of the first stage, for messages.
 
   Returns:
-    Name -> one of COPIED, RESAMPLED, EXTENDED and FRESH.
+    Name -> one of COPIED, RESAMPLED, REARRANGED, EXTENDED and FRESH.
 
   Raises:
     ValueError: tensors do not fit, all of which the message names, and `accept_mismatch` is False.
   """
   manners, different = {}, []
+  rules = network.starting_rules(first) if first is not None else {}
   for name, leaf in wanted.items():
     other = found.get(name)
     manners[name] = _manner(network, name, leaf.shape, None if other is None else other.shape)
+    if name in rules and manners[name] in (COPIED, FRESH):
+      manners[name] = REARRANGED
     if manners[name] is None:
       manners[name] = FRESH
       different.append(f'  {name}: {"absent" if other is None else list(other.shape)} there, {list(leaf.shape)} here')
@@ -104,8 +110,16 @@ def plan(
   return manners
 
 
-def transfer(params: Params, first: Params, manners: Mapping[str, str]) -> Params:
-  """Return freshly initialized `params` with the first stage's put in, as `plan` decides; shardings are kept."""
+def transfer(
+  params: Params,
+  first: Params,
+  manners: Mapping[str, str],
+  rules: Mapping[str, Callable[[Mapping[str, Array]], Array]] | None = None,
+) -> Params:
+  """Return freshly initialized `params` with the first stage's put in, as `plan` decides; shardings are kept.
+
+  `rules` are those of `VideoNetwork.starting_rules`, for the tensors that are REARRANGED.
+  """
   source = checkpoints.named(first)
 
   def start(path: Any, fresh: Array) -> Array:
@@ -113,6 +127,7 @@ def transfer(params: Params, first: Params, manners: Mapping[str, str]) -> Param
     value = {
       COPIED: lambda: source[name],
       RESAMPLED: lambda: jax.image.resize(source[name], fresh.shape, 'linear'),
+      REARRANGED: lambda: rules[name](source),
       EXTENDED: lambda: _extend(source[name], fresh.shape[-2]),
       FRESH: lambda: fresh,
     }[manners[name]]()
@@ -145,9 +160,10 @@ def starting_point(config: Any, model: models.Model, mesh: Mesh, run: Run) -> Ca
   manners = check(config, model, run)
 
   def start(params: Params) -> Params:
-    _, first = run.load(mesh, _build(run.config['model'], model))
+    first = _build(run.config['model'], model)
+    _, weights = run.load(mesh, first)
     metrics_log.print_status(report(run.name, manners))
-    return transfer(params, first, manners)
+    return transfer(params, weights, manners, model.module.starting_rules(first.module))
 
   return start
 
@@ -157,7 +173,9 @@ def report(origin: str, manners: Mapping[str, str]) -> str:
   names = collections.defaultdict(list)
   for name, manner in manners.items():
     names[manner].append(name)
-  others = [f'; {manner}: {", ".join(names[manner])}' for manner in (RESAMPLED, EXTENDED, FRESH) if names[manner]]
+  others = [
+    f'; {manner}: {", ".join(names[manner])}' for manner in (RESAMPLED, REARRANGED, EXTENDED, FRESH) if names[manner]
+  ]
   return f'weights of {origin}: {len(names[COPIED])} of {len(manners)} tensors copied{"".join(others)}'
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vdm_jax.diffusion import CLEAN_LOGSNR
 from vdm_jax.types import Array
 
 # The loss is logged for each band of log-SNR, because noise levels are learned at different times. Under uniform time
@@ -40,6 +41,7 @@ def add(
   learning_rate: Array,
   per_example: Array,
   logsnr: Array,
+  per_frame: Array | None = None,
 ) -> dict[str, Array]:
   """Return the sums with one more step. A step that was not `applied` only adds to the counts.
 
@@ -50,9 +52,13 @@ def add(
     loss, gradient_norm, update_norm, parameter_norm: float32 [].
     learning_rate: float32 [].
     per_example: float32 [b], the examples' losses.
-    logsnr: float32 [b], their noise levels.
+    logsnr: float32 [b], their noise levels; [b f] if frames have levels of their own.
+    per_frame: float32 [b f], the losses of frames in that case. Given frames, which have no loss, count to no band.
   """
-  band_loss, band_count = bands(per_example, logsnr)
+  if per_frame is None:
+    band_loss, band_count = bands(per_example, logsnr)
+  else:
+    band_loss, band_count = bands(per_frame.ravel(), jnp.where(logsnr < CLEAN_LOGSNR, logsnr, jnp.nan).ravel())
   terms = {
     'loss': loss,
     'gradient_norm': gradient_norm,
@@ -73,12 +79,14 @@ def add(
 def bands(per_example: Array, logsnr: Array) -> tuple[Array, Array]:
   """Return for each band of log-SNR the sum of the examples' losses and their number, both float32 [bands].
 
+  An example whose level is NaN counts to none.
+
   >>> total, count = bands(jnp.array([1.0, 2.0, 4.0]), jnp.array([-30.0, 0.5, 1.0]))
   >>> total.tolist(), count.tolist()
   ([1.0, 0.0, 6.0, 0.0, 0.0], [1.0, 0.0, 2.0, 0.0, 0.0])
   """
   index = jnp.searchsorted(jnp.asarray(BAND_EDGES[1:-1], jnp.float32), logsnr, side='right')
-  member = index[:, None] == jnp.arange(len(BANDS))
+  member = (index[:, None] == jnp.arange(len(BANDS))) & ~jnp.isnan(logsnr)[:, None]
   return jnp.sum(jnp.where(member, per_example[:, None], 0.0), 0), jnp.sum(member, 0).astype(jnp.float32)
 
 

@@ -15,8 +15,17 @@ import optax
 from jax.sharding import Mesh
 
 from vdm_jax import partitioning
-from vdm_jax.diffusion import augment, cosine_logsnr, denoising_loss, downsample
-from vdm_jax.models import Model
+from vdm_jax.diffusion import (
+  CLEAN_LOGSNR,
+  GaussianProcess,
+  augment,
+  cosine_logsnr,
+  denoising_loss,
+  downsample,
+  frame_levels,
+  input_scaled,
+)
+from vdm_jax.models import LOGSNR, Model, sigma_in
 from vdm_jax.rng import ExampleStream, fold_in
 from vdm_jax.training import metrics, spikes
 from vdm_jax.training.optimizer import Optimizer
@@ -47,7 +56,8 @@ def make_train_step(model: Model, optimizer: Optimizer, training: Any, mesh: Mes
 
   Returns:
     A function of state, batch and the key of the run's seed, the same at every step. `measured` has `loss`,
-    `gradient_norm`, `per_example` [b], `logsnr` [b], `skipped_in_a_row`, and `sums` since the last logged row.
+    `gradient_norm`, `per_example` [b], `logsnr` [b] (or [b f] with `per_frame` [b f]), `skipped_in_a_row`, and `sums`
+    since the last logged row.
 
   >>> from vdm_jax.training.example import tiny_step
   >>> model, rule, training, mesh, layout, batch = tiny_step()
@@ -118,7 +128,7 @@ def make_heldout_loss(
   """Return the held-out loss: parameters -> `heldout/loss` and `heldout/loss_logsnr_LOW_HIGH`.
 
   Clips, noise and noise levels are fixed, the latter evenly spaced quantiles of the training distribution, so the loss
-  is a function of the parameters alone. Conditions are not dropped.
+  is a function of the parameters alone. Conditions are not dropped, and all frames of a clip have its level.
 
   Args:
     model: as in `make_train_step`.
@@ -201,7 +211,8 @@ def make_gradient(model: Model, training: Any, mesh: Mesh) -> Callable[..., tupl
     rng_logsnr, rng_noise, rng_drop, rng_dropout = jax.random.split(rng, 4)
     batch = batch._replace(cond=drop_conditions(batch.cond, rng_drop, training.condition_drop_rate))
     # Drawn for the whole batch: a stratified sampler spreads its levels over all examples.
-    inputs = batch, model.sample_logsnr(rng_logsnr, size), jax.random.split(rng_noise, size)
+    levels = _levels(model, rng_logsnr, size, batch.x.shape[1] - batch.cond.num_images(), batch.cond.num_images())
+    inputs = batch, levels, jax.random.split(rng_noise, size)
     if parts == 1:
       (loss, aux), gradients = grad(params, *inputs, rng_dropout if wants_dropout else None)
       return loss, aux, gradients
@@ -215,7 +226,7 @@ def make_gradient(model: Model, training: Any, mesh: Mesh) -> Callable[..., tupl
     total = jax.tree.map(jnp.zeros_like, params)
     micro = _interleave(inputs, parts), jnp.arange(parts)
     total, (losses, aux) = jax.lax.scan(micro_step, total, micro, unroll=unroll)
-    aux = jax.tree.map(lambda x: x.swapaxes(0, 1).ravel(), aux)  # in the order of the examples again
+    aux = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(size, *x.shape[2:]), aux)  # in the order of the examples
     return jnp.mean(losses), aux, jax.tree.map(lambda g: g / parts, total)
 
   return gradient
@@ -243,23 +254,30 @@ def _loss(
   keys: Array,
   dropout_rng: Array | None,
 ) -> tuple[Array, dict[str, Array]]:
-  """Return the mean loss of examples at given noise levels, with one key each."""
-  cond = batch.cond if model.upsampling == 1 else with_low_resolution(batch, model.upsampling, keys)
-  weight = _inside(model.config['height'], model.config['pad_rows'])
+  """Return the mean loss of examples at given noise levels, `[b]` or `[b f]`, with one key each."""
+  cond = (
+    batch.cond
+    if model.upsampling == 1
+    else with_low_resolution(batch, model.upsampling, keys, model.config['downsampling'])
+  )
+  weight = _weight(model, logsnr)
+  if batch.mask is not None:
+    inside = weight
+    weight = (lambda logsnr: inside(logsnr) * batch.mask) if callable(inside) else inside * batch.mask
   return denoising_loss(
     model.network(params, dropout_rng=dropout_rng),
     batch.x,
     cond,
     keys,
-    process=model.process,
+    process=_process(model, batch.x.shape[1], batch.cond.num_images()),
     parameterization=model.parameterization,
     logsnr=logsnr,
     self_condition_rate=training.self_condition_rate,
-    weight=weight if batch.mask is None else weight * batch.mask,
+    weight=weight,
   )
 
 
-def with_low_resolution(batch: Batch, factor: int, keys: Array) -> Conditioning:
+def with_low_resolution(batch: Batch, factor: int, keys: Array, method: str = 'area') -> Conditioning:
   """Return the conditions of a second stage: the batch's own videos at low resolution, with noise.
 
   The noise level is drawn for each example, with uniform time on the cosine schedule.
@@ -268,17 +286,46 @@ def with_low_resolution(batch: Batch, factor: int, keys: Array) -> Conditioning:
     batch: clips at full resolution.
     factor: pixels per side made of each low-resolution pixel.
     keys: [b], those of `denoising_loss`.
+    method: as in `downsample`.
   """
   time = jax.vmap(jax.random.uniform)(fold_in(keys, ExampleStream.AUGMENTATION_LEVEL))
   logsnr = cosine_logsnr(time)
-  low = augment(downsample(batch.x, factor), factor, logsnr, fold_in(keys, ExampleStream.AUGMENTATION_NOISE))
+  low = downsample(batch.x, factor, method)
+  low = augment(low, factor, logsnr, fold_in(keys, ExampleStream.AUGMENTATION_NOISE))
   return batch.cond._replace(low_resolution=low, augmentation_logsnr=logsnr)
 
 
-def _inside(height: int, pad_rows: int) -> float | Array:
-  """Return the loss's weight: 1, or a mask `[height 1 1]` that excludes padded rows."""
+def _pattern(model: Model) -> str:
+  return model.config.get('frame_logsnr', 'shared')
+
+
+def _levels(model: Model, rng: Array, size: int, num_video: int, num_images: int) -> Array:
+  """Return the noise levels of a batch, `[b]` or `[b f]`; those of images are at their own `sigma_in`."""
+  own, images = model.config.get('image_sigma_in', 0.0), None
+  if own:
+    images = LOGSNR[model.config['logsnr']](model.config | {'sigma_in': own})
+  draw = (model.sample_logsnr, rng, size, num_video, num_images)
+  return frame_levels(_pattern(model), *draw, sample_image_logsnr=images)
+
+
+def _process(model: Model, num_frames: int, num_images: int) -> GaussianProcess:
+  """Return the process of an example's frames, in which images have their own `sigma_in`."""
+  own = model.config.get('image_sigma_in', 0.0)
+  return input_scaled(sigma_in(model.config, num_frames, num_images)) if own and num_images else model.process
+
+
+def _weight(model: Model, logsnr: Array) -> float | Array | Callable[[Array], Array]:
+  """Return the loss's weight: 1, or a mask `[height 1 1]` that excludes padded rows.
+
+  With given frames it is a function, which is zero for these: all frames count in the mean, so that micro-batches in
+  which more are given do not weigh the others more.
+  """
+  height, pad_rows = model.config['height'], model.config['pad_rows']
   rows = jnp.arange(height)
-  return ((rows >= pad_rows) & (rows < height - pad_rows)).astype(jnp.float32)[:, None, None] if pad_rows else 1.0
+  inside = ((rows >= pad_rows) & (rows < height - pad_rows)).astype(jnp.float32)[:, None, None] if pad_rows else 1.0
+  if _pattern(model) != 'given' or logsnr.ndim == 1:
+    return inside
+  return lambda logsnr: (logsnr < CLEAN_LOGSNR)[..., None, None, None] * (inside / jnp.mean(inside))
 
 
 def _quantiles(model: Model, rng: Array, count: int) -> Array:

@@ -55,19 +55,21 @@ def image_shape(image: Image.Image) -> tuple[int, int]:
   return (image.height, image.width) if image_matrix(image)[0] else (image.width, image.height)
 
 
-def frame_matrix(frame) -> Matrix:
-  """Return the orientation of a decoded frame of PyAV, to the nearest quarter turn: mirrored ones too."""
+def frame_matrix(frame) -> tuple[Matrix, bool]:
+  """Return the orientation of a decoded frame of PyAV to the nearest quarter turn, and whether it is off by more."""
   try:
     data = frame.side_data.get('DISPLAYMATRIX')
   except ValueError:  # PyAV lists no frame with data of a kind that it does not know, such as EXIF
     turns = round(frame.rotation / 90) % 4
-    return (UPRIGHT, (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[turns]
+    return (UPRIGHT, (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[turns], False
   if data is None:
-    return UPRIGHT
+    return UPRIGHT, False
   a, b, _, c, d = struct.unpack_from('=5i', bytes(data))
-  if abs(a) + abs(d) >= abs(b) + abs(c):
-    return (-1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1)
-  return (0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0)
+  straight, turned = abs(a) + abs(d), abs(b) + abs(c)
+  odd = min(straight, turned) > 0.02 * max(straight, turned)  # FFmpeg's players turn by angles above one degree
+  if straight >= turned:
+    return (-1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1), odd
+  return (0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0), odd
 
 
 def shown_shape(height: int, width: int, crop: Crop, pixel_aspect: float) -> tuple[int, int]:

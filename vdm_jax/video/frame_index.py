@@ -19,12 +19,11 @@ from vdm_jax.video.opening import IMAGES, MAX_FRAMES, MAX_SECONDS, Clock, check_
 
 # Only these containers store exact times; in others, frames are counted from the start.
 _TIMED = ('mov', 'matroska')
-_HDR = {16: 'PQ', 18: 'HLG'}  # AVColorTransferCharacteristic
 _PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown, progressive
 _ALPHA_DECODERS = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}  # FFmpeg's own decoders ignore the alpha of WebM
-# A frame further than this from where a constant rate would put it, in intervals, makes the rate variable; but times
-# are rounded to ticks of the container, which are long in some.
-_IRREGULAR, _IRREGULAR_IN_TICKS = 0.1, 0.45
+# A frame further than this from where a constant rate would put it, in intervals, makes the rate variable; or further
+# than one tick of the container, to which times are rounded, if there are several in an interval.
+_IRREGULAR = 0.1
 
 SEVERAL_STREAMS = 'several video streams'
 VARIABLE_RATE = 'variable frame rate'
@@ -32,7 +31,9 @@ INTERLACED = 'interlaced'
 TRANSPARENT = 'transparent'
 PIXEL_ASPECT = 'pixels that are not square'
 CROPPED = 'cropped by their metadata'
-HDR = 'HDR'
+ROTATED = 'rotated by an odd angle'
+HDR = ('HDR (PQ)', 'HDR (HLG)')
+_TRANSFERS = {16: HDR[0], 18: HDR[1]}  # AVColorTransferCharacteristic
 
 
 class VideoInfo(NamedTuple):
@@ -72,7 +73,7 @@ def index_file(path: str | os.PathLike) -> Index:
   with decoding(path):
     index = _cached_index(os.path.abspath(path), stat.st_mtime_ns, stat.st_size)
   if index is None or not index.info.num_frames:
-    raise ValueError(f'{path}: contains no video frames; re-encode or remove the file.')
+    raise ValueError(f'{path}: contains no video frames, at most a cover picture; re-encode or remove the file.')
   return index
 
 
@@ -106,7 +107,9 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> Index | None:
       rate = (len(times) - 1) / float((times[-1] - times[0]) * stream.time_base)
       seconds = _irregular(times, float(stream.time_base))
     timed = any(name in container.format.name for name in _TIMED) and complete
-    aspect, crop = _pixel_aspect(stream), cropping.read_crop(path, stream)
+    is_image = container.format.name in IMAGES
+    crop, factor = cropping.read_crop(path, stream)
+    aspect = 1.0 if is_image else round(_pixel_aspect(stream) * factor, 9)  # viewers ignore the density of images
     context = stream.codec_context
     shape = display.shown_shape(context.height, context.width, crop, aspect)
     check_size(path, *shape)
@@ -116,8 +119,9 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> Index | None:
       INTERLACED: context.field_order not in _PROGRESSIVE,
       PIXEL_ASPECT: aspect != 1,
       CROPPED: any(crop),
-      f'{HDR} ({_HDR.get(context.color_trc)})': context.color_trc in _HDR,
     }
+    if context.color_trc in _TRANSFERS:
+      notes[_TRANSFERS[context.color_trc]] = True
     return Index(
       info=VideoInfo(len(shown), rate, shape),
       stream=stream.index,
@@ -125,7 +129,7 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> Index | None:
       seconds=seconds,
       pixel_aspect=aspect,
       crop=crop,
-      matrix=_image_matrix(path) if container.format.name in IMAGES else None,
+      matrix=_image_matrix(path) if is_image else None,
       decoder=_ALPHA_DECODERS.get(context.codec.name) if stream.metadata.get('alpha_mode') == '1' else None,
       notes={note for note, true in notes.items() if true},
     )
@@ -166,7 +170,7 @@ def _irregular(times: Sequence[int], time_base: float) -> np.ndarray | None:
   ticks = np.asarray(times, np.int64) - times[0]
   interval = ticks[-1] / (len(ticks) - 1)
   deviation = np.abs(ticks - interval * np.arange(len(ticks))).max()
-  allowed = max(_IRREGULAR * interval, min(1.0, _IRREGULAR_IN_TICKS * interval))
+  allowed = max(_IRREGULAR * interval, 1.0 if interval >= 2 else 0.0)
   return None if deviation <= allowed else ticks * time_base
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vdm_jax.video import display
 from vdm_jax.video.deinterlacing import deinterlace, with_neighbors
-from vdm_jax.video.frame_index import INTERLACED, TRANSPARENT, Index, VideoInfo, decoding, index_file
+from vdm_jax.video.frame_index import INTERLACED, ROTATED, TRANSPARENT, Index, VideoInfo, decoding, index_file
 from vdm_jax.video.opening import Clock, check_bytes, open_video
 from vdm_jax.video.transforms import frame_numbers
 
@@ -170,6 +170,11 @@ def _decoded_by(name: str, container, stream) -> Iterator:
   """Yield the frames of a stream, decoded by the decoder of this name."""
   import av
 
+  if name not in av.codecs_available:
+    raise ValueError(
+      f'{container.name}: has transparency, which FFmpeg decodes with {name}; install a PyAV that includes it, such as '
+      'the wheel of `pip install av`, or re-encode the file.'
+    )
   context = av.CodecContext.create(name, 'r')
   context.thread_type, context.thread_count = 'NONE', 1
   context.options = stream.codec_context.options
@@ -198,7 +203,9 @@ def _scalers() -> tuple:
 
 def _picture(frame, index: Index, scalers: tuple) -> np.ndarray:
   """Return a frame as it is shown, uint8 `[h w 3]`, perhaps a view of FFmpeg's memory."""
-  matrix = display.frame_matrix(frame) if index.matrix is None else index.matrix
+  matrix, odd = display.frame_matrix(frame) if index.matrix is None else (index.matrix, False)
+  if odd:
+    index.notes.add(ROTATED)
   if any(component.is_alpha for component in frame.format.components) or frame.format.has_palette:
     stored = _pixels(frame, 'rgba', scalers)
     pixels = stored[..., :3]

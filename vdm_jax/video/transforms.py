@@ -110,6 +110,9 @@ def _resize_channels(video: np.ndarray, height: int, width: int, box: tuple[floa
   return resized
 
 
+RESIZES = {'cover': resize_and_crop, 'squash': squash}  # values of data.resize
+
+
 def pad_rows(video: np.ndarray, rows: int) -> np.ndarray:
   """Pad `[t h w c]` to `[t h + 2 rows w c]` by repeating the first and the last row `rows` times."""
   return np.pad(video, ((0, 0), (rows, rows), (0, 0), (0, 0)), 'edge')

@@ -8,7 +8,14 @@ import json
 import pytest
 
 from vdm_jax import configuration, models
-from vdm_jax.benchmarks.paper_claims import appended_images, architecture, command, conditioning, input_scaling
+from vdm_jax.benchmarks.paper_claims import (
+  appended_images,
+  architecture,
+  command,
+  conditioning,
+  input_scaling,
+  prediction,
+)
 from vdm_jax.benchmarks.paper_claims.claim import Arm, Run
 
 
@@ -31,10 +38,23 @@ def test_arms_differ_only_in_the_claimed_factor():
   for config in runs:
     config.data.num_images = 0
   assert all(a.to_dict() == b.to_dict() for a, b in itertools.pairwise(runs))
-  runs = [arm.run.config() for arm in input_scaling.CLAIM.arms.values()]
+  arms = input_scaling.CLAIM.arms | input_scaling.IMAGES.arms
+  runs = [arm.run.config() for arm in arms.values()]
   for config in runs:
-    config.model.sigma_in, config.data.image_rate = 4.0, 0.0
+    config.model.sigma_in, config.data.image_rate, config.data.num_images = 4.0, 0.0, 0
+    config.model.update(frame_logsnr='shared', image_sigma_in=0.0)
   assert all(a.to_dict() == b.to_dict() for a, b in itertools.pairwise(runs))
+  paper = [arm.run.config() for arm in input_scaling.SNAP.arms.values()]
+  assert {(config.model.parameterization, config.model.patch_size) for config in paper} == {('snap', 4)}
+  for config in paper:
+    config.model.update(sigma_in=4.0, parameterization='x', patch_size=8)
+    assert config.to_dict() == runs[0].to_dict()
+  trained = conditioning.trained()
+  trained.model.frame_logsnr = 'shared'
+  assert trained.to_dict() == conditioning.RUN.config().to_dict()
+  for points in prediction.POINTS:  # a Langevin step evaluates twice but for the last
+    few, many = (prediction.settings_of(sampler, points)['num_steps'] for sampler in ('Langevin', 'ancestral'))
+    assert 2 * few - 1 == many
   edm = configuration.default().model
   assert (runs[0].model.lognormal_mean, runs[0].model.lognormal_std) == (edm.lognormal_mean, edm.lognormal_std)
   fit, unet = (arm.run.config() for arm in architecture.CLAIM.arms.values())

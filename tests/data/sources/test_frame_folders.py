@@ -110,3 +110,20 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
   claim(60000)
   with raises(ValueError, f'{clip}/1.png', '3600000000 pixels'):
     read(clip)
+
+
+@pytest.mark.parametrize('orientation', [2, 6])
+def test_numbered_images_are_turned_and_composited_like_single_ones(tmp_path, orientation):
+  """A hidden color under the transparent half is not seen, and the opaque half is where EXIF says."""
+  stored = np.zeros((8, 12, 4), np.uint8)
+  stored[:, :6], stored[:, 6:] = (9, 90, 200, 0), (200, 100, 40, 255)
+  exif = Image.Exif()
+  exif[274] = orientation
+  (tmp_path / 'clip').mkdir()
+  for number in range(2):
+    Image.fromarray(stored).save(tmp_path / 'clip' / f'{number}.png', exif=exif)
+  shown = np.where(stored[..., 3:] > 0, stored[..., :3], 255)
+  shown = shown[:, ::-1] if orientation == 2 else shown.swapaxes(0, 1)[:, ::-1]
+  np.testing.assert_array_equal(read(tmp_path / 'clip', [0, 1]), np.stack([shown, shown]))
+  assert frame_folders.probe_frames(tmp_path / 'clip', tmp_path).resolution == shown.shape[:2]
+  np.testing.assert_array_equal(frame_folders.read_image(tmp_path / 'clip' / '1.png', 10**6)[0], shown)

@@ -24,6 +24,7 @@ from vdm_jax.benchmarks.paper_claims import (
   gradient_variance,
   guidance,
   input_scaling,
+  prediction,
   runner,
   samplers,
 )
@@ -38,7 +39,9 @@ MODELS = ('digits', 'digits_fit')
 def claims() -> dict[str, Claim]:
   """Return all claims by name, the cheapest first."""
   of_shipped = [make(name) for make in (guidance.claim, samplers.claim) for name in MODELS]
-  trained = [module.CLAIM for module in (appended_images, conditioning, input_scaling, architecture)]
+  modules = (appended_images, conditioning, prediction, input_scaling, architecture)
+  others = (conditioning.AGAINST_TRAINED, input_scaling.IMAGES, input_scaling.SNAP)
+  trained = [*(module.CLAIM for module in modules), *others]
   return {claim.name: claim for claim in (*gradient_variance.CLAIMS, *of_shipped, *trained)}
 
 

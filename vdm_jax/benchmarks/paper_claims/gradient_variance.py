@@ -93,10 +93,12 @@ def gradients(model: Model, params: Params, config: ConfigDict, seed: int, count
 def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
   """Return the scores of the gradient with `settings['images']` appended images at the run's EMA parameters.
 
-  With `settings['logsnr']` all examples have this noise level; by default each video draws its own.
+  With `settings['logsnr']` all examples have this noise level; by default each video draws its own, which its images
+  share unless `settings['frame_logsnr']` is 'images'.
   """
   logsnr = settings.get('logsnr')
-  found = _moments(workdir, settings['images'], UNSEEN + 10 * seed + 1, logsnr)
+  pattern = settings.get('frame_logsnr', 'shared') if settings['images'] else 'shared'
+  found = _moments(workdir, settings['images'], UNSEEN + 10 * seed + 1, logsnr, pattern)
   return gradient_scores(found, _reference(workdir, seed, logsnr))
 
 
@@ -106,9 +108,10 @@ def _reference(workdir: str, seed: int, logsnr: float | None) -> Moments:
   return _moments(workdir, 0, UNSEEN + 10 * seed + 2, logsnr)
 
 
-def _moments(workdir: str, images: int, stream: int, logsnr: float | None) -> Moments:
+def _moments(workdir: str, images: int, stream: int, logsnr: float | None, pattern: str = 'shared') -> Moments:
   run = vdm_jax.Run(workdir)
   model, params = run.load()
+  model = model._replace(config=model.config | {'frame_logsnr': pattern})
   if logsnr is not None:
     model = model._replace(sample_logsnr=lambda rng, count: jnp.full(count, logsnr))
   config = configuration.from_dict(run.config)
@@ -153,5 +156,6 @@ def claim(name: str, levels: str, settings: Mapping[str, Any]) -> Claim:
 
 CLAIMS = (
   claim('gradient_variance', 'a noise level per video, which its images share', {}),
+  claim('gradient_variance_own_levels', 'a noise level per video and per image', {'frame_logsnr': 'images'}),
   claim('gradient_variance_one_level', f'all at the log-SNR {LEVEL:g}', {'logsnr': LEVEL}),
 )

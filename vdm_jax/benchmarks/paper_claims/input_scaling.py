@@ -23,6 +23,14 @@ def run(sigma_in: float, image_rate: float = 0.0) -> Run:
   return Run(name, functools.partial(_config, sigma_in, image_rate))
 
 
+def run_snap(sigma_in: float) -> Run:
+  return Run(f'unet_64_snap_sigma_in_{sigma_in:g}', functools.partial(_snap, sigma_in))
+
+
+def run_single(sigma_in: float) -> Run:
+  return Run(f'unet_64_sigma_in_{sigma_in:g}_single', functools.partial(_single, sigma_in))
+
+
 def large_digits(config: ConfigDict) -> ConfigDict:
   """Set a configuration to 16x64x64 videos, with glyphs of 4x4 equal pixels, and common training and sampling."""
   config.data.update(num_frames=16, height=64, width=64, num_images=0, image_rate=0.0)
@@ -49,19 +57,35 @@ def _config(sigma_in: float, image_rate: float) -> ConfigDict:
   return config
 
 
+def _snap(sigma_in: float) -> ConfigDict:
+  """The paper's own parameterization and weight (Eqs. 15 to 43). It needs channels for all pixels of a patch."""
+  config = _config(sigma_in, 0.0)
+  config.model.update(parameterization='snap', patch_size=4)
+  return config
+
+
+def _single(sigma_in: float) -> ConfigDict:
+  """Row (iv): images are single frames with sigma_in 1, one beside each video."""
+  config = _config(sigma_in, 0.0)
+  config.data.num_images = 1
+  config.model.update(frame_logsnr='images', image_sigma_in=1.0)
+  return config
+
+
 def arm(sigma_in: float) -> str:
   return f'sigma_in {sigma_in:g}'
 
 
-WITH_IMAGES = f'{arm(RULE)}, images'
+WITH_IMAGES, SINGLE = f'{arm(RULE)}, images', f'{arm(RULE)}, single images with sigma_in 1'
 SCORES = quality.LARGE_SCORES | {'motion_ratio': 'motion ratio'}
 CLAIM = Claim(
   name='input_scaling',
   source='Snap Table 3',
-  statement='sigma_in = s sqrt(T), here 4, is better than less; images as videos of infinite frame rate improve frames',
-  setting='the U-Net of configs/digits.py, predicting x, on 16x64x64 digits, 1,000 steps of 4 videos; one arm '
-  'replaces a quarter of the videos by images, the others have none (the paper also tests images with a separate '
-  'sigma_in); each seed is a separate training',
+  statement='sigma_in = s sqrt(T), here 4, is better than less',
+  setting='the U-Net of configs/digits.py on 16x64x64 digits, 1,000 steps of 4 videos; it predicts x with weight 1, so '
+  "that the paper's Eqs. 15 to 43 take no part (input_scaling_snap has them); one arm replaces a quarter of the videos "
+  'by images as videos, the others have none, which the paper does not test (input_scaling_images does what it tests); '
+  'each seed is a separate training',
   cost='70 minutes',
   arms={arm(sigma_in): Arm(run(sigma_in)) for sigma_in in SIGMAS} | {WITH_IMAGES: Arm(run(RULE, IMAGE_RATE))},
   baseline=arm(RULE),
@@ -83,4 +107,24 @@ CLAIM = Claim(
     x='sigma_in',
     log=True,
   ),
+)
+SNAP = CLAIM._replace(
+  name='input_scaling_snap',
+  statement='sigma_in = s sqrt(T), here 4, is better than less, with the parameterization and weight of the paper',
+  setting='as input_scaling, but parameterization snap on patches of 4x4 pixels, and no images',
+  cost='5 hours',
+  arms={arm(sigma_in): Arm(run_snap(sigma_in)) for sigma_in in SIGMAS},
+  comparisons=tuple(comparison for comparison in CLAIM.comparisons if comparison.of == arm(RULE)),
+  draw=quality.drawing({arm(sigma_in): ('videos', sigma_in) for sigma_in in SIGMAS}, SCORES, x='sigma_in', log=True),
+)
+IMAGES = CLAIM._replace(
+  name='input_scaling_images',
+  statement='images as videos of infinite frame rate give better frames than single images with sigma_in 1, row (iv)',
+  setting='as input_scaling; one arm replaces a quarter of the videos by images as videos, the other appends a single '
+  'image with a noise level of its own to each video',
+  cost='30 minutes',
+  arms={WITH_IMAGES: Arm(run(RULE, IMAGE_RATE)), SINGLE: Arm(run_single(RULE))},
+  baseline=SINGLE,
+  comparisons=(Comparison(WITH_IMAGES, SINGLE, 'frechet_frames', 'lower'),),  # the paper's FVD is better in row (iv)
+  draw=quality.drawing({name: (name, RULE) for name in (WITH_IMAGES, SINGLE)}, SCORES, x='sigma_in'),
 )

@@ -11,7 +11,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -84,6 +84,7 @@ class Source(Protocol):
     single_frame: whether every clip is one frame, so that the data are images.
     captions_file: where `python -m vdm_jax.data caption` stores captions; None if there is no place for them.
     remarks: what was left out although it looks as if it belongs to the data, one sentence each, for reports.
+    follows_links: whether `__init__` takes `follow_links`, with which links may lead out of the folder.
   """
 
   path: str
@@ -94,6 +95,7 @@ class Source(Protocol):
   single_frame: bool = False
   captions_file: pathlib.Path | None = None
   remarks: Sequence[str] = ()
+  follows_links: ClassVar[bool] = False
 
   @classmethod
   def recognizes(cls, path: pathlib.Path) -> bool:
@@ -114,6 +116,20 @@ class Source(Protocol):
 
     Pictures are uint8 with 1 or 3 channels; data of other types or channels need `data.normalization`.
     """
+
+  def times(self, clip: int) -> np.ndarray | None:
+    """Return the time of each frame after the first one in seconds, float64 `[t]`; None at a constant frame rate.
+
+    Raises as `info`.
+    """
+    return None
+
+  def notes(self, clip: int) -> Sequence[str]:
+    """Return what is unusual about the pictures of a clip, such as 'interlaced', which `inspect` counts.
+
+    Some of it may be known only after frames have been read. Raises as `info`.
+    """
+    return ()
 
   def caption(self, clip: int) -> str:
     """Return the caption of a clip, '' if it has none.

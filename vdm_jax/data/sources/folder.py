@@ -46,6 +46,7 @@ class Folder(Source):
   """
 
   layout = LAYOUT  # what such a folder looks like, for messages
+  follows_links = True
   suffixes = SUFFIXES  # of clips that are files: the file of a caption has .txt in their place
 
   def __init__(self, path: str | os.PathLike, *, follow_links: bool = False):
@@ -97,6 +98,14 @@ class Folder(Source):
     if _is_frames(path):
       return frame_folders.read_frames(path, self._bounds, numbers, max_bytes=MAX_BYTES)
     return reading.read_frames(path, numbers, max_bytes=MAX_BYTES, max_seconds=MAX_SECONDS)
+
+  def times(self, clip: int) -> np.ndarray | None:
+    path = self.file(clip)
+    return reading.frame_times(path) if _is_video(path) else None
+
+  def notes(self, clip: int) -> Sequence[str]:
+    path = self.file(clip)
+    return reading.notes(path) if _is_video(path) else ()
 
   def file(self, clip: int) -> pathlib.Path:
     """Return the file or folder of a clip. Raises ValueError if it must not be opened, see `walking.check_inside`."""
@@ -171,6 +180,10 @@ class Folder(Source):
 
 def _is_frames(path: pathlib.Path) -> bool:
   return path.is_dir() and path.suffix.lower() not in SUFFIXES
+
+
+def _is_video(path: pathlib.Path) -> bool:
+  return path.suffix.lower() in VIDEOS
 
 
 def _check_parents(root: pathlib.Path, name: str, bounds: pathlib.Path | None) -> None:

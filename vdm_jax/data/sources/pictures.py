@@ -14,7 +14,7 @@ from vdm_jax.video.reading import VideoInfo
 
 
 class Pictures(Folder):
-  """The images below a folder, in the order of their names, turned upright by their EXIF data.
+  """The images below a folder, in the order of their names, as `video.display` shows them.
 
   Captions, labels and splits are those of a `Folder`, with the image as the clip: cat.jpg and cat.txt. Raises as
   `Folder` does.

@@ -2,8 +2,8 @@
 
 A record is the bytes `VDMCLIP1`, the length of a header as four bytes (little endian), the header as JSON, and the
 frames one after another, each a PNG. The header holds the clip's caption, label, frame rate and original resolution,
-and the number of bytes of each frame, so that a window is read without decoding the rest. Written
-here because tf.train.Example must be parsed as a whole; nothing in a record is executed.
+the number of bytes of each frame, so that a window is read without decoding the rest, and the times of the frames if
+the frame rate varies. Written here because tf.train.Example must be parsed as a whole; nothing in a record is executed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from PIL import Image
 
 from vdm_jax.data.sources.contract import Clip, Source, clip_path
 from vdm_jax.video import display
+from vdm_jax.video.frame_index import VARIABLE_RATE
 from vdm_jax.video.opening import MAX_BYTES, check_bytes, open_image
 from vdm_jax.video.reading import VideoInfo
 
@@ -42,6 +43,7 @@ class Header(NamedTuple):
   resolution: tuple[int, int]  # height and width before any resizing
   size: tuple[int, int]  # height and width of the stored frames
   frame_bytes: tuple[int, ...]  # number of bytes of each frame
+  times: tuple[float, ...] | None = None  # of each frame in seconds; None, and not stored, at a constant rate
 
 
 class IndexEntry(NamedTuple):
@@ -55,16 +57,18 @@ class IndexEntry(NamedTuple):
   resolution: tuple[int, int]
   size: tuple[int, int]
   num_frames: int
+  times: tuple[float, ...] | None = None
   record: int = 0  # number among the records of all shards, which is not in the index file
 
 
-def encode(windows: Iterable[Clip], name: str, split: str) -> bytes:
+def encode(windows: Iterable[Clip], name: str, split: str, times: np.ndarray | None = None) -> bytes:
   """Return the record of a clip, whose pixels are kept exactly.
 
   Args:
     windows: the clip in parts of consecutive frames, uint8 `[t h w 1 or 3]`, with equal descriptions.
     name: name of the clip.
     split: train or test.
+    times: time of each frame in seconds, float64 `[t]`; None at a constant frame rate.
   """
   frames = []
   for clip in windows:
@@ -78,9 +82,18 @@ def encode(windows: Iterable[Clip], name: str, split: str) -> bytes:
     tuple(map(int, clip.resolution)),
     clip.video.shape[1:3],
     tuple(len(frame) for frame in frames),
+    None if times is None else tuple(map(float, times)),
   )
-  text = json.dumps(header._asdict()).encode()
+  text = json.dumps(_stored(header)).encode()
   return b''.join([MAGIC, _LENGTH.pack(len(text)), text, *frames])
+
+
+def _stored(header: Header) -> dict[str, Any]:
+  """Return the values of a header that are stored."""
+  values = header._asdict()
+  if header.times is None:
+    del values['times']
+  return values
 
 
 def decode_header(record: bytes) -> tuple[Header, int]:
@@ -172,6 +185,13 @@ class Records(Source):
       raise ValueError(f'{where}: its record belongs to {header.name}; convert the data again.')
     return decode_frames(record, where, numbers, max_bytes=MAX_BYTES)
 
+  def times(self, clip: int) -> np.ndarray | None:
+    times = self._clips[clip].times
+    return None if times is None else np.array(times)
+
+  def notes(self, clip: int) -> Sequence[str]:
+    return () if self._clips[clip].times is None else (VARIABLE_RATE,)
+
   def caption(self, clip: int) -> str:
     return self._clips[clip].caption
 
@@ -193,7 +213,7 @@ def shard_files(path: pathlib.Path, count: int) -> list[tuple[pathlib.Path, path
 
 def index_line(record: bytes) -> dict[str, Any]:
   """Return the index entry of a record: its header with the number of frames in place of their sizes in bytes."""
-  values = decode_header(record)[0]._asdict()
+  values = _stored(decode_header(record)[0])
   return values | {'num_frames': len(values.pop('frame_bytes'))}
 
 
@@ -223,7 +243,10 @@ def _open(path: pathlib.Path, data_path: str) -> tuple[list[IndexEntry], Shards,
 
 def _index_entry(values: dict[str, Any], record: int) -> IndexEntry:
   pairs = {key: tuple(values[key]) for key in ('resolution', 'size')}
-  return IndexEntry(**values | pairs, record=record)
+  entry = IndexEntry(**values | pairs, record=record)
+  if entry.times is not None and (len(entry.times) != entry.num_frames or (np.diff(entry.times) <= 0).any()):
+    raise ValueError(f'the times of {entry.name} are not those of its frames')
+  return entry
 
 
 def _png(frame: np.ndarray) -> bytes:

@@ -9,6 +9,7 @@ import numpy as np
 
 from vdm_jax.data.normalization import check_frames
 from vdm_jax.data.sources.contract import Clip, EmptySplit, Source, caption_if_readable, clip_path
+from vdm_jax.data.sources.windows import TimedWindows, mean_frame_rate
 from vdm_jax.inputs import captions
 from vdm_jax.runtime.hashing import BLOCKS, quick_hash
 from vdm_jax.video import transforms
@@ -40,7 +41,8 @@ class StoredClips:
   """The clips of one split of a source by random access, in the order of the source's names; see `contract.Clips`.
 
   With a `target_frame_rate`, a window takes the frames of the clip that are nearest in time, and its frame rate is the
-  target rate. Clips so slow that a frame would appear twice are unusable; 23.976 frames per second pass for 24.
+  target rate. Clips so slow that a frame would appear twice are unusable; 23.976 frames per second pass for 24. In a
+  clip whose frame rate varies, frames are picked by their own times, and the frame rate is the mean of the window.
 
   Args:
     source: all clips of a data set.
@@ -149,12 +151,23 @@ class StoredClips:
     """
     clip, skips = self._numbers[index], sorted(set(self._frame_skips))
     self.source.caption(clip)
-    return [self._usable(clip, self._num_frames, skip)[0] for skip in skips][-1]
+    for skip in skips:
+      info, step = self._usable(clip, self._num_frames, skip)
+      self._pick(clip, info, step, self._num_frames, None)
+    return info
 
   def info(self, index: int) -> VideoInfo:
     """Return the info of a clip of any length. Raises ValueError or OSError if it cannot be opened."""
     info = self.source.info(self._numbers[index])
     return info._replace(frame_rate=info.frame_rate or self._frame_rate)
+
+  def times(self, index: int) -> np.ndarray | None:
+    """Return the time of each frame of a clip, as `Source.times`."""
+    return self.source.times(self._numbers[index])
+
+  def notes(self, index: int) -> Sequence[str]:
+    """Return what is unusual about the pictures of a clip, as `Source.notes`."""
+    return self.source.notes(self._numbers[index])
 
   def caption(self, index: int) -> str:
     """Return the caption of a clip, '' if it has none."""
@@ -196,10 +209,11 @@ class StoredClips:
     They begin at a random frame, or at the first one if `rng` is None. Raises ValueError or OSError if the clip cannot
     be used.
     """
-    info, skip = self._usable(self._numbers[index], num_frames, frame_skip)
-    start = transforms.window_start(info.num_frames, num_frames, skip, rng)
+    clip = self._numbers[index]
+    info, step = self._usable(clip, num_frames, frame_skip)
+    numbers = self._pick(clip, info, step, num_frames, rng)
     rate = (self._target_frame_rate or info.frame_rate) / frame_skip
-    return self._read(index, transforms.frame_numbers(start, num_frames, skip), rate, info)
+    return self._read(index, numbers, mean_frame_rate(self.source.times(clip), numbers, rate), info)
 
   def window(self, index: int, start: int, num_frames: int | None = None) -> Clip:
     """Return `num_frames` consecutive frames from `start`, or all to the end; the frame rate may be 0, unknown."""
@@ -212,7 +226,8 @@ class StoredClips:
     info = self.info(index)
     count = min(info.num_frames, max_frames)
     skip = (info.num_frames - 1) / (count - 1) if count > 1 else 1.0
-    return self._read(index, transforms.frame_numbers(0, count, skip), info.frame_rate / skip, info)
+    numbers = transforms.frame_numbers(0, count, skip)
+    return self._read(index, numbers, mean_frame_rate(self.times(index), numbers, info.frame_rate / skip), info)
 
   def _read(self, index: int, numbers: Sequence[int], frame_rate: float, info: VideoInfo) -> Clip:
     clip = self._numbers[index]
@@ -223,11 +238,16 @@ class StoredClips:
     resolution = self.source.resolution(clip) or video.shape[1:3]
     return Clip(video, self.source.caption(clip), self.source.label(clip), frame_rate, resolution)
 
-  def _usable(self, clip: int, num_frames: int, frame_skip: int) -> tuple[VideoInfo, float]:
-    """Return the info of a clip and the frame skip in its own frames; raise if it is too short or too slow."""
+  def _usable(self, clip: int, num_frames: int, frame_skip: int) -> tuple[VideoInfo, float | TimedWindows]:
+    """Return the info of a clip and its frame skip in its own frames, or its windows if they have none.
+
+    Raises ValueError or OSError if it is too short or too slow.
+    """
     info, name = self.source.info(clip), clip_path(self.source, clip)
     rate = info.frame_rate or self._frame_rate
     skip, spacing = frame_skip, f'a frame skip of {frame_skip}'
+    if self._target_frame_rate and (times := self.source.times(clip)) is not None:
+      return info._replace(frame_rate=rate), TimedWindows(times, num_frames, frame_skip / self._target_frame_rate)
     if self._target_frame_rate and rate:
       skip = skip_in_clip_frames(num_frames, frame_skip, rate, self._target_frame_rate)
       wanted = self._target_frame_rate / frame_skip
@@ -246,6 +266,20 @@ class StoredClips:
     if num_frames > 1 and not rate:
       raise ValueError(f'{name} has no frame rate; re-encode or remove the file, or set data.frame_rate.')
     return info._replace(frame_rate=rate), skip
+
+  def _pick(
+    self, clip: int, info: VideoInfo, step: float | TimedWindows, num_frames: int, rng: np.random.Generator | None
+  ) -> list[int]:
+    """Return the numbers of the frames of a random window, or of the first one if `rng` is None."""
+    if not isinstance(step, TimedWindows):
+      start = transforms.window_start(info.num_frames, num_frames, step, rng)
+      return transforms.frame_numbers(start, num_frames, step)
+    try:
+      return step.draw(rng)
+    except ValueError as error:
+      raise ValueError(
+        f'{clip_path(self.source, clip)} {error}; remove the clip, or lower data.target_frame_rate or data.num_frames.'
+      ) from error
 
 
 def _count(number: int, noun: str) -> str:

@@ -146,7 +146,11 @@ def loss_of(model: Model, network: Network, batch: Batch) -> float:
   def mean_loss(batch: Batch) -> Array:
     def one(rng: Array) -> Array:
       keys = jax.random.split(rng, len(batch.x))
-      cond = batch.cond if model.upsampling == 1 else with_low_resolution(batch, model.upsampling, keys)
+      cond = (
+        batch.cond
+        if model.upsampling == 1
+        else with_low_resolution(batch, model.upsampling, keys, model.config['downsampling'])
+      )
       return denoising_loss(
         network,
         batch.x,

@@ -8,7 +8,8 @@ of the same name (clip.mp4 and clip.txt), in `metadata.jsonl`, or in the `videos
 
 `make` writes the folder `study/page`; send it to the voters. The page opens from disk, and its files do not reveal
 which method made them. Five people, numbered 1 to 5, answer four questions about each pair, and send back the file that
-the page saves. `study/key.json` records which video is whose; do not share it. `score` prints a table.
+the page saves. `study/key.json` records which video is whose; do not share it. `score` prints a table, with
+`--published=gen-2` and the like Snap Video's own votes over that baseline below it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from vdm_jax.errors import ExitStatus
 from vdm_jax.inputs.paths import path_argument
 from vdm_jax.runtime.atomic_files import write_text
-from vdm_jax.tools.user_study import ballots, study
+from vdm_jax.tools.user_study import ballots, published, study
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +52,8 @@ def _score(args: argparse.Namespace) -> int:
   if missing:
     print(f'warning: {missing} votes are missing.', file=sys.stderr)
   print(ballots.table(record['questions'], record['names']))
+  if args.published:
+    print(published.row(args.published))
   if args.out:
     write_text(Path(args.out), json.dumps(record, indent=1) + '\n')
   return 0
@@ -72,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
   score = commands.add_parser('score', help='print win rates with their intervals')
   score.add_argument('study', type=path_argument, help='folder that make wrote')
   score.add_argument('answers', type=path_argument, nargs='+', help='files that the page saved')
+  score.add_argument(
+    '--published', choices=sorted(published.PUBLISHED), help='baseline of Snap Tables 6 and 10 to print a row of'
+  )
   score.add_argument('--out', type=path_argument, help='JSON file for the results')
   score.set_defaults(run=_score)
   return parser
