@@ -78,7 +78,7 @@ class Parquet(Source):
     self._labels, self.num_classes = metadata.class_numbers(labels, self.path)
     self.class_names = classes or metadata.class_names(labels)
     self.num_classes = len(classes) if classes and self.num_classes else self.num_classes
-    self._infos: dict[int, VideoInfo] = {}  # of the clips opened so far
+    self._probed: dict[int, members.Probed] = {}  # the clips opened so far
     self._open: dict[int, _Table] = {}
     self.without_frame_rate = None  # the rows say no more without being read
 
@@ -93,9 +93,13 @@ class Parquet(Source):
     return members.holds_only(path, _FILES)
 
   def info(self, clip: int) -> VideoInfo:
-    if clip not in self._infos:
-      self._infos[clip] = members.probe(self._content(clip), self._where(clip))
-    return self._infos[clip]
+    return self._probe(clip).info
+
+  def times(self, clip: int) -> np.ndarray | None:
+    return self._probe(clip).times
+
+  def notes(self, clip: int) -> Sequence[str]:
+    return self._probe(clip).notes
 
   def frames(self, clip: int, numbers: Sequence[int]) -> np.ndarray:
     return members.read(self._content(clip), self._where(clip), numbers)
@@ -112,6 +116,11 @@ class Parquet(Source):
   def held_out(self) -> set[str]:
     test = {name for name in self.names if any(part.startswith(TEST) for part in name.split('/')[:-1])}
     return test if 0 < len(test) < len(self.names) else held_out_by_hash(self.names)
+
+  def _probe(self, clip: int) -> members.Probed:
+    if clip not in self._probed:
+      self._probed[clip] = members.probe(self._content(clip), self._where(clip))
+    return self._probed[clip]
 
   def _where(self, clip: int) -> str:
     return f'{self._root}/{self.names[clip]}'
