@@ -371,13 +371,17 @@ def test_more_micro_batches_on_resuming_change_only_the_rounding(uninterrupted, 
   assert change == {'step': 4, 'key': 'training.accumulation_steps', 'before': 1, 'after': 4}
 
 
-def test_a_learning_rate_that_is_allowed_to_change_holds_from_the_step_of_resuming(tmp_path):
+def test_a_learning_rate_that_is_allowed_to_change_holds_from_the_step_of_resuming(tmp_path, capsys):
   config = make_config(num_steps=4, log_every=1, schedule='constant', warmup_steps=0)
   call(tmp_path, config, functools.partial(stopping, at=1, how=terminate))
   config.training.learning_rate = 0.5
   with pytest.raises(ValueError, match='--allow_change'):
     call(tmp_path, config)
+  capsys.readouterr()
   call(tmp_path, config, allow_change=True)
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[1] == 'changed at step 2: training.learning_rate: 0.01 in the workdir, 0.5 now'
+  assert re.fullmatch(r'compiling the training step \(\d+ s the last time\)\.\.\.', lines[2])
   assert [row['train/learning_rate'] for row in rows_of(tmp_path)] == pytest.approx([0.01, 0.01, 0.5, 0.5])
   call(tmp_path, config)
   assert len((tmp_path / 'config_history.jsonl').read_text().splitlines()) == 1, "it is the run's own by now"

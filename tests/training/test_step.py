@@ -285,6 +285,25 @@ def test_four_devices_train_as_one_does():
   ]
 
 
+def test_a_mask_leaves_entries_out_of_the_loss():
+  """Ones change nothing, zeros leave no loss, and the mean of two complementary masks is that of all entries."""
+
+  def loss(mask):
+    def batch_of(k):
+      batch = make_batch(k)
+      return batch if mask is None else batch._replace(mask=mask(np.asarray(batch.x)).astype(np.float32))
+
+    ((_, measured),) = run(make_config(), steps=1, batch_of=batch_of)
+    return float(measured['loss'])
+
+  whole = loss(None)
+  assert loss(np.ones_like) == pytest.approx(whole, rel=1e-6)
+  assert loss(np.zeros_like) == 0
+  first = np.arange(math.prod(make_batch(0).x.shape[1:])).reshape(make_batch(0).x.shape[1:]) % 2
+  halves = [loss(lambda x, part=part: np.broadcast_to(part, x.shape)) for part in (first, 1 - first)]
+  assert abs(halves[0] - halves[1]) > 1e-4 and sum(halves) / 2 == pytest.approx(whole, rel=1e-5)
+
+
 @pytest.mark.parametrize('pattern', ['independent', 'given'])
 def test_levels_of_frames_are_trained_and_micro_batches_draw_those_of_the_whole(pattern):
   """Bands count every frame that has a loss, and given frames have none."""

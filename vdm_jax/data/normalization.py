@@ -198,13 +198,6 @@ class Statistics:
     pairs: Iterable = zip(*((self.low, self.high) if kind == 'range' else (self.mean, self.deviation)), strict=True)
     return tuple((float(f'{a:.9g}'), float(f'{b:.9g}')) for a, b in pairs)
 
-
-def of_range(found: Statistics) -> Normalization:
-  """Return a normalization to [-1, 1] for pictures of the data; a constant channel becomes 0."""
-  low, scale = (found.low + found.high) / 2, (found.high - found.low) / 2
-  shown = (0, 1, 2) if len(scale) >= 3 else (0,)
-  return Normalization('range', low, np.where(scale > 0, scale, 1), shown)
-
   def lines(self) -> list[str]:
     """Return lines for people: the values of each channel, and the settings that normalize them."""
     if self.count is None:
@@ -218,3 +211,10 @@ def of_range(found: Statistics) -> Normalization:
       values = str(self.values(kind)).replace(' ', '')
       lines.append(f'  --config.data.normalization={kind} "--config.data.normalization_values={values}"')
     return lines
+
+
+def of_range(found: Statistics) -> Normalization:
+  """Return a normalization to [-1, 1] for pictures of the data; a constant channel becomes 0."""
+  low, scale = (found.low + found.high) / 2, (found.high - found.low) / 2
+  shown = (0, 1, 2) if len(scale) >= 3 else (0,)
+  return Normalization('range', low, np.where(scale > 0, scale, 1), shown)

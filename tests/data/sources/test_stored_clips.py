@@ -37,6 +37,8 @@ def configure(**changes):
       'height': 16,
       'width': 24,
       'channels': 3,
+      'normalization': 'pixels',
+      'missing_values': False,
       'frame_skip': 2,
       'frame_skip_max': 0,
       'frame_rate': 8.0,

@@ -12,6 +12,7 @@ from vdm_jax.data.sources import metadata
 from vdm_jax.data.sources.archives import members, tar_index
 from vdm_jax.data.sources.contract import PROVIDED, Source, clip_path, held_out_by_hash
 from vdm_jax.data.sources.folder import VIDEOS
+from vdm_jax.data.sources.walking import check_inside
 from vdm_jax.video.opening import MAX_BYTES
 from vdm_jax.video.reading import VideoInfo
 
@@ -34,7 +35,9 @@ class WebDataset(Source):
   outside, or two members of one name.
   """
 
-  def __init__(self, path: str | os.PathLike):
+  follows_links = True
+
+  def __init__(self, path: str | os.PathLike, *, follow_links: bool = False):
     self.path = os.fspath(path)
     root = pathlib.Path(path)
     if not self.path or not root.exists():
@@ -45,7 +48,7 @@ class WebDataset(Source):
       raise FileNotFoundError(f'data.path={self.path!r} has no {_SHARD} files. {LAYOUT}')
     found = []
     for shard in shards:
-      metadata.check_inside(shard, self._root)
+      check_inside(shard, None if follow_links else self._root)
       name = shard.relative_to(self._root).as_posix()
       found += [(f'{name}/{sample.key}', shard, sample) for sample in tar_index.index(shard)]
     if not found:
