@@ -107,7 +107,7 @@ def carry_out(plan, inputs, store, *, skip=0, stop=None, **changes):
       return
 
 
-@pytest.mark.parametrize('step', ['ancestral', 'dpm_solver'])
+@pytest.mark.parametrize('step', ['ancestral', pytest.param('dpm_solver', marks=pytest.mark.slow)])
 @every_plan
 def test_interrupted_after_any_window_it_resumes_with_the_same_bytes(plan, inputs, step, tmp_path):
   def stored(name):

@@ -118,9 +118,11 @@ CASES = [
   {'step': 'dpm_solver'},
   {'step': 'dpm_solver', 'langevin_delta': 0.1},
 ]
+# The steps alone are tested with every network, process and parameterization in test_any_with_any.
+SOME_SLOW = [case if len(case) > 2 else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 
 
-@pytest.mark.parametrize('changes', CASES, ids=lambda changes: '-'.join(map(str, changes.values())))
+@pytest.mark.parametrize('changes', SOME_SLOW, ids=lambda changes: '-'.join(map(str, changes.values())))
 def test_every_step_draws_finite_videos_within_range(changes):
   videos = guided(**changes)
   assert videos.shape == (3, *SHAPE) and videos.dtype == np.float32

@@ -191,9 +191,10 @@ def make_gradient(model: Model, training: Any, mesh: Mesh) -> Callable[..., tupl
 
   >>> from vdm_jax.training.example import tiny_step
   >>> model, _, training, mesh, _, batch = tiny_step()
-  >>> params = jax.jit(model.init)(jax.random.key(0))
+  >>> params = jax.eval_shape(model.init, jax.random.key(0))
   >>> with jax.set_mesh(mesh):
-  ...   loss, aux, gradients = make_gradient(model, training, mesh)(params, batch, jax.random.key(1))
+  ...   gradient = make_gradient(model, training, mesh)
+  ...   loss, aux, gradients = jax.eval_shape(gradient, params, batch, jax.random.key(1))
   >>> aux['per_example'].shape, jax.tree.structure(gradients) == jax.tree.structure(params)
   ((2,), True)
   """
