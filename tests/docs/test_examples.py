@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / 'vdm_jax'
 # Packages that are used as a library: each function and class of their __all__ shows how.
-LIBRARY = ('diffusion', 'sampling', 'networks', 'generation', 'training', 'evaluation', 'checkpoints')
+LIBRARY = ('diffusion', 'sampling', 'networks', 'generation', 'training', 'evaluation', 'checkpoints', 'models')
 
 
 def with_examples() -> list[str]:

@@ -20,7 +20,6 @@ from vdm_jax.types import Params
 
 # The packages and modules that decide which video is sampled for a request.
 CODE = (
-  'conditions',
   'diffusion',
   'generation',
   'inputs',

@@ -11,10 +11,27 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from vdm_jax import conditions, diffusion, text
+from vdm_jax import diffusion, text
+from vdm_jax.models import conditions
+from vdm_jax.models.checks import check_cascade, check_noise, check_upsampling
 from vdm_jax.names import choose, unknown
 from vdm_jax.networks import FIT, UNet3D, VideoNetwork, contract, decay_mask
 from vdm_jax.types import Array, Carry, Conditioning, Denoiser, Network, Params
+
+__all__ = [
+  'DEFAULT_NETWORK',
+  'LOGSNR',
+  'NETWORKS',
+  'NOISE_INPUTS',
+  'PARAMETERIZATIONS',
+  'PROCESSES',
+  'Model',
+  'build',
+  'check_cascade',
+  'network_fields',
+  'scalars',
+  'sigma_in',
+]
 
 # `model.network`: the networks by name, each a subclass of `VideoNetwork`. To add one, see docs/extending/network.md.
 NETWORKS: dict[str, type[VideoNetwork]] = {'unet3d': UNet3D, 'fit': FIT}
@@ -58,6 +75,16 @@ class Model(NamedTuple):
     encode: captions -> tokens and their mask; None for a model without text.
     video_shape: frames, height, width, channels.
     config: the `model` section it was built from, as plain values.
+
+  >>> from vdm_jax import configuration
+  >>> model = build(configuration.default('unet3d').model)
+  >>> model.video_shape, model.takes('frame_interval'), model.upsampling
+  ((16, 64, 64, 3), False, 1)
+  >>> params = jax.eval_shape(model.init, jax.random.key(0))
+  >>> x, logsnr = np.zeros((2, *model.video_shape), np.float32), np.zeros(2, np.float32)
+  >>> denoise = lambda params: model.denoiser(params)(x, logsnr, model.condition(count=2), None)
+  >>> jax.eval_shape(denoise, params)[0].shape
+  (2, 16, 64, 64, 3)
   """
 
   module: VideoNetwork
@@ -190,9 +217,13 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
   Raises:
     ValueError: a name is not in its table (the message has the closest one), or settings contradict each other or the
       network's declarations.
+
+  >>> from vdm_jax import configuration
+  >>> build(configuration.default('fit').model).module.self_conditioning
+  True
   """
   config = dict(config)
-  _check_noise(config)
+  check_noise(config, NOISE_INPUTS)
   encode = encode or text.build(
     config['text'],
     path=config['text_path'],
@@ -203,7 +234,7 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
     cache=config['text_cache'],
   )
   module = _build_network(config, encode)
-  _check_upsampling(config, module)
+  check_upsampling(config, module)
   return Model(
     module=module,
     process=choose('model.process', config['process'], PROCESSES)(config),
@@ -216,7 +247,11 @@ def build(config: Mapping[str, Any], encode: text.Encode | None = None) -> Model
 
 
 def sigma_in(config: Mapping[str, Any], num_frames: int, num_images: int) -> float | np.ndarray:
-  """Return the `sigma_in` of a `model` section, or one for each frame, `[f]`, if appended images have their own."""
+  """Return the `sigma_in` of a `model` section, or one for each frame, `[f]`, if appended images have their own.
+
+  >>> sigma_in({'sigma_in': 4.0, 'image_sigma_in': 1.0}, num_frames=4, num_images=2).tolist()
+  [4.0, 4.0, 1.0, 1.0]
+  """
   own = config.get('image_sigma_in', 0.0)
   if not (own and num_images):
     return config['sigma_in']
@@ -231,6 +266,9 @@ def network_fields(name: str) -> dict[str, Any]:
   Raises:
     ValueError: the network is unknown.
     TypeError: it violates the contract of `networks.contract`.
+
+  >>> network_fields('fit')['num_latents']
+  512
   """
   network = choose('model.network', name, NETWORKS)
   if not (isinstance(network, type) and issubclass(network, VideoNetwork)):
@@ -247,28 +285,12 @@ def network_fields(name: str) -> dict[str, Any]:
 
 
 def scalars(section: Mapping[str, Any]) -> tuple[str, ...]:
-  """Return the scalars that the model of a `model` section is conditioned on."""
+  """Return the scalars that the model of a `model` section is conditioned on.
+
+  >>> scalars({'network': 'unet3d', 'scalars': ('frame_interval',)})
+  ('frame_interval',)
+  """
   return tuple(section.get('scalars', choose('model.network', section['network'], NETWORKS).scalars))
-
-
-def check_cascade(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
-  """Raise ValueError unless the videos of a first stage are the input of a second, given both `model` sections."""
-  frames, channels, factor = first['num_frames'], first['channels'], second['upsampling']
-  height, width = first['height'] - 2 * first['pad_rows'], first['width']
-  makes = tuple(second[name] for name in ('num_frames', 'height', 'width', 'channels'))
-  if (frames, height * factor, width * factor, channels) != makes:
-    raise ValueError(
-      f'the first stage makes {frames} frames of {height}x{width}x{channels}, which the second would upsample by '
-      f'{factor}, but the second makes {makes[0]} frames of {makes[1]}x{makes[2]}x{makes[3]}: give the run that it '
-      'was made for.'
-    )
-  for name in ('text', 'num_classes'):
-    values = first.get(name, 0), second.get(name, 0)
-    if (values[0] in ('none', 0)) != (values[1] in ('none', 0)):
-      raise ValueError(
-        f'model.{name} is {values[0]!r} in the first stage and {values[1]!r} in the second: both see the same prompts '
-        'or labels, so give it to both or to neither.'
-      )
 
 
 def _build_network(config: Mapping[str, Any], encode: text.Encode | None) -> VideoNetwork:
@@ -304,37 +326,3 @@ def _build_network(config: Mapping[str, Any], encode: text.Encode | None) -> Vid
       f'model.network={name!r} {takes} low-resolution video, but model.upsampling={config["upsampling"]}: set it {fix}.'
     )
   return network
-
-
-def _check_noise(config: Mapping[str, Any]) -> None:
-  """Raise ValueError if settings of the process and of noise levels are unknown, or have no effect together."""
-  choose('model.frame_logsnr', config['frame_logsnr'], diffusion.FRAME_LEVELS)
-  choose('model.noise_input', config['noise_input'], NOISE_INPUTS)
-  if config['process'] != 'input_scaled':
-    for name, off in (('sigma_in', 1), ('image_sigma_in', 0), ('noise_input', 'logsnr')):
-      if config[name] != off:
-        raise ValueError(
-          f'model.{name}={config[name]!r} has no effect on process={config["process"]!r}: '
-          f"set model.process='input_scaled', or {name}={off!r}."
-        )
-  if config['image_sigma_in'] and config['frame_logsnr'] not in ('images', 'independent'):
-    raise ValueError(
-      f'model.image_sigma_in={config["image_sigma_in"]} needs noise levels of the images, but model.frame_logsnr='
-      f"{config['frame_logsnr']!r}: set it to 'images'."
-    )
-
-
-def _check_upsampling(config: Mapping[str, Any], network: VideoNetwork) -> None:
-  factor, height, width = (config[name] for name in ('upsampling', 'height', 'width'))
-  if factor < 1 or height % factor or width % factor:
-    raise ValueError(f'model.upsampling={factor}, but frames are {height}x{width}: choose a divisor of both, or 1.')
-  if factor == 1 and config.get('downsampling', 'area') != 'area':
-    raise ValueError("model.downsampling has no effect without model.upsampling: set it to 'area'.")
-  if factor > 1 and config['pad_rows']:
-    raise ValueError(f'data.pad_rows={config["pad_rows"]} in a second stage: its low-resolution input has no padding.')
-  if (factor > 1) != ('augmentation_logsnr' in network.scalars):
-    raise ValueError(
-      f'model.upsampling={factor}, model.scalars={network.scalars}: only a second stage (upsampling > 1), and every '
-      "second stage, is conditioned on the noise level of its low-resolution input: add 'augmentation_logsnr' to "
-      'scalars if and only if upsampling > 1.'
-    )
