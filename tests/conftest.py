@@ -31,6 +31,8 @@ _DEFAULTS = {
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
   # A hub look-up in a test would be a bug; this turns it into an error instead of a download.
   'HF_HUB_OFFLINE': '1',
+  # What is printed does not depend on how busy the machine is.
+  'VDM_JAX_PROGRESS': '0',
   # Otherwise importing transformers prints that PyTorch is absent, which is intended here.
   'TRANSFORMERS_NO_ADVISORY_WARNINGS': '1',
 }

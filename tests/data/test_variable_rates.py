@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fractions
 import os
+import tarfile
 
 import av
 import numpy as np
@@ -15,8 +16,10 @@ from PIL import Image
 from vdm_jax import data
 from vdm_jax.data import __main__ as command
 from vdm_jax.data.inspection import inspect
-from vdm_jax.data.sources.windows import TimedWindows, mean_frame_rate
+from vdm_jax.data.sources.archives.webdataset import WebDataset
 from vdm_jax.video import reading
+from vdm_jax.video.input_video import TooFewFrames, read_input_video
+from vdm_jax.video.timed_windows import TimedWindows, mean_frame_rate
 
 # A telephone in the dark: one second at 30 frames per second, then two at 10.
 TIMES = np.array([n / 30 for n in range(30)] + [1 + n / 10 for n in range(21)])
@@ -100,6 +103,29 @@ def test_frames_are_picked_by_their_times_and_the_interval_is_the_true_one(clips
   assert clip.frame_rate == pytest.approx(9 / (times[-1] - times[0]))
   even = unpicked.read(2, None, 10)
   assert even.frame_rate == pytest.approx(30) and unpicked.times(2) is None
+
+
+def test_shards_of_files_give_the_same_clips(clips, tmp_path):
+  with tarfile.open(tmp_path / 'a.tar', 'w') as shard:
+    for file in sorted(clips.iterdir()):
+      shard.add(file, file.name)
+  folder = opened(clips, num_frames=6, target_frame_rate=5.0)
+  shards = data.StoredClips(WebDataset(tmp_path), 'train', num_frames=6, target_frame_rate=5.0, train_on_all=True)
+  for index in range(3):
+    mine, theirs = (source.read(index, np.random.default_rng(1), 6) for source in (folder, shards))
+    np.testing.assert_array_equal(mine.video, theirs.video)
+    assert mine.frame_rate == theirs.frame_rate and folder.notes(index) == shards.notes(index)
+
+
+def test_an_input_video_is_picked_by_its_times(clips):
+  read = read_input_video(clips / 'a.mp4', channels=3, frame_rate=5.0)
+  np.testing.assert_allclose(TIMES[shown(read.video)], 0.2 * np.arange(16), atol=1e-9)  # from 0 to 3 s
+  assert len(read_input_video(clips / 'a.mp4', channels=3, frame_rate=5.0, num_frames=7).video) == 7
+  with pytest.raises(TooFewFrames, match=r'^17 .*a\.mp4 has only 16 at 5'):
+    read_input_video(clips / 'a.mp4', channels=3, frame_rate=5.0, num_frames=17)
+  with raises(ValueError, clips / 'a.mp4', '25 are needed', 'repeat'):
+    read_input_video(clips / 'a.mp4', channels=3, frame_rate=25.0)
+  assert len(read_input_video(clips / 'a.mp4', channels=3).video) == len(TIMES)
 
 
 def test_records_give_the_same_clips(clips, tmp_path):

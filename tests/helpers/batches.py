@@ -7,42 +7,13 @@ import itertools
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdm_jax import data
+from vdm_jax import configuration, data
 
 
 def configure(**changes):
-  config = ConfigDict(
-    {
-      'name': 'digits',
-      'path': '',
-      'mixture': (),
-      'images': (),
-      'target_frame_rate': 0.0,
-      'frame_rate': 0.0,
-      'train_on_all': False,
-      'max_bad_share': 0.05,
-      'batch_size': 6,
-      'num_frames': 8,
-      'height': 16,
-      'width': 16,
-      'channels': 1,
-      'normalization': 'pixels',
-      'normalization_values': (),
-      'missing_values': False,
-      'shown_channels': (),
-      'num_images': 2,
-      'frame_skip': 1,
-      'frame_skip_max': 0,
-      'image_rate': 0.0,
-      'pad_rows': 0,
-      'resize': 'cover',
-      'flip': False,
-      'text': 'words',
-      'labels': True,
-      'num_workers': 0,
-      'digits': {'num_digits': 1, 'random_start': False, 'bounce': False, 'colors': False, 'clip_frames': 0},
-    }
-  )
+  """Return the section `data` for tests: every key, with small sizes."""
+  config = ConfigDict(configuration.default().data.to_dict())
+  config.update(batch_size=6, num_frames=8, height=16, width=16, channels=1, num_images=2, text='words', labels=True)
   config.update(changes)
   return config
 

@@ -43,7 +43,11 @@ def test_only_line_ends_separate_lines(tmp_path):
 @pytest.mark.parametrize('read', [read_text, lambda file: list(read_lines(file))])
 def test_what_cannot_be_read_is_named_by_file_line_and_byte(tmp_path, read, before):
   file = tmp_path / 'a.txt'
-  for encoding, content, wrong in (('cp1252', 'un café', '0xE9'), ('shift-jis', '東京', '0x93')):
+  for encoding, content, wrong in (
+    ('cp1252', 'un café', '0xE9'),
+    ('shift-jis', '東京', '0x93'),
+    ('iso-2022-jp', '東京', 'escape'),
+  ):
     file.write_bytes(b'a dog\n' * before + content.encode(encoding))
     with raises(UnreadableText, f'{file}, line {before + 1}: ', wrong, 'UTF-8'):
       read(file)

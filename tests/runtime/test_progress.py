@@ -18,8 +18,17 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def quick(monkeypatch):
+  monkeypatch.delenv(progress.SWITCH)
   monkeypatch.setattr(progress, 'SILENT_SECONDS', 0.1)
   monkeypatch.setattr(progress, 'REDRAW_SECONDS', 0.02)
+
+
+def test_it_can_be_turned_off(quick, monkeypatch):
+  monkeypatch.setenv(progress.SWITCH, '0')
+  monkeypatch.setattr(sys, 'stderr', error := io.StringIO())
+  with progress.show('starting'):
+    time.sleep(0.3)
+  assert error.getvalue() == ''
 
 
 def until(condition):

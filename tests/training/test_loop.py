@@ -239,15 +239,15 @@ def test_the_rate_of_every_step_is_right_when_each_is_logged(tmp_path):
 
   def slow(start):
     for batch in standin.batches(start):
-      time.sleep(0.03)
+      time.sleep(0.1)
       yield batch
 
   config = make_config(num_steps=12, log_every=1, heldout_every=4, checkpoint_every=5)
   rows = []
   call(tmp_path, config, slow, on_row=rows.append)
   assert [row['step'] for row in rows] == [*range(1, 13)]
-  for row in rows[1:]:
-    assert 0 < row['time/steps_per_second'] < 1.5 / 0.03, row['step']
+  rates = [row['time/steps_per_second'] for row in rows]
+  assert sum(rate > 1.5 / 0.1 for rate in rates) <= 2, rates  # not 0: a busy machine may hear of a step late
 
 
 def test_at_most_two_steps_are_in_flight(tmp_path, monkeypatch):
@@ -371,13 +371,17 @@ def test_more_micro_batches_on_resuming_change_only_the_rounding(uninterrupted, 
   assert change == {'step': 4, 'key': 'training.accumulation_steps', 'before': 1, 'after': 4}
 
 
-def test_a_learning_rate_that_is_allowed_to_change_holds_from_the_step_of_resuming(tmp_path):
+def test_a_learning_rate_that_is_allowed_to_change_holds_from_the_step_of_resuming(tmp_path, capsys):
   config = make_config(num_steps=4, log_every=1, schedule='constant', warmup_steps=0)
   call(tmp_path, config, functools.partial(stopping, at=1, how=terminate))
   config.training.learning_rate = 0.5
   with pytest.raises(ValueError, match='--allow_change'):
     call(tmp_path, config)
+  capsys.readouterr()
   call(tmp_path, config, allow_change=True)
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[1] == 'changed at step 2: training.learning_rate: 0.01 in the workdir, 0.5 now'
+  assert re.fullmatch(r'compiling the training step \(\d+ s the last time\)\.\.\.', lines[2])
   assert [row['train/learning_rate'] for row in rows_of(tmp_path)] == pytest.approx([0.01, 0.01, 0.5, 0.5])
   call(tmp_path, config)
   assert len((tmp_path / 'config_history.jsonl').read_text().splitlines()) == 1, "it is the run's own by now"

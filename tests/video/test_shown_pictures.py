@@ -243,6 +243,14 @@ def test_marked_interlaced_frames_are_deinterlaced_alike_in_every_window(tmp_pat
     np.testing.assert_array_equal(window, whole[start : start + num_frames * frame_skip : frame_skip])
 
 
+def test_deinterlacing_ends_at_a_damaged_frame():
+  frames, _ = fields(6)
+  decoded = [av.VideoFrame.from_ndarray(frame, 'rgb24').reformat(format='yuv420p') for frame in frames]
+  found = list(deinterlacing.deinterlace(enumerate([decoded[0], decoded[1], None, decoded[2]]), range(4)))
+  assert [number for number, frame in found if frame is None] == [2]
+  assert max(number for number, _ in found) == 2
+
+
 def test_combs_are_recognized_in_the_pixels():
   frames, bars = fields(16)
   assert deinterlacing.is_combed(frames)

@@ -73,7 +73,7 @@ def _data() -> dict[str, Any]:
     'path': '',  # folder of the clips, or the .npy file of array; '' for digits and mixture
     'mixture': (),  # mixture: ('folder:PATH=WEIGHT', 'tfds:PATH@FRAMERATE=WEIGHT', ...); only ratios of weights matter
     'images': (),  # like mixture: data sets of appended images and of images as videos; (): the clips themselves
-    'follow_links': False,  # folder, pictures: links may lead out of the folder, and linked folders are followed
+    'follow_links': False,  # links may lead out of the folder, and (folder, pictures) linked folders are followed
     'frame_rate': 0.0,  # frames per second of clips without a frame rate (all but video files); 0: unknown
     'train_on_all': False,  # train on the test split too, so that no clip is held out. VDM on UCF101
     'max_bad_share': 0.05,  # fraction of unusable clips above which training stops; below, others replace them

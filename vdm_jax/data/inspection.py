@@ -13,7 +13,6 @@ from vdm_jax.data.quarantine import Quarantine
 from vdm_jax.data.sources.catalog import locate, open_stored
 from vdm_jax.data.sources.contract import PROVIDED
 from vdm_jax.data.sources.stored_clips import StoredClips, skip_in_clip_frames
-from vdm_jax.data.sources.windows import TimedWindows
 from vdm_jax.inputs.caption_lengths import cut_report
 from vdm_jax.inputs.captions import variants, vocabulary
 from vdm_jax.inputs.captions import words as caption_words
@@ -22,6 +21,7 @@ from vdm_jax.video import frame_index, transforms
 from vdm_jax.video.contact_sheets import contact_sheet
 from vdm_jax.video.deinterlacing import is_combed
 from vdm_jax.video.reading import VideoInfo
+from vdm_jax.video.timed_windows import TimedWindows
 from vdm_jax.video.transforms import to_uint8
 
 FRAMES_AT_ONCE = 64
@@ -261,7 +261,7 @@ def _decode(clips: StoredClips, index: int, windows: Sequence[tuple[int, int]], 
   for start, length in windows:
     room = clips.info(index).num_frames - start
     video = clips.window(index, start, min(max(length, WATCHED), room)).video
-    combed = combed or is_combed(video)
+    combed = combed or (video.dtype == np.uint8 and is_combed(video))
   found.infos[-1] = found.infos[-1]._replace(resolution=video.shape[1:3])
   if combed and frame_index.INTERLACED not in clips.notes(index):
     _note(found, clips.names[index], [COMBED])

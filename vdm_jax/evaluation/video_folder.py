@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy as np
 from vdm_jax.data.sources import frame_folders
 from vdm_jax.data.sources.folder import VIDEOS
 from vdm_jax.errors import InvalidInput
+from vdm_jax.inputs.captions import clean, composed
+from vdm_jax.inputs.text_files import read_lines
 from vdm_jax.runtime.hashing import quick_hash
 from vdm_jax.video.input_video import read_input_video
 from vdm_jax.video.opening import MAX_BYTES
@@ -45,7 +47,7 @@ class VideoFolder:
     found: dict[str, Path] = {}
     ranked = [(rank, entry) for entry in self.path.iterdir() if (rank := _rank(entry)) is not None]
     for _, entry in sorted(ranked):
-      found.setdefault(entry.name if entry.is_dir() else entry.stem, entry)
+      found.setdefault(composed(entry.name if entry.is_dir() else entry.stem), entry)
     if not found:
       raise InvalidInput(f'--videos={path} has no videos: name a folder of {ACCEPTED}.')
     names = sorted(found)
@@ -134,15 +136,22 @@ def _read_list(path: Path) -> dict[str, str] | None:
   if not path.is_file():
     return None
   found = {}
-  for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
+  for number, line in enumerate(_lines(path), 1):
     try:
       entry = json.loads(line)
-      found[Path(entry['file_name']).stem] = str(entry['text'])
+      found[composed(Path(entry['file_name']).stem)] = clean(str(entry['text']))
     except (ValueError, KeyError, TypeError) as error:
       raise InvalidInput(
         f'{path}, line {number}: needs file_name and text, as {{"file_name": "a.mp4", ...}}.'
       ) from error
   return found
+
+
+def _lines(path: Path) -> Iterator[str]:
+  try:
+    yield from read_lines(path)
+  except ValueError as error:
+    raise InvalidInput(str(error)) from error
 
 
 def _prompt(name: str) -> str:
@@ -151,4 +160,4 @@ def _prompt(name: str) -> str:
   >>> _prompt('0001-a-dog_running'), _prompt('two cats')
   ('a dog running', 'two cats')
   """
-  return re.sub('[-_]+', ' ', re.sub('^[0-9]+([-_]+|$)', '', name)).strip()
+  return clean(re.sub('[-_]+', ' ', re.sub('^[0-9]+([-_]+|$)', '', name)))

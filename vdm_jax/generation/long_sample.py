@@ -61,7 +61,7 @@ def sample_long(config: ConfigDict, run: Run, out: str, request: Request, measur
   Raises:
     InvalidInput: the request cannot be fulfilled, or `out` holds the videos of another one.
   """
-  check_unused(out, RECORD)
+  check_unused(out, RECORD, 'short videos')
   task = make_task(config, request)
   print(task.plan)
   folder = Path(out)

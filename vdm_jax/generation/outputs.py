@@ -113,12 +113,10 @@ class Written:
       write_text(self._folder / RECORD, json.dumps({'files': earlier | self._files}, indent=0) + '\n')
 
 
-def check_unused(folder: str | Path, record: str) -> None:
-  """Raise InvalidInput if a folder holds the record of videos of another kind, whose files new videos would replace."""
+def check_unused(folder: str | Path, record: str, held: str) -> None:
+  """Raise InvalidInput if a folder holds the record of videos of another kind, whose files new ones would replace."""
   if (Path(folder) / record).exists():
-    raise InvalidInput(
-      f'--out={folder} holds the videos of another request ({record}): choose another folder, or empty it.'
-    )
+    raise InvalidInput(f'--out={folder} holds {held} ({record}): choose another folder, or empty it.')
 
 
 def _read_record(folder: Path) -> dict[str, list[int]]:

@@ -71,7 +71,7 @@ def untrained_rates(config: ConfigDict, rates: Sequence[float]) -> list[float]:
 
   The lowest rate of training is that of the clips over the largest frame skip, and the highest that over the smallest.
   Where neither `data.target_frame_rate` nor `data.frame_rate` is set, files have rates of their own: the lowest is
-  taken from `sampling.fps`, and no rate is too high.
+  taken from `sampling.fps`, the rate at the smallest skip, and no rate is too high.
 
   Args:
     config: of the run.
@@ -85,7 +85,8 @@ def untrained_rates(config: ConfigDict, rates: Sequence[float]) -> list[float]:
   """
   data = config.data
   known = data.target_frame_rate or data.frame_rate
-  low = (known or config.sampling.fps) / max(data.frame_skip, data.frame_skip_max)
+  usual = known or max(0, config.sampling.fps) * data.frame_skip  # fps may be left open
+  low = usual / max(data.frame_skip, data.frame_skip_max)
   high = known / data.frame_skip if known else math.inf
 
   def trained(rate: float) -> bool:

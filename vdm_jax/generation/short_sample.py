@@ -57,7 +57,7 @@ def sample_short(config: ConfigDict, run: Run, out: str, request: Request) -> Pa
   """
   normalize = _normalization(config)
   rate, size = request.frame_rate or frames_per_second(config.sampling), request.batch_size or default_batch_size()
-  check_unused(out, JOB)
+  check_unused(out, JOB, 'a long video')
   batches, shown, outside = _batches(request, config.seed, size), [], 0.0
   try:
     check_fps(rate, '--fps' if request.frame_rate else 'sampling.fps')

@@ -19,7 +19,18 @@ from vdm_jax.text import cache
 from vdm_jax.types import Params
 
 # The packages and modules that decide which video is sampled for a request.
-CODE = ('diffusion', 'generation', 'inputs', 'models', 'networks', 'rng', 'sampling', 'text')
+CODE = (
+  'conditions',
+  'diffusion',
+  'generation',
+  'inputs',
+  'models',
+  'networks',
+  'rng',
+  'sampling',
+  'tensor_files',
+  'text',
+)
 # Keys of `model` that say where a text encoder lies, which makes no difference.
 PLACES = ('text_path', 'text_cache')
 

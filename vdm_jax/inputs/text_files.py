@@ -20,6 +20,7 @@ _MARKS = (
   (codecs.BOM_UTF16_LE, 'utf-16'),
   (codecs.BOM_UTF16_BE, 'utf-16'),
 )
+_BINARY = re.compile('[\0\x1b]')  # of UTF-16 without a mark; of ISO-2022 encodings and terminal colors
 _LINE_END = re.compile('\r\n|\r|\n')
 
 
@@ -32,7 +33,7 @@ def read_text(path: str | os.PathLike) -> str:
 
   Raises:
     OSError: the file cannot be opened.
-    UnreadableText: it is neither UTF-8 nor has a byte-order mark, or it contains a NUL character.
+    UnreadableText: it is neither UTF-8 nor has a byte-order mark, or it contains NUL or escape characters.
   """
   return decode(path, Path(path).read_bytes())
 
@@ -48,8 +49,8 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
   with open(path, encoding=encoding) as file:
     try:
       for number, line in enumerate(file, 1):
-        if '\0' in line:
-          raise _contains_nul(path, number)
+        if _BINARY.search(line):
+          raise _is_binary(path, number)
         yield line.removesuffix('\n')
     except UnicodeError:  # of a part of the file; this raises with its place in the whole
       decode(path, Path(path).read_bytes())
@@ -80,8 +81,8 @@ def decode(where: str | os.PathLike, content: bytes) -> str:
     else:
       fix = f'Its byte-order mark says {_name(encoding)}; save it again as UTF-8'
     raise UnreadableText(f'{where}, line {line}: {wrong} is not valid {_name(encoding)}. {fix}.') from error
-  if '\0' in text:
-    raise _contains_nul(where, text[: text.index('\0')].count('\n') + 1)
+  if found := _BINARY.search(text):
+    raise _is_binary(where, text[: found.start()].count('\n') + 1)
   return _LINE_END.sub('\n', text)
 
 
@@ -93,8 +94,8 @@ def _name(encoding: str) -> str:
   return encoding.removesuffix('-sig').upper()
 
 
-def _contains_nul(where: str | os.PathLike, line: int) -> UnreadableText:
+def _is_binary(where: str | os.PathLike, line: int) -> UnreadableText:
   return UnreadableText(
-    f'{where}, line {line}: contains a NUL character, so this is not a UTF-8 text file (perhaps UTF-16 without a '
-    'byte-order mark). Save it as UTF-8.'
+    f'{where}, line {line}: contains a NUL or escape character, so this is not a UTF-8 text file (perhaps UTF-16 '
+    'without a byte-order mark). Save it as UTF-8.'
   )

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
+from tqdm import tqdm
 
 from vdm_jax import configuration, models
 from vdm_jax.errors import ExitStatus, InvalidInput
@@ -40,9 +41,16 @@ def prepare() -> None:
   """
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # libraries log every file that they open
-  warnings.showwarning = lambda message, *rest: print(f'warning: {message}', file=sys.stderr)
+  warnings.showwarning = functools.partial(_show_warning, set())
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(Path.home() / '.cache' / 'vdm_jax'))
+
+
+def _show_warning(shown: set[str], message: Warning | str, *origin: Any) -> None:
+  """Print a warning once, whichever lines of code raise it, and not at the end of a progress bar as `print` would."""
+  if str(message) not in shown:
+    shown.add(str(message))
+    tqdm.write(f'warning: {message}', file=sys.stderr)
 
 
 def refuse(messages: Sequence[str], status: int = ExitStatus.INVALID_INPUT) -> NoReturn:

@@ -1,8 +1,12 @@
-"""What a command is doing: shown on standard error whenever it would otherwise be silent for some seconds."""
+"""What a command is doing: shown on standard error whenever it would otherwise be silent for some seconds.
+
+The environment variable VDM_JAX_PROGRESS=0 turns it off.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -10,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 SILENT_SECONDS = 4.0  # without output, after which the phase is shown, again and again
+SWITCH = 'VDM_JAX_PROGRESS'
 REDRAW_SECONDS = 1.0  # of the line on a terminal
 
 
@@ -79,6 +84,8 @@ def show(what: str) -> Iterator[None]:
 
 def start(what: str) -> None:
   """Begin to show phases, or rename the command's own phase if they are shown already."""
+  if os.environ.get(SWITCH) == '0':
+    return
   if _display:
     _phases[0].begin(what)
     return

@@ -22,6 +22,7 @@ from vdm_jax import checkpoints
 from vdm_jax.configuration import Change, Difference, changes
 from vdm_jax.runs import Run
 from vdm_jax.runtime import atomic_files
+from vdm_jax.training import schedules
 from vdm_jax.training.metrics_log import print_status
 
 HISTORY = 'config_history.jsonl'  # what changed when the run resumed: one row per key, with the step
@@ -124,6 +125,11 @@ def claim(workdir: Path, config: Any, step: int | None, differences: Sequence[Di
   """
   for different in differences:
     print_status(f'changed at step {step or 0}: {different}')
+    if different.key == 'training.num_steps' and config.training.schedule in schedules.END_AT_NUM_STEPS:
+      print_status(
+        f'training.schedule={config.training.schedule!r} ends at training.num_steps, so the learning rate of the steps '
+        'from here on changes, too'
+      )
   if step is not None:
     record_changes(workdir, step, differences)
   write_config(workdir, config)

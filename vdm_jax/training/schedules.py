@@ -19,6 +19,7 @@ from vdm_jax import configuration
 from vdm_jax.names import choose
 
 OURS = ('constant', 'cosine', 'linear', 'inverse_sqrt', 'warmup_stable_decay')
+END_AT_NUM_STEPS = ('cosine', 'linear', 'warmup_stable_decay')
 CUSTOM = 'custom'
 # Schedules of optax whose parameters are numbers; others (joined, piecewise) are given as arguments.
 OPTAX = {

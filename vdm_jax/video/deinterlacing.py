@@ -32,13 +32,16 @@ def deinterlace(frames: Iterable[tuple[int, Any]], needed: Container[int]) -> It
   """Yield those frames that are needed, deinterlaced.
 
   Args:
-    frames: pairs of a key and a frame of PyAV, in the order shown.
+    frames: pairs of a key and a frame of PyAV, in the order shown; None for a damaged frame, which ends the result.
     needed: keys of the wanted frames and of their neighbors; the result of a frame without a neighbor is not exact.
   """
   graph, layout, keys, count = None, None, collections.deque(), 0
   for key, frame in frames:
     if key not in needed:
       continue
+    if frame is None:
+      yield key, None
+      return
     if layout != (layout := (frame.format.name, frame.height, frame.width)):
       yield from _rest(graph, keys)
       graph = _graph(frame)

@@ -116,7 +116,7 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> Index | None:
     notes = {
       SEVERAL_STREAMS: sum(map(bool, packets.values())) > 1,
       VARIABLE_RATE: seconds is not None,
-      INTERLACED: context.field_order not in _PROGRESSIVE,
+      INTERLACED: getattr(context, 'field_order', 0) not in _PROGRESSIVE,  # else the frames tell; not in PyAV 15
       PIXEL_ASPECT: aspect != 1,
       CROPPED: any(crop),
     }

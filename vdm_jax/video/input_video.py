@@ -12,6 +12,7 @@ import numpy as np
 
 from vdm_jax.names import choose
 from vdm_jax.video.reading import frame_times, probe, read_frames, read_video
+from vdm_jax.video.timed_windows import nearest_frames
 from vdm_jax.video.transforms import frame_numbers, resize_and_crop, resize_and_pad, squash, to_channels, to_uint8
 
 ACCEPTED = (
@@ -221,9 +222,7 @@ def _pick(path: str, measured: Measured, frame_rate: float | None, num_frames: i
 def _nearest(times: np.ndarray, frame_rate: float) -> list[int]:
   """Return the frames that are nearest to even times, the later one of two, where their rate varies."""
   wanted = np.arange(math.floor(times[-1] * frame_rate + 0.5) + 1) / frame_rate
-  later = np.clip(np.searchsorted(times, wanted), 1, len(times) - 1)
-  # Times are rounded, so those halfway between two frames are so only nearly.
-  return np.where(wanted - times[later - 1] < times[later] - wanted - 1e-6, later - 1, later).tolist()
+  return nearest_frames(times, wanted).tolist()
 
 
 def _describe(

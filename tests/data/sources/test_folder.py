@@ -8,8 +8,8 @@ import unicodedata
 import numpy as np
 import pytest
 from helpers.messages import raises
-from ml_collections import ConfigDict
 
+from vdm_jax import configuration
 from vdm_jax.data import Folder, StoredClips, TooManyBadClips
 from vdm_jax.data.quarantine import Quarantine, Substituting
 from vdm_jax.data.sources import catalog
@@ -144,7 +144,14 @@ def test_what_is_left_out_is_remarked(tmp_path):
   (tmp_path / 'out').symlink_to(tmp_path)
   link, text = Folder(tmp_path).remarks
   assert f'{tmp_path}/out' in link and 'data.follow_links' in link
-  assert text.startswith('1 text file') and f'{tmp_path}/0001.txt' in text
+  assert ': 1,' in text and f'{tmp_path}/0001.txt' in text
+  (tmp_path / 'captions.json').write_text('[]')
+  (tmp_path / 'dataset_infos.json').write_text('[]')
+  assert len(Folder(tmp_path).remarks) == 2  # there is a caption, so these are not captions
+  (tmp_path / '000.txt').unlink()
+  assert f'2, such as {tmp_path}/captions.json' in Folder(tmp_path).remarks[2]
+  (tmp_path / 'metadata.csv').write_text('file_name,sentence\n000.mp4,a ball\n001.mp4,a cube\n')
+  assert f'{tmp_path}/metadata.csv' in Folder(tmp_path).remarks[1]
 
 
 def test_hidden_files_and_other_files_are_ignored(tmp_path):
@@ -225,12 +232,12 @@ def test_links_out_of_the_folder_are_followed_where_allowed(tmp_path):
   assert source.names == ['a.mp4', 'more/000.mp4', 'more/001.mp4']
   assert [source.caption(i) for i in range(3)] == ['a ball', '', '']
   np.testing.assert_array_equal(source.frames(0, [3]), source.frames(1, [3]))
-  config = {'name': 'folder', 'path': str(curated), 'follow_links': True, 'frame_rate': 0.0, 'target_frame_rate': 0.0}
-  config = ConfigDict(config | {'mixture': (), 'images': (), 'num_frames': 4, 'frame_skip': 1, 'frame_skip_max': 0})
-  config.update({'train_on_all': True, 'max_bad_share': 0.0})
+  config = configuration.default().data
+  config.update({'name': 'folder', 'path': str(curated), 'follow_links': True, 'num_frames': 4, 'train_on_all': True})
   assert len(catalog.build(config, 'train', seed=0)) == 3
+  config.name = 'digits'
   with raises(ValueError, 'data.follow_links', "'digits'"):
-    catalog.build(ConfigDict({**config, 'name': 'digits'}), 'train', seed=0)
+    catalog.build(config, 'train', seed=0)
 
 
 def test_a_loop_of_links_is_named(tmp_path):

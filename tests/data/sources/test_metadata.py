@@ -171,6 +171,7 @@ TABLES = {
   'plain': ('file_name,text\na.npy,"a ball, red"\nb/c.npy,"two\nlines ""quoted"""\n', 'utf-8'),
   'excel': ('file_name;text\r\na.npy;a ball, red\r\nb/c.npy;"two\r\nlines ""quoted"""\r\n', 'utf-8-sig'),
   'unicode text': ('file_name\ttext\r\na.npy\ta ball, red\r\n\r\nb/c.npy\t"two lines ""quoted"""\r\n', 'utf-16'),
+  'spaces': ('file_name, text\na.npy," a ball, red "\nb/c.npy,"two lines ""quoted"""\n', 'utf-8'),
   'pandas': (',file_name,width,text\n0,a.npy,64,"a ball, red"\n1,b/c.npy,64,"two lines ""quoted"""\n', 'utf-8'),
 }
 
@@ -244,8 +245,9 @@ def test_names_in_metadata_match_in_either_unicode_form(tmp_path):
   assert source.read(0, None, 1).video.shape == (1, 4, 6, 3)
 
 
-def test_a_name_in_other_case_is_pointed_out(tmp_path):
+@pytest.mark.parametrize('written', ['clip.npy', 'Clip.npy ', 'CLIP.NPY'])
+def test_a_name_that_is_spelled_almost_so_is_pointed_out(tmp_path, written):
   fill(tmp_path, 'Clip.npy')
-  describe(tmp_path, {'file_name': 'clip.npy'})
-  with raises(ValueError, f'{tmp_path}/Clip.npy', "'clip.npy'"):
+  describe(tmp_path, {'file_name': written})
+  with raises(ValueError, f'{tmp_path}/Clip.npy', repr(written)):
     folder(tmp_path)

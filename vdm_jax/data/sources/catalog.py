@@ -66,7 +66,7 @@ def build(config: Any, split: str, seed: int, quarantine: str | Path | None = No
   for key, unset in (('frame_rate', 'if unknown'), ('target_frame_rate', 'to keep that of the clips')):
     if config[key] < 0:
       raise ValueError(f'data.{key}={config[key]} is not a valid frame rate; use frames per second, or 0 {unset}.')
-  if _follows_links(config) and not (kind.has_parts or config.images or issubclass(kind.source or object, Folder)):
+  if _follows_links(config) and not (kind.has_parts or config.images or (kind.source and kind.source.follows_links)):
     raise ValueError(f'data.follow_links=True has no effect with data.name={config.name!r}; set it to False.')
   if config.mixture and not kind.has_parts:
     raise ValueError(f"data.mixture has no effect with data.name={config.name!r}; use 'mixture' there, or () here.")
@@ -130,7 +130,7 @@ def open_stored(where: str, split: str, *, follow_links: bool = False, **setting
 
 def open_source(source: type[Source], path: str, follow_links: bool = False) -> Source:
   """Return the source at a path; one without links in it ignores `follow_links`. Raises what the source raises."""
-  return source(path, follow_links=True) if follow_links and issubclass(source, Folder) else source(path)
+  return source(path, follow_links=True) if follow_links and source.follows_links else source(path)
 
 
 def vocabulary(config: Any) -> tuple[str, ...]:

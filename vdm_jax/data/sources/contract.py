@@ -11,7 +11,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -84,6 +84,7 @@ class Source(Protocol):
     single_frame: whether every clip is one frame, so that the data are images.
     captions_file: where `python -m vdm_jax.data caption` stores captions; None if there is no place for them.
     remarks: what was left out although it looks as if it belongs to the data, one sentence each, for reports.
+    follows_links: whether `__init__` takes `follow_links`, with which links may lead out of the folder.
   """
 
   path: str
@@ -94,6 +95,7 @@ class Source(Protocol):
   single_frame: bool = False
   captions_file: pathlib.Path | None = None
   remarks: Sequence[str] = ()
+  follows_links: ClassVar[bool] = False
 
   @classmethod
   def recognizes(cls, path: pathlib.Path) -> bool:

@@ -46,6 +46,7 @@ class Folder(Source):
   """
 
   layout = LAYOUT  # what such a folder looks like, for messages
+  follows_links = True
   suffixes = SUFFIXES  # of clips that are files: the file of a caption has .txt in their place
 
   def __init__(self, path: str | os.PathLike, *, follow_links: bool = False):
@@ -73,7 +74,7 @@ class Folder(Source):
     self._generated = metadata.read_generated(self._root, follow_links=follow_links)
     self.captions_file = pathlib.Path(path) / metadata.GENERATED_CAPTIONS
     self.without_frame_rate = next((name for name in self.names if not name.lower().endswith(VIDEOS)), None)
-    self.remarks = (*listing.remarks, *(self._without_clip(listing) if entries is None else ()))
+    self.remarks = (*listing.remarks, *self._remarks(listing))
 
   def clips_in(self, folder: pathlib.Path, subfolders: Sequence[str], files: Sequence[str]) -> list[str]:
     """Return which files and subfolders of a folder are clips; '.' is the folder itself.
@@ -149,7 +150,7 @@ class Folder(Source):
   def _check_listed(self, listing: walking.Listing) -> None:
     """Raise ValueError if the metadata leave out a clip, or name one that must not be opened."""
     if unlisted := sorted(listing.clips - self._entries.keys()):
-      near = next((name for name in self._entries if name.lower() == unlisted[0].lower()), None)
+      near = next((name for name in self._entries if name.strip().lower() == unlisted[0].lower()), None)
       raise ValueError(
         f'{self._root / unlisted[0]} is not listed in {listing.described[0]}, nor are {len(unlisted) - 1} other clips; '
         + (f'write its name so, not {near!r}.' if near else 'add a line for each, or remove them.')
@@ -157,12 +158,24 @@ class Folder(Source):
     for name in self._entries.keys() - listing.clips:
       _check_parents(self._root, name, self._bounds)
 
-  def _without_clip(self, listing: walking.Listing) -> list[str]:
-    """Return a remark if text files lie beside no clip, such as a caption whose name is spelled differently."""
-    lone = sorted(listing.texts - {self._text_name(name) for name in self.names})
-    if not lone:
-      return []
-    return [f'{len(lone)} text files are the caption of no clip, such as {self._root / lone[0]}']
+  def _remarks(self, listing: walking.Listing) -> list[str]:
+    """Return remarks on what looks like captions and is not, such as a text file whose name is spelled differently."""
+    if self._entries is None:
+      beside = {self._text_name(name) for name in self.names}
+      lone, captioned = sorted(listing.texts - beside), bool(listing.texts & beside)
+    else:
+      lone, captioned = [], any(entry.text for entry in self._entries.values())
+    found = []
+    if lone:
+      found.append(f'text files that are the caption of no clip: {len(lone)}, such as {self._root / lone[0]}')
+    if self._entries and not captioned and self.num_classes is None:
+      found.append(f'{listing.described[0]} gives no clip a caption (key text) or a label (key label)')
+    unread = [file for file in listing.unread if file != self._root / metadata.GENERATED_CAPTIONS]
+    if unread and not captioned and not self._generated:
+      found.append(
+        f'no clip has a caption, and files that may hold some are not read: {len(unread)}, such as {min(unread)}'
+      )
+    return found
 
 
 def _is_frames(path: pathlib.Path) -> bool:

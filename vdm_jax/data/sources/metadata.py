@@ -147,7 +147,8 @@ def _csv_rows(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
   delimiter = max(',;\t', key=header.count)  # Excel writes semicolons where the comma is the decimal sign
   reader = csv.DictReader((f'{line}\n' for line in read_lines(file)), delimiter=delimiter, strict=True)
   try:
-    if 'file_name' not in (columns := reader.fieldnames or ()) or len(set(columns)) < len(columns):
+    reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or ()]
+    if 'file_name' not in columns or len(set(columns)) < len(columns):
       raise ValueError(
         f'{file}: has the columns {", ".join(columns)}, but needs file_name and text, each once, in its first line.'
       )

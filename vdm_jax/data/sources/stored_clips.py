@@ -9,12 +9,12 @@ import numpy as np
 
 from vdm_jax.data.normalization import check_frames
 from vdm_jax.data.sources.contract import Clip, EmptySplit, Source, caption_if_readable, clip_path
-from vdm_jax.data.sources.windows import TimedWindows, mean_frame_rate
 from vdm_jax.inputs import captions
 from vdm_jax.runtime.hashing import BLOCKS, quick_hash
 from vdm_jax.video import transforms
 from vdm_jax.video.opening import MAX_BYTES, check_bytes
 from vdm_jax.video.reading import VideoInfo
+from vdm_jax.video.timed_windows import TimedWindows, mean_frame_rate
 
 
 def skip_in_clip_frames(

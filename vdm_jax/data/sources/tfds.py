@@ -13,6 +13,7 @@ import numpy as np
 
 from vdm_jax.data.sources.contract import Source, clip_path, held_out_by_hash
 from vdm_jax.data.sources.records import Shards, decode_image
+from vdm_jax.inputs.text_files import read_lines
 from vdm_jax.video.opening import MAX_BYTES, check_bytes, check_size
 from vdm_jax.video.reading import VideoInfo
 
@@ -68,7 +69,7 @@ class Tfds(Source):
       )
     labels = folder / 'label.labels.txt'
     if 'label' in first and labels.is_file():
-      self.class_names = tuple(labels.read_text().splitlines())
+      self.class_names = tuple(read_lines(labels))
       self.num_classes = len(self.class_names)
     self.without_frame_rate = self.names[0]
 

@@ -12,6 +12,8 @@ from vdm_jax.data.sources.contract import OutsideError
 from vdm_jax.inputs.captions import composed
 
 TEXT_SUFFIX = '.txt'
+# Of files that are not read although captions may be in them.
+OTHER_TEXTS = ('.json', '.jsonl', '.csv', '.tsv', '.parquet', '.caption', '.srt', '.vtt', '.xlsx')
 FOLLOW = 'data.follow_links=True'
 
 
@@ -22,6 +24,7 @@ class Listing(NamedTuple):
   texts: set[str]  # text files, their suffix in lower case
   on_disk: dict[str, str]  # the paths of clips and texts that are stored under another one than their name
   described: list[pathlib.Path]  # metadata files
+  unread: list[pathlib.Path]  # files of OTHER_TEXTS
   remarks: list[str]  # what was left out, for reports
 
 
@@ -44,7 +47,7 @@ def list_files(
     OutsideError: a clip is a link out of the root.
     ValueError: links form a loop, two clips have one name, or a folder has two metadata files.
   """
-  found = Listing(set(), set(), {}, [], [])
+  found = Listing(set(), set(), {}, [], [], [])
   bounds = None if follow_links else root
   unreadable: list[OSError] = []
   identities: dict[str, tuple[tuple[int, int], ...]] = {}  # of a folder and those above it
@@ -65,6 +68,8 @@ def list_files(
     if len(described) > 1:
       raise ValueError(f'{here} has both {" and ".join(described)}; keep one of them.')
     found.described.extend(here / name for name in described)
+    others = [name for name in files if name.lower().endswith(OTHER_TEXTS) and not name.startswith('.')]
+    found.unread.extend(here / name for name in others if name not in metadata_files)
   found.remarks.extend(f'{error.filename} cannot be read ({error.strerror})' for error in unreadable)
   return found
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vdm_jax.data.sources import metadata
-from vdm_jax.inputs.captions import clean
+from vdm_jax.inputs.captions import clean, composed
 from vdm_jax.inputs.text_files import read_text
 from vdm_jax.runtime.atomic_files import write_text
 from vdm_jax.tools.user_study import ballot_page, ballots
@@ -119,7 +119,8 @@ def read_videos(folder: str) -> list[Sample]:
   described = [root / name for name in LISTS if (root / name).is_file()][:1]
   if described:
     listed = metadata.read_metadata(root, described)
-    found = [Sample(entry.text, root / name) for name, entry in sorted(listed.items())]
+    paths = {composed(path.relative_to(root).as_posix()): path for path in root.rglob('*')}
+    found = [Sample(entry.text, paths.get(name, root / name)) for name, entry in sorted(listed.items())]
   else:
     stems = {path.stem: path for kind in reversed(KINDS) for path in root.glob(f'*{kind}')}
     found = [Sample(_prompt_beside(path), path) for _, path in sorted(stems.items())]

@@ -108,3 +108,18 @@ def test_invalid_tables_are_refused_by_name(tmp_path, files):
   path.write_bytes(path.read_bytes()[:-50])
   with raises(ValueError, path, 'not a complete table'):
     data.Parquet(tmp_path)
+
+
+def test_links_of_the_hub_cache_are_followed_where_allowed(tmp_path):
+  """The cache links every file of a snapshot to a blob outside of it."""
+  blobs, snapshot = tmp_path / 'blobs', tmp_path / 'snapshots'
+  blobs.mkdir()
+  snapshot.mkdir()
+  np.save(blobs / 'clip', np.zeros((4, 16, 16, 3), np.uint8))
+  (snapshot / 'a.npy').symlink_to(blobs / 'clip.npy')
+  pq.write_table(pa.table({'video': ['a.npy'], 'text': ['un cafe\u0301']}), blobs / 'table')
+  (snapshot / 'a.parquet').symlink_to(blobs / 'table')
+  with raises(ValueError, f'{snapshot}/a.parquet', 'data.follow_links'):
+    data.Parquet(snapshot)
+  source = data.Parquet(snapshot, follow_links=True)
+  assert source.caption(0) == 'un caf\u00e9' and source.frames(0, [1]).shape == (1, 16, 16, 3)

@@ -173,3 +173,16 @@ def test_the_index_of_a_large_shard_is_kept_in_the_cache_and_not_beside_it(shard
   with tarfile.open(shards / '0.tar', 'a') as archive:  # another size or time: the kept index is not used
     add(archive, '0009.txt', b'new')
   assert len(data.WebDataset(shards).names) == 7
+
+
+def test_links_to_shards_are_followed_where_allowed_and_texts_are_decoded(tmp_path, mp4s):
+  files = [('a.mp4', mp4s[0]), ('a.txt', 'un cafe\u0301'.encode('utf-16')), ('b.mp4', mp4s[1]), ('b.txt', b'caf\xe9')]
+  kept = shard(tmp_path / 'blobs' / 'x.tar', files)
+  (tmp_path / 'snapshot').mkdir()
+  (tmp_path / 'snapshot' / 'a.tar').symlink_to(kept)
+  with raises(ValueError, f'{tmp_path}/snapshot/a.tar', 'data.follow_links'):
+    data.WebDataset(tmp_path / 'snapshot')
+  source = data.WebDataset(tmp_path / 'snapshot', follow_links=True)
+  assert source.caption(0) == 'un caf\u00e9' and source.info(0).num_frames == len(CLIPS[0])
+  with raises(ValueError, 'b', '0xE9'):
+    source.info(1)

@@ -9,6 +9,7 @@ import contextlib
 import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,12 +22,22 @@ from vdm_jax.video.reading import VideoInfo
 CAPTION_KEYS = ('text', 'caption')  # of JSON objects and columns; the first one that is there
 
 
-def probe(files: Mapping[str, bytes], where: str) -> VideoInfo:
-  """Return the info of a clip from its files: one video or array, or numbered images. Raises as `read` does."""
+class Probed(NamedTuple):
+  """What is known of a clip before its frames are read."""
+
+  info: VideoInfo
+  times: np.ndarray | None = None  # as `Source.times`
+  notes: tuple[str, ...] = ()  # as `Source.notes`: what the header tells
+
+
+def probe(files: Mapping[str, bytes], where: str) -> Probed:
+  """Probe a clip from its files: one video or array, or numbered images. Raises as `read` does."""
   with _written(files, where) as (path, root):
     if path.is_dir():
-      return frame_folders.probe_frames(path, root)
-    return array.probe_array(path) if path.suffix == '.npy' else reading.probe(path)
+      return Probed(frame_folders.probe_frames(path, root))
+    if path.suffix == '.npy':
+      return Probed(array.probe_array(path))
+    return Probed(reading.probe(path), reading.frame_times(path), reading.notes(path))
 
 
 def read(files: Mapping[str, bytes], where: str, numbers: Sequence[int]) -> np.ndarray:

@@ -16,6 +16,7 @@ from vdm_jax.data.sources.archives import members
 from vdm_jax.data.sources.archives.members import CAPTION_KEYS
 from vdm_jax.data.sources.contract import PROVIDED, Source, held_out_by_hash
 from vdm_jax.data.sources.folder import SUFFIXES, TEST
+from vdm_jax.data.sources.walking import check_inside
 from vdm_jax.inputs.captions import clean
 from vdm_jax.video.reading import VideoInfo
 
@@ -47,12 +48,15 @@ class Parquet(Source):
   Raises FileNotFoundError if there are no such files, and ValueError if one is damaged or lacks the column.
   """
 
-  def __init__(self, path: str | os.PathLike):
+  follows_links = True
+
+  def __init__(self, path: str | os.PathLike, *, follow_links: bool = False):
     self.path = os.fspath(path)
     root = pathlib.Path(path)
     if not self.path or not root.exists():
       raise FileNotFoundError(f'data.path={self.path!r} is not a folder or a .parquet file; check the path. {LAYOUT}')
     self._root = (root if root.is_dir() else root.parent).resolve()
+    self._bounds = None if follow_links else self._root
     self._files = _files(self._root) if root.is_dir() else [root.resolve()]
     if not self._files:
       raise FileNotFoundError(f'data.path={self.path!r} has no {" or ".join(_FILES)} files. {LAYOUT}')
@@ -60,7 +64,7 @@ class Parquet(Source):
     self.names, captions, labels = [], [], []
     classes = None
     for number, file in enumerate(self._files):
-      metadata.check_inside(file, self._root)
+      check_inside(file, self._bounds)
       table = _Table(file)
       self._rows += [_Row(number, group, place) for group, size in enumerate(table.sizes) for place in range(size)]
       name = file.relative_to(self._root).as_posix()
@@ -74,9 +78,12 @@ class Parquet(Source):
     self._labels, self.num_classes = metadata.class_numbers(labels, self.path)
     self.class_names = classes or metadata.class_names(labels)
     self.num_classes = len(classes) if classes and self.num_classes else self.num_classes
-    self._infos: dict[int, VideoInfo] = {}  # of the clips opened so far
+    self._probed: dict[int, members.Probed] = {}  # the clips opened so far
     self._open: dict[int, _Table] = {}
     self.without_frame_rate = None  # the rows say no more without being read
+
+  def _is_inside(self, file: pathlib.Path) -> bool:
+    return self._bounds is None or file.resolve().is_relative_to(self._bounds)
 
   def __getstate__(self) -> dict[str, Any]:
     return self.__dict__ | {'_open': {}}
@@ -86,9 +93,13 @@ class Parquet(Source):
     return members.holds_only(path, _FILES)
 
   def info(self, clip: int) -> VideoInfo:
-    if clip not in self._infos:
-      self._infos[clip] = members.probe(self._content(clip), self._where(clip))
-    return self._infos[clip]
+    return self._probe(clip).info
+
+  def times(self, clip: int) -> np.ndarray | None:
+    return self._probe(clip).times
+
+  def notes(self, clip: int) -> Sequence[str]:
+    return self._probe(clip).notes
 
   def frames(self, clip: int, numbers: Sequence[int]) -> np.ndarray:
     return members.read(self._content(clip), self._where(clip), numbers)
@@ -105,6 +116,11 @@ class Parquet(Source):
   def held_out(self) -> set[str]:
     test = {name for name in self.names if any(part.startswith(TEST) for part in name.split('/')[:-1])}
     return test if 0 < len(test) < len(self.names) else held_out_by_hash(self.names)
+
+  def _probe(self, clip: int) -> members.Probed:
+    if clip not in self._probed:
+      self._probed[clip] = members.probe(self._content(clip), self._where(clip))
+    return self._probed[clip]
 
   def _where(self, clip: int) -> str:
     return f'{self._root}/{self.names[clip]}'
@@ -129,7 +145,7 @@ class Parquet(Source):
     """Return the content of a file that a row names: below the folder of the tables, and no link out of it."""
     parts = pathlib.PurePosixPath(path)
     file = self._root / parts
-    if parts.is_absolute() or '..' in parts.parts or '\0' in path or not file.resolve().is_relative_to(self._root):
+    if parts.is_absolute() or '..' in parts.parts or '\0' in path or not self._is_inside(file):
       raise ValueError(f'{where}: the path {path!r} is not below {self._root}; copy the file there.')
     if file.suffix.lower() not in SUFFIXES:
       raise ValueError(f'{where}: {path!r} is not a clip ({", ".join(SUFFIXES)}); remove the row.')

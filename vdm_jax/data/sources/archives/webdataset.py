@@ -12,6 +12,7 @@ from vdm_jax.data.sources import metadata
 from vdm_jax.data.sources.archives import members, tar_index
 from vdm_jax.data.sources.contract import PROVIDED, Source, clip_path, held_out_by_hash
 from vdm_jax.data.sources.folder import VIDEOS
+from vdm_jax.data.sources.walking import check_inside
 from vdm_jax.video.opening import MAX_BYTES
 from vdm_jax.video.reading import VideoInfo
 
@@ -34,7 +35,9 @@ class WebDataset(Source):
   outside, or two members of one name.
   """
 
-  def __init__(self, path: str | os.PathLike):
+  follows_links = True
+
+  def __init__(self, path: str | os.PathLike, *, follow_links: bool = False):
     self.path = os.fspath(path)
     root = pathlib.Path(path)
     if not self.path or not root.exists():
@@ -45,7 +48,7 @@ class WebDataset(Source):
       raise FileNotFoundError(f'data.path={self.path!r} has no {_SHARD} files. {LAYOUT}')
     found = []
     for shard in shards:
-      metadata.check_inside(shard, self._root)
+      check_inside(shard, None if follow_links else self._root)
       name = shard.relative_to(self._root).as_posix()
       found += [(f'{name}/{sample.key}', shard, sample) for sample in tar_index.index(shard)]
     if not found:
@@ -57,7 +60,7 @@ class WebDataset(Source):
     numbers, self.num_classes = metadata.class_numbers(labels, self.path)
     self._labels = dict(zip(usable, numbers, strict=True))
     self.class_names = metadata.class_names(labels)
-    self._infos: dict[int, VideoInfo] = {}  # of the clips opened so far
+    self._probed: dict[int, members.Probed] = {}  # the clips opened so far
     self.without_frame_rate = next((name for name, _, sample in self._samples if _is_untimed(sample)), None)
 
   @classmethod
@@ -65,9 +68,13 @@ class WebDataset(Source):
     return members.holds_only(path, (_SHARD,))
 
   def info(self, clip: int) -> VideoInfo:
-    if clip not in self._infos:
-      self._infos[clip] = members.probe(self._files(clip), self._where(clip))
-    return self._infos[clip]
+    return self._probe(clip).info
+
+  def times(self, clip: int) -> np.ndarray | None:
+    return self._probe(clip).times
+
+  def notes(self, clip: int) -> Sequence[str]:
+    return self._probe(clip).notes
 
   def frames(self, clip: int, numbers: Sequence[int]) -> np.ndarray:
     return members.read(self._files(clip), self._where(clip), numbers)
@@ -84,6 +91,11 @@ class WebDataset(Source):
   def held_out(self) -> set[str]:
     split = members.split_of_folders(self.names)
     return held_out_by_hash(self.names) if split is None else split
+
+  def _probe(self, clip: int) -> members.Probed:
+    if clip not in self._probed:
+      self._probed[clip] = members.probe(self._files(clip), self._where(clip))
+    return self._probed[clip]
 
   def _where(self, clip: int) -> str:
     name, shard, _ = self._samples[clip]

@@ -24,7 +24,7 @@ class TimedWindows:
 
   def __init__(self, times: np.ndarray, num_frames: int, interval: float):
     self._times, self._num_frames, self._interval = times, num_frames, interval
-    last = times[-1] + (times[-1] - times[-2]) / 2  # the last frame is shown for a while
+    last = times[-1] + (times[-1] - times[-2]) / 2  # until which the last frame is the nearest one
     self._room = int(np.searchsorted(times + (num_frames - 1) * interval, last - _EPSILON))  # starts that end in time
 
   @property
@@ -71,10 +71,18 @@ class TimedWindows:
 
   def _nearest(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the frames nearest to times, the later one of two, and whether they are within half a step."""
-    later = np.clip(np.searchsorted(self._times, wanted), 1, len(self._times) - 1)
-    before, after = wanted - self._times[later - 1], self._times[later] - wanted
-    picked = np.where(before < after - _EPSILON, later - 1, later)
-    return picked, np.minimum(np.abs(before), np.abs(after)) <= self._interval / 2 + _EPSILON
+    picked = nearest_frames(self._times, wanted)
+    return picked, np.abs(self._times[picked] - wanted) <= self._interval / 2 + _EPSILON
+
+
+def nearest_frames(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+  """Return the number of the frame nearest to each time in seconds, the later one of two.
+
+  >>> nearest_frames(np.array([0.0, 0.1, 0.5]), np.array([0.0, 0.3, 0.9]))
+  array([0, 2, 2])
+  """
+  later = np.clip(np.searchsorted(times, wanted), 1, len(times) - 1)
+  return np.where(wanted - times[later - 1] < times[later] - wanted - _EPSILON, later - 1, later)
 
 
 def mean_frame_rate(times: np.ndarray | None, numbers: Sequence[int], frame_rate: float) -> float:
