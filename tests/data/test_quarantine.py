@@ -16,7 +16,7 @@ from helpers.messages import raises
 from vdm_jax import data
 from vdm_jax.data import quarantine
 from vdm_jax.data.quarantine import Quarantine, Substituting, TooManyBadClips, substitute
-from vdm_jax.video import opening, reading, write_mp4, write_png
+from vdm_jax.video import frame_index, opening, reading, write_mp4, write_png
 
 
 @pytest.fixture(scope='module')
@@ -243,7 +243,7 @@ def test_sizes_bytes_frames_and_time_are_bounded(tmp_path, monkeypatch, clips):
   with raises(ValueError, good, '0 s'):
     reading.read_video(good, max_seconds=0)
   shutil.copy(good, tmp_path / 'b.mp4')
-  monkeypatch.setattr(reading, 'MAX_FRAMES', 4)
+  monkeypatch.setattr(frame_index, 'MAX_FRAMES', 4)
   with raises(ValueError, f'{tmp_path}/b.mp4', '4 frames'):
     reading.probe(tmp_path / 'b.mp4')
 
@@ -286,7 +286,7 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path, clips, monkeypatch):
     raise PermissionError(13, 'Permission denied', str(path))
 
   monkeypatch.setattr(opening, 'check_frame_count', forbidden)
-  reading._cached_index.cache_clear()
+  frame_index._cached_index.cache_clear()
   path = clips / '01.mp4'
   with raises(ValueError, path, 'Permission denied'):
     reading.probe(path)

@@ -30,17 +30,20 @@ def config():
 
 def test_a_sample_is_written_exactly_in_the_units_of_the_data(tmp_path):
   x = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 2)).astype(np.float32)
-  shown = write_sample(x, tmp_path / 'a', 8, make('range', VALUES, channels=2))
+  normalize = make('range', VALUES, channels=2)
+  files = write_sample(x, tmp_path / 'a', 8, ('mp4',), normalize)
+  assert [file.name for file in files] == ['a.mp4', 'a.npy']
   written = np.load(tmp_path / 'a.npy')
   assert written.dtype == np.float32
   np.testing.assert_allclose(written, np.stack([290 + 20 * x[..., 0], 5 * x[..., 1]], -1), rtol=1e-6, atol=1e-6)
+  shown = normalize.pictures(x)
   np.testing.assert_array_equal(shown, x[..., :1])
   seen = reading.read_video(tmp_path / 'a.mp4')[:, 8::16, 8::16, :1]  # enlarged by 16
   assert np.abs(seen.astype(int) - to_uint8(shown)).max() <= 3
 
 
 def test_pictures_have_no_other_file(tmp_path):
-  write_sample(np.zeros((3, 8, 8, 1), np.float32), tmp_path / 'a', 8, make('pixels', channels=1))
+  write_sample(np.zeros((3, 8, 8, 1), np.float32), tmp_path / 'a', 8, ('mp4', 'gif'), make('pixels', channels=1))
   assert sorted(file.name for file in tmp_path.iterdir()) == ['a.gif', 'a.mp4']
 
 

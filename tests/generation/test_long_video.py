@@ -14,7 +14,15 @@ from helpers.gaussian_videos import GaussianVideos, settings
 
 from vdm_jax import generation
 from vdm_jax.diffusion import downsample
-from vdm_jax.generation import extension, hierarchy, interpolation, long_video, make_long_generator, super_resolution
+from vdm_jax.generation import (
+  Observed,
+  extension,
+  hierarchy,
+  interpolation,
+  long_video,
+  make_long_generator,
+  super_resolution,
+)
 from vdm_jax.generation.long_video import InMemory
 from vdm_jax.generation.sampler import make_sampler
 from vdm_jax.rng import VideoStream, fold_in
@@ -28,7 +36,7 @@ GIVEN = np.random.default_rng(0).normal(0.1, 0.4, (3, 5, 2, 2, 1)).astype(np.flo
 
 @functools.cache
 def generator(batch_size=32, model=MODEL, **changes):
-  return make_long_generator(model, settings(num_steps=6, **changes), batch_size=batch_size)
+  return make_long_generator(model, settings(**{'num_steps': 6} | changes), batch_size=batch_size)
 
 
 def keys(seed, count, *path):
@@ -49,7 +57,7 @@ def test_a_plan_carried_out_window_by_window(step):
   for number, (start, seen) in enumerate(((0, 5), (5, 3), (6, 7))):
     x = np.zeros((3, 8, 2, 2, 1), np.float32)
     x[:, :seen] = by_hand[:, start : start + seen]
-    observed = long_video.Observed(x, np.arange(8) < seen)
+    observed = Observed(x, np.arange(8) < seen)
     own = keys(4, 3, VideoStream.WINDOWS, number) if number else keys(4, 3)
     inputs = (PARAMS, own, Conditioning(frame_interval=np.full(3, 1 / 8)), observed)
     state = stages.advance(*inputs, stages.begin(*inputs), 0, stages.num_steps)
@@ -168,15 +176,15 @@ def test_windows_that_skip_frames_ask_for_their_own_frame_rate():
 
   conditions = long_video.make_conditions(MODEL, settings(), prompts=None, labels=None, count=1, frame_rate=16.0)
   frames = InMemory(np.ones((1, 17, 2, 2, 1), np.float32))
-  list(long_video.fill(plan, sample_window, PARAMS, frames, conditions, model=MODEL, count=1, seed=0))
+  list(long_video.fill(plan, sample_window, PARAMS, frames, conditions, model=MODEL, count=1, seed=0, batch_size=1))
   assert asked == [4 / 16, 1 / 16, 1 / 16, 1 / 16, 1 / 16]
   assert not frames.videos.any()
 
 
 def test_super_resolution_keeps_to_the_smaller_video():
   plan, inputs = super_resolution(12, 8), {'low': np.tile(GIVEN[:, :4, :1, :1], (1, 3, 1, 1, 1))}
-  made = generator(reconstruction_weight=2.0)(PARAMS, plan, **inputs)
-  free = generator()(PARAMS, extension(12, 8, overlap=1), count=3)
+  made = generator(reconstruction_weight=2.0, num_steps=24)(PARAMS, plan, **inputs)
+  free = generator(num_steps=24)(PARAMS, extension(12, 8, overlap=1), count=3)
   kept, drawn = (np.square(np.asarray(downsample(x, 2)) - inputs['low']).mean() for x in (made, free))
   assert kept < 0.3 * drawn
 
@@ -214,7 +222,7 @@ def test_samples_that_are_not_finite_are_not_written():
     return np.full((1, *MODEL.video_shape), np.nan if observed is not None else 0.0, np.float32)
 
   with pytest.raises(FloatingPointError, match='^window 2 of 4 .*not finite'):
-    list(long_video.fill(plan, sample_window, PARAMS, frames, conditions, model=MODEL, count=1, seed=0))
+    list(long_video.fill(plan, sample_window, PARAMS, frames, conditions, model=MODEL, count=1, seed=0, batch_size=1))
   np.testing.assert_array_equal(frames.videos[0, 8:], 0.5)
 
 

@@ -91,14 +91,14 @@ def test_a_smaller_request_removes_the_files_of_a_larger_one_but_none_of_the_use
 
 def test_an_interrupted_request_removes_nothing_and_its_files_are_known(workdir, tmp_path, monkeypatch):
   command(workdir, tmp_path, labels=[1], repeats=2)
-  write = generation.short_sample.write_video
+  write = generation.short_sample.write_sample
 
   def interrupted(video, stem, *options):
     if stem.name.startswith('0001'):
       raise KeyboardInterrupt
     return write(video, stem, *options)
 
-  monkeypatch.setattr(generation.short_sample, 'write_video', interrupted)
+  monkeypatch.setattr(generation.short_sample, 'write_sample', interrupted)
   with pytest.raises(KeyboardInterrupt):
     command(workdir, tmp_path, labels=[2], repeats=2)
   assert names(tmp_path, 'npy') == ['0000-class-1.npy', '0000-class-2.npy', '0001-class-1.npy']
