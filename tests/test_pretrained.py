@@ -63,7 +63,7 @@ def test_the_digits_model_follows_its_prompts():
   run = vdm_jax.Run('pretrained:digits')
   model, params = run.load()
   generate = generation.make_generator(model, {**run.config['sampling'], 'num_steps': 16}, batch_size=32)
-  prompts = [f'a {digit} moving {direction}' for digit in range(10) for direction in ('left', 'down')]
+  prompts = [f'a {digit} moving {direction}' for digit, direction in zip(range(10), 5 * ('left', 'down'), strict=True)]
   scores = evaluation.score(np.asarray(generate(params, prompts=prompts, seed=0)), prompts)
   assert scores['digit'] >= 0.9 and scores['direction'] >= 0.9
 

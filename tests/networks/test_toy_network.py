@@ -153,6 +153,7 @@ def test_the_doctor_examines_it():
   assert "'mixer' never carries latents" in problem
 
 
+@pytest.mark.slow
 def test_it_overfits_eight_clips():
   model = {'model__features': 64, 'model__num_layers': 2, 'model__parameterization': 'v'}
   rule = {'training__optimizer': 'adam', 'training__learning_rate': 1e-2, 'training__ema_warmup': True}
