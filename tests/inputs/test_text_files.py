@@ -62,3 +62,11 @@ def test_a_truncated_file_is_refused(tmp_path):
   file.write_bytes(codecs.BOM_UTF16_LE + 'a dog'.encode('utf-16-le')[:-1])
   with raises(UnreadableText, file, 'UTF-16'):
     read_text(file)
+
+
+@pytest.mark.parametrize('encoding', ['utf-16-le', 'utf-16-be'])
+def test_utf_16_without_a_mark_is_named_as_such(encoding, tmp_path):
+  """Its bytes are neither UTF-8 nor Windows-1252, as which a conversion would leave NUL characters."""
+  (tmp_path / 'a.txt').write_bytes('a dög'.encode(encoding))
+  with raises(UnreadableText, tmp_path / 'a.txt', 'line 1', 'UTF-16'):
+    read_text(tmp_path / 'a.txt')

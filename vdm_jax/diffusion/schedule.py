@@ -80,7 +80,7 @@ def cosine_levels(num_levels: int, *, logsnr_min: float = -20.0, logsnr_max: flo
   Array([-20.  ,  -1.76,   0.  ,   1.76], dtype=float32)
   """
   if num_levels < 1:
-    raise ValueError(f'num_levels={num_levels} must be at least 1: raise sampling.num_steps.')
+    raise ValueError(f'num_levels={num_levels} (sampling.num_steps) must be at least 1.')
   return cosine_grid(num_levels + 1, logsnr_min=logsnr_min, logsnr_max=logsnr_max)[:-1]
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from vdm_jax.data.normalization import Normalization
 from vdm_jax.errors import InvalidInput
 from vdm_jax.names import choose
+from vdm_jax.runtime import progress
 from vdm_jax.runtime.atomic_files import atomic_write, write_text
 from vdm_jax.video import (
   check_webm,
@@ -171,7 +172,7 @@ def write_preview(videos: np.ndarray, titles: Sequence[str], stem: Path, fps: in
 
 def progress_bar(unit: str, total: int, done: int = 0) -> tqdm:
   """Return a bar that counts videos or windows; parts of one are fractions."""
-  return tqdm(total=total, initial=done, unit=unit, bar_format=BAR)
+  return tqdm(total=total, initial=done, unit=unit, bar_format=BAR, disable=not progress.wanted())
 
 
 def writable_folder(folder: str | Path) -> Path:

@@ -137,7 +137,8 @@ def _extend(config: ConfigDict, request: Request, given: int) -> Plan:
   block = config.model.num_frames
   if given and given >= (length := request.num_frames or block):
     raise ValueError(
-      f'--num_frames={length} is the length of the whole video, of which {given} frames are given: ask for more with '
+      f'{given} frames are given, but the whole video has {length} ('
+      f'{"--num_frames" if request.num_frames else "the length of the model, as --num_frames is not given"}): raise '
       '--num_frames, or give fewer with --init_frames.'
     )
   overlap = max(1, block // 2) if request.overlap is None else request.overlap

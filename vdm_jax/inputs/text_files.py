@@ -76,6 +76,8 @@ def decode(where: str | os.PathLike, content: bytes) -> str:
   except UnicodeDecodeError as error:
     line = error.object[: error.start].count(b'\n') + 1  # the object is the content without a mark of UTF-8
     wrong = f'byte 0x{error.object[error.start]:02X} at position {error.start}'
+    if b'\0' in content and encoding == 'utf-8':
+      raise _is_binary(where, line) from error
     if encoding == 'utf-8':
       fix = 'Save it as UTF-8; if it comes from Windows, `iconv -f WINDOWS-1252 -t UTF-8 FILE` may convert it'
     else:

@@ -18,6 +18,11 @@ SWITCH = 'VDM_JAX_PROGRESS'
 REDRAW_SECONDS = 1.0  # of the line on a terminal
 
 
+def wanted() -> bool:
+  """Return whether the user wants to see progress: always, unless the environment variable says no."""
+  return os.environ.get(SWITCH) != '0'
+
+
 class Phase:
   """A part of a command's work, and how long it has lasted."""
 
@@ -84,7 +89,7 @@ def show(what: str) -> Iterator[None]:
 
 def start(what: str) -> None:
   """Begin to show phases, or rename the command's own phase if they are shown already."""
-  if os.environ.get(SWITCH) == '0':
+  if not wanted():
     return
   if _display:
     _phases[0].begin(what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -19,6 +20,8 @@ from vdm_jax.video.opening import IMAGES, MAX_FRAMES, MAX_SECONDS, Clock, check_
 
 # Only these containers store exact times; in others, frames are counted from the start.
 _TIMED = ('mov', 'matroska')
+_START = 32  # packets and frames among which those are looked for that FFmpeg drops at the start of a cut
+_MPEG = ('mpeg1video', 'mpeg2video')
 _PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown, progressive
 _ALPHA_DECODERS = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}  # FFmpeg's own decoders ignore the alpha of WebM
 # A frame further than this from where a constant rate would put it, in intervals, makes the rate variable; or further
@@ -99,14 +102,14 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> Index | None:
     if not any(packets.values()):
       return None
     stream = max(candidates, key=lambda stream: _preference(stream, len(packets[stream.index])))
-    shown = packets[stream.index]
+    timed = any(name in container.format.name for name in _TIMED)
+    shown = _without_dropped(path, stream, packets[stream.index], timed)
     rate = float(stream.average_rate or 0)
     times, seconds = sorted(time for time in shown if time is not None), None
     complete = len(set(times)) == len(shown)
     if len(times) > 1 and complete:
       rate = (len(times) - 1) / float((times[-1] - times[0]) * stream.time_base)
       seconds = _irregular(times, float(stream.time_base))
-    timed = any(name in container.format.name for name in _TIMED) and complete
     is_image = container.format.name in IMAGES
     crop, factor = cropping.read_crop(path, stream)
     aspect = 1.0 if is_image else round(_pixel_aspect(stream) * factor, 9)  # viewers ignore the density of images
@@ -125,7 +128,7 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> Index | None:
     return Index(
       info=VideoInfo(len(shown), rate, shape),
       stream=stream.index,
-      times=array.array('q', times) if timed else None,
+      times=array.array('q', times) if timed and complete else None,
       seconds=seconds,
       pixel_aspect=aspect,
       crop=crop,
@@ -154,6 +157,40 @@ def _packets(path: str, container, streams: Sequence) -> dict[int, list[int | No
     if len(times) > MAX_FRAMES:
       raise ValueError(f'{path}: contains more than {MAX_FRAMES:,} frames; cut the video.')
   return shown
+
+
+def _without_dropped(path: str, stream, shown: Sequence[int | None], timed: bool) -> list[int | None]:
+  """Return the times without those of frames at the start that FFmpeg drops, which refer to frames before a cut.
+
+  A file cut without encoding it again may start with frames that are predicted from pictures before the first key
+  frame. Whether there are such is seen from packets shown before the first one, or without a time; only then, and for
+  MPEG-1 and 2, which do not show it, the start is decoded. `timed`: the container stores the time of every frame.
+  """
+  start, number = shown[:_START], stream.index
+  early = any(time is not None and time < start[0] for time in start) if start[0] is not None else timed
+  if not (early or (timed and None in start) or stream.codec_context.name in _MPEG):
+    return list(shown)
+  decoded: list[int | None] = []
+  with open_video(path) as container:
+    stream = container.streams[number]
+    stream.thread_type, stream.codec_context.thread_count = 'NONE', 1
+    for frame in container.decode(stream):
+      decoded.append(frame.pts)
+      if len(decoded) == _START:
+        break
+  kept = collections.Counter(decoded)
+  if (last := max((time for time in kept if time is not None), default=None)) is None:
+    return list(shown)
+  dropped = collections.Counter(time for time in shown if time is not None and time <= last) - kept
+  if timed:
+    dropped[None] = start.count(None) - kept[None]
+  left = []
+  for time in shown:
+    if dropped[time] > 0:
+      dropped[time] -= 1
+    else:
+      left.append(time)
+  return left
 
 
 def _preference(stream, num_frames: int) -> tuple:

@@ -171,6 +171,7 @@ TABLES = {
   'plain': ('file_name,text\na.npy,"a ball, red"\nb/c.npy,"two\nlines ""quoted"""\n', 'utf-8'),
   'excel': ('file_name;text\r\na.npy;a ball, red\r\nb/c.npy;"two\r\nlines ""quoted"""\r\n', 'utf-8-sig'),
   'unicode text': ('file_name\ttext\r\na.npy\ta ball, red\r\n\r\nb/c.npy\t"two lines ""quoted"""\r\n', 'utf-16'),
+  'windows': ('file_name,text\r\n.\\a.npy,"a ball, red"\r\nb\\c.npy,"two lines ""quoted"""\r\n', 'utf-8'),
   'spaces': ('file_name, text\na.npy," a ball, red "\nb/c.npy,"two lines ""quoted"""\n', 'utf-8'),
   'pandas': (',file_name,width,text\n0,a.npy,64,"a ball, red"\n1,b/c.npy,64,"two lines ""quoted"""\n', 'utf-8'),
 }

@@ -192,8 +192,8 @@ FILES = tuple(f'metadata{suffix}' for suffix in _READERS)
 
 def _name(name: str, file: pathlib.Path, root: pathlib.Path, origin: str) -> str:
   """Return the path of a clip relative to the root; raise if it leads out of the folder of its metadata file."""
-  path = pathlib.PurePosixPath(name)
-  if path.is_absolute() or '..' in path.parts or '\0' in name or '\\' in name or '://' in name or not path.parts:
+  path = pathlib.PurePosixPath(name if ':' in name else name.replace('\\', '/'))  # as Windows writes them
+  if path.is_absolute() or '..' in path.parts or '\0' in name or '\\' in str(path) or '://' in name or not path.parts:
     raise ValueError(f'{origin}: file_name={name!r} is not a path below the folder of this file; copy the clip there.')
   return composed((file.parent.relative_to(root) / path).as_posix())
 
