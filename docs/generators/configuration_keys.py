@@ -121,7 +121,7 @@ def table(values: Mapping[str, Any], known: Mapping[str, str], prefix: str) -> s
   rows = ['| Key | Default | Meaning | To change it in a run |', '|---|---|---|---|']
   for key, value in flat(values, prefix):
     meaning = known.get(key, '').replace('|', chr(92) + '|')
-    change = RESUMING[configuration.change_of(f'{prefix}{key}')]
+    change = RESUMING[configuration.change_of(key)]
     rows.append(f'| `{key}` | {show(value)} | {meaning} | {change} |')
   return '\n'.join(rows)
 
