@@ -85,11 +85,13 @@ _FPS = flags.DEFINE_string('fps', None, 'sample: frames per second to condition 
 _ORIGINAL_SIZE = flags.DEFINE_string('original_size', None, 'sample: footage size to condition on, HxW, as 720x1280.')
 _NUM_FRAMES = flags.DEFINE_integer('num_frames', None, 'sample: frames per video; any number.')
 _INIT_VIDEO = command.define_path(
-  'init_video', 'sample: video file to continue or interpolate, or "test" to continue clips of the test split.'
+  'init_video', 'sample: video, GIF, image or .npy to continue or interpolate, or "test" for clips of the test split.'
 )
 _INIT_FRAMES = flags.DEFINE_integer('init_frames', None, 'sample: number of frames of --init_video to use.')
 _INTERPOLATE = flags.DEFINE_integer('interpolate', None, 'sample: factor by which to raise the frame rate.')
-_LOW_RESOLUTION = command.define_path('low_resolution', 'sample: video file, or run, whose videos to upsample.')
+_LOW_RESOLUTION = command.define_path(
+  'low_resolution', 'sample: video, GIF, image or .npy to upsample, or a run whose videos to upsample.'
+)
 _FIT = command.define_choice(
   'fit', 'cover', FITS, 'sample: what to do with frames of a file that do not have the size or the rate of the model.'
 )
@@ -117,7 +119,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
   lower_bound=1,
 )
 _VIDEOS = command.define_path(
-  'videos', 'evaluate: folder of existing videos to measure, of any model; no run is needed.'
+  'videos', 'evaluate: folder of videos you already have, of any model, to score; no run is needed.'
 )
 _TOPOLOGY = flags.DEFINE_string(
   'topology', None, 'compile: devices to compile for: v4:4x4x8, v5e:4x4, gpu:NODESxDEVICESxGB, or here.'

@@ -53,7 +53,8 @@ def flag_table(module: str) -> str:
   """The flags that importing a module defines."""
   rows = ['| Flag | Default | Meaning |', '|---|---|---|']
   for flag in defined_flags(module):
-    choices = f' One of {", ".join(f"`{value}`" for value in flag["choices"])}.' if flag['choices'] else ''
+    names = [name for name in flag['choices'] or () if f'{name}: ' not in flag['help']]  # some helps explain each
+    choices = f' One of {", ".join(f"`{name}`" for name in names)}.' if names else ''
     default = '' if flag['default'] in (None, []) else f'`{flag["default"]}`'
     meaning = re.sub(r'\s+', ' ', flag['help']).strip()
     meaning = re.sub(r'^<[^>]*\|[^>]*>: |; repeat this option to specify a list of values$', '', meaning)

@@ -32,8 +32,6 @@ RESUMING = {
 WITHOUT_COMMENT = {
   'seed': 'of the initial weights, the order of the data and all noise; `--seed` sets it',
   'data.num_frames': 'frames of a clip, and of the videos that the model makes at once',
-  'data.width': 'pixels',
-  'data.channels': '3 for RGB, 1 for gray',
   'data.digits.num_digits': 'digits in a clip',
   'data.digits.random_start': 'lane, start and one of two speeds are random',
   'data.digits.bounce': 'digits turn around at the edge of the frame',
@@ -42,24 +40,12 @@ WITHOUT_COMMENT = {
   'data.digits.withhold': 'a fifth of the combinations of digit, direction, color and motion is never trained on',
   'data.digits.clip_frames': 'frames of a whole clip, of which windows are cut at random; 0: as many as a window spans',
   'model.network': f'one of {", ".join(models.NETWORKS)}',
-  'model.logsnr_max': 'cosine: the other end of the range',
-  'model.lognormal_std': 'lognormal: standard deviation of log sigma',
-  'training.num_steps': 'steps in all; raise it to train a finished run further',
   'training.log_every': 'steps between rows of metrics.jsonl',
   'training.checkpoint_every': 'steps between checkpoints',
   'training.keep_checkpoints': 'newest checkpoints that are kept',
   'training.tensorboard': 'also write TensorBoard events to `workdir/tensorboard`',
-  'training.learning_rate': 'after the warm-up',
   'training.warmup_steps': 'steps of linear warm-up',
-  'training.beta1': 'decay of the first moment',
-  'training.beta2': 'decay of the second moment',
   'training.ema_decay': 'decay per step of the average of the weights',
-  'sampling.churn_max': 'heun: the highest sigma at which noise is added; 0: no limit',
-  'sampling.sigma_max': 'karras: highest noise level',
-  'sampling.rho': 'karras: curvature of the grid',
-  'mesh.data': 'devices that split the batch; -1: all that remain',
-  'mesh.fsdp': 'devices that split the batch and the parameters, moments and averages',
-  'mesh.tensor': 'devices that split the width of layers',
 }
 
 
@@ -121,7 +107,7 @@ def table(values: Mapping[str, Any], known: Mapping[str, str], prefix: str) -> s
   rows = ['| Key | Default | Meaning | To change it in a run |', '|---|---|---|---|']
   for key, value in flat(values, prefix):
     meaning = known.get(key, '').replace('|', chr(92) + '|')
-    change = RESUMING[configuration.change_of(f'{prefix}{key}')]
+    change = RESUMING[configuration.change_of(key)]
     rows.append(f'| `{key}` | {show(value)} | {meaning} | {change} |')
   return '\n'.join(rows)
 

@@ -150,7 +150,7 @@ def cases():
 
 
 def test_the_claims_of_the_paper_hold_at_its_own_weight(cases):
-  """At w=1, and by the error of the mean, that of the covariance and the Frechet distance alike."""
+  """At w=1, and by the error of the mean, that of the covariance and the Fréchet distance alike."""
   claims = benchmark.claims(cases)
   assert len(claims) == 2 * (4 + 4 + 1)  # of each process; the picture has Langevin's alone
   assert [claim for claim in claims if not all(claim[key] for key in benchmark.SCORES)] == []

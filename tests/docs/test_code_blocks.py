@@ -15,7 +15,7 @@ from helpers.code_blocks import LANGUAGES, REPOSITORY, Block, blocks, commands, 
 
 PAGES = {path.relative_to(REPOSITORY).as_posix(): path for path in pages()}
 # Commands that stand only in blocks that are marked `not run`.
-OTHERS = {'.', 'python3', 'pip', 'ruff', 'pre-commit', 'mkdocs'}
+OTHERS = {'.', 'cd', 'ffmpeg', 'gcloud', 'git', 'python3', 'pip', 'ruff', 'pre-commit', 'mkdocs'}
 OTHER_MODULES = {'pytest', 'venv', 'build'}
 # Work directories that pages name without training them, and the experiments that they are runs of.
 RUNS = {'runs/t2v': 't2v_large', 'runs/t2v/nonfinite/step_00001000': 't2v_large'}

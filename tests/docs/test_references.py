@@ -73,6 +73,21 @@ def test_every_configuration_key_has_a_meaning(network):
   )
 
 
+def test_the_configuration_page_says_how_each_key_may_change():
+  """Against `change_of`, which decides it when a run resumes, and keys known by name."""
+  keys = generator('configuration_keys')
+  shown = {
+    configuration.Change.FREE: 'free',
+    configuration.Change.ALLOWED: '`--allow_change`',
+    configuration.Change.REFUSED: 'new run',
+  }
+  page = {key: row.rsplit(' | ', 1)[1].strip() for key, row in rows(keys.reference()).items()}
+  assert page == {key: shown[configuration.change_of(key)] for key in page}
+  assert page['training.num_steps'] == page['mesh.fsdp'] == 'free'
+  assert page['training.learning_rate'] == page['seed'] == '`--allow_change`'
+  assert page['data.height'] == page['model.base_channels'] == 'new run'
+
+
 def test_every_flag_is_listed():
   table = rows(generator('commands').flag_table('vdm_jax.main'))
   assert {f'--{flag}' for flag in FLAGS} <= set(table)

@@ -48,7 +48,7 @@ CLAIMS = {
   'Langevin': (('reconstruction, w=1', DELTA), ('reconstruction, w=1', 0.0)),
 }
 # Score -> its column in the table.
-SCORES = {'mean_error': 'mean', 'covariance_error': 'covariance', 'frechet': 'Frechet'}
+SCORES = {'mean_error': 'mean', 'covariance_error': 'covariance', 'frechet': 'Fréchet'}
 
 
 def methods_for(problem: Problem, gamma: float) -> dict[str, dict[str, Any]]:
@@ -96,7 +96,7 @@ def place(case: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def table(report: Mapping[str, Any]) -> str:
-  """Return Markdown: for each process all scores at the middle number of steps, and the Frechet distance at all.
+  """Return Markdown: for each process all scores at the middle number of steps, and the Fréchet distance at all.
 
   A cell has two figures: without Langevin correction, and with it.
   """
@@ -114,7 +114,7 @@ def table(report: Mapping[str, Any]) -> str:
   for process in PROCESSES:
     middle = steps[len(steps) // 2]
     columns = [(f'{title}, {middle} steps', middle, key) for key, title in SCORES.items()]
-    columns += [(f'Frechet, {num_steps} steps', num_steps, 'frechet') for num_steps in steps if num_steps != middle]
+    columns += [(f'Fréchet, {num_steps} steps', num_steps, 'frechet') for num_steps in steps if num_steps != middle]
     lines = [f'{process}, without / with Langevin correction', '']
     lines += ['| ' + ' | '.join(['problem', 'method', *(title for title, *_ in columns)]) + ' |']
     lines += ['|---' * (len(columns) + 2) + '|']

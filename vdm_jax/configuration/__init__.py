@@ -54,7 +54,11 @@ def default(network: str = models.DEFAULT_NETWORK) -> ConfigDict:
   """
   config = ConfigDict({'seed': 0, 'data': _data(), 'training': _training(), 'sampling': _sampling()})
   config.model = _model(network, config.data)
-  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}  # devices per mesh axis; -1: all that remain
+  config.mesh = {
+    'data': -1,  # devices that split the batch; -1: all that remain, for one of the axes
+    'fsdp': 1,  # devices that split the batch and the parameters, moments and averages
+    'tensor': 1,  # devices that split the width of layers
+  }
   return _lock(config)
 
 
@@ -80,12 +84,12 @@ def _data() -> dict[str, Any]:
     'batch_size': 128,  # videos per step, across all devices and micro-batches
     'num_frames': 16,
     'height': 64,  # pixels
-    'width': 64,
-    'channels': 3,
+    'width': 64,  # pixels
+    'channels': 3,  # 3 for RGB, 1 for gray; any number with data.normalization other than pixels
     'normalization': 'pixels',  # of uint8 pictures; none, range or standard: of other numbers and any channels
     'normalization_values': (),  # range: (lowest, highest) of each channel; standard: (mean, standard deviation)
     'missing_values': False,  # NaN in the data is a missing value, which is 0 in x and not in the loss
-    'shown_channels': (),  # one or three channels that pictures of such data show; (): the first
+    'shown_channels': (),  # one or three channels that pictures of such data show; (): the first three, or one
     'resize': 'cover',  # cover: keep the aspect ratio and cut out the center; squash: stretch to the size
     'num_images': 0,  # independent images appended to each video (joint training)
     'target_frame_rate': 0.0,  # frames per second at which frames are picked; 0: frame rate of each clip
@@ -144,16 +148,16 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
     'sigma_data': 1.0,  # edm, snap: standard deviation of the data
     'noise_input': 'logsnr',  # what tells the network the noise level: logsnr, or sigma (EDM's and Snap's c_noise)
     'logsnr': 'cosine',  # distribution of training noise levels: cosine or lognormal
-    'logsnr_min': -20.0,  # cosine: range, also that of the cosine sampling grid
-    'logsnr_max': 20.0,
+    'logsnr_min': -20.0,  # cosine: lowest level, also of the cosine sampling grid
+    'logsnr_max': 20.0,  # cosine: highest level, also of the cosine sampling grid
     'logsnr_shift': 0.0,  # cosine: added to every training level; negative values train on more noise
     'downsampling': 'area',  # second stage: how training makes its low-resolution input: area or bicubic (as clips)
     # levels of an example's frames: shared, images (each appended image has its own), independent (so has each frame;
     # diffusion forcing) or given (some frames of the video without noise)
     'frame_logsnr': 'shared',
     'upsampling': 1,  # second stage: spatial upsampling factor of its low-resolution input; 1: no such input
-    'lognormal_mean': -1.2,  # lognormal: mean and standard deviation of log sigma
-    'lognormal_std': 1.2,
+    'lognormal_mean': -1.2,  # lognormal: mean of log sigma
+    'lognormal_std': 1.2,  # lognormal: standard deviation of log sigma
   }
   fields = models.network_fields(network)
   if taken := sorted(fields.keys() & (own.keys() | references.keys()) - set(contract.SHARED)):
@@ -165,6 +169,7 @@ def _model(network: str, data: ConfigDict) -> dict[str, Any]:
 
 def _training() -> dict[str, Any]:
   return {
+    # steps in all; raise it to train a finished run further, which stretches a schedule that ends with it
     'num_steps': 200_000,
     'log_every': 100,  # steps, as all of the following `_every`
     'checkpoint_every': 5_000,
@@ -181,8 +186,8 @@ def _training() -> dict[str, Any]:
     'schedule': 'constant',
     'schedule_options': {},  # arguments of the schedule, such as {'decay_steps': 10_000} of warmup_stable_decay
     'warmup_steps': 1_000,
-    'beta1': 0.9,  # adam, lamb
-    'beta2': 0.99,  # adam, lamb
+    'beta1': 0.9,  # adam, lamb: decay of the first moment
+    'beta2': 0.99,  # adam, lamb: decay of the second moment
     'weight_decay': 0.0,  # adam, lamb: decoupled; not on biases and norms
     'clip_norm': 1.0,  # global norm of the gradient; 0: no clipping
     'spike_factor': 0.0,  # skip steps whose gradient norm exceeds this many times its average, such as 10; 0: never
@@ -208,22 +213,22 @@ def _sampling() -> dict[str, Any]:
   return {
     'num_steps': 256,  # points of the grid, one more than its steps: evaluations of an ancestral sampler
     'grid': 'cosine',  # cosine or karras
-    'sigma_min': 0.002,  # karras: range and curvature
-    'sigma_max': 80.0,
-    'rho': 7.0,
+    'sigma_min': 0.002,  # karras: lowest noise level
+    'sigma_max': 80.0,  # karras: highest noise level
+    'rho': 7.0,  # karras: curvature of the grid
     'step': 'ancestral',  # ancestral, ddim, heun or dpm_solver
     'gamma': 0.0,  # ancestral: interpolates the log-variance
     'churn': 0.0,  # heun: noise added back, EDM's S_churn / num_steps
     'churn_noise': 1.0,  # heun: standard deviation of that noise, EDM's S_noise
-    'churn_min': 0.0,  # heun: range of sigma in which it is added, EDM's S_tmin and S_tmax; churn_max=0: no limit
-    'churn_max': 0.0,
+    'churn_min': 0.0,  # heun: lowest sigma at which it is added, EDM's S_tmin
+    'churn_max': 0.0,  # heun: highest sigma at which it is added, EDM's S_tmax; 0: no limit
     'langevin_delta': 0.0,  # size of a Langevin correction after each step; 0: none. VDM: 0.1
     'guidance_weight': 0.0,  # w of VDM Eq. 6; 0: off. The paper's tables print 1 + w
     'guidance_low': 0.0,  # oscillating guidance: the low weight
     'guidance_start': 0.0,  # oscillating guidance: share of the steps before it alternates; 0: constant weight
     'threshold': 'clip',  # of x_hat: clip, dynamic or none
     'percentile': 99.5,  # dynamic threshold
-    'conditioning': 'reconstruction',  # on given frames: reconstruction, replacement or redraw
+    'conditioning': 'reconstruction',  # on given frames: reconstruction, replacement, redraw or given_frames
     'reconstruction_weight': 10.0,  # w_r of VDM Eqs. 7 and 8. VDM: 50 and 9 for prediction, not published for text
     'low_resolution_weight': 0.0,  # w_r of Eq. 8 where a smaller video is given too; 0: reconstruction_weight
     'noise_aug_level': 0.1,  # second stage: noise on its low-resolution input, from 0 (none) to 1 (pure noise)

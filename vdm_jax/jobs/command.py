@@ -116,12 +116,12 @@ class _Choice(flags.ArgumentParser):
   """Parser of a flag with named options."""
 
   def __init__(self, flag: str, options: Sequence[str]):
-    self._flag, self._options = flag, options
+    self._flag, self.enum_values = flag, options  # the name that absl's parser of choices has for them
     self.syntactic_help = f'<{"|".join(options)}>'
 
   def parse(self, argument: Any) -> Any:
-    if argument not in self._options:
-      raise UnknownChoice(unknown(f'--{self._flag}', argument, self._options))
+    if argument not in self.enum_values:
+      raise UnknownChoice(unknown(f'--{self._flag}', argument, self.enum_values))
     return argument
 
   def flag_type(self) -> str:

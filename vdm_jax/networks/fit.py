@@ -39,24 +39,33 @@ class FIT(VideoNetwork):
   token that all latents read, and a group holds patches of several frames: frames share a level.
 
   Attributes:
-    num_frames, height, width, channels: size of the video, which is fixed.
+    num_frames: frames of the video; its size is fixed.
+    height, width: of the video, in pixels.
+    channels: of the video, 3 for RGB.
     patch_size: frames, rows and columns of a patch. Snap: one frame each.
     group_size: patches of a group over the same axes. Snap: all frames.
-    patch_width, latent_width, condition_width: channels of patch, latent and condition tokens.
+    patch_width: channels of patch tokens.
+    latent_width: channels of latent tokens.
+    condition_width: channels of condition tokens.
     num_latents: latent tokens, shared equally among the groups.
-    num_blocks, num_global_layers, num_local_layers: blocks; layers among all latents in each; layers among the patches
-      of a group, before every read and once after the last write (vanilla FIT; Snap has none).
-    patch_head_width, latent_head_width: channels per head of cross- and local attention, and of global layers.
+    num_blocks: blocks, each of which reads from the patches, runs its layers, and writes back.
+    num_global_layers: layers among all latents in each block.
+    num_local_layers: layers among the patches of a group, before every read and once after the last write (vanilla
+      FIT; Snap has none).
+    patch_head_width: channels per head of cross-attention and local attention.
+    latent_head_width: channels per head of the global layers.
     cross_feed_forward: a feed-forward after each cross-attention (Snap's replacement for local layers).
     condition_read: the condition is read 'before' the patches (Snap, as RIN), or 'after' (vanilla FIT).
     self_conditioning: whether latents are carried from one evaluation to the next.
     positions: learned positions, one per 'token', one per token of a 'group', or 'axial', a sum over the three axes.
     init_std: standard deviation of positions and latents at initialization. The reference's 0.02 is small against what
       they are added to until training has raised it; with 1 the network uses positions sooner, which small runs need.
-    noise_features: argument of the noise level's sinusoids, see `embeddings.NOISE_FEATURES`.
+    noise_features: argument of the noise level's sinusoids: 'log' (1000 times EDM's c_noise), 'log_unscaled' (EDM's
+      c_noise), or 'angle' (1000 times the time of the cosine schedule).
     scalars: scalars the network is conditioned on, names of `embeddings.SCALARS`.
     dropout: dropout rate within the feed-forwards that follow self-attention.
-    takes_text, vocabulary_size, text_length, num_classes: see `ConditionTokens`.
+    takes_text, vocabulary_size, text_length: see `ConditionTokens`.
+    num_classes: number of class labels, for data with `data.labels=True`; 0 for none.
     takes_low_resolution: whether `cond.low_resolution` is concatenated to the channels of x (second stage).
     remat: what the backward pass recomputes: 'none', 'tokens' (everything as wide as the patches: most of the memory at
       high resolution), or 'block' (everything but the inputs of blocks).

@@ -61,22 +61,27 @@ class UNet3D(VideoNetwork):
   Attributes:
     num_frames: frames of the longest video, without appended images.
     channels: output channels, 3 for RGB.
-    base_channels, channel_multipliers, num_blocks: width, width per level, residual blocks per level.
+    base_channels: channels of the first level.
+    channel_multipliers: channels of each level, as multiples of `base_channels`; each level halves height and width.
+    num_blocks: residual blocks per level.
     attention_resolutions: feature map widths in pixels at which spatial, then temporal attention follow each block.
     head_width: channels per attention head.
-    embedding_width, embedding_layers: width and depth of the conditioning embedding's MLP.
+    embedding_width: width of the conditioning embedding and its MLP.
+    embedding_layers: depth of that MLP.
     dropout: dropout rate within residual blocks.
     modulation: 'film' scales and shifts the second norm by the embedding; 'add' adds the embedding before it (VDM's
       description fits both).
     resample: 'residual' (resampling inside residual blocks) or 'conv' (strided convolution; nearest, then convolution).
-    relative_positions: relative positions of temporal attention, see `TemporalAttention`.
+    relative_positions: of temporal attention: 'keys_values' and 'keys' add learned vectors per distance (Shaw et al.
+      2018), 'bias' a logit per head and distance; or 'none'.
     temporal_everywhere: temporal attention after every block, not only at `attention_resolutions`.
     norm_groups: groups of every group normalization.
     patch_size: each square of p x p pixels becomes the channels of one position at the input, and is restored at the
       output; 1 for none.
     position_embedding: learned vectors per pixel of the first level and per video frame. Relative positions alone also
       teach the order of frames, but later than a small run lasts.
-    takes_text, vocabulary_size, text_length, num_classes: see `ConditionEmbedding`.
+    takes_text, vocabulary_size, text_length: see `ConditionEmbedding`.
+    num_classes: number of class labels, for data with `data.labels=True`; 0 for none.
     text_conditioning: 'pool' adds the pooled caption to the embedding (VDM); with 'cross_attention' pixels attend to
       its tokens (`TextTokens`) between spatial and temporal attention (Snap).
     scalars: numbers added to the embedding, names of `embeddings.SCALARS`.

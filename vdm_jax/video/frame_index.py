@@ -44,7 +44,7 @@ class VideoInfo(NamedTuple):
 
   num_frames: int
   frame_rate: float  # frames per second, the mean if it varies; 0 if unknown
-  resolution: tuple[int, int] = (0, 0)  # height and width in pixels as shown, before any rotation
+  resolution: tuple[int, int] = (0, 0)  # height and width in square pixels, cropped, before any rotation is applied
 
 
 @dataclasses.dataclass

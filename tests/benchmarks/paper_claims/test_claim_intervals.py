@@ -30,9 +30,9 @@ def test_one_seed_has_no_interval():
   [
     (-2.0, 1.0, 'holds', 'reversed'),
     (2.0, 1.0, 'reversed', 'holds'),
-    (-1.0, 1.5, 'does not show', 'does not show'),
-    (1.0, 1.0, 'does not show', 'does not show'),  # an interval that ends at zero contains it
-    (0.0, 0.0, 'does not show', 'does not show'),  # no difference in any seed
+    (-1.0, 1.5, 'not shown', 'not shown'),
+    (1.0, 1.0, 'not shown', 'not shown'),  # an interval that ends at zero contains it
+    (0.0, 0.0, 'not shown', 'not shown'),  # no difference in any seed
     (-0.1, 0.0, 'holds', 'reversed'),
   ],
 )

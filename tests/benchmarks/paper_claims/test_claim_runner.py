@@ -110,7 +110,7 @@ def test_the_report_in_closed_form(tmp_path):
   assert report['means'] == {'less': {'error': 6.0}, 'more': {'error': 3.5}}
   expected = {'mean': -2.5, 'half_width': pytest.approx(half_width, rel=1e-5)}
   assert report['differences'] == {'more': {'error': expected}}
-  assert report['judged'][0] == claim.comparisons[0]._asdict() | expected | {'verdict': 'does not show'}
+  assert report['judged'][0] == claim.comparisons[0]._asdict() | expected | {'verdict': 'not shown'}
   assert runner.table(report).splitlines() == [
     '|  | error |',
     '|---|---|',
@@ -120,7 +120,7 @@ def test_the_report_in_closed_form(tmp_path):
     '',
     '| expected | difference | verdict |',
     '|---|---|---|',
-    '| error: more lower than less | -2.500 ± 6.353 | does not show |',
+    '| error: more lower than less | -2.500 ± 6.353 | not shown |',
   ]
   runner.write(claim, report, tmp_path)
   assert json.loads((tmp_path / 'toy.json').read_text())['rows'] == found

@@ -1,4 +1,4 @@
-"""Bias and spread of Frechet distances of few samples, on Gaussians whose distance is known."""
+"""Bias and spread of Fréchet distances of few samples, on Gaussians whose distance is known."""
 
 from __future__ import annotations
 

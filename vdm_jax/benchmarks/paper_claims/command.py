@@ -5,7 +5,7 @@
 
 A claim's models are trained once per seed, and its alternatives are compared on the same seeds. The verdict depends
 only on the interval of the paired difference: `holds` if all of it is on the side that the paper claims, `reversed` if
-all of it is on the other side, else `does not show`. All runs and results are kept in --out; repeating the command
+all of it is on the other side, else `not shown`. All runs and results are kept in --out; repeating the command
 resumes, and more --seeds extend a finished claim. --out/NAME.json, NAME.md and NAME.png are written when a claim has
 all its seeds.
 """

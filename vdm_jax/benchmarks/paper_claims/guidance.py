@@ -17,7 +17,7 @@ def claim(model: str) -> Claim:
   return Claim(
     name=f'guidance_{model}',
     source='VDM Table 5, Snap Fig. 5',
-    statement='guidance raises fidelity to the prompt; Frechet distances improve with its weight, then degrade',
+    statement='guidance raises fidelity to the prompt; Fréchet distances improve with its weight, then degrade',
     setting=f'pretrained:{model}, 120 videos per weight; seeds vary the sampling noise, not the model',
     cost='7 minutes',
     arms={arm(weight): Arm(f'pretrained:{model}', settings={'guidance_weight': weight}) for weight in WEIGHTS},

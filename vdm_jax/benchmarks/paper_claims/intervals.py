@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-HOLDS, INCONCLUSIVE, REVERSED = 'holds', 'does not show', 'reversed'
+HOLDS, INCONCLUSIVE, REVERSED = 'holds', 'not shown', 'reversed'
 SIGNS = {'lower': -1, 'higher': 1}
 
 

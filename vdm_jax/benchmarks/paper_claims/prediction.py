@@ -21,7 +21,7 @@ from vdm_jax.generation import make_long_generator
 
 CLIPS, BATCH = 240, 24
 POINTS = (8, 16, 32)  # grid points of the Langevin sampler: N points are 2N - 1 evaluations, as many as 2N - 1 points
-SCORES = {'frechet': 'Frechet distance', 'prediction_error': 'error', 'identity': 'digit kept'}
+SCORES = {'frechet': 'Fréchet distance', 'prediction_error': 'error', 'identity': 'digit kept'}
 
 
 def arm(sampler: str, points: int) -> str:
@@ -38,7 +38,7 @@ def settings_of(sampler: str, points: int) -> dict[str, Any]:
 def measure(workdir: str, seed: int, settings: Mapping[str, Any]) -> Row:
   """Predict held-out clips and score them against the true ones.
 
-  The Frechet distance is between features of the predicted clips and of the true ones, given frames included as in the
+  The Fréchet distance is between features of the predicted clips and of the true ones, given frames included as in the
   paper; the error is the mean squared difference of predicted frames, and `identity` the share of them that show the
   clip's digit.
   """

@@ -17,11 +17,11 @@ SCORES = {
   'digit': 'digit',
   'direction': 'direction',
   'frame_consistency': 'frame consistency',
-  'frechet': 'Frechet distance',
+  'frechet': 'Fréchet distance',
   'recall': 'recall',
 }
 LARGE_SCORES = {key: title for key, title in SCORES.items() if key != 'recall'} | {
-  'frechet_frames': 'Frechet distance of frames',
+  'frechet_frames': 'Fréchet distance of frames',
   'detail': 'detail',
 }  # for videos above 16x16
 # Scores that the protocol also computes for real clips.

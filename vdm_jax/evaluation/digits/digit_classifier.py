@@ -93,7 +93,7 @@ class Scores(NamedTuple):
   frame_log_probs: np.ndarray  # float32 [b t 10]
   direction: np.ndarray  # int [b], index into DIRECTIONS, or STILL
   direction_logits: np.ndarray  # float32 [b 4], travel from first to last frame toward each of DIRECTIONS, in pixels
-  features: np.ndarray  # float32 [b d], for a Frechet distance; about unit variance on clean training clips
+  features: np.ndarray  # float32 [b d], for a Fréchet distance; about unit variance on clean training clips
   frame_features: np.ndarray  # float32 [b t f], of single frames
 
 
@@ -151,7 +151,7 @@ def score(videos: Array, captions: Sequence[str], *, reference: Array | None = N
   Returns:
     `digit`: digit accuracy, the share of clips whose voted digit is the caption's; chance is 0.1. `direction`:
     direction accuracy; a still clip is wrong; chance is at most 0.25. `frame_consistency`: share of frames that show
-    the voted digit of their clip. `frechet`: Frechet distance of the clips' features to `reference`, if given.
+    the voted digit of their clip. `frechet`: Fréchet distance of the clips' features to `reference`, if given.
 
   Raises:
     ValueError: a caption of another kind, or another number of captions than videos.

@@ -46,7 +46,7 @@ def evaluate_digits(
   Returns:
     The record:
     - `digit`, `direction`, `frame_consistency`: as in `score`.
-    - `frechet`, `frechet_frames`: Frechet distance of clips and of single frames to as many of held-out glyphs.
+    - `frechet`, `frechet_frames`: Fréchet distance of clips and of single frames to as many of held-out glyphs.
     - `precision`, `recall`: against the same clips.
     - `detail`: see `metrics.detail`.
     - `real`: all of these for training clips, the best to expect with so few videos.

@@ -25,7 +25,7 @@ class Features(NamedTuple):
   those.
 
   Attributes:
-    pool: float32 `[n d]` or `[n t d]`, for a Frechet distance or a cosine.
+    pool: float32 `[n d]` or `[n t d]`, for a Fréchet distance or a cosine.
     logits: float32 `[n k]` or `[n t k]`, for an Inception Score; None for networks without classes.
   """
 

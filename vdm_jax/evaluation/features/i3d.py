@@ -1,6 +1,6 @@
 """I3D: Inception-v1 with filters inflated to three dimensions (Carreira and Zisserman 2017), for the FVD.
 
-The Frechet video distance compares its 400 Kinetics logits, averaged over time (Unterthiner et al. 2018).
+The Fréchet video distance compares its 400 Kinetics logits, averaged over time (Unterthiner et al. 2018).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Bilinear resizing as in the code that introduced each metric: three conventions for the position of a pixel.
 
-None of them antialiases. They differ by fractions of a pixel, which changes a Frechet distance by more than many
+None of them antialiases. They differ by fractions of a pixel, which changes a Fréchet distance by more than many
 published improvements.
 """
 

@@ -15,7 +15,7 @@ FRAMES = 4  # of each video, evenly spaced
 def detail(samples: Array, real: Array) -> float | None:
   """Return how much of the fine structure of real videos samples have.
 
-  1 - F(samples, real) / F(flat, real), with F the Frechet distance between what is left of a block's pixels after its
+  1 - F(samples, real) / F(flat, real), with F the Fréchet distance between what is left of a block's pixels after its
   mean is subtracted, and blocks as large as a pixel of the 16x16 picture. 1: as in real videos. 0: as in a 16x16
   picture enlarged by repeating pixels. Below 0: farther from real videos than that, such as noise.
 

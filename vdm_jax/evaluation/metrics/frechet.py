@@ -1,4 +1,4 @@
-"""Frechet distance between two sets of features, each modeled as a Gaussian, with its spread and small-sample bias."""
+"""Fréchet distance between two sets of features, each modeled as a Gaussian, with its spread and small-sample bias."""
 
 from __future__ import annotations
 
