@@ -48,8 +48,10 @@ if [[ $name == python3 && " $* " == *preflight* && -e "$CALLS.asked" ]]; then
 fi
 if [[ $name == python3 && " $* " != *preflight* ]]; then
   until mkdir "$CALLS.turn" 2>/dev/null; do sleep 0.01; done # or two may take the same line
-  status=$(head -n 1 "$CALLS.statuses" 2>/dev/null || true)
-  sed -i 1d "$CALLS.statuses" 2>/dev/null || true
+  list="$CALLS.statuses"
+  [[ ! -e "$HOME.statuses" ]] || list="$HOME.statuses" # of this worker alone
+  status=$(head -n 1 "$list" 2>/dev/null || true)
+  sed -i 1d "$list" 2>/dev/null || true
   rmdir "$CALLS.turn"
   if [[ ${status:-0} == frozen ]]; then kill -STOP $$; fi
   if [[ ${status:-0} == hang ]]; then
@@ -404,7 +406,8 @@ def test_all_workers_of_a_slice_check_and_then_train(calls, workers):
 
 
 def test_all_workers_restart_after_a_crash(calls, workers):
-  Path(f'{calls}.statuses').write_text('70\n70\n2\n2\n')
+  for home in workers:
+    Path(f'{home}.statuses').write_text('70\n2\n')
   done = launch(*RUN, status=2)
   assert starts(calls) == 4
   assert done.stdout.count('the run ended with status 70; restarting from step 0.') == 2
