@@ -238,6 +238,7 @@ def check_shown(shown: list[str], counts: list[int]) -> None:
   assert len(sources) == sum(counts) and all(source.startswith('data:image/gif;base64,') for source in sources)
 
 
+@pytest.mark.slow
 def test_the_code_of_the_toy_runs_and_its_steps_have_their_order(notebook_environment, least_compiler_effort, capsys):
   defined = run('toy_2d', SIZES['toy_2d'])
   budgets, distance = SIZES['toy_2d']['budgets'], defined['distance']

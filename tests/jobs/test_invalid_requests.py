@@ -220,6 +220,7 @@ def _compiled_once(monkeypatch):
   SAMPLERS.stop = None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('_compiled_once')
 def test_the_videos_of_another_command_are_left_alone(folder, tmp_path):
   asked = {'num_frames': 12, 'repeats': 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from helpers.clip_files import make_clip
 from helpers.tiny_runs import TINY
 
@@ -9,6 +10,7 @@ from vdm_jax import configuration, jobs
 from vdm_jax.video import write_gif
 
 
+@pytest.mark.slow
 def test_training_tells_how_many_clips_cannot_be_used(tmp_path, capsys):
   for i in range(12):
     write_gif(tmp_path / 'clips' / f'{i:02}.gif', make_clip(i, num_frames=8, width=16), fps=8)

@@ -142,7 +142,9 @@ def test_the_first_non_finite_layer_is_named():
   assert found[1] == 'loss of 8 of 8 examples: 0, 1, 2, 3, 4 and 3 more'
 
 
-@pytest.mark.parametrize('part', ['params', 'opt_state', 'ema'])
+@pytest.mark.parametrize(
+  'part', ['params', *(pytest.param(part, marks=pytest.mark.slow) for part in ('opt_state', 'ema'))]
+)
 def test_a_damaged_state_ends_the_run_at_once_and_is_not_saved(tmp_path, part):
   """The next start resumes from the checkpoint before, and ends like an undisturbed run."""
   mesh = partitioning.make_mesh({'data': -1})

@@ -40,6 +40,7 @@ def test_the_degraded_half_keeps_its_digits_at_their_centers():
   assert np.abs(frames).max() <= 1
 
 
+@pytest.mark.slow
 def test_training_is_deterministic_and_learns(monkeypatch):
   monkeypatch.setattr(digit_training, 'BATCH_SIZE', 64)
   one, two = train(40, seed=3), train(40, seed=3)
