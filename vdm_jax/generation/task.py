@@ -138,7 +138,7 @@ def _extend(config: ConfigDict, request: Request, given: int) -> Plan:
   if given and given >= (length := request.num_frames or block):
     raise ValueError(
       f'{given} frames are given, but the whole video has {length} ('
-      f'{"--num_frames" if request.num_frames else "the length of the model, as --num_frames is not given"}): raise '
+      f'{"as asked" if request.num_frames else "the length of the model"}; --num_frames={length}): raise '
       '--num_frames, or give fewer with --init_frames.'
     )
   overlap = max(1, block // 2) if request.overlap is None else request.overlap
