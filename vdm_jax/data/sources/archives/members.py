@@ -5,6 +5,7 @@ FFmpeg reads files, not memory, so a member is written to a temporary file for t
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import pathlib
 import tempfile
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vdm_jax.data.sources import array, frame_folders
+from vdm_jax.data.sources.contract import PROVIDED, Source
 from vdm_jax.data.sources.folder import SUFFIXES, TEST, TRAIN
 from vdm_jax.video import reading
 from vdm_jax.video.opening import MAX_BYTES, MAX_SECONDS
@@ -28,6 +30,41 @@ class Probed(NamedTuple):
   info: VideoInfo
   times: np.ndarray | None = None  # as `Source.times`
   notes: tuple[str, ...] = ()  # as `Source.notes`: what the header tells
+
+
+class Archive(Source):
+  """Clips inside larger files, each read as a whole. What its header tells is kept once a clip has been opened."""
+
+  def __init__(self):
+    self._probed: dict[int, Probed] = {}
+
+  @abc.abstractmethod
+  def _content(self, clip: int) -> Mapping[str, bytes]:
+    """Return the files of a clip, as `read` takes them. Raises ValueError if they cannot be used."""
+
+  @abc.abstractmethod
+  def _where(self, clip: int) -> str:
+    """Return what names a clip in messages."""
+
+  def info(self, clip: int) -> VideoInfo:
+    return self._probe(clip).info
+
+  def times(self, clip: int) -> np.ndarray | None:
+    return self._probe(clip).times
+
+  def notes(self, clip: int) -> Sequence[str]:
+    return self._probe(clip).notes
+
+  def frames(self, clip: int, numbers: Sequence[int]) -> np.ndarray:
+    return read(self._content(clip), self._where(clip), numbers)
+
+  def caption_origin(self, clip: int) -> str | None:
+    return PROVIDED if self.caption(clip) else None
+
+  def _probe(self, clip: int) -> Probed:
+    if clip not in self._probed:
+      self._probed[clip] = probe(self._content(clip), self._where(clip))
+    return self._probed[clip]
 
 
 def probe(files: Mapping[str, bytes], where: str) -> Probed:

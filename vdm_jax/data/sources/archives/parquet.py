@@ -9,16 +9,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from vdm_jax.data.sources import metadata
 from vdm_jax.data.sources.archives import members
 from vdm_jax.data.sources.archives.members import CAPTION_KEYS
-from vdm_jax.data.sources.contract import PROVIDED, Source, held_out_by_hash
+from vdm_jax.data.sources.contract import held_out_by_hash
 from vdm_jax.data.sources.folder import SUFFIXES, TEST
 from vdm_jax.data.sources.walking import check_inside
 from vdm_jax.inputs.captions import clean
-from vdm_jax.video.reading import VideoInfo
 
 VIDEO_KEYS = ('video', 'clip', 'mp4', 'bytes')  # columns that hold clips; the first one that is there
 LAYOUT = (
@@ -35,7 +32,7 @@ class _Row(NamedTuple):
   place: int  # in the group
 
 
-class Parquet(Source):
+class Parquet(members.Archive):
   """The clips in a column of Parquet or Arrow files, in the order of the files and rows.
 
   The column is video, or another one of VIDEO_KEYS: bytes of a file (mp4, mkv, webm, avi, gif, npy), paths relative to
@@ -51,6 +48,7 @@ class Parquet(Source):
   follows_links = True
 
   def __init__(self, path: str | os.PathLike, *, follow_links: bool = False):
+    super().__init__()
     self.path = os.fspath(path)
     root = pathlib.Path(path)
     if not self.path or not root.exists():
@@ -78,7 +76,6 @@ class Parquet(Source):
     self._labels, self.num_classes = metadata.class_numbers(labels, self.path)
     self.class_names = classes or metadata.class_names(labels)
     self.num_classes = len(classes) if classes and self.num_classes else self.num_classes
-    self._probed: dict[int, members.Probed] = {}  # the clips opened so far
     self._open: dict[int, _Table] = {}
     self.without_frame_rate = None  # the rows say no more without being read
 
@@ -92,23 +89,8 @@ class Parquet(Source):
   def recognizes(cls, path: pathlib.Path) -> bool:
     return members.holds_only(path, _FILES)
 
-  def info(self, clip: int) -> VideoInfo:
-    return self._probe(clip).info
-
-  def times(self, clip: int) -> np.ndarray | None:
-    return self._probe(clip).times
-
-  def notes(self, clip: int) -> Sequence[str]:
-    return self._probe(clip).notes
-
-  def frames(self, clip: int, numbers: Sequence[int]) -> np.ndarray:
-    return members.read(self._content(clip), self._where(clip), numbers)
-
   def caption(self, clip: int) -> str:
     return self._captions[clip]
-
-  def caption_origin(self, clip: int) -> str | None:
-    return PROVIDED if self._captions[clip] else None
 
   def label(self, clip: int) -> int | None:
     return self._labels[clip]
@@ -116,11 +98,6 @@ class Parquet(Source):
   def held_out(self) -> set[str]:
     test = {name for name in self.names if any(part.startswith(TEST) for part in name.split('/')[:-1])}
     return test if 0 < len(test) < len(self.names) else held_out_by_hash(self.names)
-
-  def _probe(self, clip: int) -> members.Probed:
-    if clip not in self._probed:
-      self._probed[clip] = members.probe(self._content(clip), self._where(clip))
-    return self._probed[clip]
 
   def _where(self, clip: int) -> str:
     return f'{self._root}/{self.names[clip]}'

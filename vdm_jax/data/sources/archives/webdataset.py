@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
-
-import numpy as np
 
 from vdm_jax.data.sources import metadata
 from vdm_jax.data.sources.archives import members, tar_index
-from vdm_jax.data.sources.contract import PROVIDED, Source, clip_path, held_out_by_hash
+from vdm_jax.data.sources.contract import clip_path, held_out_by_hash
 from vdm_jax.data.sources.folder import VIDEOS
 from vdm_jax.data.sources.walking import check_inside
 from vdm_jax.video.opening import MAX_BYTES
-from vdm_jax.video.reading import VideoInfo
 
 LAYOUT = (
   'A WebDataset is a folder of uncompressed .tar files, each with the files of its clips one after another: 0001.mp4, '
@@ -23,7 +19,7 @@ LAYOUT = (
 _SHARD = '.tar'
 
 
-class WebDataset(Source):
+class WebDataset(members.Archive):
   """The clips in the .tar files of a folder and its subfolders, or in one .tar file, in the order of their names.
 
   The files KEY.mp4 (or another video, or .npy of uint8 `[t h w c]`, or the numbered images KEY.0001.jpg, ...) and
@@ -38,6 +34,7 @@ class WebDataset(Source):
   follows_links = True
 
   def __init__(self, path: str | os.PathLike, *, follow_links: bool = False):
+    super().__init__()
     self.path = os.fspath(path)
     root = pathlib.Path(path)
     if not self.path or not root.exists():
@@ -60,30 +57,14 @@ class WebDataset(Source):
     numbers, self.num_classes = metadata.class_numbers(labels, self.path)
     self._labels = dict(zip(usable, numbers, strict=True))
     self.class_names = metadata.class_names(labels)
-    self._probed: dict[int, members.Probed] = {}  # the clips opened so far
     self.without_frame_rate = next((name for name, _, sample in self._samples if _is_untimed(sample)), None)
 
   @classmethod
   def recognizes(cls, path: pathlib.Path) -> bool:
     return members.holds_only(path, (_SHARD,))
 
-  def info(self, clip: int) -> VideoInfo:
-    return self._probe(clip).info
-
-  def times(self, clip: int) -> np.ndarray | None:
-    return self._probe(clip).times
-
-  def notes(self, clip: int) -> Sequence[str]:
-    return self._probe(clip).notes
-
-  def frames(self, clip: int, numbers: Sequence[int]) -> np.ndarray:
-    return members.read(self._files(clip), self._where(clip), numbers)
-
   def caption(self, clip: int) -> str:
     return self._samples[clip][2].caption
-
-  def caption_origin(self, clip: int) -> str | None:
-    return PROVIDED if self.caption(clip) else None
 
   def label(self, clip: int) -> int | None:
     return self._labels.get(clip)
@@ -92,16 +73,11 @@ class WebDataset(Source):
     split = members.split_of_folders(self.names)
     return held_out_by_hash(self.names) if split is None else split
 
-  def _probe(self, clip: int) -> members.Probed:
-    if clip not in self._probed:
-      self._probed[clip] = members.probe(self._files(clip), self._where(clip))
-    return self._probed[clip]
-
   def _where(self, clip: int) -> str:
     name, shard, _ = self._samples[clip]
     return clip_path(self, clip) if pathlib.Path(self.path).is_dir() else f'{shard}/{name.partition("/")[2]}'
 
-  def _files(self, clip: int) -> dict[str, bytes]:
+  def _content(self, clip: int) -> dict[str, bytes]:
     _, shard, sample = self._samples[clip]
     if sample.problem:
       raise ValueError(f'{self._where(clip)} {sample.problem}.')
