@@ -21,20 +21,15 @@ _FORKS = multiprocessing.get_context('forkserver')
 _FORKS.set_forkserver_preload(['vdm_jax.main'])
 
 
-def start(
-  arguments: Sequence[str], out: Path, err: Path, env: Mapping[str, str] = os.environ
-) -> multiprocessing.Process:
-  """Start a command in the repository; its output goes to two files. JAX has read its variables already."""
-  process = _FORKS.Process(target=_run, args=(list(arguments), str(out), str(err), dict(env)))
-  process.start()
-  return process
-
-
 def vdm(*arguments: str, env: Mapping[str, str] = os.environ, patience: float = HANGS) -> subprocess.CompletedProcess:
-  """Run a command; one that hangs fails the test with the stacks of its threads."""
+  """Run a command in the repository; one that hangs fails the test with the stacks of its threads.
+
+  Variables that JAX reads when it is imported have no effect.
+  """
   with tempfile.TemporaryDirectory() as folder:
     out, err = Path(folder, 'out'), Path(folder, 'err')
-    process = start(arguments, out, err, env)
+    process = _FORKS.Process(target=_run, args=(arguments, str(out), str(err), dict(env)))
+    process.start()
     process.join(patience)
     if hangs := process.is_alive():
       os.kill(process.pid, signal.SIGABRT)
