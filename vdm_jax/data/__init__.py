@@ -6,7 +6,7 @@
 
 from vdm_jax.data.conversion import convert
 from vdm_jax.data.example_clips import ExampleClips, examples
-from vdm_jax.data.pipeline import build, check, held_out, num_clips, trained_on
+from vdm_jax.data.pipeline import build, check, held_out, trained_on
 from vdm_jax.data.quarantine import TooManyBadClips
 from vdm_jax.data.sources.archives.parquet import Parquet
 from vdm_jax.data.sources.archives.webdataset import WebDataset
@@ -45,7 +45,6 @@ __all__ = [
   'held_out',
   'locate',
   'num_classes',
-  'num_clips',
   'overview',
   'trained_on',
   'vocabulary',

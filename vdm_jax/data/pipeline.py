@@ -124,11 +124,6 @@ def check(config: Any, *, seed: int) -> None:
     _dataset(config, encode, seed=seed, split='test')
 
 
-def num_clips(config: Any, *, seed: int) -> int:
-  """Return the number of clips that are trained on. Raises as `build` does."""
-  return len(catalog.build(config, 'train', seed))
-
-
 def _no_text(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
   return np.zeros((len(captions), 1), np.int32), np.zeros((len(captions), 1), bool)
 

@@ -81,7 +81,7 @@ def train(config: ConfigDict, workdir: str, *, allow_change: bool = False) -> in
     return made
 
   progress.note('reading the held-out clips')
-  heldout = _held_out(config, model, own)
+  heldout = _held_out(config, model, overview.num_clips, own)
   any_batch = (
     heldout[0] if heldout else data.held_out(config.data, model.encode, num_batches=1, split='train', **own)[0]
   )
@@ -121,9 +121,9 @@ def _record_first_stage(config: ConfigDict, first: Run, workdir: str, is_new: bo
   config.training.first_stage_identity.update(recorded)
 
 
-def _held_out(config: ConfigDict, model: Model, own: Mapping[str, Any]) -> list[Batch]:
-  """Return the held-out batches, none if no clip is held out; say so, and that batches repeat clips if they do."""
-  clips, size = data.num_clips(config.data, seed=config.seed), config.data.batch_size
+def _held_out(config: ConfigDict, model: Model, clips: int, own: Mapping[str, Any]) -> list[Batch]:
+  """Return the held-out batches, none if no clip is held out; say so, and that batches repeat few training clips."""
+  size = config.data.batch_size
   if clips < size:
     _say(f'{clips} training {"clip" if clips == 1 else "clips"} for batches of {size}: clips repeat within a batch')
   try:

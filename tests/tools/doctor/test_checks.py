@@ -173,7 +173,7 @@ def test_a_folder_smaller_than_a_batch_trains(tmp_path, count):
   config = shipped('folder_t2v', changes)
   assert doctor.problems(config) == []
   assert inspect(str(root))[0].problem is None
-  assert data.num_clips(config.data, seed=0) == 1
+  assert data.overview(config.data).num_clips == 1
   words = text.build('words', vocabulary=('a', 'ball'), length=4)
   (batch,) = data.held_out(config.data, words, seed=0, num_batches=1, split='train')
   assert batch.x.shape == (16, 17, 8, 8, 3) and len(np.unique(batch.x)) == 1

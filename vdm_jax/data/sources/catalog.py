@@ -38,6 +38,7 @@ class Kind(NamedTuple):
 class Overview(NamedTuple):
   """What a user should know of data before training."""
 
+  num_clips: int  # that are trained on
   remarks: tuple[str, ...]  # what was left out, as `Source.remarks`
   captions: tuple[str, ...]  # without the empty ones
   frame_rate: float  # frames per second of the training clips as they are trained on, their median; 0 if unknown
@@ -175,7 +176,7 @@ def overview(config: Any, count: int = 4096) -> Overview:
     elif listed := getattr(part, 'captions', ()):
       captions += listed[:: -(-len(listed) // count)]
   remarks = tuple(remark for part in parts for remark in getattr(part, 'remarks', ()))
-  return Overview(remarks, tuple(filter(None, captions)), _frame_rate(config, opened[0]))
+  return Overview(len(opened[0]), remarks, tuple(filter(None, captions)), _frame_rate(config, opened[0]))
 
 
 def _frame_rate(config: Any, clips: Clips, count: int = 64) -> float:
